@@ -1,0 +1,1 @@
+"""The configuration tree of kdrun; `hydra.searchpath=[pkg://kdrun.conf]` finds it from other programs."""

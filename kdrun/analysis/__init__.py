@@ -1,0 +1,1 @@
+"""Tables and pictures, read from the files of runs."""

@@ -1,0 +1,115 @@
+"""Pictures: learning curves, and accuracy against a swept option."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdrun.analysis.aggregate import Group, Statistic
+from kdrun.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@contextmanager
+def _figure(path: Path, width: float, height: float) -> Iterator[Axes]:
+    """One pair of axes that is written as PNG in the end; no display, no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    yield axes
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    write_atomically(path, content.getvalue())
+
+
+def learning_curves(path: Path, teachers: Sequence[Group], students: Sequence[Group], title: str) -> None:
+    """Test top-1 after each epoch: the mean over seeds, a band of one deviation; teachers dashed."""
+    from matplotlib.ticker import MaxNLocator
+
+    with _figure(path, 7, 4.2) as axes:
+        for group, style in [*((group, "--") for group in teachers), *((group, "-") for group in students)]:
+            curve = group.curve("test", "top1")
+            if not curve:
+                continue
+            epochs = range(1, len(curve) + 1)
+            marker = "o" if len(curve) < 4 else None
+            colour = "0.45" if style == "--" else None
+            label = f"{group.label}  ({curve[-1].text(1)})"
+            line = axes.plot(epochs, [s.mean for s in curve], style, marker=marker, color=colour, label=label)[0]
+            if any(statistic.deviation for statistic in curve):
+                axes.fill_between(epochs, *_band(curve), color=line.get_color(), alpha=0.15, linewidth=0)
+        axes.set(xlabel="epoch", ylabel="test top-1 (%)", title=title)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        legend_title = "mean of the last epoch in brackets"
+        axes.legend(frameon=False, fontsize="small", title=legend_title, title_fontsize="x-small")
+
+
+def accuracy_against(path: Path, key: str, groups: Sequence[Group], teachers: Sequence[Group], title: str) -> None:
+    """Test top-1 of the last epoch against the values of one swept key, a line for each choice of the others."""
+    series: dict[str, list[Group]] = {}
+    for group in groups:
+        if key in group.choices and group.runs:
+            others = ", ".join(f"{name}={value}" for name, value in group.choices.items() if name != key)
+            series.setdefault(others, []).append(group)
+    values = list(dict.fromkeys(group.choices[key] for members in series.values() for group in members))
+    numbers = _numbers(values)
+    place: dict[str, float] = numbers or {value: float(i) for i, value in enumerate(values)}
+    with _figure(path, 6, 4.2) as axes:
+        for others, members in series.items():
+            members = sorted(members, key=lambda group: place[group.choices[key]])
+            accuracies = [group.statistic("test", "last", "top1") for group in members]
+            points = [(place[group.choices[key]], s) for group, s in zip(members, accuracies, strict=True) if s]
+            axes.errorbar(
+                [x for x, _ in points],
+                [statistic.mean for _, statistic in points],
+                yerr=[statistic.deviation or 0 for _, statistic in points],
+                fmt="o-" if numbers else "o",
+                capsize=3,
+                label=others or f"students (mean ± deviation, n={max(s.n for _, s in points)})",
+            )
+        for teacher in teachers:
+            accuracy = teacher.statistic("test", "last", "top1")
+            if accuracy is not None:
+                axes.axhline(accuracy.mean, color="0.45", linestyle="--", label=f"{teacher.label} ({accuracy.text(1)})")
+        _scale(axes, numbers, values)
+        axes.set(xlabel=key, ylabel="test top-1, last epoch (%)", title=title)
+        axes.legend(frameon=False, fontsize="small")
+
+
+def _scale(axes: Any, numbers: dict[str, float] | None, values: Sequence[str]) -> None:
+    """Ticks at the swept values; logarithmic where they span a factor of eight or more."""
+    if numbers is None:
+        axes.set_xticks(range(len(values)), values, rotation=20 if len(values) > 4 else 0)
+        axes.margins(x=0.15)
+        return
+    if min(numbers.values()) > 0 and max(numbers.values()) / min(numbers.values()) >= 8:
+        axes.set_xscale("log", base=2)
+    axes.set_xticks(list(numbers.values()), list(numbers))
+    axes.minorticks_off()
+
+
+def _numbers(values: Sequence[str]) -> dict[str, float] | None:
+    """The values as numbers, or None where one is none."""
+    try:
+        numbers = {value: float(value) for value in values}
+    except ValueError:
+        return None
+    return numbers if all(math.isfinite(number) for number in numbers.values()) else None
+
+
+def _band(curve: Sequence[Statistic]) -> tuple[list[float], list[float]]:
+    return (
+        [statistic.mean - (statistic.deviation or 0) for statistic in curve],
+        [statistic.mean + (statistic.deviation or 0) for statistic in curve],
+    )

@@ -1,0 +1,79 @@
+"""What a sweep leaves behind: `outputs/sweeps/<id>/` with its tables and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from kdrun.analysis.aggregate import SweepRun, group_by_seed, teachers_by_seed
+from kdrun.analysis.plots import accuracy_against, learning_curves
+from kdrun.analysis.tables import csv_table, markdown_table
+from kdrun.files import sha256, write_atomically, write_json
+
+
+def sweep_directory(output_root: Path, runs: Sequence[SweepRun]) -> Path:
+    """Where the summary of these runs lies: the same runs have the same place."""
+    identity = sha256("\n".join(sorted({job.run.spec.run_id for job in runs})).encode())
+    return output_root / "sweeps" / identity[:10]
+
+
+def summarise(directory: Path, runs: Sequence[SweepRun]) -> str:
+    """Writes `summary.csv`, `summary.md`, `sweep.json` and the pictures; returns the Markdown.
+
+    The pictures are `curves.png`, and one for each swept key but the seed, named by its last part.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    students, teachers = group_by_seed(runs), teachers_by_seed(runs)
+    write_json(directory / "sweep.json", [_record(job) for job in runs])
+    write_atomically(directory / "summary.csv", csv_table([*teachers, *students]))
+    text = f"{_caption(runs)}\n\n{markdown_table([*teachers, *students])}"
+    write_atomically(directory / "summary.md", text)
+    if any(group.runs for group in students):
+        title = _title(runs)
+        learning_curves(directory / "curves.png", teachers, students, title)
+        for key, name in _file_names(runs).items():
+            accuracy_against(directory / f"{name}.png", key, students, teachers, title)
+    return text
+
+
+def run_table(job: SweepRun) -> str:
+    """A run and its teachers as a Markdown table."""
+    return markdown_table([*teachers_by_seed([job]), *group_by_seed([job])])
+
+
+def draw_run(job: SweepRun) -> None:
+    """Draws the learning curves of a run and its teachers as `curves.png` in the run's directory."""
+    curves = job.run.directory / "curves.png"
+    learning_curves(curves, teachers_by_seed([job]), group_by_seed([job]), _title([job]))
+
+
+def _record(job: SweepRun) -> dict[str, object]:
+    return {"choices": job.choices, "run": str(job.run.directory), "error": job.error}
+
+
+def _title(runs: Sequence[SweepRun]) -> str:
+    return f"{_listed(job.run.spec.dataset.name for job in runs)}, {_listed(job.run.spec.student.name for job in runs)}"
+
+
+def _caption(runs: Sequence[SweepRun]) -> str:
+    """The scale of the figures, as far as the runs share it."""
+    specs = [job.run.spec for job in runs]
+    epochs = _listed(str(spec.epochs_trained) for spec in specs)
+    seeds = len({spec.seed for spec in specs})
+    devices = _listed(job.run.result()["environment"]["device"] for job in runs if job.run.finished)
+    return (
+        f"{_title(runs)}: {epochs} epochs, {seeds} seed{'s' if seeds > 1 else ''}, "
+        f"{_listed(spec.precision for spec in specs)}, {devices or 'nothing finished'}. "
+        "Mean ± sample deviation over seeds; top-1 is the last epoch's on the test set."
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
+
+
+def _file_names(runs: Sequence[SweepRun]) -> dict[str, str]:
+    """The swept keys but the seed, and a name for each one's picture: its last part, where that is unique."""
+    keys = [key for key in runs[0].choices if key != "seed"]
+    last = [key.replace("@", ".").rpartition(".")[2] for key in keys]
+    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}

@@ -1,0 +1,75 @@
+"""Tables as Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from kdrun.analysis.aggregate import Group, Statistic
+
+COLUMNS: tuple[tuple[str, tuple[str, ...], float, int], ...] = (
+    ("top-1 %", ("test", "last", "top1"), 1, 2),
+    ("best on test %", ("test", "best", "top1"), 1, 2),
+    ("top-1 % at best val", ("val", "selected", "test", "top1"), 1, 2),
+    ("nll", ("test", "last", "nll"), 1, 3),
+    ("ece", ("test", "last", "ece"), 1, 3),
+    ("params M", ("student", "params"), 1e-6, 3),
+    ("MACs M", ("student", "macs"), 1e-6, 2),
+    ("train s", ("train", "seconds"), 1, 1),
+)
+"""Heading, where the number stands in `result.json`, factor, digits."""
+
+CONSTANT = ("params M", "MACs M")
+
+
+def markdown_table(groups: Sequence[Group]) -> str:
+    """One row per group: mean ± sample deviation over its n runs; columns without any number are left out."""
+    columns = [column for column in COLUMNS if any(group.statistic(*column[1]) for group in groups)]
+    header = ["run", *(heading for heading, *_ in columns), "n"]
+    rows = [
+        [
+            group.label,
+            *(_cell(group.statistic(*path), heading, factor, digits) for heading, path, factor, digits in columns),
+            f"{len(group.runs)}" + (f" ({group.missing} missing)" if group.missing else ""),
+        ]
+        for group in groups
+    ]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        _line(header, widths),
+        "|" + "|".join("-" * (width + 1) + (":" if i else "-") for i, width in enumerate(widths)) + "|",
+        *(_line(row, widths) for row in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def csv_table(groups: Sequence[Group]) -> str:
+    """One line per group: its choices, then mean and deviation of every column; absent numbers are empty."""
+    keys = list(dict.fromkeys(key for group in groups for key in group.choices))
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    names = [".".join(path) for _, path, _, _ in COLUMNS]
+    writer.writerow(["run", *keys, "n", "missing", *(f"{name}.{part}" for name in names for part in ("mean", "std"))])
+    for group in groups:
+        cells: list[float | str | None] = []
+        for _, path, _, _ in COLUMNS:
+            statistic = group.statistic(*path)
+            cells += [None, None] if statistic is None else [statistic.mean, statistic.deviation]
+        choices = [group.choices.get(key, "") for key in keys]
+        writer.writerow([group.label, *choices, len(group.runs), group.missing, *cells])
+    return file.getvalue()
+
+
+def _cell(statistic: Statistic | None, heading: str, factor: float, digits: int) -> str:
+    if statistic is None:
+        return ""
+    deviation = None if statistic.deviation is None or heading in CONSTANT else statistic.deviation * factor
+    return Statistic(statistic.mean * factor, deviation, statistic.n).text(digits)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [
+        cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return "| " + " | ".join(padded) + " |"

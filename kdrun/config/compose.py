@@ -1,0 +1,173 @@
+"""Composes every job of a command line, and tells all that is wrong with it in one message.
+
+Hydra's own main stops at the first bad override, after it has written files; so the command line composes each job
+itself. When that fails, the overrides are added one by one, and each that fails is told and left out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kdrun.experiment.signature import unknown
+
+CONFIG_NAME = "config"
+
+
+class ConfigError(ValueError):
+    """What is wrong with a command line or config: one line for each problem."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+def config_directory() -> Path:
+    """The directory of the shipped config: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for candidate in (package / "conf", package.parent / "conf"):
+        if (candidate / f"{CONFIG_NAME}.yaml").exists():
+            return candidate
+    raise FileNotFoundError(f"kdrun's conf/ directory is missing beside {package}")
+
+
+def with_aliases(overrides: Sequence[str]) -> list[str]:
+    """`teacher=none` and `teacher.method=OPTION` in Hydra's own words."""
+    aliases = {"teacher=none": "teacher=null"}
+    return [
+        aliases.get(text, text.replace("teacher.method=", "method@teacher.method=", 1))
+        if text.startswith(("teacher=", "teacher.method="))
+        else text
+        for text in overrides
+    ]
+
+
+@contextmanager
+def hydra_session() -> Iterator[None]:
+    """Within it jobs can be composed."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_directory()), version_base="1.3", job_name="kdrun"):
+        yield
+
+
+def search_path(extra_directory: Path | None) -> list[str]:
+    """The override that adds a user's config tree behind the shipped one."""
+    return [] if extra_directory is None else [f"hydra.searchpath=[file://{extra_directory.resolve()}]"]
+
+
+def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
+    """The override lists of all jobs: the product of what is swept, the last one varying fastest.
+
+    Raises:
+        ConfigError: overrides that cannot be parsed, or a sweep without `-m`.
+    """
+    parsed, problems = [], []
+    for text in overrides:
+        try:
+            parsed.append(OverridesParser.create().parse_override(text))
+        except HydraException as error:
+            problems.append(f"{text}: cannot be parsed as key=value ({str(error).splitlines()[0]})")
+    if not multirun:
+        problems += [f"{o.input_line}: several values need -m (--multirun)" for o in parsed if o.is_sweep_override()]
+    if problems:
+        raise ConfigError(problems)
+    return [list(job) for job in itertools.product(*(_choices(override) for override in parsed))]
+
+
+def swept_keys(overrides: Sequence[str]) -> list[str]:
+    """The keys that have several values."""
+    parsed = [OverridesParser.create().parse_override(text) for text in overrides]
+    return [override.get_key_element().lstrip("+~") for override in parsed if override.is_sweep_override()]
+
+
+def _choices(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    if override.is_discrete_sweep():
+        values = list(override.sweep_string_iterator())
+    else:  # glob
+        values = override.value().filter(_group_options(override.get_key_element()))  # type: ignore[union-attr]
+    return [f"{override.get_key_element()}={value}" for value in values]
+
+
+def compose_job(overrides: Sequence[str]) -> DictConfig:
+    """Composes one job.
+
+    Raises:
+        ConfigError: with every override that does not fit, told by name.
+    """
+    try:
+        return compose(CONFIG_NAME, overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_all_problems(overrides) or [_first_lines(error)]) from error
+
+
+def _all_problems(overrides: Sequence[str]) -> list[str]:
+    """Adds the overrides one by one, the choices of groups first, and explains each that fails."""
+    accepted: list[str] = []
+    problems = []
+    for text in sorted(overrides, key=lambda text: not _chooses_group(text)):
+        try:
+            compose(CONFIG_NAME, overrides=[*accepted, text])
+            accepted.append(text)
+        except (HydraException, OmegaConfBaseException) as error:
+            problems.append(_explain(text, error, accepted))
+    return problems
+
+
+def _explain(text: str, error: Exception, accepted: list[str]) -> str:
+    """One line for an override that does not fit."""
+    key, _, value = text.partition("=")
+    group = key.partition("@")[0]
+    if _chooses_group(text):
+        options = _group_options(group)
+        if value not in options:
+            return f"{_spoken(key)}={value}: {unknown(value, options, 'option')}"
+    elif not text.startswith(("+", "~")):
+        missing = _missing_key(key.split("."), OmegaConf.to_container(compose(CONFIG_NAME, overrides=accepted)))
+        if missing is not None:
+            return f"{text}: {missing}"
+    return f"{text}: {_first_lines(error)}"
+
+
+def _missing_key(path: list[str], node: Any) -> str | None:
+    """What is wrong with the first part of a key that does not exist in a config; None where all exist."""
+    for depth, part in enumerate(path):
+        if not isinstance(node, dict) or part not in node:
+            inside = f" in {'.'.join(path[:depth])}" if depth else ""
+            allowed = [str(child) for child in node if child != "_target_"] if isinstance(node, dict) else []
+            return unknown(part, allowed, f"key{inside}")
+        node = node[part]
+    return None
+
+
+def _spoken(key: str) -> str:
+    """A group as the user types it."""
+    return {"method@teacher.method": "teacher.method"}.get(key, key)
+
+
+def _chooses_group(text: str) -> bool:
+    group = text.partition("=")[0].lstrip("+~").partition("@")[0]
+    return "." not in group and bool(_group_options(group))
+
+
+def _group_options(group: str) -> list[str]:
+    loader = GlobalHydra.instance().config_loader()
+    return list(loader.get_group_options(group, results_filter=ObjectType.CONFIG))
+
+
+def _first_lines(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(lines[:3])

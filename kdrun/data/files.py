@@ -1,0 +1,240 @@
+"""Files of published datasets: where they lie, whether they are the official ones, and how to get them.
+
+Downloading is torchvision's part (imported only then). A download is made in a private directory and moved into
+place when it is complete and verified, so an interrupted one leaves nothing half-done behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import socket
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .errors import DataError
+
+_NETWORK_TIMEOUT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A published archive that unpacks into one directory.
+
+    Attributes:
+        title: the dataset's name, for messages.
+        url: where it is published; the last part is the file name.
+        md5: of the archive, in hex.
+        directory: what it unpacks into.
+    """
+
+    title: str
+    url: str
+    md5: str
+    directory: str
+
+    @property
+    def name(self) -> str:
+        """The file name."""
+        return self.url.rsplit("/", 1)[1]
+
+
+def data_home() -> Path:
+    """Where datasets and decoded images live unless the user names another place."""
+    return Path(os.environ.get("KDRUN_DATA") or "~/.cache/kdrun/data").expanduser()
+
+
+def find(root: Path, directory: str, names: Sequence[str], *, title: str) -> Path | None:
+    """`root/directory` if all the files `names` lie in it, None if none does.
+
+    Raises:
+        DataError: some of them are missing, or `root` is `root/directory` itself.
+    """
+    place = root / directory
+    missing = [name for name in names if not (place / name).exists()]
+    if not missing:
+        return place
+    if len(missing) < len(names):
+        raise DataError(
+            f"{title}: {place} is incomplete, missing: {', '.join(missing)}\n"
+            f"Add what is missing, or remove {place} to have it downloaded again."
+        )
+    if all((root / name).exists() for name in names):
+        parent = root.parents[len(Path(directory).parts) - 1]
+        raise DataError(f"{title}: dataset.root={root} is one level too deep; use dataset.root={parent}")
+    return None
+
+
+def verified_bytes(path: Path, expected: str, *, algorithm: str = "md5") -> bytes:
+    """The content of a file whose checksum is the official one.
+
+    Raises:
+        DataError: the checksum differs; the message names file, expected and found value.
+    """
+    content = path.read_bytes()
+    found = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
+    _compare(path, expected, found, algorithm)
+    return content
+
+
+def unpack_archive(archive: Archive, root: Path) -> Path:
+    """Makes `root/archive.directory` from the archive in `root`, or from the network when it is not there.
+
+    Raises:
+        DataError: it cannot be downloaded, is damaged, or has members that would land outside.
+    """
+    place = root / archive.directory
+    wanted = (f"{root / archive.name}  (md5 {archive.md5})", f"{place}{os.sep}  (the same, unpacked)")
+    with _workspace(root, archive.title, wanted) as workspace:
+        path = root / archive.name
+        if path.exists():
+            with path.open("rb") as opened:
+                digest = hashlib.md5(usedforsecurity=False)
+                while block := opened.read(1 << 20):
+                    digest.update(block)
+            _compare(path, archive.md5, digest.hexdigest(), "md5")
+        else:
+            path = workspace / archive.name
+            _download((archive.url,), archive.md5, path, title=archive.title, wanted=wanted)
+        extract(path, workspace)
+        _move(workspace / archive.directory, place)
+    return place
+
+
+def download_files(
+    files: Sequence[tuple[str, str]], mirrors: Sequence[str], place: Path, *, title: str, note: str = ""
+) -> None:
+    """Downloads single files into `place`.
+
+    Args:
+        files: their names with the md5 in hex.
+        mirrors: addresses to put before a name; tried in turn.
+        place: the directory they belong in.
+        title: the dataset's name, for messages.
+        note: added to the message when a download fails.
+
+    Raises:
+        DataError: a file can be had from no mirror.
+    """
+    wanted = tuple(f"{place / name}  (md5 {md5})" for name, md5 in files)
+    with _workspace(place, title, wanted, note) as workspace:
+        for name, md5 in files:
+            urls = tuple(mirror + name for mirror in mirrors)
+            _download(urls, md5, workspace / name, title=title, wanted=wanted, note=note)
+        for name, _ in files:
+            _move(workspace / name, place / name)
+
+
+def extract(archive: Path, target: Path) -> None:
+    """Unpacks a .zip or a .tar.* of plain files and directories.
+
+    Raises:
+        DataError: the archive is damaged, or a member is a link, a device or outside of `target`.
+    """
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as opened_zip:
+                _refuse_outside(archive, opened_zip.namelist())
+                opened_zip.extractall(target)
+            return
+        with tarfile.open(archive) as opened_tar:
+            members = opened_tar.getmembers()
+            special = [member.name for member in members if not (member.isfile() or member.isdir())]
+            if special:
+                raise DataError(f"{archive}: refused, {special[0]!r} is neither a file nor a directory")
+            _refuse_outside(archive, [member.name for member in members])
+            # The filter is in every Python from 3.12 and in the later bug-fix releases of 3.10 and 3.11.
+            safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            opened_tar.extractall(target, members, **safe)  # type: ignore[arg-type]
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(f"{archive}: not a readable archive ({error})") from error
+
+
+def _refuse_outside(archive: Path, names: Sequence[str]) -> None:
+    for name in names:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name:
+            raise DataError(f"{archive}: refused, its member {name!r} would be written outside of its directory")
+
+
+def _compare(path: Path, expected: str, found: str, algorithm: str) -> None:
+    if found != expected:
+        raise DataError(
+            f"{path} is damaged or not the official file: {algorithm} is {found}, expected {expected}\n"
+            "Remove it to have it downloaded again, or put the official file in its place."
+        )
+
+
+@contextlib.contextmanager
+def _workspace(root: Path, title: str, wanted: Sequence[str], note: str = "") -> Iterator[Path]:
+    """A private directory beside the files' final place; gone afterwards whatever happens."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        directory = tempfile.TemporaryDirectory(dir=root, prefix=".download-")
+    except OSError as error:
+        raise _unavailable(title, wanted, f"{root} cannot be written: {error}", note) from error
+    with directory as name:
+        yield Path(name)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Moves a file or directory into place, unless another run was there first."""
+    try:
+        os.replace(source, target)
+    except OSError:
+        if not target.exists():
+            raise
+
+
+def _download(urls: Sequence[str], md5: str, path: Path, *, title: str, wanted: Sequence[str], note: str = "") -> None:
+    """Downloads the first of `urls` that answers with the right content to `path`."""
+    torchvision = _torchvision_downloads(title, wanted)
+    failures = []
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_NETWORK_TIMEOUT_SECONDS)
+    try:
+        for url in urls:
+            try:
+                torchvision.download_url(url, path.parent, path.name, md5)
+                return
+            # torchvision raises RuntimeError for a wrong checksum; URLError and time-outs are OSErrors.
+            except (OSError, RuntimeError, http.client.HTTPException) as error:
+                failures.append(f"downloading {url} failed: {error}")
+    finally:
+        socket.setdefaulttimeout(timeout)
+    raise _unavailable(title, wanted, "; ".join(failures), note)
+
+
+def _torchvision_downloads(title: str, wanted: Sequence[str]) -> Any:
+    try:
+        from torchvision.datasets import utils
+    except ImportError as error:
+        raise _unavailable(title, wanted, f"downloading needs torchvision, which does not import: {error}") from error
+    except RuntimeError as error:
+        # "operator torchvision::nms does not exist": compiled for another torch, or for CUDA beside a CPU torch.
+        reason = (
+            f"downloading needs torchvision, and the installed torch and torchvision do not match: {error}; "
+            "a fresh environment with `pip install torch torchvision` has a matching pair"
+        )
+        raise _unavailable(title, wanted, reason) from error
+    return utils
+
+
+def _unavailable(title: str, wanted: Sequence[str], reason: str, note: str = "") -> DataError:
+    """The one message for data that is neither here nor to be had."""
+    lines = [
+        f"{title} is not here, and {reason}",
+        "Put this in place:",
+        *(f"  {line}" for line in wanted),
+        *([note] if note else []),
+        "or name the directory that has it: dataset.root=DIR, or the environment variable KDRUN_DATA.",
+        "dataset=digits comes with kdrun and needs nothing.",
+    ]
+    return DataError("\n".join(lines))

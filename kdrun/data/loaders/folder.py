@@ -1,0 +1,72 @@
+"""Any directory of images with one sub-directory for each class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..decoding import EXTENSIONS, Listing, decode
+from ..errors import DataError
+from ..splits import Splits
+
+_TEST_NAMES = ("test", "val", "validation")
+
+
+def folder(root: Path, image_size: int, in_channels: int) -> Splits:
+    """`root/train/CLASS/*.png` and `root/test/CLASS/*.png` (or `val/`, `validation/`; any common image format).
+
+    Classes are numbered in the order of their sorted names. Hidden files and directories are passed over; images
+    may lie deeper than one level below their class. Decoded once, then read from a cache (`kdrun.data.decoding`).
+
+    Raises:
+        ValueError: `in_channels` is neither 1 nor 3, or `image_size` is not positive.
+        DataError: directories or classes are missing, a class is empty, or images cannot be read.
+    """
+    train = root / "train"
+    test = next((root / name for name in _TEST_NAMES if (root / name).is_dir()), None)
+    if test is None or not train.is_dir():
+        raise DataError(
+            f"dataset.root={root}: needs a directory train/ and one of {', '.join(_TEST_NAMES)}, each with one "
+            "sub-directory of images for each class"
+        )
+    class_names = _class_names(train)
+    _check_same_classes(train, class_names, test, _class_names(test))
+    return decode(
+        Listing(root, _labelled(root, train, class_names), _labelled(root, test, class_names), tuple(class_names)),
+        image_size=image_size,
+        in_channels=in_channels,
+    )
+
+
+def _class_names(split: Path) -> list[str]:
+    names = sorted(entry.name for entry in split.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not names:
+        raise DataError(f"{split}: has no sub-directories; it needs one for each class")
+    return names
+
+
+def _check_same_classes(train: Path, train_names: Sequence[str], test: Path, test_names: Sequence[str]) -> None:
+    lines = [
+        f"only in {split}: {', '.join(sorted(set(names) - set(others)))}"
+        for split, names, others in ((train, train_names, test_names), (test, test_names, train_names))
+        if set(names) - set(others)
+    ]
+    if lines:
+        raise DataError("the classes of training and test images differ\n  " + "\n  ".join(lines))
+
+
+def _labelled(root: Path, split: Path, class_names: Sequence[str]) -> list[tuple[str, int]]:
+    """(path relative to `root`, label) of every image of a split, in sorted order."""
+    return [(name, label) for label, class_name in enumerate(class_names) for name in _images(root, split / class_name)]
+
+
+def _images(root: Path, directory: Path) -> list[str]:
+    found = []
+    for parent, directories, names in os.walk(directory, followlinks=True):
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        wanted = [name for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
+        found += [(Path(parent) / name).relative_to(root).as_posix() for name in wanted]
+    if not found:
+        raise DataError(f"{directory}: has no images ({', '.join(EXTENSIONS)})")
+    return sorted(found)

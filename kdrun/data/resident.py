@@ -1,0 +1,87 @@
+"""A split that lives on the device as uint8, and the order in which an epoch goes through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .augmentation import Augmentation, augment
+from .randomness import mix
+from .splits import ImageSet
+
+
+class ResidentImages:
+    """Images and labels of one split on a device; a batch is one gather, without a copy from the host.
+
+    Attributes:
+        images: uint8 `[M, H, W, C]` on the device.
+        labels: int64 `[M]` on the device.
+
+    Args:
+        image_set: the split.
+        mean: per channel, of pixels scaled to [0, 1].
+        std: likewise; positive.
+        device: where the images live and the batches are made.
+
+    Raises:
+        ValueError: `mean` or `std` does not have one entry per channel, or `std` is not positive.
+    """
+
+    def __init__(
+        self, image_set: ImageSet, *, mean: Sequence[float], std: Sequence[float], device: torch.device | str
+    ) -> None:
+        _, height, width, channels = image_set.images.shape
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != channels:
+                raise ValueError(
+                    f"dataset.{name}={list(values)}: must have one entry for each of {channels} channel(s)"
+                )
+        if min(std) <= 0:
+            raise ValueError(f"dataset.std={list(std)}: every entry must be greater than 0")
+        self.images = image_set.images.contiguous().to(device)
+        self.labels = image_set.labels.to(device)
+        # (x / 255 - mean) / std as x * scale + shift. Spread over [H, W, C], because broadcasting along an inner
+        # dimension of three elements would be the slowest part of a batch on the CPU.
+        scale = torch.tensor([1 / (255 * deviation) for deviation in std])
+        shift = torch.tensor([-centre / deviation for centre, deviation in zip(mean, std, strict=True)])
+        self._scale = scale.expand(height, width, channels).contiguous().to(device)
+        self._shift = shift.expand(height, width, channels).contiguous().to(device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, index: Tensor) -> Tensor:
+        """The images at positions `index` (int64 `[N]`, on the device) as they are.
+
+        Returns:
+            float32 `[N, C, H, W]` in channels_last memory, normalised.
+        """
+        return self.view(index, Augmentation(), seed=0, epoch=0)
+
+    def view(self, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int) -> Tensor:
+        """Their random views in an epoch: like `batch`, after `augment`."""
+        pixels = augment(self.images, index, augmentation, seed=seed, epoch=epoch)
+        return torch.addcmul(self._shift, pixels.float(), self._scale).permute(0, 3, 1, 2)
+
+
+def epoch_order(num_samples: int, *, seed: int, epoch: int) -> Tensor:
+    """The order of the training set in an epoch: a permutation of `range(num_samples)`, int64 on the CPU."""
+    generator = torch.Generator().manual_seed(mix("order", seed, epoch))
+    return torch.randperm(num_samples, generator=generator)
+
+
+def batches(order: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """Cuts an order into batches of `batch_size`, the last one possibly smaller.
+
+    A single image left over at the end is dropped: BatchNorm cannot train on one value per channel.
+
+    Raises:
+        ValueError: `batch_size` is not positive.
+    """
+    if batch_size < 1:
+        raise ValueError(f"recipe.batch_size={batch_size}: must be at least 1")
+    cut = torch.split(order, batch_size)
+    leftover = len(cut) > 1 and batch_size > 1 and len(cut[-1]) == 1
+    return cut[:-1] if leftover else cut

@@ -1,0 +1,189 @@
+"""What a loader returns, and the choice of the images a run trains on, selects with and is tested on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import DataError
+from .randomness import mix, uniform32
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Decoded images with their labels.
+
+    Attributes:
+        images: uint8 `[N, H, W, C]`, 0 to 255.
+        labels: int64 `[N]`, class indices.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, index: Tensor) -> ImageSet:
+        """The images at the positions `index` (int64 `[M]`), in that order."""
+        return ImageSet(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A dataset as published: its training set, its test set and the names of its classes."""
+
+    train: ImageSet
+    test: ImageSet
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What a run uses of a dataset; `val` is None when no images are held out."""
+
+    train: ImageSet
+    val: ImageSet | None
+    test: ImageSet
+
+
+def select(
+    splits: Splits,
+    *,
+    train_fraction: float = 1.0,
+    val_fraction: float = 0.0,
+    classes: Sequence[int] | None = None,
+) -> Selected:
+    """Chooses the training and validation images of a run; the test set is always the whole one.
+
+    The validation images are held out first, so they are the same for every `train_fraction`, and like the test
+    set they keep every class: `classes` restricts the training images only.
+
+    Args:
+        splits: the dataset.
+        train_fraction: share of the training images (after the hold-out) to train on, in (0, 1], stratified.
+        val_fraction: share of the training images to hold out, in [0, 1), stratified. Every class with at least
+            two images gives at least one and keeps at least one.
+        classes: class indices to train on, or None for all: the transfer set of Hinton, Vinyals and Dean (2015,
+            section 3), where a student learns of the missing classes through its teacher alone. Labels stay.
+
+    Raises:
+        ValueError: a fraction out of its range, or `classes` empty, repeated or unknown.
+    """
+    _check_selection(train_fraction, val_fraction, classes, num_classes=len(splits.class_names))
+    labels = splits.train.labels
+    held_out = _held_out(labels, val_fraction)
+    remaining = (~held_out).nonzero().flatten()
+    train = remaining[stratified_subset(labels[remaining], train_fraction)]
+    if classes is not None:
+        train = train[torch.isin(labels[train], torch.tensor(list(classes)))]
+    val = splits.train.subset(held_out.nonzero().flatten()) if val_fraction else None
+    whole = len(train) == len(labels)
+    return Selected(splits.train if whole else splits.train.subset(train), val, splits.test)
+
+
+def stratified_subset(labels: Tensor, fraction: float, seed: int = 0) -> Tensor:
+    """Positions of a share of the images, the same share of every class.
+
+    A class with n images gives `round(fraction * n)` of them, at least one. The choice is a function of (labels,
+    seed) alone, and a smaller fraction gives a subset of what a larger one gives.
+
+    Args:
+        labels: int64 `[N]`.
+        fraction: in (0, 1].
+        seed: another seed gives another choice.
+
+    Returns:
+        int64 `[M]`, increasing.
+
+    Raises:
+        ValueError: `fraction` outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction={fraction!r}: must be greater than 0 and at most 1")
+    quota = _share(labels.bincount(), fraction).clamp(min=1)
+    return (_rank_in_class(labels, mix("subset", seed)) < quota[labels]).nonzero().flatten()
+
+
+def _held_out(labels: Tensor, fraction: float) -> Tensor:
+    """Mask, bool `[N]`, of the images held out for validation."""
+    counts = labels.bincount()
+    quota = _share(counts, fraction).clamp(min=1).minimum(counts - 1) if fraction else torch.zeros_like(counts)
+    return _rank_in_class(labels, mix("validation")) < quota[labels]
+
+
+def _share(counts: Tensor, fraction: float) -> Tensor:
+    """`fraction * counts`, rounded half up."""
+    return (counts.double() * fraction + 0.5).floor().long()
+
+
+def _rank_in_class(labels: Tensor, key: int) -> Tensor:
+    """Each image's place, counted from 0, in a random order of its own class; int64 `[N]`."""
+    shuffled = uniform32(torch.arange(len(labels)), key).argsort(stable=True)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    counts = labels.bincount()
+    first_of_class = counts.cumsum(0) - counts
+    ranks = torch.empty_like(labels)
+    ranks[by_class] = torch.arange(len(labels)) - first_of_class[labels[by_class]]
+    return ranks
+
+
+def _check_selection(
+    train_fraction: float, val_fraction: float, classes: Sequence[int] | None, *, num_classes: int
+) -> None:
+    if not 0 < train_fraction <= 1:
+        raise ValueError(f"dataset.train_fraction={train_fraction!r}: must be greater than 0 and at most 1")
+    if not 0 <= val_fraction < 1:
+        raise ValueError(f"dataset.val_fraction={val_fraction!r}: must be at least 0 and less than 1")
+    if classes is None:
+        return
+    if not classes:
+        raise ValueError("dataset.classes=[]: name at least one class, or null for all of them")
+    unknown = [label for label in classes if not 0 <= label < num_classes]
+    if unknown or len(set(classes)) != len(classes):
+        reason = f"{unknown} are no classes" if unknown else "a class is named twice"
+        raise ValueError(f"dataset.classes={list(classes)}: {reason}; allowed are 0 to {num_classes - 1}, each once")
+
+
+def check(splits: Splits, *, num_classes: int, in_channels: int, image_size: int) -> None:
+    """Checks that a dataset is what its config says.
+
+    Raises:
+        DataError: wrong shapes or types, labels out of range, fewer than two images or a single class to train on.
+    """
+    if len(splits.class_names) != num_classes:
+        raise DataError(f"dataset.num_classes={num_classes}, but the data has {len(splits.class_names)} class names")
+    for name, split in (("training", splits.train), ("test", splits.test)):
+        images, labels = split.images, split.labels
+        expected = (len(labels), image_size, image_size, in_channels)
+        if images.dtype != torch.uint8 or images.shape != expected:
+            raise DataError(
+                f"{name} images: {images.dtype} {list(images.shape)}, but dataset.image_size={image_size} and "
+                f"dataset.in_channels={in_channels} with {len(labels)} labels ask for torch.uint8 {list(expected)}"
+            )
+        if labels.dtype != torch.int64 or labels.ndim != 1:
+            raise DataError(f"{name} labels: {labels.dtype} {list(labels.shape)}, must be torch.int64 of one dimension")
+        if len(labels) < 2:
+            raise DataError(f"the {name} set has {len(labels)} image(s), at least 2 are needed")
+        lowest, highest = int(labels.min()), int(labels.max())
+        if lowest < 0 or highest >= num_classes:
+            raise DataError(
+                f"{name} labels run from {lowest} to {highest}, but dataset.num_classes={num_classes} allows "
+                f"0 to {num_classes - 1}"
+            )
+    if int(splits.train.labels.bincount().count_nonzero()) < 2:
+        raise DataError("all training images belong to one class; there is nothing to learn")
+
+
+def identity(splits: Splits) -> str:
+    """`sha256:...` over the decoded images, the labels and the class names of both splits."""
+    digest = hashlib.sha256(repr(splits.class_names).encode())
+    for split in (splits.train, splits.test):
+        for tensor in (split.images, split.labels):
+            digest.update(repr(tuple(tensor.shape)).encode())
+            digest.update(tensor.contiguous().numpy().data.cast("B"))
+    return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,40 @@
+"""The training data as a run sees it: the augmented batches of each epoch, a pure function of (seed, epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from .augmentation import Augmentation
+from .resident import ResidentImages, batches, epoch_order
+
+
+class TrainingViews:
+    """Augmented batches of a resident training set; its length is the number of steps of an epoch.
+
+    Args:
+        images: the training set.
+        augmentation: the law of the views.
+        batch_size: images per step; the last step of an epoch may have fewer, but never a single one.
+        seed: of order and views.
+    """
+
+    def __init__(self, images: ResidentImages, augmentation: Augmentation, *, batch_size: int, seed: int) -> None:
+        self._images = images
+        self._augmentation = augmentation
+        self._batch_size = batch_size
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._batches(0))
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yields views `[N, C, H, W]`, labels `[N]` and positions in the training set `[N]`; epochs count from 0."""
+        for index in self._batches(epoch):
+            views = self._images.view(index, self._augmentation, seed=self._seed, epoch=epoch)
+            yield views, self._images.labels[index], index
+
+    def _batches(self, epoch: int) -> tuple[Tensor, ...]:
+        order = epoch_order(len(self._images), seed=self._seed, epoch=epoch).to(self._images.labels.device)
+        return batches(order, self._batch_size)

@@ -1,0 +1,220 @@
+"""From names to objects: the allow-list of `_target_`, and the one place where a spec's parts are built."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdrun.data import Splits, check, identity
+from kdrun.experiment.signature import bind, without_defaults
+from kdrun.experiment.spec import Component, DatasetSpec, Recipe
+from kdrun.methods import Method
+from kdrun.training.checkpoint import CheckpointError, read_weights
+from kdrun.training.optimisation import MultiStepSchedule, build_optimizer
+from kdrun.training.precision import resolve_device as resolve_device  # how config reaches them
+from kdrun.training.precision import resolve_precision as resolve_precision
+
+TRUST_VARIABLE = "KDRUN_TRUST"
+MODEL_INJECTED = ("num_classes", "in_channels", "image_size")
+METHOD_INJECTED = ("student",)
+
+
+def trusted_packages() -> tuple[str, ...]:
+    """`kdrun`, and the packages that the environment variable `KDRUN_TRUST` names (comma separated)."""
+    named = os.environ.get(TRUST_VARIABLE, "").replace(":", ",").split(",")
+    return ("kdrun", *(package.strip() for package in named if package.strip()))
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """The class or function that a `_target_` names.
+
+    A config from a stranger is data, not code: the name must lie in a trusted package, and so must the object that
+    it resolves to, which an alias such as `kdrun.losses.torch.load` does not.
+
+    Raises:
+        ValueError: not trusted, not found, or nothing that can be called.
+    """
+    allowed = trusted_packages()
+    refusal = (
+        f"{target!r} is outside the trusted packages ({', '.join(allowed)}); to trust one, name it in the "
+        f"environment variable {TRUST_VARIABLE}"
+    )
+    if target.partition(".")[0] not in allowed:
+        raise ValueError(refusal)
+    module_name, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{target!r} cannot be imported: {error}") from error
+    if not inspect.isclass(found) and not inspect.isfunction(found):
+        raise ValueError(f"{target!r} is no class or function")
+    if found.__module__.partition(".")[0] not in allowed:
+        raise ValueError(refusal)
+    resolved: Callable[..., Any] = found
+    return resolved
+
+
+def component(
+    node: Any, path: str, problems: list[str], *, injected: tuple[str, ...], kind: type | None = None
+) -> Component | None:
+    """Reads a `_target_` node of the config; every fault becomes a line in `problems`, and the result None.
+
+    Args:
+        node: `{"_target_": dotted path, option: value, ...}`.
+        path: where it stands in the config.
+        problems: faults found so far.
+        injected: parameters the program supplies.
+        kind: what the target must be a subclass of; None takes any class or function.
+    """
+    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+        problems.append(f"{path}: must be a group option or a mapping with a _target_, not {node!r}")
+        return None
+    try:
+        target = resolve(node["_target_"])
+    except ValueError as error:
+        problems.append(f"{path}._target_: {error}")
+        return None
+    if kind is not None and not (inspect.isclass(target) and issubclass(target, kind)):
+        problems.append(f"{path}._target_: {node['_target_']!r} is no {kind.__name__}")
+        return None
+    fault_count = len(problems)
+    options = {name: value for name, value in node.items() if name != "_target_"}
+    bound = bind(target, options, path, problems, injected=injected)
+    if len(problems) > fault_count:
+        return None
+    return Component(node["_target_"], without_defaults(target, bound))
+
+
+def student_component(node: Any, path: str, problems: list[str]) -> Component | None:
+    """Reads a network's node, see `component`."""
+    return component(node, path, problems, injected=MODEL_INJECTED)
+
+
+def method_component(node: Any, path: str, problems: list[str]) -> Component | None:
+    """Reads a method's node, see `component`."""
+    return component(node, path, problems, injected=METHOD_INJECTED, kind=Method)
+
+
+def build_student(student: Component, dataset: DatasetSpec) -> nn.Module:
+    """A freshly initialised network for a dataset; draws from torch's global generator.
+
+    Raises:
+        ValueError: an option the network refuses.
+    """
+    offered = {name: getattr(dataset, name) for name in MODEL_INJECTED}
+    model: nn.Module = _call_with(resolve(student.target), offered, **student.options)
+    return model
+
+
+def build_method(method: Component, student: nn.Module) -> Method:
+    """The method around its student.
+
+    Raises:
+        ValueError: an option the method refuses.
+    """
+    built: Method = resolve(method.target)(student, **method.options)
+    return built
+
+
+def method_class(method: Component) -> type[Method]:
+    """The class a method component names: its `name` and `needs`."""
+    found: Any = resolve(method.target)
+    return found  # type: ignore[no-any-return]
+
+
+def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """A dataset node with its open fields filled: what a config leaves null (`folder`) is found in the data.
+
+    Args:
+        node: a dataset's config, `_target_` included.
+        root: where the data lies.
+
+    Raises:
+        ValueError: the loader cannot be resolved.
+        kdrun.data.DataError: open fields, and no readable data.
+    """
+    found_in_data = ("identity", "num_classes", "train_size", "test_size")
+    if all(node.get(name) is not None for name in found_in_data):
+        resolve(node["_target_"])
+        return dict(node)
+    splits = _call_with(resolve(node["_target_"]), {**node, "root": root})
+    found = {
+        "identity": identity(splits),
+        "num_classes": len(splits.class_names),
+        "train_size": len(splits.train.labels),
+        "test_size": len(splits.test.labels),
+    }
+    return {**node, **{name: value for name, value in found.items() if node.get(name) is None}}
+
+
+def load_splits(dataset: DatasetSpec, root: Path) -> Splits:
+    """Reads a dataset, verified, through its loader.
+
+    Raises:
+        kdrun.data.DataError: absent and unreachable, damaged, or not what the spec says.
+    """
+    splits: Splits = _call_with(resolve(dataset.target), {**dataclasses.asdict(dataset), "root": root})
+    check(splits, num_classes=dataset.num_classes, in_channels=dataset.in_channels, image_size=dataset.image_size)
+    return splits
+
+
+def _call_with(function: Callable[..., Any], offered: Mapping[str, Any], **options: Any) -> Any:
+    """Calls a function with those of the offered values that its signature names, and with all the options."""
+    accepted = inspect.signature(function).parameters
+    return function(**{name: value for name, value in offered.items() if name in accepted}, **options)
+
+
+def load_weights(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Loads a state dict that was read from `path`.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        lines = [line.strip()[:200] for line in str(error).splitlines()]
+        raise CheckpointError(f"{path} does not fit {type(model).__name__}: {'; '.join(lines[1:4])}") from error
+
+
+def own_weights(path: Path, student: Component, dataset: DatasetSpec) -> str:
+    """The SHA-256 of a file with weights of the user's own, which must fit the network.
+
+    Raises:
+        CheckpointError: not readable as weights, or of another network.
+        OSError: not readable at all.
+    """
+    state, digest = read_weights(path)
+    with torch.device("meta"):
+        load_weights(build_student(student, dataset), state, path)
+    return digest
+
+
+def build_optimisation(
+    recipe: Recipe, method: Method, steps_per_epoch: int
+) -> tuple[torch.optim.Optimizer, MultiStepSchedule]:
+    """The optimiser over a method's parameters, and the learning rate as a function of the step."""
+    schedule = MultiStepSchedule(
+        lr=recipe.scaled_lr,
+        total_steps=recipe.epochs * steps_per_epoch,
+        warmup_steps=recipe.warmup_epochs * steps_per_epoch,
+        milestones=recipe.milestones,
+        gamma=recipe.gamma,
+    )
+    optimizer = build_optimizer(
+        recipe.optimizer,
+        method.parameters(),
+        lr=schedule(0),
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
+    return optimizer, schedule

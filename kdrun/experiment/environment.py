@@ -1,0 +1,70 @@
+"""What a result was computed with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("kdrun", "torch", "torchvision", "hydra-core", "omegaconf", "numpy", "safetensors")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Libraries, device, threads, and the commit of kdrun's own checkout where it runs from one."""
+    return {
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "git": _git_commit(),
+        "platform": platform.platform(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that matter; what is not installed is left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak memory: allocated on a CUDA device since the last reset, else of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.processor() or platform.machine()})"
+
+
+def _git_commit() -> str | None:
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    commands = {
+        "commit": ["git", "-C", str(checkout), "rev-parse", "HEAD"],
+        "changes": ["git", "-C", str(checkout), "status", "--porcelain", "--untracked-files=no"],
+    }
+    try:
+        said = {
+            name: subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            for name, command in commands.items()
+        }
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said["commit"] + ("+changes" if said["changes"] else "")

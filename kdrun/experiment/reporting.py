@@ -1,0 +1,104 @@
+"""What a person sees while runs go on: a bar on a terminal, one plain line per epoch elsewhere; and `kdrun.log`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+log = logging.getLogger("kdrun")
+
+
+class _Console(logging.Handler):
+    """Plain messages on stdout, above a progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not getattr(record, "file_only", False):
+            tqdm.write(record.getMessage(), file=sys.stdout)
+            sys.stdout.flush()
+
+
+def set_up_console() -> None:
+    """Sends the log to stdout; called once by the command line."""
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.handlers[:] = [_Console()]
+
+
+@contextlib.contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Also writes the log, with times, to a file, appending."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+class EpochProgress:
+    """Shows one run's training: overall time left, epoch, loss terms, top-1, images per second.
+
+    Args:
+        title: what is trained, for instance `student cnn kd`.
+        epochs: how many are trained in all.
+        done: how many were done before.
+        steps_per_epoch: batches.
+    """
+
+    def __init__(self, title: str, *, epochs: int, done: int, steps_per_epoch: int) -> None:
+        self._title = title
+        self._epochs = epochs
+        self._bar = tqdm(
+            total=epochs * steps_per_epoch,
+            initial=done * steps_per_epoch,
+            desc=self._description(done),
+            unit="step",
+            disable=None,  # a bar on a terminal only
+            leave=False,
+            dynamic_ncols=True,
+        )
+        self._done_before = done
+        self._started = time.monotonic()
+
+    def _description(self, done: int) -> str:
+        return f"{self._title} {min(done + 1, self._epochs)}/{self._epochs}"
+
+    def step(self) -> None:
+        self._bar.update()
+
+    def epoch(self, row: dict[str, Any], images_per_second: float) -> None:
+        done = row["epoch"]
+        left = (time.monotonic() - self._started) / (done - self._done_before) * (self._epochs - done)
+        terms = {name: f"{value:.3f}" for name, value in row["train"].items() if not name.endswith("top1")}
+        numbers = {
+            **terms,
+            "train": f"{row['train']['top1']:.1f}%",
+            **{name: f"{row[name]['top1']:.1f}%" for name in ("val", "test") if name in row},
+            "img/s": f"{images_per_second:.0f}",
+        }
+        line = "  ".join(f"{name} {value}" for name, value in numbers.items())
+        shown = not self._bar.disable
+        log.info(
+            "%s epoch %*d/%d  %s  left %s",
+            self._title,
+            len(str(self._epochs)),
+            done,
+            self._epochs,
+            line,
+            tqdm.format_interval(left),
+            extra={"file_only": shown},
+        )
+        self._bar.set_description(self._description(done), refresh=False)
+        self._bar.set_postfix_str(line, refresh=False)
+
+    def close(self) -> None:
+        self._bar.close()

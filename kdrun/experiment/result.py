@@ -1,0 +1,65 @@
+"""The content of `result.json`, schema 1. Top-1 and top-5 are in percent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdrun.experiment.build import method_class
+from kdrun.experiment.spec import Spec
+
+RESULT_SCHEMA = 1
+
+
+def describe(spec: Spec, teachers: list[dict[str, Any]]) -> dict[str, Any]:
+    """What was run: the part of a result that follows from the spec and the teachers' results."""
+    return {
+        "schema": RESULT_SCHEMA,
+        "run_id": spec.run_id,
+        "status": "finished",
+        "semantics": spec.semantics,
+        "dataset": spec.dataset.name,
+        "method": {"name": method_class(spec.method).name, **spec.method.options},
+        "teachers": [
+            {
+                "run_id": teacher["run_id"],
+                "name": teacher["student"]["name"],
+                "top1": teacher["test"]["last"]["top1"],
+                "epochs": teacher["epochs"],
+                "seed": teacher["seed"],
+            }
+            for teacher in teachers
+        ],
+        "seed": spec.seed,
+        "precision": spec.precision,
+        "epochs": spec.epochs_trained,
+    }
+
+
+def best(rows: list[dict[str, Any]], split: str) -> dict[str, Any]:
+    """The row with the highest top-1 on a split; the first of equals."""
+    return max(rows, key=lambda row: row[split]["top1"])
+
+
+def accuracies(rows: list[dict[str, Any]], untrained: dict[str, dict[str, float]] | None) -> dict[str, Any]:
+    """The `test` and `val` parts: the last epoch, the best on test (never the headline), the selected on val.
+
+    Args:
+        rows: one per epoch.
+        untrained: the metrics by split where no epoch was trained (weights from elsewhere, `stop_epoch=0`).
+    """
+    if untrained is not None:
+        rows = [{"epoch": 0, **untrained}]
+    last, top = rows[-1], best(rows, "test")
+    parts: dict[str, Any] = {
+        "test": {
+            "last": {"epoch": last["epoch"], **last["test"]},
+            "best": {"epoch": top["epoch"], **top["test"]},
+        }
+    }
+    if "val" in last:
+        selected = best(rows, "val")
+        parts["val"] = {
+            "last": {"epoch": last["epoch"], **last["val"]},
+            "selected": {"epoch": selected["epoch"], **selected["val"], "test": selected["test"]},
+        }
+    return parts

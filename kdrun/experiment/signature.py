@@ -1,0 +1,138 @@
+"""The typed signature as schema: binds plain config values to what a callable or dataclass accepts.
+
+One mechanism for everything a user can set: the constructor of a model, a method or a dataclass says by its
+annotations and defaults what is allowed, and `bind` finds every fault at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+
+def bind(
+    target: Callable[..., Any],
+    values: Mapping[str, Any],
+    path: str,
+    problems: list[str],
+    *,
+    injected: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Checks and normalises keyword arguments for `target`.
+
+    Integers become floats where a float is asked for, lists become tuples, mappings become dataclasses.
+
+    Args:
+        target: a class or function with annotated parameters.
+        values: what the config gives, by parameter name.
+        path: where the values stand in the config (`student`, `recipe.augmentation`), for the messages.
+        problems: every fault found is added here as one line.
+        injected: parameters that the program supplies itself; they cannot be set.
+
+    Returns:
+        The faultless values, normalised. Parameters left at their default are not added.
+    """
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name not in set(injected)
+    }
+    annotations = typing.get_type_hints(target if inspect.isfunction(target) else target.__init__)
+    bound = {}
+    for name, value in values.items():
+        if name not in parameters:
+            problems.append(f"{path}.{name}: {unknown(name, parameters, 'option')}")
+            continue
+        fault_count = len(problems)
+        normalised = _normalise(value, annotations.get(name, Any), f"{path}.{name}", problems)
+        if len(problems) == fault_count:
+            bound[name] = normalised
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in values:
+            problems.append(f"{path}.{name}: is missing and has no default")
+    return bound
+
+
+def without_defaults(target: Callable[..., Any], bound: Mapping[str, Any]) -> dict[str, Any]:
+    """The bound values that differ from the defaults of `target`: so a new option never changes an old identity."""
+    parameters = inspect.signature(target).parameters
+    return {name: value for name, value in bound.items() if parameters[name].default != value}
+
+
+def unknown(name: str, allowed: Iterable[str], what: str) -> str:
+    """The message for a name that does not exist: the nearest spelling, and everything that is allowed."""
+    known = sorted(allowed)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"no such {what}; {hint}Allowed: {', '.join(known) or 'none'}"
+
+
+def _normalise(value: Any, annotation: Any, path: str, problems: list[str]) -> Any:
+    """`value` as the annotated type, or None after a problem was noted."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        for choice in (argument for argument in arguments if argument is not type(None)):
+            attempt: list[str] = []
+            result = _normalise(value, choice, path, attempt)
+            if not attempt:
+                return result
+        problems.append(f"{path}={value!r}: must be {_describe(annotation)}")
+        return None
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        if not isinstance(value, Mapping):
+            problems.append(f"{path}={value!r}: must be a group of options")
+            return None
+        return construct(annotation, value, path, problems)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            problems.append(f"{path}={value!r}: must be {_describe(annotation)}")
+            return None
+        return tuple(_normalise(item, arguments[0], f"{path}[{i}]", problems) for i, item in enumerate(value))
+    if annotation is float and type(value) is int:
+        value = float(value)
+    # bool is a subclass of int, but True is no number of epochs.
+    if type(value) is not annotation or (annotation is float and not math.isfinite(value)):
+        problems.append(f"{path}={value!r}: must be {_describe(annotation)}")
+        return None
+    return value
+
+
+def construct(target: Callable[..., Any], values: Mapping[str, Any], path: str, problems: list[str]) -> Any:
+    """Binds and calls `target`; what its constructor refuses is a problem like any other. None after one."""
+    fault_count = len(problems)
+    bound = bind(target, values, path, problems)
+    if len(problems) > fault_count:
+        return None
+    try:
+        return target(**bound)
+    except ValueError as error:
+        problems.extend(f"{path}.{line}" for line in str(error).splitlines())
+        return None
+
+
+def _describe(annotation: Any) -> str:
+    names = {
+        int: "an integer",
+        float: "a finite number",
+        bool: "true or false",
+        str: "text",
+        type(None): "null",
+    }
+    if annotation in names:
+        return names[annotation]
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is tuple:
+        return f"a list, each item {_describe(arguments[0])}"
+    if arguments:
+        return " or ".join(_describe(argument) for argument in arguments)
+    return getattr(annotation, "__name__", str(annotation))

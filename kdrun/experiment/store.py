@@ -1,0 +1,150 @@
+"""Where runs lie, and the files of a run.
+
+runs/<dataset>/<student>/<method>-<run_id>/
+    spec.json        what was hashed                 config.yaml   the composed config
+    status.json      state, pid, host, heartbeat     metrics.jsonl one line per epoch
+    checkpoints/     last.pt (resumable), best.pt    student.safetensors, the deliverable
+    result.json      written last; its presence means finished
+    kdrun.log        everything logged: times, tracebacks
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from kdrun.experiment.build import method_class
+from kdrun.experiment.result import RESULT_SCHEMA
+from kdrun.experiment.spec import Spec
+from kdrun.files import write_atomically, write_json
+
+
+class Run:
+    """One run's directory."""
+
+    def __init__(self, directory: Path, spec: Spec) -> None:
+        self.directory = directory
+        self.spec = spec
+
+    @property
+    def result_path(self) -> Path:
+        return self.directory / "result.json"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.directory / "checkpoints" / "last.pt"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.directory / "checkpoints" / "best.pt"
+
+    @property
+    def weights(self) -> Path:
+        return self.directory / "student.safetensors"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has a result: nothing is left to train."""
+        return self.result_path.exists()
+
+    def result(self) -> dict[str, Any]:
+        """What `result.json` holds.
+
+        Raises:
+            RuntimeError: it was written by another schema, or cannot be read.
+        """
+        result = _read_json(self.result_path)
+        if result.get("schema") != RESULT_SCHEMA:
+            schema = result.get("schema")
+            raise RuntimeError(f"{self.result_path} has schema {schema}, this kdrun reads {RESULT_SCHEMA}")
+        return result
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of `metrics.jsonl`, one per epoch."""
+        return [json.loads(line) for line in (self.directory / "metrics.jsonl").read_text().splitlines()]
+
+    def status(self) -> dict[str, Any]:
+        """What `status.json` holds; empty before the run was ever started."""
+        path = self.directory / "status.json"
+        return _read_json(path) if path.exists() else {}
+
+    def open(self, config: str | None) -> None:
+        """Creates the directory, sweeps what a crash left over, and writes the spec (and the composed config)."""
+        self.last_checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in [*self.directory.glob(".*.tmp"), *self.last_checkpoint.parent.glob(".*.tmp")]:
+            leftover.unlink()
+        write_json(self.directory / "spec.json", self.spec.canonical())
+        if config is not None:
+            write_atomically(self.directory / "config.yaml", config)
+
+    def write_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Rewrites `metrics.jsonl` whole, so it always agrees with the checkpoint."""
+        lines = [json.dumps(row, allow_nan=False) + "\n" for row in rows]
+        write_atomically(self.directory / "metrics.jsonl", "".join(lines))
+
+    def write_status(self, state: str, **details: Any) -> None:
+        """Records the state: running, interrupted, failed, diverged or finished. Keeps `threads` and `started`."""
+        kept = {name: value for name, value in self.status().items() if name in ("threads", "started")}
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        record = {"started": now, **kept, "state": state, "pid": os.getpid(), "host": socket.gethostname()}
+        write_json(self.directory / "status.json", {**record, "heartbeat": now, **details})
+
+    @contextlib.contextmanager
+    def lock(self, waiting: Any) -> Iterator[None]:
+        """Holds the run for this process; a dead holder's lock is free at once.
+
+        Args:
+            waiting: called with the holder's status every 30 seconds while another process has it.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            told = 0.0
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() - told > 30 or not told:
+                        waiting(self.status())
+                        told = time.monotonic()
+                    time.sleep(0.2)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+class Store:
+    """The runs under one output root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def run(self, spec: Spec) -> Run:
+        """The place of a run, whether or not it exists."""
+        student = _safe(spec.student.name)
+        method = "weights" if spec.weights else _safe(method_class(spec.method).name)
+        directory = self.root / "runs" / _safe(spec.dataset.name) / student / f"{method}-{spec.run_id}"
+        return Run(directory, spec)
+
+
+def _safe(name: str) -> str:
+    """A name as one path component: nothing that could leave the output root."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise RuntimeError(f"{path} is not readable JSON ({error}); move it away to train the run again") from error
+    return value

@@ -1,0 +1,62 @@
+"""Soft targets from a trained network: Hinton's distillation, and a network taught by its own architecture."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from kdrun import losses
+from kdrun.methods.base import Batch, Method, Needs, Objective, TeacherOutput
+
+
+class KD(Method):
+    """Knowledge distillation (Hinton, Vinyals, Dean 2015): `(1 - alpha) CE + alpha * multiplier * T^2 KL`.
+
+    Re-KD is this with a small teacher, De-KD with a poorly trained one (`teacher.stop_epoch`); Yuan et al. 2020
+    ran both, as released, with `kl_reduction="mean"`.
+
+    Args:
+        student: maps `[N, C, H, W]` to logits `[N, K]`.
+        temperature: T > 0, on both sides.
+        alpha: weight of the soft targets, in [0, 1].
+        kl_reduction: `"batchmean"`, the KL per image, or `"mean"`, which divides it by K too.
+        multiplier: further weight of the soft-target term, at least 0.
+    """
+
+    name = "kd"
+    needs = Needs(logits=True)
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        temperature: float = 4.0,
+        alpha: float = 0.9,
+        kl_reduction: str = "batchmean",
+        multiplier: float = 1.0,
+    ) -> None:
+        super().__init__(student)
+        losses.check_range("temperature", temperature, 0, open_low=True)
+        losses.check_range("alpha", alpha, 0, 1)
+        losses.check_choice("kl_reduction", kl_reduction, losses.KL_REDUCTIONS)
+        losses.check_range("multiplier", multiplier, 0)
+        self.temperature = temperature
+        self.alpha = alpha
+        self.kl_reduction = kl_reduction
+        self.multiplier = multiplier
+
+    def forward(self, batch: Batch, teacher: TeacherOutput | None) -> Objective:
+        assert teacher is not None, "needs.logits was not met"
+        logits = self.student(batch.x)
+        ce = losses.cross_entropy(logits, batch.y)
+        kd = losses.soft_target_loss(
+            logits, teacher.logits, temperature=self.temperature, kl_reduction=self.kl_reduction
+        )
+        loss = losses.blend(ce, kd, alpha=self.alpha, multiplier=self.multiplier)
+        return Objective(loss, logits, {"ce": ce, "kd": kd})
+
+
+class TfKDSelf(KD):
+    """Tf-KD_self (Yuan et al. 2020, eq. 7): KD from a pre-trained copy of the student's own architecture."""
+
+    name = "tfkd_self"
+    needs = Needs(logits=True, own_architecture=True)

@@ -1,0 +1,59 @@
+"""Metrics of a classifier, computed from logits on their own device; accuracies are in percent."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ECE_BINS = 15
+
+
+def num_correct(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
+    """How many of the labels `[N]` are among the k likeliest classes of `logits [N, K]`; a 0-d int64 tensor.
+
+    With fewer than k classes every label counts. Ties are resolved as `torch.topk` does.
+    """
+    top = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    return (top == labels[:, None]).sum()
+
+
+def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = ECE_BINS) -> Tensor:
+    """Expected calibration error (Guo et al. 2017, eq. 3) with equally wide bins over (0, 1]; in [0, 1].
+
+    The weighted mean over the bins of |accuracy - mean confidence|. The number of bins matters: state it.
+    """
+    confidence, prediction = F.softmax(_wide(logits), dim=1).max(dim=1)
+    correct = (prediction == labels).to(confidence.dtype)
+    bin_index = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    # A product with the one-hot bins, unlike a scatter, adds in the same order every time on a GPU too.
+    gaps = (correct - confidence) @ F.one_hot(bin_index, bins).to(confidence.dtype)
+    return gaps.abs().sum() / len(labels)
+
+
+def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """`top1` and `top5` in percent, `nll` in nats per image, `ece` in [0, 1] with 15 bins.
+
+    Args:
+        logits: `[N, K]`, N at least 1.
+        labels: `[N]`, int64.
+    """
+    values = torch.stack(
+        [
+            100 * num_correct(logits, labels, 1) / len(labels),
+            100 * num_correct(logits, labels, 5) / len(labels),
+            F.cross_entropy(_wide(logits), labels),
+            expected_calibration_error(logits, labels),
+        ]
+    )
+    top1, top5, nll, ece = values.tolist()  # one transfer from the device
+    return {"top1": top1, "top5": top5, "nll": nll, "ece": ece}
+
+
+def num_agreeing(logits: Tensor, other: Tensor) -> Tensor:
+    """On how many images two sets of logits `[N, K]` have the same likeliest class; a 0-d int64 tensor."""
+    return (logits.argmax(dim=1) == other.argmax(dim=1)).sum()
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -1,0 +1,50 @@
+"""The networks: `kdrun.models.NAME(num_classes, in_channels=3, ...)` maps `[N, in_channels, H, W]` to `[N, num_classes]`.
+
+    name                family                                     file           init
+    cnn                 the Tf-KD paper's plain 5-layer CNN        plain.py       PyTorch's
+    mlp                 Hinton's fully connected network           plain.py       PyTorch's
+    resnet18, 50        residual, 64 to 512 channels, 4 stages     resnet.py      PyTorch's
+    resnet20, 32, 56,   residual, 16-32-64 channels, 3 stages      resnet.py      kaiming normal, fan out
+      110
+    resnext29_8x64d     grouped bottlenecks, 3 stages              resnext.py     kaiming normal, fan out
+    mobilenetv2         inverted residuals                         mobilenet.py   PyTorch's
+    shufflenetv2        channel split and shuffle                  shufflenet.py  PyTorch's
+    densenet121         dense connectivity                         densenet.py    PyTorch's
+    googlenet           Inception with BatchNorm                   googlenet.py   PyTorch's
+
+All but the 16-32-64 residual networks (those of RepDistiller) and the mlp are the networks of the Tf-KD release (Yuan
+et al. 2020) for 32x32 images: no early downsampling. They take 1 or more channels and any images of 8x8 and more (cnn
+and mlp: of `image_size`, which they are built for); in train mode at least 2 images.
+
+Every network is a named sequence, so these names work as taps in all of them:
+
+    stem -> layer1 -> layer2 -> ... -> [head] -> pool (one vector per image, [N, C]) -> classifier (logits [N, K])
+
+(cnn has `flatten` and `hidden` in place of `pool`; mlp has only `flatten`, the layers and `classifier`.) A convolution
+and the BatchNorm after it are the neighbours `conv` and `bn` in one `nn.Sequential`. Nothing computes in place, so what
+a forward hook sees is what the module returned. The cost of a network is in `kdrun.models.cost`.
+"""
+
+from kdrun.models.densenet import densenet121
+from kdrun.models.googlenet import googlenet
+from kdrun.models.mobilenet import mobilenetv2
+from kdrun.models.plain import cnn, mlp
+from kdrun.models.resnet import resnet18, resnet20, resnet32, resnet50, resnet56, resnet110
+from kdrun.models.resnext import resnext29_8x64d
+from kdrun.models.shufflenet import shufflenetv2
+
+__all__ = [
+    "cnn",
+    "densenet121",
+    "googlenet",
+    "mlp",
+    "mobilenetv2",
+    "resnet18",
+    "resnet20",
+    "resnet32",
+    "resnet50",
+    "resnet56",
+    "resnet110",
+    "resnext29_8x64d",
+    "shufflenetv2",
+]

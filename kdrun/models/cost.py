@@ -1,0 +1,32 @@
+"""What a network costs: parameters, and multiply-accumulates (MACs) of a forward pass."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def num_parameters(model: nn.Module) -> int:
+    """How many numbers training can change: all parameters, frozen at the moment or not, without buffers."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def num_macs(model: nn.Module, input_size: tuple[int, int, int]) -> int:
+    """Multiply-accumulates of the forward pass on one image `[C, H, W]`, in eval mode.
+
+    Counted are the products in convolutions and linear layers, as the literature does: not their biases, nor
+    BatchNorm, activations and pooling. Nothing is computed: a copy without data goes through, so the model, its mode
+    and buffers, and the random numbers stay as they are.
+
+    Args:
+        model: maps `[N, C, H, W]` to anything.
+        input_size: (C, H, W).
+    """
+    bare = copy.deepcopy(model).to("meta", torch.float32).eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        bare(torch.empty(1, *input_size, device="meta"))
+    return counter.get_total_flops() // 2  # a multiplication and an addition each

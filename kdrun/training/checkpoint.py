@@ -1,0 +1,93 @@
+"""Checkpoints: tensors and plain values only, written atomically, verified by SHA-256 before they are read.
+
+A checkpoint is `MAGIC + sha256(payload) + payload`, the payload being what `torch.save` writes. torch itself checks
+no checksum, so a flipped bit would otherwise load as a wrong weight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdrun.files import sha256, write_atomically
+
+MAGIC = b"KDRUNCP1\n"
+_HEADER = len(MAGIC) + hashlib.sha256().digest_size
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is not what was written: truncated, altered, or another kind of file."""
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Writes `state` (tensors and plain Python values) atomically."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    write_atomically(path, MAGIC + hashlib.sha256(payload).digest() + payload)
+
+
+def load(path: Path, device: torch.device) -> dict[str, Any]:
+    """Reads a checkpoint onto `device`.
+
+    Raises:
+        CheckpointError: the file is not a checkpoint, or its content does not have the recorded SHA-256.
+        FileNotFoundError: there is none.
+    """
+    content = path.read_bytes()
+    if not content.startswith(MAGIC):
+        raise CheckpointError(f"{path} is not a kdrun checkpoint")
+    payload = content[_HEADER:]
+    if hashlib.sha256(payload).digest() != content[len(MAGIC) : _HEADER]:
+        raise CheckpointError(f"{path} is damaged: its content does not have the SHA-256 it was saved with")
+    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+    return state
+
+
+def export_weights(path: Path, model: nn.Module) -> str:
+    """Writes a model's state dict as safetensors, in contiguous memory on the CPU; returns the file's SHA-256."""
+    from safetensors.torch import save as to_safetensors
+
+    content = to_safetensors({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
+    write_atomically(path, content)
+    return sha256(content)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Reads a state dict from `.safetensors`, or from what `torch.save` wrote of tensors and plain values.
+
+    Of a larger checkpoint the part under `state_dict`, `model_state_dict`, `model` or `net` is taken, and a
+    `module.` prefix (DataParallel) is dropped.
+
+    Returns:
+        The state dict, on the CPU, and the file's SHA-256.
+
+    Raises:
+        CheckpointError: the file cannot be read safely, or holds no state dict.
+        FileNotFoundError: there is none.
+    """
+    content = path.read_bytes()
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load as from_safetensors
+
+            state: Any = from_safetensors(content)
+        else:
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # the class depends on where and how the file is broken
+        raise CheckpointError(
+            f"{path} cannot be read as weights: it must be .safetensors, or a state dict saved by torch.save that "
+            f"holds tensors and plain values only ({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model", "net"):
+        if isinstance(state.get(key), dict):
+            state = state[key]
+            break
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} holds no state dict (names to tensors)")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}, sha256(content)

@@ -1,0 +1,47 @@
+"""Evaluation: logits of a model on a resident split."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kdrun.metrics import classification_metrics
+
+BATCH_SIZE = 500
+
+
+class EvalImages(Protocol):
+    """A labelled split on a device."""
+
+    labels: Tensor
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Normalised images `[N, C, H, W]` at these positions."""
+        ...
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, images: EvalImages, autocast: AbstractContextManager[None], *, limit: int | None = None
+) -> Tensor:
+    """Logits `[N, K]`, float32, of the first `limit` images (all by default), in eval mode.
+
+    The model is handed back in the mode it came in.
+    """
+    was_training = model.training
+    model.eval()
+    positions = torch.arange(min(len(images), limit or len(images)), device=images.labels.device)
+    with autocast:
+        logits = torch.cat([model(images.batch(part)).float() for part in positions.split(BATCH_SIZE)])
+    model.train(was_training)
+    return logits
+
+
+def evaluate(model: nn.Module, images: EvalImages, autocast: AbstractContextManager[None]) -> dict[str, float]:
+    """`top1`, `top5` (percent), `nll` and `ece` of a model on a split."""
+    return classification_metrics(predict(model, images, autocast), images.labels)

@@ -1,0 +1,58 @@
+"""Optimisers and the learning-rate schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+OPTIMIZERS = ("sgd", "adam")
+
+
+def build_optimizer(
+    name: str, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, nesterov: bool, weight_decay: float
+) -> torch.optim.Optimizer:
+    """SGD or Adam over all the parameters alike (biases and BatchNorm decay too, as in the Tf-KD code).
+
+    Args:
+        name: `sgd` or `adam`; Adam takes `momentum` as its beta1.
+        parameters: what to train.
+        lr: learning rate of the first step.
+        momentum: in [0, 1).
+        nesterov: SGD only.
+        weight_decay: L2 penalty that is added to the gradient, in Adam too.
+    """
+    trained = list(parameters)
+    fused = trained[0].device.type in ("cpu", "cuda")
+    if name == "sgd":
+        return torch.optim.SGD(
+            trained, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=fused
+        )
+    assert name == "adam", name
+    return torch.optim.Adam(trained, lr=lr, betas=(momentum, 0.999), weight_decay=weight_decay, fused=fused)
+
+
+@dataclass(frozen=True)
+class MultiStepSchedule:
+    """Learning rate as a function of the step: linear warm-up, then a factor `gamma` at each milestone.
+
+    Attributes:
+        lr: learning rate between warm-up and the first milestone.
+        total_steps: steps of the whole schedule, whether or not a run stops earlier.
+        warmup_steps: step i of the warm-up (from 0) has `lr * (i + 1) / warmup_steps`.
+        milestones: increasing shares of `total_steps`, in (0, 1).
+        gamma: factor at each milestone.
+    """
+
+    lr: float
+    total_steps: int
+    warmup_steps: int = 0
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.2
+
+    def __call__(self, step: int) -> float:
+        passed = sum(step >= round(share * self.total_steps) for share in self.milestones)
+        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        return self.lr * self.gamma**passed * warmup

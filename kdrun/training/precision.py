@@ -1,0 +1,59 @@
+"""Where and in which precision a run computes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `auto | cpu | cuda | cuda:N | mps` means here; `auto` prefers cuda, then mps.
+
+    Raises:
+        ValueError: an unknown name, or a device this machine does not have.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"{name!r} is no device: must be auto, cpu, cuda, cuda:N or mps")
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= available[device.type]:
+        raise ValueError(f"{name!r} is not available on this machine ({available[device.type]} {device.type} devices)")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`fp32` or `bf16`; `auto` is bf16 on CUDA and fp32 elsewhere: a rule, never a timing, as it changes numbers.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"{name!r} is no precision: must be one of {', '.join(PRECISIONS)}")
+    if name != "auto":
+        return name
+    return "bf16" if device.type == "cuda" else "fp32"
+
+
+def on_device(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model on a device, its convolutions in channels_last memory."""
+    return model.to(device).to(memory_format=torch.channels_last)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """The context in which models run: bf16 autocast over fp32 weights, or plain fp32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def forbid_tf32() -> None:
+    """Makes fp32 mean fp32 on CUDA, where convolutions are TF32 by default: it is the oracle of faster paths."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False

@@ -1,0 +1,166 @@
+"""Every network on every kind of input: shapes, gradients, memory formats, taps, and refused arguments."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+
+from kdrun import models
+
+NAMES = models.__all__
+CONVOLUTIONAL = [name for name in NAMES if name != "mlp"]
+SIZED = ("cnn", "mlp")
+
+
+def build(name, num_classes=10, in_channels=3, image_size=32):
+    torch.manual_seed(0)
+    options = {"image_size": image_size} if name in SIZED else {}
+    return getattr(models, name)(num_classes, in_channels=in_channels, **options)
+
+
+def images(*shape, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 10), (1, 28), (3, 32)])
+@pytest.mark.parametrize("name", NAMES)
+def test_trains_on_any_images(name, channels, size):
+    network = build(name, 7, channels, size)
+    logits = network(images(2, channels, size, size))
+    assert logits.shape == (2, 7)
+    assert logits.isfinite().all()
+    F.cross_entropy(logits, torch.tensor([0, 6])).backward()
+    for parameter_name, parameter in network.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_weight_matters(name):
+    network = build(name, image_size=16)
+    F.cross_entropy(network(images(8, 3, 16, 16)), torch.arange(8)).backward()
+    for parameter_name, parameter in network.named_parameters():
+        if parameter_name.endswith("weight"):
+            assert parameter.grad.abs().max() > 0, parameter_name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_are_independent_in_eval_mode(name):
+    network = build(name, image_size=12).double()
+    x = images(3, 3, 12, 12, dtype=torch.float64)
+    network(x)  # moves the BatchNorm statistics away from their start
+    network.eval()
+    with torch.no_grad():
+        together, alone = network(x), torch.cat([network(image[None]) for image in x])
+    assert_close(together, alone, rtol=1e-9, atol=1e-9)
+    assert (together[0] - together[1]).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_memory_format_does_not_change_the_result(name):
+    results = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        network = build(name, image_size=12).double().to(memory_format=memory_format)
+        x = images(4, 3, 12, 12, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
+        torch.manual_seed(2)  # of dropout
+        logits = network(x)
+        F.cross_entropy(logits, torch.arange(4)).backward()
+        results.append((logits.detach(), x.grad, network.get_submodule("classifier").weight.grad))
+    for usual, channels_last in zip(*results, strict=True):
+        assert_close(usual, channels_last, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_channels_last_survives_to_the_end(name):
+    network = build(name, image_size=16).to(memory_format=torch.channels_last).eval()
+    last_map = {}
+
+    def keep(_module, inputs):
+        last_map["x"] = inputs[0]
+
+    network.get_submodule("flatten" if name == "cnn" else "pool").register_forward_pre_hook(keep)
+    with torch.no_grad():
+        network(images(2, 3, 16, 16).to(memory_format=torch.channels_last))
+    assert last_map["x"].shape[2] > 1
+    assert last_map["x"].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_computed_in_place(name):
+    network = build(name, image_size=8)
+    seen = []
+
+    def keep(_module, inputs, output):
+        seen.extend((tensor, tensor.clone()) for tensor in (*inputs, output))
+
+    for module in network.modules():
+        module.register_forward_hook(keep)
+    with torch.no_grad():
+        network(images(2, 3, 8, 8))
+    assert all(torch.equal(tensor, copy) for tensor, copy in seen)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in SIZED])
+def test_common_taps(name):
+    network = build(name).eval()
+    names = [child_name for child_name, _ in network.named_children()]
+    assert names[:2] == ["stem", "layer1"]
+    assert names[-1] == "classifier"
+    pooled = []
+    network.get_submodule("pool").register_forward_hook(lambda _module, _inputs, output: pooled.append(output))
+    with torch.no_grad():
+        logits = network(images(2, 3, 9, 13))
+    assert pooled[0].shape == (2, network.get_submodule("classifier").in_features)
+    assert_close(network.get_submodule("classifier")(pooled[0]), logits)
+
+
+@pytest.mark.parametrize("name", [name for name in CONVOLUTIONAL if name != "densenet121"])
+def test_every_convolution_is_followed_by_its_batch_norm(name):
+    network = build(name)
+    num_pairs = 0
+    for module in network.modules():
+        children = dict(module.named_children())
+        if "conv" in children:
+            assert isinstance(module, nn.Sequential)
+            assert list(children)[:2] == ["conv", "bn"]
+            assert children["conv"].out_channels == children["bn"].num_features
+            num_pairs += 1
+    assert num_pairs == sum(isinstance(module, nn.Conv2d) for module in network.modules())
+    assert num_pairs == sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("wrong", [1, 0, -3, True, 10.0, "10"])
+def test_refuses_numbers_of_classes(name, wrong):
+    with pytest.raises(ValueError, match=r"num_classes=.*at least 2"):
+        getattr(models, name)(wrong)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_refuses_no_channels(name):
+    with pytest.raises(ValueError, match=r"in_channels=0.*at least 1"):
+        getattr(models, name)(10, in_channels=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("cnn", {"image_size": 7}, "image_size=7.*at least 8"),
+        ("mlp", {"image_size": 7}, "image_size=7.*at least 8"),
+        ("cnn", {"dropout": 1.0}, "dropout=1.0.*less than 1"),
+        ("mlp", {"dropout": -0.1}, "dropout=-0.1.*at least 0"),
+        ("mlp", {"input_dropout": math.nan}, "input_dropout=nan"),
+        ("mlp", {"hidden": ()}, "hidden=.*at least one"),
+        ("mlp", {"hidden": 800}, "hidden=800.*list"),
+        ("mlp", {"hidden": "800"}, "hidden='800'.*list"),
+        ("mlp", {"hidden": (800, 0)}, r"hidden\[1\]=0.*at least 1"),
+        ("mlp", {"hidden": [True]}, r"hidden\[0\]=True"),
+        ("mlp", {"hidden": [80.5]}, r"hidden\[0\]=80.5"),
+    ],
+)
+def test_refuses_options(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(models, name)(10, **options)

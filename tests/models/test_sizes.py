@@ -1,0 +1,148 @@
+"""Parameters and multiply-accumulates against published figures, closed forms and an independent count."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from kdrun import models
+from kdrun.models.cost import num_macs, num_parameters
+
+CONF = Path(__file__).parents[2] / "conf" / "student"
+
+# The networks of the Tf-KD release: parameters at K=100 and K=10, and millions of MACs at K=100, 32x32.
+RELEASED = {
+    "cnn": (369_124, 357_514, 10.60),
+    "mobilenetv2": (2_369_380, 2_254_090, 64.95),
+    "shufflenetv2": (1_360_896, 1_268_646, 43.68),
+    "resnet18": (11_220_132, 11_173_962, 555.47),
+    "resnet50": (23_705_252, 23_520_842, 1298.01),
+    "googlenet": (6_258_500, 6_166_250, 1521.85),
+    "densenet121": (7_048_548, 6_956_298, 888.44),
+    "resnext29_8x64d": (34_518_948, 34_426_698, 5387.36),
+}
+# Where the release runs unmodified on Tiny-ImageNet: parameters and millions of MACs at K=200, 64x64.
+RELEASED_64 = {
+    "mobilenetv2": (2_497_480, 215.7),
+    "shufflenetv2": (1_463_396, 174.5),
+    "densenet121": (7_151_048, 3553.6),
+    "googlenet": (6_361_000, 6087.2),
+}
+
+
+def build(name, num_classes, **options):
+    with torch.device("meta"):
+        return getattr(models, name)(num_classes, **options)
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_sizes_of_the_tfkd_release(name):
+    parameters_100, parameters_10, millions_of_macs = RELEASED[name]
+    network = build(name, 100)
+    assert num_parameters(network) == parameters_100
+    assert num_parameters(build(name, 10)) == parameters_10
+    assert round(num_macs(network, (3, 32, 32)) / 1e6, 2) == millions_of_macs
+
+
+@pytest.mark.parametrize("name", RELEASED_64)
+def test_sizes_of_the_tfkd_release_at_64x64(name):
+    parameters, millions_of_macs = RELEASED_64[name]
+    network = build(name, 200)
+    assert num_parameters(network) == parameters
+    assert round(num_macs(network, (3, 64, 64)) / 1e6, 1) == millions_of_macs
+
+
+# He et al. 2016, table 6, in millions, with shortcuts that have no parameters.
+@pytest.mark.parametrize(("depth", "published"), [(20, "0.27"), (32, "0.46"), (56, "0.85"), (110, "1.7")])
+def test_cifar_resnets_have_the_published_size_plus_two_projections(depth, published):
+    projections = sum(small * 2 * small + 2 * 2 * small for small in (16, 32))
+    without = num_parameters(build(f"resnet{depth}", 10)) - projections
+    assert f"{without / 1e6:.{len(published) - 2}f}" == published
+
+
+@pytest.mark.parametrize(("depth", "exact"), [(20, 278_324), (32, 472_756), (56, 861_620), (110, 1_736_564)])
+def test_cifar_resnets_in_closed_form(depth, exact):
+    n, area = (depth - 2) // 6, 9
+    blocks_16 = n * 2 * (area * 16 * 16 + 2 * 16)
+    blocks_32 = area * 16 * 32 + (2 * n - 1) * area * 32 * 32 + 2 * n * 2 * 32 + 16 * 32 + 2 * 32
+    blocks_64 = area * 32 * 64 + (2 * n - 1) * area * 64 * 64 + 2 * n * 2 * 64 + 32 * 64 + 2 * 64
+    stem, classifier = area * 3 * 16 + 2 * 16, 64 * 100 + 100
+    assert stem + blocks_16 + blocks_32 + blocks_64 + classifier == exact
+    assert num_parameters(build(f"resnet{depth}", 100)) == exact
+
+
+@pytest.mark.parametrize(("hidden", "exact"), [((800, 800), 1_276_810), ((1200, 1200), 2_395_210), ((30,), 23_860)])
+def test_mlp_sizes(hidden, exact):
+    widths = (784, *hidden, 10)
+    products = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    network = build("mlp", 10, in_channels=1, image_size=28, hidden=hidden)
+    assert num_parameters(network) == products + sum(widths[1:]) == exact
+    assert num_macs(network, (1, 28, 28)) == products
+
+
+@pytest.mark.parametrize("name", models.__all__)
+def test_macs_equal_a_count_from_layer_shapes(name):
+    network = getattr(models, name)(10, in_channels=1, **({"image_size": 12} if name in ("cnn", "mlp") else {})).eval()
+    counted = []
+
+    def count(module, _inputs, output):
+        if isinstance(module, nn.Conv2d):
+            height, width = module.kernel_size
+            counted.append(output[0].numel() * module.in_channels // module.groups * height * width)
+        else:
+            counted.append(module.in_features * module.out_features)
+
+    handles = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    with torch.no_grad():
+        network(torch.zeros(1, 1, 12, 12))
+    for handle in handles:
+        handle.remove()
+    assert num_macs(network, (1, 12, 12)) == sum(counted)
+
+
+def test_counting_leaves_everything_as_it_was():
+    network = models.cnn(10).to(memory_format=torch.channels_last).double()
+    network.hidden.eval()
+    parameters = num_parameters(network)
+    network.layer1.requires_grad_(False)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    modes = [module.training for module in network.modules()]
+    random_state = torch.get_rng_state()
+
+    assert round(num_macs(network, (3, 32, 32)) / 1e6, 2) == 10.60
+
+    assert num_parameters(network) == parameters
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert network.layer1.conv.weight.device.type == "cpu"
+
+
+def test_every_network_has_a_config_with_its_defaults():
+    configs = {path.stem: yaml.safe_load(path.read_text()) for path in CONF.glob("*.yaml")}
+    assert set(configs) >= set(models.__all__)
+    for name in models.__all__:
+        parameters = inspect.signature(getattr(models, name)).parameters
+        injected = {"num_classes", "in_channels", "image_size"}
+        defaults = {key: parameter.default for key, parameter in parameters.items() if key not in injected}
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in configs[name].items()}
+        assert given == {"_target_": f"kdrun.models.{name}", **defaults}
+
+
+@pytest.mark.parametrize("path", CONF.glob("*.yaml"), ids=lambda path: path.stem)
+def test_configs_state_their_true_size(path):
+    text = path.read_text()
+    options = yaml.safe_load(text)
+    name = options.pop("_target_").removeprefix("kdrun.models.")
+    comment = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+    at_100 = re.search(r"([\d,]+)( parameters)? at 100 classes", comment)
+    assert at_100[1].replace(",", "") == str(num_parameters(build(name, 100, **options)))
+    on_mnist = re.search(r"([\d,]+) parameters on MNIST|on MNIST, where it has ([\d,]+) parameters", comment)
+    assert bool(on_mnist) == (name == "mlp")
+    if on_mnist:
+        network = build(name, 10, in_channels=1, image_size=28, **options)
+        assert (on_mnist[1] or on_mnist[2]).replace(",", "") == str(num_parameters(network))

@@ -1,0 +1,72 @@
+"""Imports run one way: the arrows of the layout, for relative and deferred imports too."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "kdrun"
+
+LEAVES = {"files", "seeds"}  # standard library (and torch) only; anybody may use them
+ALLOWED = {
+    "cli": {"config", "experiment", "analysis"},
+    "config": {"experiment"},
+    "experiment": {"training", "methods", "models", "data", "metrics"},
+    "analysis": {"experiment", "metrics"},
+    "training": {"methods", "metrics"},
+    "methods": {"losses"},
+    "losses": set(),
+    "metrics": set(),
+    "models": set(),
+    "data": set(),
+    "files": set(),
+    "seeds": set(),
+    "__init__": set(),
+    "__main__": {"cli"},
+}
+ONLY_WITH_HYDRA = {"cli", "config"}
+NOT_AT_IMPORT = {"torchvision", "PIL", "matplotlib", "safetensors", "numpy"}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(path: Path, *, deferred: bool = True) -> set[str]:
+    """Absolute dotted names of what a file imports; without `deferred`, only what importing the file imports."""
+    package = ["kdrun", *path.relative_to(ROOT).parent.parts]
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if deferred else iter(tree.body)
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {f"{module}.{alias.name}" for alias in node.names} if module == "kdrun" else {module}
+    return names
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_imports_only_what_its_part_may(path):
+    part = part_of(path)
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("kdrun.")} - {"__version__"}
+    allowed = ALLOWED[part] | LEAVES | {part}
+    assert used <= allowed, f"{part} imports {sorted(used - allowed)}"
+    foreign = {name.split(".")[0] for name in imports(path)}
+    if part not in ONLY_WITH_HYDRA:
+        assert not foreign & {"hydra", "omegaconf"}, "Hydra and OmegaConf stay in cli and config"
+    assert not {name.split(".")[0] for name in imports(path, deferred=False)} & NOT_AT_IMPORT
+
+
+def test_every_part_has_its_arrows():
+    assert {part_of(path) for path in FILES} == set(ALLOWED)
+
+
+def test_config_uses_of_experiment_only_specs_and_building():
+    used = {name for path in (ROOT / "config").glob("*.py") for name in imports(path) if "experiment" in name}
+    assert used <= {"kdrun.experiment.spec", "kdrun.experiment.build", "kdrun.experiment.signature"}

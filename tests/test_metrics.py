@@ -1,0 +1,45 @@
+"""Metrics against hand-made cases and independent computations."""
+
+import math
+
+import pytest
+import torch
+
+from kdrun.metrics import classification_metrics, expected_calibration_error, num_agreeing, num_correct
+
+
+def test_top_k_counts_by_hand():
+    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0], [0.0, 1.0, 2.0, 3.0], [1.0, 3.0, 2.0, 0.0]])
+    labels = torch.tensor([0, 2, 3])
+    assert [num_correct(logits, labels, k).item() for k in (1, 2, 3, 4, 5)] == [1, 2, 2, 3, 3]
+    assert num_agreeing(logits, logits.flip(1)).item() == 0
+    assert num_agreeing(logits, logits * 2).item() == 3
+
+
+def test_metrics_are_percent_and_nats():
+    probs = torch.tensor([[0.5, 0.25, 0.25], [0.2, 0.7, 0.1]])
+    metrics = classification_metrics(probs.log(), torch.tensor([0, 2]))
+    assert metrics["top1"] == pytest.approx(50)
+    assert metrics["top5"] == pytest.approx(100)
+    assert metrics["nll"] == pytest.approx((math.log(2) + math.log(10)) / 2, rel=1e-6)
+
+
+def test_ece_equals_a_loop_over_bins():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(500, 10, generator=generator, dtype=torch.float64) * 2
+    labels = torch.randint(10, (500,), generator=generator)
+    confidence, prediction = logits.softmax(1).max(1)
+    expected = 0.0
+    for low in range(15):
+        inside = [i for i in range(500) if low / 15 < confidence[i] <= (low + 1) / 15]
+        if inside:
+            accuracy = sum(float(prediction[i] == labels[i]) for i in inside) / len(inside)
+            mean = sum(confidence[i].item() for i in inside) / len(inside)
+            expected += len(inside) / 500 * abs(accuracy - mean)
+    assert expected_calibration_error(logits, labels).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_certain_and_right_is_calibrated_certain_and_wrong_is_not():
+    certain = torch.eye(4) * 100
+    assert expected_calibration_error(certain, torch.arange(4)).item() == pytest.approx(0, abs=1e-6)
+    assert expected_calibration_error(certain, (torch.arange(4) + 1) % 4).item() == pytest.approx(1, abs=1e-6)
