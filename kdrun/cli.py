@@ -122,7 +122,7 @@ def _jobs(options: argparse.Namespace) -> tuple[list[Job], list[dict[str, str]]]
                 problems |= dict.fromkeys(error.problems)
             pairs = dict(text.lstrip("+").partition("=")[::2] for text in job_overrides)
             choices.append({key: pairs[key] for key in swept})
-    for what in ("output_root", "data_root", "device"):
+    for what in ("output_root", "data_root", "device", "threads"):
         if len({getattr(job, what) for job in jobs}) > 1:
             problems[f"the jobs of a sweep must share one {what}"] = None
     if problems:
@@ -143,7 +143,13 @@ def _runner(jobs: Sequence[Job]) -> Runner:
 
     weight_files = {digest: path for job in jobs for digest, path in job.weight_files.items()}
     first = jobs[0]
-    return Runner(Store(first.output_root), device=first.device, data_root=first.data_root, weight_files=weight_files)
+    return Runner(
+        Store(first.output_root),
+        device=first.device,
+        data_root=first.data_root,
+        threads=first.threads,
+        weight_files=weight_files,
+    )
 
 
 def _run_one(job: Job) -> int:

@@ -6,14 +6,18 @@ So resuming needs no generator states, and what one consumer draws cannot shift 
 from __future__ import annotations
 
 import hashlib
+import json
 
 import torch
 
 
 def mix(*parts: int | str) -> int:
-    """A seed in [0, 2^63) from a tuple of integers and names: the same on every platform and version."""
-    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    """Derives a seed in [0, 2^63) from what it is for, e.g. `mix("order", seed, epoch)`.
+
+    The same parts give the same seed on every platform and Python version; any other parts, or another order, give
+    an unrelated one.
+    """
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
 
 
 def seed_global_generators(seed: int, device: torch.device) -> None:

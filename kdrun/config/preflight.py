@@ -14,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.config.compose import ConfigError
-from kdrun.config.schema import RootOptions, RuntimeOptions, TeacherOptions, data_root, resolve_stop_epoch
+from kdrun.config.schema import RootOptions, RuntimeOptions, TeacherOptions, resolve_stop_epoch
 from kdrun.experiment.build import (
     build_method,
     build_student,
+    data_root,
     describe_dataset,
     method_class,
     method_component,
@@ -31,6 +32,10 @@ from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
 
 TEACHER_OPTIONS = ("seeds", "stop_epoch", "checkpoint", "recipe", "method")
 DATASET_OWN = ("_target_", "root")
+EMBEDDED = "digits"
+EMBEDDED_NOTICE = (
+    "dataset=digits: the 1,797 small digits that come with kdrun; for the real thing: dataset=cifar100 (or mnist, ...)"
+)
 SECRET = re.compile("token|secret|password|api_?key|credential", re.IGNORECASE)
 
 
@@ -45,6 +50,7 @@ class Job:
         output_root: where runs are written.
         data_root: where datasets lie.
         device: where to compute.
+        threads: CPU threads; None chooses.
         weight_files: files with the user's own weights, by SHA-256.
         notices: what the user should know, one line each.
     """
@@ -55,6 +61,7 @@ class Job:
     output_root: Path
     data_root: Path
     device: torch.device
+    threads: int | None = None
     weight_files: Mapping[str, Path] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
@@ -104,6 +111,8 @@ class _Check:
         if not (dataset and student and method and recipe and precision and runtime and device):
             return None
         own = Spec(dataset, student, method, recipe, seed=root.seed, precision=precision, stop_epoch=stop_epoch)
+        if dataset.name == EMBEDDED:
+            self.notices.append(EMBEDDED_NOTICE)
         spec = self._with_teachers(own, root.teacher)
         return Job(
             spec=spec,
@@ -112,6 +121,7 @@ class _Check:
             output_root=Path(runtime.output_root),
             data_root=data_root(root.dataset.get("root")),
             device=device,
+            threads=runtime.threads,
             weight_files=self.weight_files,
             notices=tuple(self.notices),
         )

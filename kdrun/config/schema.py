@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 
@@ -62,11 +60,17 @@ class RuntimeOptions:
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16.
         output_root: where runs and sweeps are written.
+        threads: CPU threads; None takes all, or one where a step is too small to share.
     """
 
     device: str = "auto"
     precision: str = "auto"
     output_root: str = "outputs"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads={self.threads}: must be null or at least 1")
 
 
 def resolve_stop_epoch(value: int | float | None, epochs: int) -> int | None:
@@ -81,8 +85,3 @@ def resolve_stop_epoch(value: int | float | None, epochs: int) -> int | None:
     if isinstance(stop, float) or not 0 <= stop <= epochs:
         raise ValueError(f"stop_epoch={value}: must be an integer from 0 to {epochs}, or a fraction of it in (0, 1)")
     return None if stop == epochs else stop
-
-
-def data_root(value: str | None) -> Path:
-    """`dataset.root`, else `$KDRUN_DATA`, else `~/.cache/kdrun/data`."""
-    return Path(value or os.environ.get("KDRUN_DATA") or "~/.cache/kdrun/data").expanduser()

@@ -5,18 +5,19 @@ The names a config uses (`_target_: kdrun.data.cifar100`) and the ones the rest 
 
 from .augmentation import Augmentation, Parameters, angle_degrees, augment
 from .errors import DataError
+from .files import data_home
 from .loaders.cifar import cifar10, cifar100
 from .loaders.digits import digits
 from .loaders.folder import folder
 from .loaders.mnist import fashion_mnist, mnist
 from .loaders.synthetic import synthetic
 from .loaders.tiny_imagenet import tiny_imagenet
-from .randomness import mix
 from .resident import ResidentImages, batches, epoch_order
-from .splits import ImageSet, Selected, Splits, check, identity, select, stratified_subset
+from .splits import CONTENT_HASH, ImageSet, Selected, Splits, check, identity, select, stratified_subset
 from .views import TrainingViews
 
 __all__ = [
+    "CONTENT_HASH",
     "Augmentation",
     "DataError",
     "ImageSet",
@@ -31,12 +32,12 @@ __all__ = [
     "check",
     "cifar10",
     "cifar100",
+    "data_home",
     "digits",
     "epoch_order",
     "fashion_mnist",
     "folder",
     "identity",
-    "mix",
     "mnist",
     "select",
     "stratified_subset",

@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .randomness import mix, uniform32
+from kdrun.seeds import mix
+
+from .randomness import uniform32
 
 NUM_ANGLES = 4096
 _NUM_STREAMS = 4  # dx, dy, flip, angle
@@ -93,7 +95,7 @@ def augment(images: Tensor, index: Tensor, augmentation: Augmentation, *, seed: 
 
     Args:
         images: uint8 `[M, H, W, C]`, contiguous: the whole training set.
-        index: int64 `[N]`, positions in it, on the same device.
+        index: int64 `[N]`, positions in it, on the same device; N * H * W below 2**31.
         augmentation: what may happen to a view.
         seed: of the data order and augmentation.
         epoch: counted from 0.
@@ -108,6 +110,7 @@ def augment(images: Tensor, index: Tensor, augmentation: Augmentation, *, seed: 
     if augmentation == Augmentation():
         return images.view(num_images, -1).index_select(0, index).view(-1, height, width, channels)
     _check_size(height, width, augmentation)
+    assert len(index) * height * width < 1 << 31, "positions within a batch are int32"
     drawn = augmentation.draw(index, seed=seed, epoch=epoch)
 
     # `x` and `y` are, for every output pixel, the column and row it comes from: first within the cropped and flipped

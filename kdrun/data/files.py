@@ -46,6 +46,32 @@ class Archive:
         return self.url.rsplit("/", 1)[1]
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What is being looked for, for the one message that says it is neither here nor to be had.
+
+    Attributes:
+        title: the dataset's name.
+        places: what to put where, one line each.
+        note: anything else the user should know.
+    """
+
+    title: str
+    places: tuple[str, ...]
+    note: str = ""
+
+    def failed(self, reason: str) -> DataError:
+        lines = [
+            f"{self.title} is not here, and {reason}",
+            "Put this in place:",
+            *(f"  {place}" for place in self.places),
+            *([self.note] if self.note else []),
+            "or name the directory that has it: dataset.root=DIR, or the environment variable KDRUN_DATA.",
+            "dataset=digits comes with kdrun and needs nothing.",
+        ]
+        return DataError("\n".join(lines))
+
+
 def data_home() -> Path:
     """Where datasets and decoded images live unless the user names another place."""
     return Path(os.environ.get("KDRUN_DATA") or "~/.cache/kdrun/data").expanduser()
@@ -91,8 +117,8 @@ def unpack_archive(archive: Archive, root: Path) -> Path:
         DataError: it cannot be downloaded, is damaged, or has members that would land outside.
     """
     place = root / archive.directory
-    wanted = (f"{root / archive.name}  (md5 {archive.md5})", f"{place}{os.sep}  (the same, unpacked)")
-    with _workspace(root, archive.title, wanted) as workspace:
+    request = _Request(archive.title, (f"{root / archive.name}  (md5 {archive.md5})", f"or, unpacked: {place}{os.sep}"))
+    with _workspace(root, request) as workspace:
         path = root / archive.name
         if path.exists():
             with path.open("rb") as opened:
@@ -102,7 +128,7 @@ def unpack_archive(archive: Archive, root: Path) -> Path:
             _compare(path, archive.md5, digest.hexdigest(), "md5")
         else:
             path = workspace / archive.name
-            _download((archive.url,), archive.md5, path, title=archive.title, wanted=wanted)
+            _download((archive.url,), archive.md5, path, request)
         extract(path, workspace)
         _move(workspace / archive.directory, place)
     return place
@@ -123,11 +149,10 @@ def download_files(
     Raises:
         DataError: a file can be had from no mirror.
     """
-    wanted = tuple(f"{place / name}  (md5 {md5})" for name, md5 in files)
-    with _workspace(place, title, wanted, note) as workspace:
+    request = _Request(title, tuple(f"{place / name}  (md5 {md5})" for name, md5 in files), note)
+    with _workspace(place, request) as workspace:
         for name, md5 in files:
-            urls = tuple(mirror + name for mirror in mirrors)
-            _download(urls, md5, workspace / name, title=title, wanted=wanted, note=note)
+            _download([mirror + name for mirror in mirrors], md5, workspace / name, request)
         for name, _ in files:
             _move(workspace / name, place / name)
 
@@ -173,13 +198,13 @@ def _compare(path: Path, expected: str, found: str, algorithm: str) -> None:
 
 
 @contextlib.contextmanager
-def _workspace(root: Path, title: str, wanted: Sequence[str], note: str = "") -> Iterator[Path]:
+def _workspace(root: Path, request: _Request) -> Iterator[Path]:
     """A private directory beside the files' final place; gone afterwards whatever happens."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         directory = tempfile.TemporaryDirectory(dir=root, prefix=".download-")
     except OSError as error:
-        raise _unavailable(title, wanted, f"{root} cannot be written: {error}", note) from error
+        raise request.failed(f"{root} cannot be written: {error}") from error
     with directory as name:
         yield Path(name)
 
@@ -193,9 +218,9 @@ def _move(source: Path, target: Path) -> None:
             raise
 
 
-def _download(urls: Sequence[str], md5: str, path: Path, *, title: str, wanted: Sequence[str], note: str = "") -> None:
+def _download(urls: Sequence[str], md5: str, path: Path, request: _Request) -> None:
     """Downloads the first of `urls` that answers with the right content to `path`."""
-    torchvision = _torchvision_downloads(title, wanted)
+    torchvision = _torchvision_downloads(request)
     failures = []
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_NETWORK_TIMEOUT_SECONDS)
@@ -209,32 +234,19 @@ def _download(urls: Sequence[str], md5: str, path: Path, *, title: str, wanted: 
                 failures.append(f"downloading {url} failed: {error}")
     finally:
         socket.setdefaulttimeout(timeout)
-    raise _unavailable(title, wanted, "; ".join(failures), note)
+    raise request.failed("\n".join(failures))
 
 
-def _torchvision_downloads(title: str, wanted: Sequence[str]) -> Any:
+def _torchvision_downloads(request: _Request) -> Any:
     try:
         from torchvision.datasets import utils
     except ImportError as error:
-        raise _unavailable(title, wanted, f"downloading needs torchvision, which does not import: {error}") from error
+        raise request.failed(f"downloading needs torchvision, which does not import: {error}") from error
     except RuntimeError as error:
         # "operator torchvision::nms does not exist": compiled for another torch, or for CUDA beside a CPU torch.
         reason = (
             f"downloading needs torchvision, and the installed torch and torchvision do not match: {error}; "
             "a fresh environment with `pip install torch torchvision` has a matching pair"
         )
-        raise _unavailable(title, wanted, reason) from error
+        raise request.failed(reason) from error
     return utils
-
-
-def _unavailable(title: str, wanted: Sequence[str], reason: str, note: str = "") -> DataError:
-    """The one message for data that is neither here nor to be had."""
-    lines = [
-        f"{title} is not here, and {reason}",
-        "Put this in place:",
-        *(f"  {line}" for line in wanted),
-        *([note] if note else []),
-        "or name the directory that has it: dataset.root=DIR, or the environment variable KDRUN_DATA.",
-        "dataset=digits comes with kdrun and needs nothing.",
-    ]
-    return DataError("\n".join(lines))

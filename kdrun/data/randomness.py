@@ -6,21 +6,9 @@ the position it is for, so a draw depends neither on the batch it is computed in
 
 from __future__ import annotations
 
-import hashlib
-
 from torch import Tensor
 
 _LOW_32_BITS = 0xFFFFFFFF
-
-
-def mix(*parts: int | str) -> int:
-    """Derives a seed in [0, 2**63) from what it is for, e.g. `mix("order", seed, epoch)`.
-
-    The same parts give the same seed on every platform and Python version; any other parts, or another order,
-    give an unrelated one.
-    """
-    text = "\0".join(f"s{part}" if isinstance(part, str) else f"i{int(part)}" for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def uniform32(counter: Tensor, key: int) -> Tensor:

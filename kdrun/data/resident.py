@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kdrun.seeds import mix
+
 from .augmentation import Augmentation, augment
-from .randomness import mix
 from .splits import ImageSet
 
 

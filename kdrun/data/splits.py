@@ -9,8 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kdrun.seeds import mix
+
 from .errors import DataError
-from .randomness import mix, uniform32
+from .randomness import uniform32
+
+CONTENT_HASH = "content-sha256"
+"""What the identities that `identity` finds begin with."""
 
 
 @dataclass(frozen=True)
@@ -180,10 +185,10 @@ def check(splits: Splits, *, num_classes: int, in_channels: int, image_size: int
 
 
 def identity(splits: Splits) -> str:
-    """`sha256:...` over the decoded images, the labels and the class names of both splits."""
+    """`content-sha256:...` over the decoded images, the labels and the class names of both splits."""
     digest = hashlib.sha256(repr(splits.class_names).encode())
     for split in (splits.train, splits.test):
         for tensor in (split.images, split.labels):
             digest.update(repr(tuple(tensor.shape)).encode())
             digest.update(tensor.contiguous().numpy().data.cast("B"))
-    return f"sha256:{digest.hexdigest()}"
+    return f"{CONTENT_HASH}:{digest.hexdigest()}"

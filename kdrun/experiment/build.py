@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdrun.data import Splits, check, identity
+from kdrun.data import CONTENT_HASH, DataError, Splits, check, data_home, identity
 from kdrun.experiment.signature import bind, without_defaults
 from kdrun.experiment.spec import Component, DatasetSpec, Recipe
 from kdrun.methods import Method
@@ -155,6 +155,11 @@ def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
     return {**node, **{name: value for name, value in found.items() if node.get(name) is None}}
 
 
+def data_root(named: str | None) -> Path:
+    """`dataset.root`, else `$KDRUN_DATA`, else `~/.cache/kdrun/data`."""
+    return Path(named).expanduser() if named else data_home()
+
+
 def load_splits(dataset: DatasetSpec, root: Path) -> Splits:
     """Reads a dataset, verified, through its loader.
 
@@ -163,6 +168,14 @@ def load_splits(dataset: DatasetSpec, root: Path) -> Splits:
     """
     splits: Splits = _call_with(resolve(dataset.target), {**dataclasses.asdict(dataset), "root": root})
     check(splits, num_classes=dataset.num_classes, in_channels=dataset.in_channels, image_size=dataset.image_size)
+    found = (len(splits.train.labels), len(splits.test.labels))
+    if found != (dataset.train_size, dataset.test_size):
+        raise DataError(
+            f"{dataset.name} has {found[0]} training and {found[1]} test images, "
+            f"not dataset.train_size={dataset.train_size} and dataset.test_size={dataset.test_size}"
+        )
+    if dataset.identity.startswith(CONTENT_HASH) and dataset.identity != identity(splits):
+        raise DataError(f"{dataset.name} in {root} is not what this run was made for: its images have changed")
     return splits
 
 

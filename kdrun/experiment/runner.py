@@ -23,7 +23,7 @@ from kdrun.models.cost import num_macs, num_parameters
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.training import checkpoint
 from kdrun.training.evaluation import evaluate, predict
-from kdrun.training.precision import autocast, forbid_tf32, on_device
+from kdrun.training.precision import autocast, forbid_tf32, on_device, resolve_threads
 from kdrun.training.teacher import LiveTeacher
 from kdrun.training.trainer import DivergedError, Training, fit
 
@@ -60,16 +60,25 @@ class Runner:
         store: where runs lie.
         device: where to compute.
         data_root: where datasets lie or are downloaded to.
+        threads: CPU threads to compute with; None chooses by the size of a step.
         weight_files: files with weights of the user's own, by their SHA-256.
     """
 
     def __init__(
-        self, store: Store, *, device: torch.device, data_root: Path, weight_files: Mapping[str, Path] | None = None
+        self,
+        store: Store,
+        *,
+        device: torch.device,
+        data_root: Path,
+        threads: int | None = None,
+        weight_files: Mapping[str, Path] | None = None,
     ) -> None:
         self.store = store
         self._device = device
         self._data_root = data_root
         self._weight_files = weight_files or {}
+        self._threads = threads
+        self._all_threads = torch.get_num_threads()
         self._data: tuple[DatasetSpec, ResidentSplits] | None = None
         forbid_tf32()
 
@@ -109,8 +118,6 @@ class Runner:
     def _guarded(self, run: Run, teachers: list[Outcome], role: str) -> dict[str, Any]:
         """Trains, and leaves a true status behind whatever happens."""
         try:
-            torch.set_num_threads(run.status().get("threads", torch.get_num_threads()))
-            run.write_status("running", threads=torch.get_num_threads())
             result = self._train(run, teachers, role)
             write_json(run.result_path, result)
             run.write_status("finished")
@@ -126,9 +133,9 @@ class Runner:
     def _train(self, run: Run, teachers: list[Outcome], role: str) -> dict[str, Any]:
         spec, device = run.spec, self._device
         data = self._resident(spec.dataset)
+        self._set_threads(run)
         seed_global_generators(mix(spec.seed, "init"), device)
         student = build_student(spec.student, spec.dataset)
-        macs = num_macs(student, (spec.dataset.in_channels, spec.dataset.image_size, spec.dataset.image_size))
         if spec.weights is not None:
             self._take_weights(student, spec.weights)
         student = on_device(student, device)
@@ -173,7 +180,7 @@ class Runner:
             "student": {
                 "name": spec.student.name,
                 "params": num_parameters(student),
-                "macs": macs,
+                "macs": _macs(spec),
                 "weights_sha256": digest,
                 "probe_top1": _probe_top1(student, data.test, context),
             },
@@ -186,6 +193,14 @@ class Runner:
             "environment": environment(device),
             "versions": versions(),
         }
+
+    def _set_threads(self, run: Run) -> None:
+        """Sets and records the number of CPU threads; a resumed run keeps what it began with, to keep its bits."""
+        torch.set_num_threads(self._all_threads)
+        macs = sum(_macs(spec) for spec in (run.spec, *run.spec.teachers)) * run.spec.recipe.batch_size
+        threads = run.status().get("threads") or self._threads or resolve_threads(macs, self._device)
+        torch.set_num_threads(threads)
+        run.write_status("running", threads=threads)
 
     def _resident(self, dataset: DatasetSpec) -> ResidentSplits:
         """A dataset on the device; the last one is kept, since the runs of a sweep share it."""
@@ -248,6 +263,13 @@ def load_resident(dataset: DatasetSpec, root: Path, device: torch.device) -> Res
 
     val = resident(selected.val) if selected.val is not None else None
     return ResidentSplits(resident(selected.train), val, resident(selected.test))
+
+
+def _macs(spec: Spec) -> int:
+    """Multiply-accumulates of a spec's student for one image."""
+    size = spec.dataset.image_size
+    with torch.device("meta"):
+        return num_macs(build_student(spec.student, spec.dataset), (spec.dataset.in_channels, size, size))
 
 
 def _probe_top1(model: nn.Module, test: ResidentImages, context: Any) -> float:

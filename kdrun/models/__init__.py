@@ -1,4 +1,4 @@
-"""The networks: `kdrun.models.NAME(num_classes, in_channels=3, ...)` maps `[N, in_channels, H, W]` to `[N, num_classes]`.
+"""The networks. `kdrun.models.NAME(num_classes=K, in_channels=C)` makes one; it maps `[N, C, H, W]` to logits `[N, K]`.
 
     name                family                                     file           init
     cnn                 the Tf-KD paper's plain 5-layer CNN        plain.py       PyTorch's

@@ -40,7 +40,7 @@ def basic_block(in_channels: int, out_channels: int, stride: int) -> Residual:
 
 
 def bottleneck(in_channels: int, out_channels: int, stride: int, *, groups: int = 1) -> Residual:
-    """1x1, 3x3 (with the stride, in `groups`) and 1x1 convolution; a quarter of the output's channels per group inside."""
+    """1x1, 3x3 (strided, grouped) and 1x1 convolution; inside, each group has a quarter of the output's channels."""
     inner = groups * out_channels // 4
     branch = chain(
         conv_bn(in_channels, inner, 1, activation=nn.ReLU),

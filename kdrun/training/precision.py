@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 PRECISIONS = ("auto", "fp32", "bf16")
+SMALL_STEP_MACS = 1_000_000_000
 
 
 def resolve_device(name: str) -> torch.device:
@@ -41,6 +42,20 @@ def resolve_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     return "bf16" if device.type == "cuda" else "fp32"
+
+
+def resolve_threads(macs_per_step: int, device: torch.device) -> int:
+    """How many CPU threads a run computes with: all of them, or one where a step is small.
+
+    Threads that share a small operation wait for each other longer than they compute; on a busy machine a hundred
+    times longer. A rule, never a timing, since the number of threads changes the last bits of a result.
+
+    Args:
+        macs_per_step: multiply-accumulates of one forward pass over a batch.
+        device: where the run computes.
+    """
+    small = device.type == "cpu" and macs_per_step < SMALL_STEP_MACS
+    return 1 if small else torch.get_num_threads()
 
 
 def on_device(model: nn.Module, device: torch.device) -> nn.Module:

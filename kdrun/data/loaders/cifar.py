@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +13,61 @@ import torch
 from ..files import Archive, find, unpack_archive, verified_bytes
 from ..splits import ImageSet, Splits
 
-CIFAR10 = Archive(
-    title="CIFAR-10",
-    url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-    md5="c58f30108f718f92721af3b95e74349a",
-    directory="cifar-10-batches-py",
-)
-CIFAR10_TRAIN = {
-    "data_batch_1": "c99cafc152244af753f735de768cd75f",
-    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-    "data_batch_4": "634d18415352ddfa80567beed471001a",
-    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-}
-CIFAR10_TEST = {"test_batch": "40351d587109b95175f43aff81a1287e"}
-CIFAR10_META = {"batches.meta": "5ff9c542aee3614f3951f8cda6e48888"}
 
-CIFAR100 = Archive(
-    title="CIFAR-100",
-    url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-    md5="eb9058c3a382ffc7106e4002c42a8d85",
-    directory="cifar-100-python",
+@dataclass(frozen=True)
+class PickledFiles:
+    """A dataset in the pickled files of its archive.
+
+    Attributes:
+        archive: what they come in.
+        train: MD5 of the files with training images, by file name.
+        test: likewise for the test images.
+        names: likewise for the one file with the class names.
+        label_key: where an image file has its labels.
+        names_key: where the class names are.
+    """
+
+    archive: Archive
+    train: Mapping[str, str]
+    test: Mapping[str, str]
+    names: Mapping[str, str]
+    label_key: bytes
+    names_key: bytes
+
+
+CIFAR10 = PickledFiles(
+    archive=Archive(
+        title="CIFAR-10",
+        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        md5="c58f30108f718f92721af3b95e74349a",
+        directory="cifar-10-batches-py",
+    ),
+    train={
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    },
+    test={"test_batch": "40351d587109b95175f43aff81a1287e"},
+    names={"batches.meta": "5ff9c542aee3614f3951f8cda6e48888"},
+    label_key=b"labels",
+    names_key=b"label_names",
 )
-CIFAR100_TRAIN = {"train": "16019d7e3df5f24257cddd939b257f8d"}
-CIFAR100_TEST = {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
-CIFAR100_META = {"meta": "7973b15100ade9c7d40fb424638fde48"}
+
+CIFAR100 = PickledFiles(
+    archive=Archive(
+        title="CIFAR-100",
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        md5="eb9058c3a382ffc7106e4002c42a8d85",
+        directory="cifar-100-python",
+    ),
+    train={"train": "16019d7e3df5f24257cddd939b257f8d"},
+    test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+    names={"meta": "7973b15100ade9c7d40fb424638fde48"},
+    label_key=b"fine_labels",
+    names_key=b"fine_label_names",
+)
 
 
 def cifar10(root: Path) -> Splits:
@@ -45,9 +76,7 @@ def cifar10(root: Path) -> Splits:
     Raises:
         DataError: absent and not to be downloaded, incomplete, or not the official files.
     """
-    return _load(
-        root, CIFAR10, CIFAR10_TRAIN, CIFAR10_TEST, CIFAR10_META, label_key=b"labels", names_key=b"label_names"
-    )
+    return _load(root, CIFAR10)
 
 
 def cifar100(root: Path) -> Splits:
@@ -56,35 +85,18 @@ def cifar100(root: Path) -> Splits:
     Raises:
         DataError: absent and not to be downloaded, incomplete, or not the official files.
     """
-    return _load(
-        root,
-        CIFAR100,
-        CIFAR100_TRAIN,
-        CIFAR100_TEST,
-        CIFAR100_META,
-        label_key=b"fine_labels",
-        names_key=b"fine_label_names",
-    )
+    return _load(root, CIFAR100)
 
 
-def _load(
-    root: Path,
-    archive: Archive,
-    train: Mapping[str, str],
-    test: Mapping[str, str],
-    meta: Mapping[str, str],
-    *,
-    label_key: bytes,
-    names_key: bytes,
-) -> Splits:
-    names = [*train, *test, *meta]
-    place = find(root, archive.directory, names, title=archive.title) or unpack_archive(archive, root)
-    content = {name: _unpickled(place / name, md5) for name, md5 in {**train, **test, **meta}.items()}
-    (meta_name,) = meta
+def _load(root: Path, source: PickledFiles) -> Splits:
+    archive, md5 = source.archive, {**source.train, **source.test, **source.names}
+    place = find(root, archive.directory, list(md5), title=archive.title) or unpack_archive(archive, root)
+    content = {name: _unpickled(place / name, md5[name]) for name in md5}
+    (names_file,) = source.names
     return Splits(
-        train=_image_set([content[name] for name in train], label_key),
-        test=_image_set([content[name] for name in test], label_key),
-        class_names=tuple(name.decode("ascii") for name in content[meta_name][names_key]),
+        train=_image_set([content[name] for name in source.train], source.label_key),
+        test=_image_set([content[name] for name in source.test], source.label_key),
+        class_names=tuple(name.decode("ascii") for name in content[names_file][source.names_key]),
     )
 
 

@@ -1,0 +1,131 @@
+"""Archives and downloads."""
+
+import hashlib
+import io
+import socket
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from kdrun.data import DataError
+from kdrun.data.files import Archive, extract, unpack_archive
+
+
+def test_a_good_zip_is_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "good.zip", "w") as opened:
+        opened.writestr("data/a.txt", "hello")
+    extract(tmp_path / "good.zip", tmp_path / "target")
+    assert (tmp_path / "target" / "data" / "a.txt").read_text() == "hello"
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "data/../../outside.txt", "/outside.txt", "data\\..\\outside.txt"])
+def test_a_zip_that_would_leave_its_directory_is_refused(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as opened:
+        opened.writestr("data/a.txt", "hello")
+        opened.writestr(name, "harm")
+    target = tmp_path / "deep" / "target"
+    with pytest.raises(DataError, match=r"bad.zip: refused, its member .*outside.txt"):
+        extract(tmp_path / "bad.zip", target)
+    assert not target.exists()
+    assert not list(tmp_path.rglob("outside.txt"))
+
+
+def tar_with(path: Path, member: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w:gz") as opened:
+        opened.addfile(member, io.BytesIO(b"x" * member.size))
+    return path
+
+
+def test_a_tar_that_would_leave_its_directory_is_refused(tmp_path):
+    member = tarfile.TarInfo("../outside.txt")
+    member.size = 1
+    with pytest.raises(DataError, match=r"refused, its member '../outside.txt'"):
+        extract(tar_with(tmp_path / "bad.tar.gz", member), tmp_path / "target")
+    assert not (tmp_path / "outside.txt").exists()
+
+
+def test_a_tar_with_a_link_is_refused(tmp_path):
+    member = tarfile.TarInfo("link")
+    member.type, member.linkname = tarfile.SYMTYPE, "/etc"
+    with pytest.raises(DataError, match="'link' is neither a file nor a directory"):
+        extract(tar_with(tmp_path / "bad.tar.gz", member), tmp_path / "target")
+
+
+def test_a_broken_archive_is_named(tmp_path):
+    (tmp_path / "broken.tar.gz").write_bytes(b"\x1f\x8b nothing of the kind")
+    with pytest.raises(DataError, match=r"broken.tar.gz: not a readable archive"):
+        extract(tmp_path / "broken.tar.gz", tmp_path / "target")
+
+
+def make_archive(tmp_path: Path) -> tuple[Archive, bytes]:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as opened:
+        opened.writestr("toy/a.txt", "hello")
+    content = buffer.getvalue()
+    return Archive("Toy", "https://example.org/toy.zip", hashlib.md5(content).hexdigest(), "toy"), content
+
+
+def test_a_download_appears_whole_and_leaves_nothing_else(tmp_path, monkeypatch):
+    from torchvision.datasets import utils
+
+    archive, content = make_archive(tmp_path)
+
+    def download(url, root, filename=None, md5=None, max_redirect_hops=3):
+        assert (url, md5) == (archive.url, archive.md5)
+        assert not (tmp_path / "root" / "toy").exists()
+        assert socket.getdefaulttimeout() is not None
+        (Path(root) / filename).write_bytes(content)
+
+    monkeypatch.setattr(utils, "download_url", download)
+    assert unpack_archive(archive, tmp_path / "root") == tmp_path / "root" / "toy"
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["toy"]
+    assert (tmp_path / "root" / "toy" / "a.txt").read_text() == "hello"
+    assert socket.getdefaulttimeout() is None
+
+
+def test_an_interrupted_download_leaves_nothing(tmp_path, monkeypatch):
+    from torchvision.datasets import utils
+
+    def interrupted(url, root, filename=None, md5=None, max_redirect_hops=3):
+        (Path(root) / filename).write_bytes(b"half of")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(utils, "download_url", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        unpack_archive(make_archive(tmp_path)[0], tmp_path / "root")
+    assert list((tmp_path / "root").iterdir()) == []
+
+
+def test_a_root_that_cannot_be_made_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match=r"Toy is not here, and .* cannot be written.*\n[^$]*dataset.root=DIR"):
+        unpack_archive(make_archive(tmp_path)[0], tmp_path / "file" / "root")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("ModuleNotFoundError(\"No module named 'torchvision'\")", "does not import: No module named 'torchvision'"),
+        ("RuntimeError('operator torchvision::nms does not exist')", "do not match: operator torchvision::nms"),
+    ],
+)
+def test_a_torchvision_that_does_not_import_is_explained(tmp_path, error, message):
+    """In a fresh interpreter, with a torchvision that raises what a missing or mismatched one raises.
+
+    Also: `import kdrun.data` itself imports neither torchvision nor PIL.
+    """
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(f"raise {error}")
+    code = f"import sys, pathlib; sys.path.insert(0, {str(tmp_path)!r})\n" + (
+        "import kdrun.data\n"
+        "assert 'torchvision' not in sys.modules and 'PIL' not in sys.modules\n"
+        f"try:\n    kdrun.data.cifar100(pathlib.Path({str(tmp_path)!r}) / 'data')\n"
+        "except kdrun.data.DataError as error:\n    print(error)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert message in result.stdout
+    assert "CIFAR-100 is not here" in result.stdout

@@ -1,0 +1,194 @@
+"""Loaders that decode image files: folder and Tiny-ImageNet, and the cache of decoded images."""
+
+import logging
+import os
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from kdrun.data import DataError, check, folder, identity, tiny_imagenet
+from kdrun.data.loaders import tiny_imagenet as tiny_module
+
+
+def write_image(path: Path, size: tuple[int, int] = (12, 12), mode: str = "RGB", seed: int = 0) -> Image.Image:
+    generator = torch.Generator().manual_seed(seed)
+    channels = len(mode)
+    pixels = torch.randint(0, 256, (size[1], size[0], channels), dtype=torch.uint8, generator=generator)
+    image = Image.fromarray(pixels.squeeze(2).numpy() if channels == 1 else pixels.numpy())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return image
+
+
+@pytest.fixture
+def tree(tmp_path, data_home) -> Path:
+    """root/train and root/val with the classes ant and bee, sizes and formats mixed, images of known content."""
+    root = tmp_path / "images"
+    for seed, (name, size, mode) in enumerate(
+        [
+            ("train/bee/b.png", (12, 12), "RGB"),
+            ("train/bee/A.BMP", (20, 13), "RGB"),
+            ("train/ant/deeper/1.png", (9, 31), "L"),
+            ("train/ant/2.png", (40, 40), "RGBA"),
+            ("val/ant/x.png", (12, 30), "RGB"),
+            ("val/bee/y.png", (5, 6), "L"),
+        ]
+    ):
+        write_image(root / name, size, mode, seed)
+    (root / "train" / "ant" / "notes.txt").write_text("not an image")
+    (root / "train" / "ant" / "._2.png").write_text("a hidden file")
+    (root / "train" / ".cache").mkdir()
+    return root
+
+
+def as_torchvision_does(path: Path, size: int, mode: str) -> torch.Tensor:
+    with Image.open(path) as opened:
+        image = opened.convert(mode)
+    image = transforms.CenterCrop(size)(transforms.Resize(size)(image))
+    return transforms.functional.pil_to_tensor(image).permute(1, 2, 0)
+
+
+@pytest.mark.parametrize(("in_channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_folder_is_decoded_as_torchvision_would(tree, in_channels, mode):
+    splits = folder(tree, image_size=12, in_channels=in_channels)
+    check(splits, num_classes=2, in_channels=in_channels, image_size=12)
+    assert splits.class_names == ("ant", "bee")
+    assert splits.train.labels.tolist() == [0, 0, 1, 1]
+    assert splits.test.labels.tolist() == [0, 1]
+    train = ["train/ant/2.png", "train/ant/deeper/1.png", "train/bee/A.BMP", "train/bee/b.png"]
+    for names, split in ((train, splits.train), (["val/ant/x.png", "val/bee/y.png"], splits.test)):
+        expected = torch.stack([as_torchvision_does(tree / name, 12, mode) for name in names])
+        assert torch.equal(split.images, expected)
+
+
+def test_the_second_load_decodes_nothing(tree, data_home, monkeypatch):
+    first = folder(tree, image_size=12, in_channels=3)
+    assert [path.suffix for path in (data_home / "decoded").iterdir()] == [".safetensors"]
+
+    def broken(*args, **options):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(Image, "open", broken)
+    second = folder(tree, image_size=12, in_channels=3)
+    assert identity(second) == identity(first)
+    for changed in ({"image_size": 10, "in_channels": 3}, {"image_size": 12, "in_channels": 1}):
+        with pytest.raises(AssertionError, match="decoded again"):
+            folder(tree, **changed)
+
+
+def test_a_changed_image_is_decoded_again(tree):
+    first = folder(tree, image_size=12, in_channels=3)
+    write_image(tree / "train/bee/b.png", seed=99)
+    later = time.time() + 5
+    os.utime(tree / "train/bee/b.png", (later, later))
+    second = folder(tree, image_size=12, in_channels=3)
+    assert torch.equal(second.train.images[:3], first.train.images[:3])
+    assert torch.equal(second.train.images[3], as_torchvision_does(tree / "train/bee/b.png", 12, "RGB"))
+    assert not torch.equal(second.train.images[3], first.train.images[3])
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(tree, data_home, caplog):
+    data_home.write_text("a file where the directory should be")
+    with caplog.at_level(logging.WARNING):
+        splits = folder(tree, image_size=12, in_channels=3)
+    assert len(splits.train) == 4
+    assert "cannot be kept" in caplog.text
+
+
+def test_a_damaged_cache_is_named(tree, data_home):
+    folder(tree, image_size=12, in_channels=3)
+    (cached,) = (data_home / "decoded").iterdir()
+    cached.write_bytes(cached.read_bytes()[:-10])
+    with pytest.raises(DataError, match=f"{cached.name}: .*cannot be read.*remove the file"):
+        folder(tree, image_size=12, in_channels=3)
+
+
+def test_every_unreadable_image_is_named(tree, data_home):
+    (tree / "train/bee/b.png").write_bytes(b"no image")
+    whole = (tree / "val/ant/x.png").read_bytes()
+    (tree / "val/ant/x.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="2 of 6 images cannot be read") as caught:
+        folder(tree, image_size=12, in_channels=3)
+    assert str(tree / "train/bee/b.png") in str(caught.value)
+    assert str(tree / "val/ant/x.png") in str(caught.value)
+    assert not (data_home / "decoded").exists()
+
+
+def test_faults_of_the_tree_are_named(tree):
+    (tree / "train/cat").mkdir()
+    with pytest.raises(DataError, match=r"classes of training and test images differ\n  only in .*train: cat$"):
+        folder(tree, image_size=12, in_channels=3)
+    (tree / "val/cat").mkdir()
+    with pytest.raises(DataError, match=r"train.cat: has no images \(\.png"):
+        folder(tree, image_size=12, in_channels=3)
+    with pytest.raises(DataError, match="needs a directory train/ and one of test, val, validation"):
+        folder(tree / "train", image_size=12, in_channels=3)
+    (tree / "empty/train").mkdir(parents=True)
+    (tree / "empty/test").mkdir()
+    with pytest.raises(DataError, match="has no sub-directories"):
+        folder(tree / "empty", image_size=12, in_channels=3)
+
+
+@pytest.mark.parametrize(("size", "channels", "message"), [(12, 2, "in_channels=2"), (0, 3, "image_size=0")])
+def test_bad_sizes_are_named(tree, size, channels, message):
+    with pytest.raises(ValueError, match=rf"dataset\.{message}"):
+        folder(tree, image_size=size, in_channels=channels)
+
+
+# --- Tiny-ImageNet --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(tmp_path, data_home, monkeypatch) -> Path:
+    """A tiny-imagenet-200 of 2 classes with 3 training and 2 validation images each; one image is grey."""
+    place = tmp_path / "data" / "tiny-imagenet-200"
+    ids = ["n02", "n01"]
+    annotations = []
+    for label, wordnet_id in enumerate(ids):
+        for number in range(3):
+            mode = "L" if number == 2 else "RGB"
+            write_image(place / f"train/{wordnet_id}/images/{wordnet_id}_{number}.JPEG", (64, 64), mode, 10 * label)
+        for number in range(2):
+            name = f"val_{2 * number + label}.JPEG"
+            write_image(place / "val/images" / name, (64, 64), "RGB", 50 + 2 * number + label)
+            annotations.append(f"{name}\t{wordnet_id}\t0\t0\t62\t62")
+    (place / "wnids.txt").write_text("\n".join(ids) + "\n")
+    (place / "words.txt").write_text("n00\tentity\nn01\tgoldfish, Carassius auratus\nn02\ttoad\n")
+    (place / "val/val_annotations.txt").write_text("\n".join(annotations) + "\n")
+    for name, value in (("NUM_CLASSES", 2), ("TRAIN_PER_CLASS", 3), ("TEST_PER_CLASS", 2)):
+        monkeypatch.setattr(tiny_module, name, value)
+    return place
+
+
+def test_tiny_imagenet_reads_the_official_layout(tiny):
+    splits = tiny_imagenet(tiny.parent)
+    check(splits, num_classes=2, in_channels=3, image_size=64)
+    assert splits.class_names == ("goldfish", "toad")
+    assert splits.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert splits.test.labels.tolist() == [1, 1, 0, 0]
+    for image, name in zip(splits.test.images, ("val_0", "val_2", "val_1", "val_3"), strict=True):
+        assert torch.equal(image, as_torchvision_does(tiny / f"val/images/{name}.JPEG", 64, "RGB"))
+
+
+def test_tiny_imagenet_counts_its_images(tiny):
+    (tiny / "train/n01/images/n01_1.JPEG").unlink()
+    with pytest.raises(DataError, match=r"train has 2 images of class 0 \(goldfish\), expected 3"):
+        tiny_imagenet(tiny.parent)
+
+
+def test_tiny_imagenet_is_unpacked_only_from_the_official_archive(tiny, monkeypatch, no_network):
+    archive = tiny.parent / "tiny-imagenet-200.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        for path in sorted(tiny.rglob("*")):
+            opened.write(path, path.relative_to(tiny.parent))
+    tiny.rename(tiny.parent / "aside")
+    with pytest.raises(
+        DataError, match=r"tiny-imagenet-200.zip is damaged .* expected 90528d7ca1a48142e341f4ef8d21d0de"
+    ):
+        tiny_imagenet(tiny.parent)
+    assert no_network == []

@@ -1,0 +1,94 @@
+"""Batches from resident images, their order, and the views of an epoch."""
+
+import pytest
+import torch
+
+from kdrun.data import Augmentation, ImageSet, ResidentImages, TrainingViews, augment, batches, epoch_order
+
+MEAN, STD = [0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]
+IMAGES = torch.randint(0, 256, (20, 6, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(20) % 4
+
+
+@pytest.fixture
+def resident() -> ResidentImages:
+    return ResidentImages(ImageSet(IMAGES, LABELS), mean=MEAN, std=STD, device="cpu")
+
+
+def normalised(images: torch.Tensor) -> torch.Tensor:
+    """(x / 255 - mean) / std, written out in float64."""
+    mean, std = torch.tensor(MEAN, dtype=torch.float64), torch.tensor(STD, dtype=torch.float64)
+    return ((images.double() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def test_batch_is_normalised_and_channels_last(resident):
+    index = torch.tensor([4, 0, 4, 19])
+    batch = resident.batch(index)
+    assert batch.dtype == torch.float32
+    assert batch.shape == (4, 3, 6, 6)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(batch.double(), normalised(IMAGES[index]), rtol=0, atol=1e-6)
+    assert len(resident) == 20
+
+
+def test_view_is_the_normalised_augmented_image(resident):
+    law, index = Augmentation(crop_padding=2, flip=True, rotation=30.0), torch.arange(20)
+    view = resident.view(index, law, seed=3, epoch=1)
+    expected = normalised(augment(IMAGES, index, law, seed=3, epoch=1))
+    torch.testing.assert_close(view.double(), expected, rtol=0, atol=1e-6)
+    assert view.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ([0.5], STD, r"dataset\.mean=\[0\.5\]: .* each of 3"),
+        (MEAN, [0.5] * 2, r"dataset\.std=\[0\.5, 0\.5\]"),
+        (MEAN, [0.5, 0.0, 0.5], r"dataset\.std=.* greater than 0"),
+    ],
+)
+def test_normalisation_must_fit_the_channels(mean, std, message):
+    with pytest.raises(ValueError, match=message):
+        ResidentImages(ImageSet(IMAGES, LABELS), mean=mean, std=std, device="cpu")
+
+
+def test_epoch_order_is_a_permutation_of_its_own_for_each_seed_and_epoch():
+    orders = [epoch_order(1000, seed=seed, epoch=epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(order.sort().values.equal(torch.arange(1000)) for order in orders)
+    assert torch.equal(orders[1], epoch_order(1000, seed=0, epoch=1))
+    # Two independent permutations agree in one place on average.
+    agreements = [int((a == b).sum()) for i, a in enumerate(orders) for b in orders[:i]]
+    assert max(agreements) < 10
+
+
+def test_epoch_order_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    epoch_order(10, seed=0, epoch=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("num", "batch_size", "sizes"),
+    [(10, 5, [5, 5]), (12, 5, [5, 5, 2]), (11, 5, [5, 5]), (3, 5, [3]), (1, 5, [1]), (3, 1, [1, 1, 1])],
+)
+def test_batches_keep_the_order_and_drop_a_single_leftover(num, batch_size, sizes):
+    order = torch.arange(num).flip(0)
+    cut = batches(order, batch_size)
+    assert [len(batch) for batch in cut] == sizes
+    assert torch.equal(torch.cat(cut), order[: sum(sizes)])
+
+
+def test_batch_size_must_be_positive():
+    with pytest.raises(ValueError, match=r"recipe\.batch_size=0"):
+        batches(torch.arange(4), 0)
+
+
+def test_an_epoch_visits_every_image_once(resident):
+    law = Augmentation(crop_padding=1)
+    views = TrainingViews(resident, law, batch_size=8, seed=5)
+    steps = list(views.epoch(2))
+    assert len(steps) == len(views) == 3
+    index = torch.cat([step[2] for step in steps])
+    assert torch.equal(index, epoch_order(20, seed=5, epoch=2))
+    assert torch.equal(torch.cat([step[1] for step in steps]), LABELS[index])
+    assert torch.equal(torch.cat([step[0] for step in steps]), resident.view(index, law, seed=5, epoch=2))

@@ -1,0 +1,140 @@
+"""Selection of images, and the checks on what a loader returns."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from kdrun.data import DataError, ImageSet, Splits, check, identity, select, stratified_subset, synthetic
+
+COUNTS = (50, 7, 1, 200)  # images per class: unequal, one class with a single image
+SHUFFLED = torch.randperm(258, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(4).repeat_interleave(torch.tensor(COUNTS))[SHUFFLED]
+
+
+@pytest.fixture
+def splits() -> Splits:
+    """Images that say their own position: image i has the two bytes of i as its pixels."""
+    position = torch.arange(258)
+    images = torch.stack([position // 256, position % 256], dim=1).to(torch.uint8).view(-1, 2, 1, 1)
+    return Splits(ImageSet(images, LABELS), ImageSet(images[:9], LABELS[:9]), ("a", "b", "c", "d"))
+
+
+def positions(image_set: ImageSet) -> list[int]:
+    high, low = image_set.images.long().flatten(1).unbind(1)
+    return (high * 256 + low).tolist()
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5, 0.77, 1.0])
+def test_subset_has_the_same_share_of_every_class(fraction):
+    index = stratified_subset(LABELS, fraction)
+    expected = [max(1, int(fraction * count + 0.5)) for count in COUNTS]
+    assert LABELS[index].bincount(minlength=4).tolist() == expected
+    assert index.tolist() == sorted(set(index.tolist()))
+    assert torch.equal(index, stratified_subset(LABELS, fraction))
+
+
+def test_smaller_subset_lies_in_the_larger():
+    subsets = [set(stratified_subset(LABELS, fraction).tolist()) for fraction in (0.05, 0.1, 0.3, 0.31, 0.9, 1.0)]
+    assert all(small <= large for small, large in itertools.pairwise(subsets))
+
+
+def test_subset_depends_on_the_seed_and_spreads_over_the_class():
+    first, second = (stratified_subset(torch.zeros(10_000, dtype=torch.long), 0.1, seed) for seed in (0, 1))
+    # Two independent choices of 1000 out of 10000 share 100 +- 9; the mean position is 5000 +- 87.
+    assert 50 < len(set(first.tolist()) & set(second.tolist())) < 150
+    assert abs(first.double().mean() - 5000) < 500
+
+
+def test_selecting_nothing_gives_everything(splits):
+    selected = select(splits)
+    assert selected.train is splits.train
+    assert selected.val is None
+    assert selected.test is splits.test
+
+
+def test_validation_is_disjoint_stratified_and_independent_of_the_rest(splits):
+    selected = select(splits, val_fraction=0.2)
+    train, val = positions(selected.train), positions(selected.val)
+    assert sorted(train + val) == list(range(258))
+    # Of the class with a single image nothing can be held out.
+    assert selected.val.labels.bincount(minlength=4).tolist() == [10, 1, 0, 40]
+    smaller = select(splits, val_fraction=0.2, train_fraction=0.1, classes=[0, 3])
+    assert positions(smaller.val) == val
+    assert set(positions(smaller.train)) < set(train)
+    assert smaller.train.labels.bincount(minlength=4).tolist() == [4, 0, 0, 16]
+    assert smaller.test is splits.test
+
+
+def test_a_class_keeps_a_training_image_whatever_is_held_out(splits):
+    selected = select(splits, val_fraction=0.99)
+    assert selected.train.labels.bincount(minlength=4).tolist() == [1, 1, 1, 2]
+
+
+def test_classes_restrict_only_the_training_images(splits):
+    selected = select(splits, classes=[3, 1])
+    assert positions(selected.train) == ((LABELS == 1) | (LABELS == 3)).nonzero().flatten().tolist()
+    assert torch.equal(selected.train.labels, LABELS[(LABELS == 1) | (LABELS == 3)])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_fraction": 0.0}, r"dataset\.train_fraction=0\.0: must be greater than 0"),
+        ({"train_fraction": float("nan")}, r"dataset\.train_fraction=nan"),
+        ({"val_fraction": 1.0}, r"dataset\.val_fraction=1\.0: .* less than 1"),
+        ({"classes": []}, r"dataset\.classes=\[\]: name at least one"),
+        ({"classes": [0, 4]}, r"dataset\.classes=\[0, 4\]: \[4\] are no classes; allowed are 0 to 3"),
+        ({"classes": [1, 1]}, r"dataset\.classes=\[1, 1\]: a class is named twice"),
+    ],
+)
+def test_bad_selection_is_named_as_users_type_it(splits, options, message):
+    with pytest.raises(ValueError, match=message):
+        select(splits, **options)
+
+
+DESCRIPTION = {"num_classes": 3, "in_channels": 3, "image_size": 4}
+GOOD = synthetic(**DESCRIPTION, train_size=6, test_size=6)
+
+
+def with_train(images: torch.Tensor, labels: torch.Tensor) -> Splits:
+    return dataclasses.replace(GOOD, train=ImageSet(images, labels))
+
+
+def test_check_accepts_what_is_described():
+    check(GOOD, **DESCRIPTION)
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (dataclasses.replace(GOOD, class_names=("one", "two")), "dataset.num_classes=3, but the data has 2"),
+        (with_train(GOOD.train.images[:, :, :3], GOOD.train.labels), "training images: .* dataset.image_size=4"),
+        (with_train(GOOD.train.images.float(), GOOD.train.labels), "training images: torch.float32"),
+        (with_train(GOOD.train.images, GOOD.train.labels[:5]), "with 5 labels"),
+        (with_train(GOOD.train.images, GOOD.train.labels.int()), "training labels: torch.int32"),
+        (with_train(GOOD.train.images, GOOD.train.labels + 1), "labels run from 1 to 3, .* allows 0 to 2"),
+        (with_train(GOOD.train.images, GOOD.train.labels - 1), "labels run from -1 to 1"),
+        (with_train(GOOD.train.images, GOOD.train.labels * 0), "one class"),
+        (with_train(GOOD.train.images[:1], GOOD.train.labels[:1]), r"training set has 1 image\(s\)"),
+        (dataclasses.replace(GOOD, test=ImageSet(GOOD.test.images[:0], GOOD.test.labels[:0])), "test set has 0"),
+    ],
+)
+def test_check_names_what_is_wrong(splits, message):
+    with pytest.raises(DataError, match=message):
+        check(splits, **DESCRIPTION)
+
+
+def test_identity_covers_pixels_labels_and_names():
+    changed_pixel = GOOD.test.images.clone()
+    changed_pixel[-1, -1, -1, -1] ^= 1
+    variants = [
+        GOOD,
+        dataclasses.replace(GOOD, test=ImageSet(changed_pixel, GOOD.test.labels)),
+        with_train(GOOD.train.images, GOOD.train.labels.flip(0)),
+        dataclasses.replace(GOOD, class_names=("x", "y", "z")),
+    ]
+    assert len({identity(splits) for splits in variants}) == len(variants)
+    copy = dataclasses.replace(GOOD, train=ImageSet(GOOD.train.images.clone(), GOOD.train.labels.clone()))
+    assert identity(copy) == identity(GOOD)
