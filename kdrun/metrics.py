@@ -40,14 +40,14 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """
     values = torch.stack(
         [
-            100 * num_correct(logits, labels, 1) / len(labels),
-            100 * num_correct(logits, labels, 5) / len(labels),
+            num_correct(logits, labels, 1),
+            num_correct(logits, labels, 5),
             F.cross_entropy(_wide(logits), labels),
             expected_calibration_error(logits, labels),
         ]
     )
-    top1, top5, nll, ece = values.tolist()  # one transfer from the device
-    return {"top1": top1, "top5": top5, "nll": nll, "ece": ece}
+    correct1, correct5, nll, ece = values.tolist()  # one transfer from the device
+    return {"top1": 100 * correct1 / len(labels), "top5": 100 * correct5 / len(labels), "nll": nll, "ece": ece}
 
 
 def num_agreeing(logits: Tensor, other: Tensor) -> Tensor:

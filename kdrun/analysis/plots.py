@@ -50,6 +50,7 @@ def learning_curves(path: Path, teachers: Sequence[Group], students: Sequence[Gr
             if any(statistic.deviation for statistic in curve):
                 axes.fill_between(epochs, *_band(curve), color=line.get_color(), alpha=0.15, linewidth=0)
         axes.set(xlabel="epoch", ylabel="test top-1 (%)", title=title)
+        axes.set_ylim(bottom=_floor([group.curve("test", "top1") for group in (*teachers, *students)]))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend_title = "mean of the last epoch in brackets"
         axes.legend(frameon=False, fontsize="small", title=legend_title, title_fontsize="x-small")
@@ -87,11 +88,17 @@ def accuracy_against(path: Path, key: str, groups: Sequence[Group], teachers: Se
         axes.legend(frameon=False, fontsize="small")
 
 
+def _floor(curves: Sequence[list[Statistic]]) -> float:
+    """Where the accuracy axis begins: below what the curves do after their first quarter, so that it can be seen."""
+    later = [statistic.mean for curve in curves for statistic in curve[len(curve) // 4 :]]
+    return max(0.0, min(later) - 0.3 * (max(later) - min(later)) - 1) if later else 0.0
+
+
 def _scale(axes: Any, numbers: dict[str, float] | None, values: Sequence[str]) -> None:
     """Ticks at the swept values; logarithmic where they span a factor of eight or more."""
     if numbers is None:
         axes.set_xticks(range(len(values)), values, rotation=20 if len(values) > 4 else 0)
-        axes.margins(x=0.15)
+        axes.set_xlim(-0.5, len(values) - 0.5)
         return
     if min(numbers.values()) > 0 and max(numbers.values()) / min(numbers.values()) >= 8:
         axes.set_xscale("log", base=2)

@@ -185,6 +185,13 @@ def _call_with(function: Callable[..., Any], offered: Mapping[str, Any], **optio
     return function(**{name: value for name, value in offered.items() if name in accepted}, **options)
 
 
+def all_options(method: Component) -> dict[str, Any]:
+    """A component's options with those at their default filled in, for people to read."""
+    parameters = inspect.signature(resolve(method.target)).parameters.values()
+    defaults = {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
+    return {**defaults, **method.options}
+
+
 def load_weights(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
     """Loads a state dict that was read from `path`.
 

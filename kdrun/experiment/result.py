@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdrun.experiment.build import method_class
+from kdrun.experiment.build import all_options, method_class
 from kdrun.experiment.spec import Spec
 
 RESULT_SCHEMA = 1
@@ -18,7 +18,7 @@ def describe(spec: Spec, teachers: list[dict[str, Any]]) -> dict[str, Any]:
         "status": "finished",
         "semantics": spec.semantics,
         "dataset": spec.dataset.name,
-        "method": {"name": method_class(spec.method).name, **spec.method.options},
+        "method": {"name": method_class(spec.method).name, **all_options(spec.method)},
         "teachers": [
             {
                 "run_id": teacher["run_id"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kdrun.models.layers import GlobalAverage, chain, check_shape, conv_bn, named
+from kdrun.models.layers import GlobalAverage, check_shape, conv_bn, named
 
 
 class Inception(nn.Module):
@@ -33,14 +33,14 @@ class Inception(nn.Module):
     ) -> None:
         super().__init__()
         self.branch1x1 = _conv(in_channels, out1x1, 1)
-        self.branch3x3 = chain(_conv(in_channels, reduce3x3, 1), _conv(reduce3x3, out3x3, 3))
-        self.branch5x5 = chain(
+        self.branch3x3 = nn.Sequential(_conv(in_channels, reduce3x3, 1), _conv(reduce3x3, out3x3, 3))
+        self.branch5x5 = nn.Sequential(
             _conv(in_channels, reduce5x5, 1),
             # The released code passes the number of channels once more here, and so as eps: 32 to 128, not 1e-5.
             _conv(reduce5x5, out5x5, 3, eps=float(out5x5)),
             _conv(out5x5, out5x5, 3),
         )
-        self.branch_pool = chain(nn.MaxPool2d(3, stride=1, padding=1), _conv(in_channels, out_pool, 1))
+        self.branch_pool = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), _conv(in_channels, out_pool, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat((self.branch1x1(x), self.branch3x3(x), self.branch5x5(x), self.branch_pool(x)), dim=1)

@@ -14,11 +14,6 @@ def named(**modules: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict(modules))
 
 
-def chain(*modules: nn.Module) -> nn.Sequential:
-    """The modules one after the other, numbered from 0."""
-    return nn.Sequential(*modules)
-
-
 def conv_bn(
     in_channels: int,
     out_channels: int,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kdrun.models.layers import GlobalAverage, chain, check_shape, conv_bn, named
+from kdrun.models.layers import GlobalAverage, check_shape, conv_bn, named
 
 
 class InvertedResidual(nn.Module):
@@ -55,4 +55,4 @@ def mobilenetv2(num_classes: int, in_channels: int = 3) -> nn.Sequential:
 def _stage(in_channels: int, out_channels: int, *, blocks: int, stride: int, expansion: int = 6) -> nn.Sequential:
     first = InvertedResidual(in_channels, out_channels, stride=stride, expansion=expansion)
     others = (InvertedResidual(out_channels, out_channels, stride=1, expansion=expansion) for _ in range(blocks - 1))
-    return chain(first, *others)
+    return nn.Sequential(first, *others)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdrun.models.layers import GlobalAverage, chain, check_shape, conv_bn, init_convolutions, named
+from kdrun.models.layers import GlobalAverage, check_shape, conv_bn, init_convolutions, named
 
 Block = Callable[[int, int, int], nn.Module]  # (in_channels, out_channels, stride) -> block
 
@@ -32,7 +32,7 @@ class Residual(nn.Module):
 
 def basic_block(in_channels: int, out_channels: int, stride: int) -> Residual:
     """Two 3x3 convolutions."""
-    branch = chain(
+    branch = nn.Sequential(
         conv_bn(in_channels, out_channels, 3, stride=stride, activation=nn.ReLU),
         conv_bn(out_channels, out_channels, 3),
     )
@@ -42,7 +42,7 @@ def basic_block(in_channels: int, out_channels: int, stride: int) -> Residual:
 def bottleneck(in_channels: int, out_channels: int, stride: int, *, groups: int = 1) -> Residual:
     """1x1, 3x3 (strided, grouped) and 1x1 convolution; inside, each group has a quarter of the output's channels."""
     inner = groups * out_channels // 4
-    branch = chain(
+    branch = nn.Sequential(
         conv_bn(in_channels, inner, 1, activation=nn.ReLU),
         conv_bn(inner, inner, 3, stride=stride, groups=groups, activation=nn.ReLU),
         conv_bn(inner, out_channels, 1),
@@ -71,7 +71,7 @@ def residual_network(
     channels = stem
     for i, (width, depth) in enumerate(zip(widths, blocks, strict=True)):
         first = block(channels, width, 1 if i == 0 else 2)
-        network.add_module(f"layer{i + 1}", chain(first, *(block(width, width, 1) for _ in range(depth - 1))))
+        network.add_module(f"layer{i + 1}", nn.Sequential(first, *(block(width, width, 1) for _ in range(depth - 1))))
         channels = width
     network.add_module("pool", GlobalAverage())
     network.add_module("classifier", nn.Linear(channels, num_classes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kdrun.models.layers import GlobalAverage, chain, check_shape, conv_bn, named
+from kdrun.models.layers import GlobalAverage, check_shape, conv_bn, named
 
 
 def concat_shuffled(left: Tensor, right: Tensor) -> Tensor:
@@ -70,4 +70,4 @@ def shufflenetv2(num_classes: int, in_channels: int = 3) -> nn.Sequential:
 
 def _stage(in_channels: int, out_channels: int, *, units: int) -> nn.Sequential:
     others = (ShuffleUnit(out_channels, out_channels) for _ in range(units - 1))
-    return chain(ShuffleUnit(in_channels, out_channels), *others)
+    return nn.Sequential(ShuffleUnit(in_channels, out_channels), *others)
