@@ -82,8 +82,10 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         from kdrun.experiment.dry_run import dry_run
 
-        for job in jobs:
-            log.info("%s", dry_run(job.spec, job.device))
+        teachers = [teacher for job in jobs for teacher in job.spec.teachers]
+        for role, specs in (("teacher", teachers), ("student", [job.spec for job in jobs])):
+            for spec in {spec.run_id: spec for spec in specs}.values():
+                log.info("%s", dry_run(spec, jobs[0].device, role=role))
         return 0
     if options.multirun:
         return _run_sweep(jobs, choices)
@@ -102,31 +104,28 @@ def _jobs(options: argparse.Namespace) -> tuple[list[Job], list[dict[str, str]]]
         expand,
         hydra_session,
         search_path,
-        swept_keys,
-        with_aliases,
     )
 
-    problems: dict[str, None] = {}
+    problems: list[str] = []
     jobs, choices = [], []
-    overrides = with_aliases(options.overrides)
     with hydra_session():
-        lists = expand(overrides, multirun=options.multirun)
-        swept = swept_keys(overrides)
+        lists = expand(options.overrides, multirun=options.multirun, problems=problems)
+        swept = [texts[0].partition("=")[0] for texts in zip(*lists, strict=True) if len(set(texts)) > 1]
         for job_overrides in lists:
             try:
-                config = compose_job([*search_path(options.config_dir), *job_overrides])
+                config = compose_job([*search_path(options.config_dir), *job_overrides], problems)
                 from kdrun.config.preflight import check_job  # torch is needed from here on
 
                 jobs.append(check_job(config, job_overrides))
             except ConfigError as error:
-                problems |= dict.fromkeys(error.problems)
-            pairs = dict(text.lstrip("+").partition("=")[::2] for text in job_overrides)
+                problems += error.problems
+            pairs = dict(text.partition("=")[::2] for text in job_overrides)
             choices.append({key: pairs[key] for key in swept})
     for what in ("output_root", "data_root", "device", "threads"):
         if len({getattr(job, what) for job in jobs}) > 1:
-            problems[f"the jobs of a sweep must share one {what}"] = None
+            problems.append(f"the jobs of a sweep must share one {what}")
     if problems:
-        raise ConfigError(list(problems))
+        raise ConfigError(list(dict.fromkeys(problems)))
     return jobs, choices
 
 
@@ -222,20 +221,18 @@ def _hydra_main(words: Sequence[str]) -> int:
         ConfigError,
         compose_job,
         config_directory,
-        expand,
         hydra_session,
-        with_aliases,
+        in_hydras_words,
     )
 
-    aliased = with_aliases(words)
     if "--cfg" in words or "-c" in words:
-        try:
-            with hydra_session():
-                compose_job(expand([word for word in aliased if "=" in word], multirun=True)[0])
-        except ConfigError as error:
-            print(_problems(error), file=sys.stderr)
+        problems: list[str] = []
+        with hydra_session():
+            compose_job([word for word in words if "=" in word and not word.startswith("-")], problems)
+        if problems:
+            print(_problems(ConfigError(problems)), file=sys.stderr)
             return BAD_INPUT
-    sys.argv = ["kdrun", *aliased]
+    sys.argv = ["kdrun", *map(in_hydras_words, words)]
     hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=CONFIG_NAME)(_hydra_task)()
     return 0
 

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kdrun.experiment.signature import unknown
 
 CONFIG_NAME = "config"
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 
 class ConfigError(ValueError):
@@ -43,15 +44,11 @@ def config_directory() -> Path:
     raise FileNotFoundError(f"kdrun's conf/ directory is missing beside {package}")
 
 
-def with_aliases(overrides: Sequence[str]) -> list[str]:
-    """`teacher=none` and `teacher.method=OPTION` in Hydra's own words."""
-    aliases = {"teacher=none": "teacher=null"}
-    return [
-        aliases.get(text, text.replace("teacher.method=", "method@teacher.method=", 1))
-        if text.startswith(("teacher=", "teacher.method="))
-        else text
-        for text in overrides
-    ]
+def in_hydras_words(text: str) -> str:
+    """An override as Hydra wants it: kdrun also takes `teacher=none` and `teacher.method=OPTION`."""
+    if text == "teacher=none":
+        return "~teacher"
+    return f"method@{text}" if text.startswith("teacher.method=") else text
 
 
 @contextmanager
@@ -67,13 +64,15 @@ def search_path(extra_directory: Path | None) -> list[str]:
     return [] if extra_directory is None else [f"hydra.searchpath=[file://{extra_directory.resolve()}]"]
 
 
-def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
+def expand(overrides: Sequence[str], *, multirun: bool, problems: list[str]) -> list[list[str]]:
     """The override lists of all jobs: the product of what is swept, the last one varying fastest.
 
-    Raises:
-        ConfigError: overrides that cannot be parsed, or a sweep without `-m`.
+    Args:
+        overrides: what the user typed.
+        multirun: whether several values are allowed.
+        problems: overrides that cannot be parsed, and sweeps without `-m`, are told here and left out.
     """
-    parsed, problems = [], []
+    parsed: list[Override] = []
     for text in overrides:
         try:
             parsed.append(OverridesParser.create().parse_override(text))
@@ -81,15 +80,8 @@ def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
             problems.append(f"{text}: cannot be parsed as key=value ({str(error).splitlines()[0]})")
     if not multirun:
         problems += [f"{o.input_line}: several values need -m (--multirun)" for o in parsed if o.is_sweep_override()]
-    if problems:
-        raise ConfigError(problems)
+        parsed = [override for override in parsed if not override.is_sweep_override()]
     return [list(job) for job in itertools.product(*(_choices(override) for override in parsed))]
-
-
-def swept_keys(overrides: Sequence[str]) -> list[str]:
-    """The keys that have several values."""
-    parsed = [OverridesParser.create().parse_override(text) for text in overrides]
-    return [override.get_key_element().lstrip("+~") for override in parsed if override.is_sweep_override()]
 
 
 def _choices(override: Override) -> list[str]:
@@ -102,29 +94,36 @@ def _choices(override: Override) -> list[str]:
     return [f"{override.get_key_element()}={value}" for value in values]
 
 
-def compose_job(overrides: Sequence[str]) -> DictConfig:
+def compose_job(overrides: Sequence[str], problems: list[str]) -> DictConfig:
     """Composes one job.
 
+    Args:
+        overrides: of this job, none of them swept.
+        problems: every override that does not fit is told here by name and left out.
+
     Raises:
-        ConfigError: with every override that does not fit, told by name.
+        ConfigError: not even the shipped config can be composed (with a `--config-dir` that breaks it).
     """
+    words = [in_hydras_words(text) for text in overrides]
     try:
-        return compose(CONFIG_NAME, overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_all_problems(overrides) or [_first_lines(error)]) from error
+        return compose(CONFIG_NAME, overrides=words)
+    except COMPOSE_ERRORS as error:
+        accepted = _accepted(words, problems)
+        if len(accepted) == len(words):
+            raise ConfigError([_first_lines(error)]) from error
+        return compose(CONFIG_NAME, overrides=accepted)
 
 
-def _all_problems(overrides: Sequence[str]) -> list[str]:
-    """Adds the overrides one by one, the choices of groups first, and explains each that fails."""
+def _accepted(overrides: Sequence[str], problems: list[str]) -> list[str]:
+    """Adds the overrides one by one, the choices of groups first; each that fails is explained and left out."""
     accepted: list[str] = []
-    problems = []
     for text in sorted(overrides, key=lambda text: not _chooses_group(text)):
         try:
             compose(CONFIG_NAME, overrides=[*accepted, text])
             accepted.append(text)
-        except (HydraException, OmegaConfBaseException) as error:
+        except COMPOSE_ERRORS as error:
             problems.append(_explain(text, error, accepted))
-    return problems
+    return accepted
 
 
 def _explain(text: str, error: Exception, accepted: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""From a composed config to a checked spec: every problem is found before the first byte is written."""
+"""From a composed config to a checked job: every problem is found before the first byte is written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.config.compose import ConfigError
-from kdrun.config.schema import RootOptions, RuntimeOptions, TeacherOptions, resolve_stop_epoch
+from kdrun.config.schema import RootOptions, RuntimeOptions, TeacherOptions, check_seeds, resolve_stop_epoch
 from kdrun.experiment.build import (
     build_method,
     build_student,
@@ -27,11 +27,10 @@ from kdrun.experiment.build import (
     resolve_precision,
     student_component,
 )
-from kdrun.experiment.signature import construct
+from kdrun.experiment.signature import bind, construct
 from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
 
-TEACHER_OPTIONS = ("seeds", "stop_epoch", "checkpoint", "recipe", "method")
-DATASET_OWN = ("_target_", "root")
+TEACHER_OPTIONS = tuple(option.name for option in dataclasses.fields(TeacherOptions))
 EMBEDDED = "digits"
 EMBEDDED_NOTICE = (
     "dataset=digits: the 1,797 small digits that come with kdrun; for the real thing: dataset=cifar100 (or mnist, ...)"
@@ -45,7 +44,6 @@ class Job:
 
     Attributes:
         spec: what to run.
-        overrides: what the user typed for it.
         config: the composed config as YAML, secrets masked.
         output_root: where runs are written.
         data_root: where datasets lie.
@@ -56,7 +54,6 @@ class Job:
     """
 
     spec: Spec
-    overrides: tuple[str, ...]
     config: str
     output_root: Path
     data_root: Path
@@ -76,60 +73,74 @@ def check_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
     Raises:
         ConfigError: with one line for every problem.
     """
-    problems: list[str] = []
-    check = _Check(config, tuple(overrides), problems)
-    job = check.job()
-    if problems or job is None:
-        raise ConfigError(problems)
+    check = _Check(overrides)
+    job = check.job(config)
+    if check.problems or job is None:
+        raise ConfigError(_without_followers(check.problems))
     return job
 
 
+def _without_followers(problems: Sequence[str]) -> list[str]:
+    """Leaves out what is wrong with a teacher's recipe only because it follows the run's."""
+    known = set(problems)
+    return [
+        text for text in problems if not (text.startswith("teacher.recipe") and text.removeprefix("teacher.") in known)
+    ]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a network and its training are made of: those of the run, or of a teacher."""
+
+    student: Component
+    method: Component
+    recipe: Recipe
+    stop_epoch: int | None
+
+
 class _Check:
-    """One walk over a config, collecting problems."""
+    """One walk over a config, collecting problems and notices."""
 
-    def __init__(self, config: DictConfig, overrides: tuple[str, ...], problems: list[str]) -> None:
-        self.overrides = overrides
-        self.problems = problems
+    def __init__(self, overrides: Sequence[str]) -> None:
+        self.problems: list[str] = []
         self.notices: list[str] = []
-        self.weight_files: dict[str, Path] = {}
-        self.config = config
+        self._weight_files: dict[str, Path] = {}
+        self._asked_for_teacher = next((text for text in overrides if text.startswith("teacher=")), None)
 
-    def job(self) -> Job | None:
-        node = self._resolved()
-        root = construct(RootOptions, node, "", self.problems) if node else None
-        if root is None:
+    def job(self, config: DictConfig) -> Job | None:
+        node = self._resolved(config)
+        if node is None:
             return None
-        runtime = construct(RuntimeOptions, root.runtime, "runtime", self.problems)
-        device = self._attempt("runtime.device=", resolve_device, runtime.device) if runtime else None
+        root = bind(RootOptions, node, "", self.problems)
+        seed = root.get("seed")
+        self._attempt("seed=", check_seeds, [seed] if seed is not None else [])
+        runtime = construct(RuntimeOptions, node.get("runtime"), "runtime", self.problems)
+        device = runtime and self._attempt("runtime.device=", resolve_device, runtime.device)
         precision = device and self._attempt("runtime.precision=", resolve_precision, runtime.precision, device)
-        dataset = self._dataset(root.dataset)
-        recipe = construct(Recipe, root.recipe, "recipe", self.problems)
-        student = student_component(root.student, "student", self.problems)
-        method = method_component(root.method, "method", self.problems)
-        stop_epoch = self._attempt("", resolve_stop_epoch, root.stop_epoch, recipe.epochs) if recipe else None
-        self._try_building("student", student, method, dataset)
-        if not (dataset and student and method and recipe and precision and runtime and device):
+        dataset = self._dataset(node.get("dataset"))
+        parts = self._parts("", node, node.get("student"), dataset)
+        teacher = self._teacher(node, dataset)
+        if self.problems or not (runtime and device and precision and dataset and parts and seed is not None):
             return None
-        own = Spec(dataset, student, method, recipe, seed=root.seed, precision=precision, stop_epoch=stop_epoch)
         if dataset.name == EMBEDDED:
-            self.notices.append(EMBEDDED_NOTICE)
-        spec = self._with_teachers(own, root.teacher)
+            self.notices.insert(0, EMBEDDED_NOTICE)
+        own = Spec(dataset, **_fields(parts), seed=seed, precision=precision)
         return Job(
-            spec=spec,
-            overrides=self.overrides,
-            config=masked_yaml(self.config),
+            spec=dataclasses.replace(own, teachers=() if teacher is None else (teacher(own),)),
+            config=masked_yaml(config),
             output_root=Path(runtime.output_root),
-            data_root=data_root(root.dataset.get("root")),
+            data_root=data_root(node["dataset"].get("root")),
             device=device,
             threads=runtime.threads,
-            weight_files=self.weight_files,
+            weight_files=self._weight_files,
             notices=tuple(self.notices),
         )
 
-    def _resolved(self) -> dict[str, Any] | None:
+    def _resolved(self, config: DictConfig) -> dict[str, Any] | None:
+        """The config as plain values."""
         try:
-            missing = sorted(OmegaConf.missing_keys(self.config))
-            node: Any = OmegaConf.to_container(self.config, resolve=True)
+            missing = sorted(OmegaConf.missing_keys(config))
+            node: Any = OmegaConf.to_container(config, resolve=True)
         except OmegaConfBaseException as error:  # an interpolation that leads nowhere, or to a missing value
             self.problems.append("; ".join(str(error).split("\n")[:2]))
             return None
@@ -145,93 +156,101 @@ class _Check:
             return None
 
     def _dataset(self, node: Any) -> DatasetSpec | None:
+        """The dataset's identity and shape; data is touched only where the config leaves them open."""
         if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
             self.problems.append(f"dataset: must be a group option or a mapping with a _target_, not {node!r}")
             return None
-        if not isinstance(node.get("root"), str | None):
-            self.problems.append(f"dataset.root={node['root']!r}: must be text or null")
+        root = node.get("root")
+        if not isinstance(root, str | None):
+            self.problems.append(f"dataset.root={root!r}: must be text or null")
             return None
         try:
-            found = describe_dataset(node, data_root(node.get("root")))
+            found = describe_dataset(node, data_root(root))
         except (ValueError, RuntimeError) as error:
             self.problems.append(f"dataset: {error}")
             return None
-        values = {name: value for name, value in found.items() if name not in DATASET_OWN}
+        values = {name: value for name, value in found.items() if name not in ("_target_", "root")}
         dataset: DatasetSpec | None = construct(
             DatasetSpec, {"target": node["_target_"], **values}, "dataset", self.problems
         )
         return dataset
 
-    def _try_building(
-        self, path: str, student: Component | None, method: Component | None, dataset: DatasetSpec | None
-    ) -> None:
-        """Builds on the meta device, without memory or time, so constructors can refuse their options."""
-        method_path = "method" if path == "student" else f"{path}.method"
-        with torch.device("meta"):
-            network = self._attempt(f"{path}.", build_student, student, dataset) if student and dataset else None
-            if method:
-                self._attempt(f"{method_path}.", build_method, method, network or torch.nn.Identity())
+    def _parts(self, path: str, node: Mapping[str, Any], network: Any, dataset: DatasetSpec | None) -> _Parts | None:
+        """Checks a network with its method, recipe and stop epoch.
 
-    def _with_teachers(self, own: Spec, node: Any) -> Spec:
-        """Adds the teachers that the method asks for; one it has no use for is a notice."""
-        needs = method_class(own.method).needs
-        name = method_class(own.method).name
-        chosen = next((text for text in self.overrides if text.startswith(("teacher=", "teacher@"))), None)
-        if not needs.teacher:
-            if chosen and chosen not in ("teacher=null", "teacher=none"):
-                self.notices.append(f"method {name} has no use for a teacher: {chosen} is left aside")
-            return own
-        if needs.own_architecture and chosen:
-            self.notices.append(f"method {name} is taught by the student's own architecture: {chosen} is left aside")
-        options, network = self._teacher_options(node)
-        student = own.student if needs.own_architecture else network
-        if options is None:
-            return own
-        if student is None:
-            if "_target_" not in node:
-                self.problems.append(f"teacher: method {name} needs one: choose teacher=OPTION, or a method without")
-            return own
-        seeds = options.seeds if options.seeds is not None else (own.seed,)
-        if len(seeds) != 1:
-            self.problems.append(f"teacher.seeds={list(seeds)}: method {name} takes one teacher")
-        teacher = self._teacher(own, student, options, seeds[0])
-        return dataclasses.replace(own, teachers=(teacher,)) if teacher else own
+        Args:
+            path: where they stand: empty for the run's own, else `teacher.`.
+            node: has `method`, `recipe` and `stop_epoch`.
+            network: the network's `_target_` node.
+            dataset: what its input and output must fit; None where that could not be told.
+        """
+        student_path = path.rstrip(".") or "student"
+        student = student_component(network, student_path, self.problems)
+        method = method_component(node.get("method"), f"{path}method", self.problems)
+        recipe = construct(Recipe, node.get("recipe"), f"{path}recipe", self.problems)
+        stop_epoch = recipe and self._attempt(path, resolve_stop_epoch, node.get("stop_epoch"), recipe.epochs)
+        with torch.device("meta"):  # constructors can refuse their options, at no cost
+            built = student and dataset and self._attempt(f"{student_path}.", build_student, student, dataset)
+            if method is not None:
+                self._attempt(f"{path}method.", build_method, method, built or torch.nn.Identity())
+        return _Parts(student, method, recipe, stop_epoch) if student and method and recipe else None
 
-    def _teacher_options(self, node: Any) -> tuple[TeacherOptions | None, Component | None]:
-        """The teacher node's own options, and its network where it names one."""
-        if not isinstance(node, Mapping):
-            self.problems.append(f"teacher={node!r}: must be a group option")
-            return None, None
-        own = {name: value for name, value in node.items() if name in TEACHER_OPTIONS}
-        rest = {name: value for name, value in node.items() if name not in TEACHER_OPTIONS}
-        options = construct(TeacherOptions, own, "teacher", self.problems)
-        network = student_component(rest, "teacher", self.problems) if rest else None
-        return options, network
+    def _teacher(self, node: Mapping[str, Any], dataset: DatasetSpec | None) -> Callable[[Spec], Spec] | None:
+        """Checks the teacher the method asks for, and returns how its spec follows from the run's.
 
-    def _teacher(self, own: Spec, student: Component, options: TeacherOptions, seed: int) -> Spec | None:
-        """A teacher's spec: its own recipe and method, the run's dataset and precision."""
-        recipe = construct(Recipe, options.recipe, "teacher.recipe", self.problems)
-        method = method_component(options.method, "teacher.method", self.problems)
-        self._try_building("teacher", student, method, own.dataset)
-        if recipe is None or method is None:
-            return None
-        if method_class(method).needs.teacher:
-            self.problems.append(f"teacher.method={method_class(method).name}: must be a method without a teacher")
-        if options.checkpoint is not None:
-            digest = self._own_weights(Path(options.checkpoint).expanduser(), student, own.dataset)
-            given = Component("kdrun.methods.CE")  # never used: nothing is trained
-            return Spec(own.dataset, student, given, precision=own.precision, weights=digest) if digest else None
-        stop_epoch = self._attempt("teacher.", resolve_stop_epoch, options.stop_epoch, recipe.epochs)
-        return Spec(own.dataset, student, method, recipe, seed=seed, precision=own.precision, stop_epoch=stop_epoch)
-
-    def _own_weights(self, path: Path, student: Component, dataset: DatasetSpec) -> str | None:
+        One that the method has no use for is a notice, and None is returned.
+        """
         try:
-            digest = own_weights(path, student, dataset)
-        except (OSError, RuntimeError) as error:
-            self.problems.append(f"teacher.checkpoint={path}: {error}")
+            method = method_class(Component(node["method"]["_target_"]))
+        except (KeyError, TypeError, ValueError):  # told before
             return None
-        self.weight_files[digest] = path
-        return digest
+        if not method.needs.teacher or (method.needs.own_architecture and self._asked_for_teacher):
+            why = "is taught by the student's own architecture" if method.needs.teacher else "has no use for a teacher"
+            if self._asked_for_teacher not in (None, "teacher=none"):
+                self.notices.append(f"method {method.name} {why}: {self._asked_for_teacher} is left aside")
+        if not method.needs.teacher:
+            return None
+        named = node.get("teacher")
+        if not isinstance(named, Mapping):
+            self.problems.append(f"teacher={named!r}: must be a group option")
+            return None
+        own = {name: value for name, value in named.items() if name in TEACHER_OPTIONS}
+        network: Any = {name: value for name, value in named.items() if name not in TEACHER_OPTIONS}
+        if method.needs.own_architecture:
+            network = node.get("student")
+        elif not network:
+            self.problems.append(f"teacher=none: method {method.name} needs one: teacher=OPTION, or another method")
+            return None
+        options = construct(TeacherOptions, own, "teacher", self.problems)
+        parts = self._parts("teacher.", own, network, dataset)
+        return self._teacher_spec(options, parts, dataset, method.name) if options and parts and dataset else None
+
+    def _teacher_spec(
+        self, options: TeacherOptions, parts: _Parts, dataset: DatasetSpec, method: str
+    ) -> Callable[[Spec], Spec] | None:
+        taught = method_class(parts.method)
+        if taught.needs.teacher:
+            self.problems.append(f"teacher.method={taught.name}: must be a method without a teacher of its own")
+        if options.seeds is not None and len(options.seeds) > 1:
+            self.problems.append(f"teacher.seeds={list(options.seeds)}: method {method} takes one teacher")
+        if options.checkpoint is None:
+            seeds = options.seeds
+            return lambda own: dataclasses.replace(own, **_fields(parts), seed=seeds[0] if seeds else own.seed)
+        path = Path(options.checkpoint).expanduser()
+        try:
+            digest = own_weights(path, parts.student, dataset)
+        except (OSError, RuntimeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            self.problems.append(f"teacher.checkpoint={path}: {reason}")
+            return None
+        self._weight_files[digest] = path
+        # Nothing is trained, so how and from which seed is no part of it.
+        method_unused = Component("kdrun.methods.CE")
+        return lambda own: Spec(dataset, parts.student, method_unused, precision=own.precision, weights=digest)
+
+
+def _fields(parts: _Parts) -> dict[str, Any]:
+    return {option.name: getattr(parts, option.name) for option in dataclasses.fields(parts)}
 
 
 def masked_yaml(config: DictConfig) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class RootOptions:
-    """The top of the config. Nodes with a `_target_`, and the teacher, are checked apart.
+    """The top of the config; what the nodes hold is checked apart.
 
     Attributes:
         seed: from 0 to 2^32 - 1.
@@ -23,10 +24,6 @@ class RootOptions:
     runtime: Any
     seed: int = 0
     stop_epoch: int | float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed={self.seed}: must be from 0 to {2**32 - 1}")
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,13 @@ class TeacherOptions:
     checkpoint: str | None = None
 
     def __post_init__(self) -> None:
-        if self.seeds is not None and not (self.seeds and all(0 <= seed < 2**32 for seed in self.seeds)):
-            raise ValueError(f"seeds={list(self.seeds)}: must be null or at least one seed from 0 to {2**32 - 1}")
+        if self.seeds is not None:
+            if not self.seeds:
+                raise ValueError("seeds=[]: must be null or at least one seed")
+            try:
+                check_seeds(self.seeds)
+            except ValueError as error:
+                raise ValueError(f"seeds={error}") from error
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,13 @@ class RuntimeOptions:
             raise ValueError(f"threads={self.threads}: must be null or at least 1")
 
 
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raises `ValueError` unless all seeds are from 0 to 2^32 - 1."""
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"{seed}: must be from 0 to {2**32 - 1}")
+
+
 def resolve_stop_epoch(value: int | float | None, epochs: int) -> int | None:
     """The epoch at which training stops; None where that is the end of the schedule.
 
@@ -81,6 +90,8 @@ def resolve_stop_epoch(value: int | float | None, epochs: int) -> int | None:
     """
     if value is None:
         return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"stop_epoch={value!r}: must be null, an integer, or a fraction of recipe.epochs")
     stop = round(value * epochs) if isinstance(value, float) and 0 < value < 1 else value
     if isinstance(stop, float) or not 0 <= stop <= epochs:
         raise ValueError(f"stop_epoch={value}: must be an integer from 0 to {epochs}, or a fraction of it in (0, 1)")

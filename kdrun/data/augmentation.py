@@ -63,13 +63,11 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if isinstance(self.crop_padding, bool) or not isinstance(self.crop_padding, int) or self.crop_padding < 0:
-            raise ValueError(
-                f"recipe.augmentation.crop_padding={self.crop_padding!r}: must be a whole number of pixels, 0 or more"
-            )
+            raise ValueError(f"crop_padding={self.crop_padding!r}: must be a whole number of pixels, 0 or more")
         if not isinstance(self.flip, bool):
-            raise ValueError(f"recipe.augmentation.flip={self.flip!r}: must be true or false")
+            raise ValueError(f"flip={self.flip!r}: must be true or false")
         if not 0 <= self.rotation <= 180:
-            raise ValueError(f"recipe.augmentation.rotation={self.rotation!r}: must be from 0 to 180 degrees")
+            raise ValueError(f"rotation={self.rotation!r}: must be from 0 to 180 degrees")
 
     def draw(self, index: Tensor, *, seed: int, epoch: int) -> Parameters:
         """The choices for the images at positions `index` (int64 `[N]`) of the training set in one epoch."""
@@ -192,7 +190,7 @@ def _inverse_rotation(degrees: float, height: int, width: int) -> tuple[int, ...
 def _check_size(height: int, width: int, augmentation: Augmentation) -> None:
     if augmentation.crop_padding >= min(height, width):
         raise ValueError(
-            f"recipe.augmentation.crop_padding={augmentation.crop_padding}: must be smaller than the images, "
+            f"crop_padding={augmentation.crop_padding}: must be smaller than the images, "
             f"which are {width} x {height} pixels"
         )
     if max(height, width) > _LARGEST_SIDE:

@@ -125,9 +125,15 @@ def build_method(method: Component, student: nn.Module) -> Method:
 
 
 def method_class(method: Component) -> type[Method]:
-    """The class a method component names: its `name` and `needs`."""
-    found: Any = resolve(method.target)
-    return found  # type: ignore[no-any-return]
+    """The class a method component names: its `name` and `needs`.
+
+    Raises:
+        ValueError: it cannot be resolved, or is no method.
+    """
+    found = resolve(method.target)
+    if not (inspect.isclass(found) and issubclass(found, Method)):
+        raise ValueError(f"{method.target!r} is no Method")
+    return found
 
 
 def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
@@ -188,7 +194,9 @@ def _call_with(function: Callable[..., Any], offered: Mapping[str, Any], **optio
 def all_options(method: Component) -> dict[str, Any]:
     """A component's options with those at their default filled in, for people to read."""
     parameters = inspect.signature(resolve(method.target)).parameters.values()
-    defaults = {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
+    defaults = {
+        parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty
+    }
     return {**defaults, **method.options}
 
 

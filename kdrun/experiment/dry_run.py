@@ -8,7 +8,7 @@ import time
 import torch
 from torch import nn
 
-from kdrun.experiment.build import build_method, build_optimisation, build_student
+from kdrun.experiment.build import build_method, build_optimisation, build_student, method_class
 from kdrun.experiment.spec import DatasetSpec, Spec
 from kdrun.methods import Batch, TeacherOutput
 from kdrun.models.cost import num_macs, num_parameters
@@ -18,25 +18,22 @@ from kdrun.training.teacher import LiveTeacher
 TIMED_STEPS = 2
 
 
-def dry_run(spec: Spec, device: torch.device) -> str:
-    """Lines about a run and its teachers: parameters, MACs per image, estimated time of training.
+def dry_run(spec: Spec, device: torch.device, *, role: str) -> str:
+    """A line about a run, without its teachers': parameters, MACs per image, estimated time of training.
 
     The estimate is that of the training steps and of the evaluation after each epoch, on this machine as busy as it is.
     """
-    lines = [line for teacher in spec.teachers for line in [dry_run(teacher, device)]]
-    student, method = build_student(spec.student, spec.dataset), spec.method
+    student = build_student(spec.student, spec.dataset)
     macs = num_macs(student, _image_shape(spec.dataset))
     step, evaluation = _seconds(spec, student, device)
     steps = math.ceil(_train_images(spec.dataset) / spec.recipe.batch_size)
     total = spec.epochs_trained * (steps * step + evaluation * spec.dataset.test_size)
-    role = "run" if spec.teachers or not lines else "teacher"
-    lines.append(
-        f"{role} {spec.student.name} {method.target.rpartition('.')[2]} on {spec.dataset.name} ({spec.run_id}): "
+    return (
+        f"{role} {spec.student.name} {method_class(spec.method).name} on {spec.dataset.name} ({spec.run_id}): "
         f"{num_parameters(student):,} parameters, {macs / 1e6:.2f} M MACs per image, "
         f"{spec.epochs_trained} epochs of {steps} steps at {1000 * step:.0f} ms: "
         f"about {_duration(total)} on {device.type}"
     )
-    return "\n".join(lines)
 
 
 def _seconds(spec: Spec, student: nn.Module, device: torch.device) -> tuple[float, float]:

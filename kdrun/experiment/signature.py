@@ -45,17 +45,18 @@ def bind(
     }
     annotations = typing.get_type_hints(target if inspect.isfunction(target) else target.__init__)
     bound = {}
+    prefix = f"{path}." if path else ""
     for name, value in values.items():
         if name not in parameters:
-            problems.append(f"{path}.{name}: {unknown(name, parameters, 'option')}")
+            problems.append(f"{prefix}{name}: {unknown(name, parameters, 'option')}")
             continue
         fault_count = len(problems)
-        normalised = _normalise(value, annotations.get(name, Any), f"{path}.{name}", problems)
+        normalised = _normalise(value, annotations.get(name, Any), f"{prefix}{name}", problems)
         if len(problems) == fault_count:
             bound[name] = normalised
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in values:
-            problems.append(f"{path}.{name}: is missing and has no default")
+            problems.append(f"{prefix}{name}: is missing and has no default")
     return bound
 
 
@@ -89,9 +90,6 @@ def _normalise(value: Any, annotation: Any, path: str, problems: list[str]) -> A
         problems.append(f"{path}={value!r}: must be {_describe(annotation)}")
         return None
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
-        if not isinstance(value, Mapping):
-            problems.append(f"{path}={value!r}: must be a group of options")
-            return None
         return construct(annotation, value, path, problems)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
@@ -107,8 +105,11 @@ def _normalise(value: Any, annotation: Any, path: str, problems: list[str]) -> A
     return value
 
 
-def construct(target: Callable[..., Any], values: Mapping[str, Any], path: str, problems: list[str]) -> Any:
+def construct(target: Callable[..., Any], values: Any, path: str, problems: list[str]) -> Any:
     """Binds and calls `target`; what its constructor refuses is a problem like any other. None after one."""
+    if not isinstance(values, Mapping):
+        problems.append(f"{path}={values!r}: must be a group of options")
+        return None
     fault_count = len(problems)
     bound = bind(target, values, path, problems)
     if len(problems) > fault_count:

@@ -19,9 +19,10 @@ SEMANTICS = 1
 
 def _enforce(instance: Any, *rules: tuple[str, bool, str]) -> None:
     """Raises one `ValueError` with a line for each (field, holds, what is allowed) that does not hold."""
-    broken = [f"{name}={getattr(instance, name)!r}: must be {allowed}" for name, holds, allowed in rules if not holds]
+    broken = [(name, getattr(instance, name), allowed) for name, holds, allowed in rules if not holds]
     if broken:
-        raise ValueError("\n".join(broken))
+        shown = [(name, list(value) if isinstance(value, tuple) else value, allowed) for name, value, allowed in broken]
+        raise ValueError("\n".join(f"{name}={value!r}: must be {allowed}" for name, value, allowed in shown))
 
 
 def _increasing_shares(values: tuple[float, ...]) -> bool:
@@ -139,7 +140,7 @@ class Recipe:
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("milestones", _increasing_shares(self.milestones), "increasing shares of the epochs, in (0, 1)"),
             ("gamma", 0 < self.gamma <= 1, "more than 0 and at most 1"),
-            ("warmup_epochs", 0 <= self.warmup_epochs <= max(self.epochs, 0), "from 0 to recipe.epochs"),
+            ("warmup_epochs", 0 <= self.warmup_epochs <= max(self.epochs, 1), "from 0 to recipe.epochs"),
         )
 
     @property
