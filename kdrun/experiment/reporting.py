@@ -100,5 +100,8 @@ class EpochProgress:
         self._bar.set_description(self._description(done), refresh=False)
         self._bar.set_postfix_str(line, refresh=False)
 
-    def close(self) -> None:
+    def __enter__(self) -> EpochProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._bar.close()

@@ -40,15 +40,14 @@ def best(rows: list[dict[str, Any]], split: str) -> dict[str, Any]:
     return max(rows, key=lambda row: row[split]["top1"])
 
 
-def accuracies(rows: list[dict[str, Any]], untrained: dict[str, dict[str, float]] | None) -> dict[str, Any]:
+def accuracies(rows: list[dict[str, Any]], untrained: dict[str, dict[str, float]]) -> dict[str, Any]:
     """The `test` and `val` parts: the last epoch, the best on test (never the headline), the selected on val.
 
     Args:
         rows: one per epoch.
-        untrained: the metrics by split where no epoch was trained (weights from elsewhere, `stop_epoch=0`).
+        untrained: the metrics by split where there are no rows.
     """
-    if untrained is not None:
-        rows = [{"epoch": 0, **untrained}]
+    rows = rows or [{"epoch": 0, **untrained}]
     last, top = rows[-1], best(rows, "test")
     parts: dict[str, Any] = {
         "test": {

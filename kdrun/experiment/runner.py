@@ -10,38 +10,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdrun.data import ImageSet, ResidentImages, TrainingViews, select
-from kdrun.experiment.build import build_method, build_optimisation, build_student, load_splits, load_weights
-from kdrun.experiment.environment import environment, peak_memory_bytes, versions
+from kdrun.data import TrainingViews
+from kdrun.experiment.build import build_method, build_optimisation, build_student, load_weights
+from kdrun.experiment.environment import environment, peak_memory_bytes, reset_peak_memory, versions
 from kdrun.experiment.reporting import EpochProgress, log, log_file
+from kdrun.experiment.resident import ResidentSplits, load_resident
 from kdrun.experiment.result import accuracies, best, describe
 from kdrun.experiment.spec import DatasetSpec, Spec
 from kdrun.experiment.store import Run, Store
+from kdrun.experiment.teachers import load_teacher, probe_top1
 from kdrun.files import write_json
-from kdrun.metrics import num_correct
 from kdrun.models.cost import num_macs, num_parameters
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.training import checkpoint
-from kdrun.training.evaluation import evaluate, predict
+from kdrun.training.evaluation import evaluate
 from kdrun.training.precision import autocast, forbid_tf32, on_device, resolve_threads
 from kdrun.training.teacher import LiveTeacher
 from kdrun.training.trainer import DivergedError, Training, fit
-
-PROBE_IMAGES = 1000
-"""A teacher is checked on so many fixed test images before it teaches."""
-
-
-@dataclass(frozen=True)
-class ResidentSplits:
-    """The splits of one dataset on the device; `val` is None where none is held out."""
-
-    train: ResidentImages
-    val: ResidentImages | None
-    test: ResidentImages
-
-    def evaluated(self) -> dict[str, ResidentImages]:
-        """What is evaluated after each epoch, by name."""
-        return {"test": self.test} if self.val is None else {"val": self.val, "test": self.test}
 
 
 @dataclass(frozen=True)
@@ -125,12 +110,12 @@ class Runner:
         except BaseException as error:
             interrupted = not isinstance(error, Exception)
             state = "interrupted" if interrupted else "diverged" if isinstance(error, DivergedError) else "failed"
-            log.debug("run %s %s", run.spec.run_id, state)
             log.error("%s: %s", run.directory, error or type(error).__name__, exc_info=True, extra={"file_only": True})
             run.write_status(state, error=f"{type(error).__name__}: {error}")
             raise
 
     def _train(self, run: Run, teachers: list[Outcome], role: str) -> dict[str, Any]:
+        """Trains what is left of a run, writes its files, and returns its result."""
         spec, device = run.spec, self._device
         data = self._resident(spec.dataset)
         self._set_threads(run)
@@ -146,18 +131,20 @@ class Runner:
         training = Training(method, optimizer)
         if run.last_checkpoint.exists():
             training.load_state_dict(checkpoint.load(run.last_checkpoint, device))
+        source = None
+        if teachers:
+            source = LiveTeacher(load_teacher(teachers[0].run, data.test, device, spec.precision), context)
+        reset_peak_memory(device)
         title = f"{role} {spec.student.name} {type(method).name}"
-        _tell_start(run, title, len(training.rows))
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-
-        progress = EpochProgress(title, epochs=spec.epochs_trained, done=len(training.rows), steps_per_epoch=len(views))
-        try:
+        with EpochProgress(
+            title, epochs=spec.epochs_trained, done=len(training.rows), steps_per_epoch=len(views)
+        ) as progress:
+            log.info("%s: %s", title, _plan(run, len(training.rows)))
             fit(
                 training,
                 views,
-                LiveTeacher(self._teacher(teachers[0], spec), context) if teachers else None,
-                splits=dict(data.evaluated()),
+                source,
+                splits=data.evaluated(),
                 learning_rate=learning_rate,
                 autocast=context,
                 epochs=spec.recipe.epochs,
@@ -166,31 +153,33 @@ class Runner:
                 progress=progress,
                 on_epoch=lambda: _save_epoch(run, training),
             )
-        finally:
-            progress.close()
         run.write_rows(training.rows)
-        digest = checkpoint.export_weights(run.weights, student)
-        untrained = (
-            None
-            if training.rows
-            else {name: evaluate(student, images, context) for name, images in data.evaluated().items()}
-        )
+        return self._result(run, training, data, teachers)
+
+    def _result(self, run: Run, training: Training, data: ResidentSplits, teachers: list[Outcome]) -> dict[str, Any]:
+        """Exports the student and puts the result together."""
+        spec, student = run.spec, training.method.student
+        context = autocast(self._device, spec.precision)
+        # Without an epoch (weights from elsewhere, stop_epoch=0) nothing has been evaluated yet.
+        untrained = {} if training.rows else data.evaluated()
         return {
             **describe(spec, [teacher.result for teacher in teachers]),
             "student": {
                 "name": spec.student.name,
                 "params": num_parameters(student),
                 "macs": _macs(spec),
-                "weights_sha256": digest,
-                "probe_top1": _probe_top1(student, data.test, context),
+                "weights_sha256": checkpoint.export_weights(run.weights, student),
+                "probe_top1": probe_top1(student, data.test, context),
             },
-            **accuracies(training.rows, untrained),
+            **accuracies(
+                training.rows, {name: evaluate(student, images, context) for name, images in untrained.items()}
+            ),
             "train": {
                 "seconds": training.seconds,
                 "images_per_second": training.images / training.seconds if training.seconds else None,
-                "peak_memory_bytes": peak_memory_bytes(device),
+                "peak_memory_bytes": peak_memory_bytes(self._device),
             },
-            "environment": environment(device),
+            "environment": environment(self._device),
             "versions": versions(),
         }
 
@@ -219,63 +208,12 @@ class Runner:
             raise checkpoint.CheckpointError(f"{path} changed while kdrun ran: SHA-256 {found}, not {digest}")
         load_weights(student, state, path)
 
-    def _teacher(self, outcome: Outcome, spec: Spec) -> nn.Module:
-        """The trained teacher, verified: its weights by SHA-256, its accuracy once per precision."""
-        run, recorded = outcome.run, outcome.result["student"]
-        state, digest = checkpoint.read_weights(run.weights)
-        if digest != recorded["weights_sha256"]:
-            raise checkpoint.CheckpointError(
-                f"{run.weights} does not have the SHA-256 its result records; "
-                f"move {run.directory} away to train it again"
-            )
-        model = build_student(run.spec.student, run.spec.dataset)
-        load_weights(model, state, run.weights)
-        model = on_device(model, self._device)
-        verified_path = run.directory / f"verified-{self._device.type}-{spec.precision}.json"
-        if not verified_path.exists():
-            test = self._resident(spec.dataset).test
-            top1 = _probe_top1(model, test, autocast(self._device, spec.precision))
-            if abs(top1 - recorded["probe_top1"]) > 1:
-                raise RuntimeError(
-                    f"teacher {run.directory} has {top1:.2f} % top-1 on {min(PROBE_IMAGES, len(test))} test images "
-                    f"here, its result records {recorded['probe_top1']:.2f} %: refused, more than a point apart"
-                )
-            write_json(verified_path, {"probe_top1": top1, "weights_sha256": recorded["weights_sha256"]})
-        return model
-
-
-def load_resident(dataset: DatasetSpec, root: Path, device: torch.device) -> ResidentSplits:
-    """Loads, verifies and selects a dataset, and puts it on the device.
-
-    Raises:
-        kdrun.data.DataError: absent and unreachable, damaged, or not what the spec says.
-    """
-    splits = load_splits(dataset, root)
-    selected = select(
-        splits,
-        train_fraction=dataset.train_fraction,
-        val_fraction=dataset.val_fraction,
-        classes=dataset.classes,
-    )
-
-    def resident(part: ImageSet) -> ResidentImages:
-        return ResidentImages(part, mean=dataset.mean, std=dataset.std, device=device)
-
-    val = resident(selected.val) if selected.val is not None else None
-    return ResidentSplits(resident(selected.train), val, resident(selected.test))
-
 
 def _macs(spec: Spec) -> int:
     """Multiply-accumulates of a spec's student for one image."""
     size = spec.dataset.image_size
     with torch.device("meta"):
         return num_macs(build_student(spec.student, spec.dataset), (spec.dataset.in_channels, size, size))
-
-
-def _probe_top1(model: nn.Module, test: ResidentImages, context: Any) -> float:
-    """Top-1 in percent on the first 1,000 test images, or on all where there are fewer."""
-    logits = predict(model, test, context, limit=PROBE_IMAGES)
-    return 100 * num_correct(logits, test.labels[: len(logits)]).item() / len(logits)
 
 
 def _save_epoch(run: Run, training: Training) -> None:
@@ -288,9 +226,9 @@ def _save_epoch(run: Run, training: Training) -> None:
     run.write_status("running", epoch=len(training.rows))
 
 
-def _tell_start(run: Run, title: str, done: int) -> None:
+def _plan(run: Run, done: int) -> str:
     resumed = f", resumed after epoch {done}" if done else ""
-    log.info("%s: %d epochs in %s%s", title, run.spec.epochs_trained, run.directory, resumed)
+    return f"{run.spec.epochs_trained} epochs in {run.directory}{resumed}"
 
 
 def _tell_waiting(run: Run, status: dict[str, Any]) -> None:

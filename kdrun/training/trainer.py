@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -125,7 +125,7 @@ def fit(
     views: TrainingViews,
     teacher: TeacherSource | None,
     *,
-    splits: dict[str, EvalImages],
+    splits: Mapping[str, EvalImages],
     learning_rate: Callable[[int], float],
     autocast: AbstractContextManager[None],
     epochs: int,

@@ -1,0 +1,45 @@
+"""A dataset as a run sees it: loaded, verified, selected, and resident on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kdrun.data import ImageSet, ResidentImages, select
+from kdrun.experiment.build import load_splits
+from kdrun.experiment.spec import DatasetSpec
+
+
+@dataclass(frozen=True)
+class ResidentSplits:
+    """The splits of one dataset on the device; `val` is None where none is held out."""
+
+    train: ResidentImages
+    val: ResidentImages | None
+    test: ResidentImages
+
+    def evaluated(self) -> dict[str, ResidentImages]:
+        """What is evaluated after each epoch, by name."""
+        return {"test": self.test} if self.val is None else {"val": self.val, "test": self.test}
+
+
+def load_resident(dataset: DatasetSpec, root: Path, device: torch.device) -> ResidentSplits:
+    """Loads, verifies and selects a dataset, and puts it on the device.
+
+    Raises:
+        kdrun.data.DataError: absent and unreachable, damaged, or not what the spec says.
+    """
+    selected = select(
+        load_splits(dataset, root),
+        train_fraction=dataset.train_fraction,
+        val_fraction=dataset.val_fraction,
+        classes=dataset.classes,
+    )
+
+    def resident(part: ImageSet) -> ResidentImages:
+        return ResidentImages(part, mean=dataset.mean, std=dataset.std, device=device)
+
+    val = resident(selected.val) if selected.val is not None else None
+    return ResidentSplits(resident(selected.train), val, resident(selected.test))

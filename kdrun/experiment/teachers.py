@@ -1,0 +1,59 @@
+"""A finished run as a teacher: its weights, verified before they teach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdrun.data import ResidentImages
+from kdrun.experiment.build import build_student, load_weights
+from kdrun.experiment.store import Run
+from kdrun.files import write_json
+from kdrun.metrics import num_correct
+from kdrun.training.checkpoint import CheckpointError, read_weights
+from kdrun.training.evaluation import predict
+from kdrun.training.precision import autocast, on_device
+
+PROBE_IMAGES = 1000
+"""A teacher is checked on so many fixed test images: the first ones."""
+
+TOLERANCE = 1.0
+"""Points of top-1 by which it may differ there from what its result records."""
+
+
+def probe_top1(model: nn.Module, test: ResidentImages, context: Any) -> float:
+    """Top-1 in percent on the first 1,000 test images, or on all where there are fewer."""
+    logits = predict(model, test, context, limit=PROBE_IMAGES)
+    return 100 * num_correct(logits, test.labels[: len(logits)]).item() / len(logits)
+
+
+def load_teacher(run: Run, test: ResidentImages, device: torch.device, precision: str) -> nn.Module:
+    """The network a finished run trained, on the device.
+
+    Its weights are checked by SHA-256 every time, its accuracy once per kind of device and precision.
+
+    Raises:
+        CheckpointError: the weights are not those the result records.
+        RuntimeError: its accuracy here is more than a point off the recorded one.
+    """
+    recorded = run.result()["student"]
+    state, digest = read_weights(run.weights)
+    if digest != recorded["weights_sha256"]:
+        raise CheckpointError(
+            f"{run.weights} does not have the SHA-256 its result records; move {run.directory} away to train it again"
+        )
+    model = build_student(run.spec.student, run.spec.dataset)
+    load_weights(model, state, run.weights)
+    model = on_device(model, device)
+    verified = run.directory / f"verified-{device.type}-{precision}.json"
+    if not verified.exists():
+        top1 = probe_top1(model, test, autocast(device, precision))
+        if abs(top1 - recorded["probe_top1"]) > TOLERANCE:
+            raise RuntimeError(
+                f"teacher {run.directory} has {top1:.2f} % top-1 on {min(PROBE_IMAGES, len(test))} test images here, "
+                f"its result records {recorded['probe_top1']:.2f} %: refused, more than {TOLERANCE:g} point apart"
+            )
+        write_json(verified, {"probe_top1": top1, "weights_sha256": digest})
+    return model
