@@ -42,7 +42,9 @@ def run_table(job: SweepRun) -> str:
 
 
 def draw_run(job: SweepRun) -> None:
-    """Draws the learning curves of a run and its teachers as `curves.png` in the run's directory."""
+    """Draws a run and its teachers as `curves.png` in the run's directory, once it has an epoch."""
+    if not job.run.rows():
+        return
     curves = job.run.directory / "curves.png"
     learning_curves(curves, teachers_by_seed([job]), group_by_seed([job]), _title([job]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from .augmentation import Augmentation
@@ -25,16 +26,14 @@ class TrainingViews:
         self._augmentation = augmentation
         self._batch_size = batch_size
         self._seed = seed
+        self._steps = len(batches(torch.arange(len(images)), batch_size))
 
     def __len__(self) -> int:
-        return len(self._batches(0))
+        return self._steps
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yields views `[N, C, H, W]`, labels `[N]` and positions in the training set `[N]`; epochs count from 0."""
-        for index in self._batches(epoch):
+        order = epoch_order(len(self._images), seed=self._seed, epoch=epoch).to(self._images.labels.device)
+        for index in batches(order, self._batch_size):
             views = self._images.view(index, self._augmentation, seed=self._seed, epoch=epoch)
             yield views, self._images.labels[index], index
-
-    def _batches(self, epoch: int) -> tuple[Tensor, ...]:
-        order = epoch_order(len(self._images), seed=self._seed, epoch=epoch).to(self._images.labels.device)
-        return batches(order, self._batch_size)

@@ -12,6 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from kdrun.training.trainer import PERCENT
+
 log = logging.getLogger("kdrun")
 
 
@@ -78,10 +80,12 @@ class EpochProgress:
     def epoch(self, row: dict[str, Any], images_per_second: float) -> None:
         done = row["epoch"]
         left = (time.monotonic() - self._started) / (done - self._done_before) * (self._epochs - done)
-        terms = {name: f"{value:.3f}" for name, value in row["train"].items() if not name.endswith("top1")}
+        train = dict(row["train"])
+        percent = {name: train.pop(name) for name in PERCENT if name in train}
         numbers = {
-            **terms,
-            "train": f"{row['train']['top1']:.1f}%",
+            **{name: f"{value:.3f}" for name, value in train.items()},
+            **({"agreement": f"{percent['agreement']:.1f}%"} if "agreement" in percent else {}),
+            "train": f"{percent['top1']:.1f}%",
             **{name: f"{row[name]['top1']:.1f}%" for name in ("val", "test") if name in row},
             "img/s": f"{images_per_second:.0f}",
         }

@@ -84,7 +84,8 @@ class Training:
         self.images = state["images"]
 
 
-_PERCENT = ("top1", "teacher_top1", "agreement")
+PERCENT = ("top1", "teacher_top1", "agreement")
+"""The training metrics that are shares of the images; the others are the loss and its terms."""
 
 
 class _Meter:
@@ -112,7 +113,7 @@ class _Meter:
 
     def means(self) -> dict[str, float]:
         values = torch.stack(list(self._sums.values())).tolist()  # the epoch's only wait for the device
-        scale = {name: 100 if name in _PERCENT else 1 for name in self._sums}
+        scale = {name: 100 if name in PERCENT else 1 for name in self._sums}
         return {name: scale[name] * value / self._images for name, value in zip(self._sums, values, strict=True)}
 
     @property
