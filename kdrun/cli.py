@@ -103,7 +103,6 @@ def _jobs(options: argparse.Namespace) -> tuple[list[Job], list[dict[str, str]]]
         compose_job,
         expand,
         hydra_session,
-        search_path,
     )
 
     problems: list[str] = []
@@ -113,7 +112,7 @@ def _jobs(options: argparse.Namespace) -> tuple[list[Job], list[dict[str, str]]]
         swept = [texts[0].partition("=")[0] for texts in zip(*lists, strict=True) if len(set(texts)) > 1]
         for job_overrides in lists:
             try:
-                config = compose_job([*search_path(options.config_dir), *job_overrides], problems)
+                config = compose_job(job_overrides, problems, extra=options.config_dir)
                 from kdrun.config.preflight import check_job  # torch is needed from here on
 
                 jobs.append(check_job(config, job_overrides))

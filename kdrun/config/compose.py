@@ -59,11 +59,6 @@ def hydra_session() -> Iterator[None]:
         yield
 
 
-def search_path(extra_directory: Path | None) -> list[str]:
-    """The override that adds a user's config tree behind the shipped one."""
-    return [] if extra_directory is None else [f"hydra.searchpath=[file://{extra_directory.resolve()}]"]
-
-
 def expand(overrides: Sequence[str], *, multirun: bool, problems: list[str]) -> list[list[str]]:
     """The override lists of all jobs: the product of what is swept, the last one varying fastest.
 
@@ -94,17 +89,21 @@ def _choices(override: Override) -> list[str]:
     return [f"{override.get_key_element()}={value}" for value in values]
 
 
-def compose_job(overrides: Sequence[str], problems: list[str]) -> DictConfig:
+def compose_job(overrides: Sequence[str], problems: list[str], *, extra: Path | None = None) -> DictConfig:
     """Composes one job.
 
     Args:
         overrides: of this job, none of them swept.
         problems: every override that does not fit is told here by name and left out.
+        extra: a config tree of the user's own, searched behind the shipped one.
 
     Raises:
         ConfigError: not even the shipped config can be composed (with a `--config-dir` that breaks it).
     """
-    words = [in_hydras_words(text) for text in overrides]
+    idle = [text for text in overrides if text.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    problems += [f"{text}: has no effect on runs; where they are written is runtime.output_root" for text in idle]
+    words = [in_hydras_words(text) for text in overrides if text not in idle]
+    words += [f"hydra.searchpath=[file://{extra.resolve()}]"] if extra is not None else []
     try:
         return compose(CONFIG_NAME, overrides=words)
     except COMPOSE_ERRORS as error:

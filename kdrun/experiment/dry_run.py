@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from kdrun.experiment.build import build_method, build_optimisation, build_student, method_class
+from kdrun.experiment.cost import macs_per_image, threads_for
 from kdrun.experiment.spec import DatasetSpec, Spec
 from kdrun.methods import Batch, TeacherOutput
-from kdrun.models.cost import num_macs, num_parameters
+from kdrun.models.cost import num_parameters
 from kdrun.training.precision import autocast, on_device
 from kdrun.training.teacher import LiveTeacher
 
@@ -24,7 +25,8 @@ def dry_run(spec: Spec, device: torch.device, *, role: str) -> str:
     The estimate is that of the training steps and of the evaluation after each epoch, on this machine as busy as it is.
     """
     student = build_student(spec.student, spec.dataset)
-    macs = num_macs(student, _image_shape(spec.dataset))
+    macs = macs_per_image(spec)
+    torch.set_num_threads(threads_for(spec, device))
     step, evaluation = _seconds(spec, student, device)
     steps = math.ceil(_train_images(spec.dataset) / spec.recipe.batch_size)
     total = spec.epochs_trained * (steps * step + evaluation * spec.dataset.test_size)
@@ -76,15 +78,11 @@ def _timed(function: object, device: torch.device) -> float:
 
 
 def _random_batch(spec: Spec, device: torch.device) -> Batch:
-    size = spec.recipe.batch_size
-    x = torch.randn(size, *_image_shape(spec.dataset), device=device).to(memory_format=torch.channels_last)
+    size, pixels = spec.recipe.batch_size, spec.dataset.image_size
+    x = torch.randn(size, spec.dataset.in_channels, pixels, pixels, device=device).to(memory_format=torch.channels_last)
     y = torch.randint(spec.dataset.num_classes, (size,), device=device)
     index = torch.arange(size, device=device)
     return Batch(x, y, index, epoch=0, step=0, progress=0.0, generator=torch.Generator(device))
-
-
-def _image_shape(dataset: DatasetSpec) -> tuple[int, int, int]:
-    return dataset.in_channels, dataset.image_size, dataset.image_size
 
 
 def _train_images(dataset: DatasetSpec) -> int:

@@ -12,6 +12,7 @@ from torch import nn
 
 from kdrun.data import TrainingViews
 from kdrun.experiment.build import build_method, build_optimisation, build_student, load_weights
+from kdrun.experiment.cost import macs_per_image, threads_for
 from kdrun.experiment.environment import environment, peak_memory_bytes, reset_peak_memory, versions
 from kdrun.experiment.reporting import EpochProgress, log, log_file
 from kdrun.experiment.resident import ResidentSplits, load_resident
@@ -20,11 +21,11 @@ from kdrun.experiment.spec import DatasetSpec, Spec
 from kdrun.experiment.store import Run, Store
 from kdrun.experiment.teachers import load_teacher, probe_top1
 from kdrun.files import write_json
-from kdrun.models.cost import num_macs, num_parameters
+from kdrun.models.cost import num_parameters
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.training import checkpoint
 from kdrun.training.evaluation import evaluate
-from kdrun.training.precision import autocast, forbid_tf32, on_device, resolve_threads
+from kdrun.training.precision import autocast, forbid_tf32, on_device
 from kdrun.training.teacher import LiveTeacher
 from kdrun.training.trainer import DivergedError, Training, fit
 
@@ -167,7 +168,7 @@ class Runner:
             "student": {
                 "name": spec.student.name,
                 "params": num_parameters(student),
-                "macs": _macs(spec),
+                "macs": macs_per_image(spec),
                 "weights_sha256": checkpoint.export_weights(run.weights, student),
                 "probe_top1": probe_top1(student, data.test, context),
             },
@@ -186,8 +187,7 @@ class Runner:
     def _set_threads(self, run: Run) -> None:
         """Sets and records the number of CPU threads; a resumed run keeps what it began with, to keep its bits."""
         torch.set_num_threads(self._all_threads)
-        macs = sum(_macs(spec) for spec in (run.spec, *run.spec.teachers)) * run.spec.recipe.batch_size
-        threads = run.status().get("threads") or self._threads or resolve_threads(macs, self._device)
+        threads = run.status().get("threads") or self._threads or threads_for(run.spec, self._device)
         torch.set_num_threads(threads)
         run.write_status("running", threads=threads)
 
@@ -207,13 +207,6 @@ class Runner:
         if found != digest:
             raise checkpoint.CheckpointError(f"{path} changed while kdrun ran: SHA-256 {found}, not {digest}")
         load_weights(student, state, path)
-
-
-def _macs(spec: Spec) -> int:
-    """Multiply-accumulates of a spec's student for one image."""
-    size = spec.dataset.image_size
-    with torch.device("meta"):
-        return num_macs(build_student(spec.student, spec.dataset), (spec.dataset.in_channels, size, size))
 
 
 def _save_epoch(run: Run, training: Training) -> None:

@@ -80,14 +80,22 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
         else:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # the class depends on where and how the file is broken
+        reason = str(error).partition("\n")[0]
         raise CheckpointError(
             f"{path} cannot be read as weights: it must be .safetensors, or a state dict saved by torch.save that "
-            f"holds tensors and plain values only ({type(error).__name__}: {str(error).splitlines()[0]})"
+            f"holds tensors and plain values only ({type(error).__name__}: {reason})"
         ) from error
-    for key in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(state.get(key), dict):
-            state = state[key]
-            break
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if isinstance(state, dict):
+        parts = (state.get(key) for key in ("state_dict", "model_state_dict", "model", "net"))
+        state = next((part for part in parts if isinstance(part, dict)), state)
+    if not _is_state_dict(state):
         raise CheckpointError(f"{path} holds no state dict (names to tensors)")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}, sha256(content)
+
+
+def _is_state_dict(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) > 0
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
+    )

@@ -44,7 +44,7 @@ class Progress(Protocol):
 
 
 class DivergedError(RuntimeError):
-    """The loss of an epoch is not a finite number."""
+    """A mean of an epoch, in training or in the evaluation after it, is not a finite number."""
 
 
 @dataclass
@@ -151,7 +151,8 @@ def fit(
         on_epoch: called when an epoch's row has been added to `training.rows`, to save.
 
     Raises:
-        DivergedError: the mean training loss of an epoch was not finite; that epoch is not saved.
+        DivergedError: a mean of an epoch (training loss, its terms, evaluation) was not finite; that epoch is not
+            saved.
     """
     for epoch in range(len(training.rows), stop_epoch):
         started = time.perf_counter()
@@ -179,6 +180,7 @@ def fit(
         row: Row = {"epoch": epoch + 1, "lr": training.optimizer.param_groups[0]["lr"], "train": means}
         for name, images in splits.items():
             row[name] = evaluate(training.method.student, images, autocast)
+            _check_finite(row[name], epoch, training.optimizer)  # the last step's weights
         training.rows.append(row)
         training.seconds += seconds
         training.images += meter.images

@@ -1,0 +1,23 @@
+"""What a run costs to compute, and with how many threads it should be."""
+
+from __future__ import annotations
+
+import torch
+
+from kdrun.experiment.build import build_student
+from kdrun.experiment.spec import Spec
+from kdrun.models.cost import num_macs
+from kdrun.training.precision import resolve_threads
+
+
+def macs_per_image(spec: Spec) -> int:
+    """Multiply-accumulates of a forward pass of a run's student on one image."""
+    size = spec.dataset.image_size
+    with torch.device("meta"):
+        return num_macs(build_student(spec.student, spec.dataset), (spec.dataset.in_channels, size, size))
+
+
+def threads_for(spec: Spec, device: torch.device) -> int:
+    """The CPU threads for a run, by the size of its step: see `resolve_threads`."""
+    macs = sum(macs_per_image(network) for network in (spec, *spec.teachers))
+    return resolve_threads(macs * spec.recipe.batch_size, device)
