@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if _for_hydra(words):
         return _hydra_main(words)
-    options = _parse(words)
+    options = _parser().parse_intermixed_args(words)
     if options.version:
         print(f"kdrun {__version__} ({Path(__file__).parent})")
         return 0
@@ -56,14 +56,15 @@ def _stop(number: int, _frame: object) -> None:
     raise _Stopped(number)
 
 
-def _parse(words: list[str]) -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kdrun", usage="kdrun [options] [key=value ...]", add_help=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("-cd", "--config-dir", type=Path)
     parser.add_argument("--version", action="store_true")
-    return parser.parse_intermixed_args(words)
+    parser.add_argument("-c", "--cfg")  # Hydra serves it
+    return parser
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -163,9 +164,9 @@ def _run_one(job: Job) -> int:
     finished = SweepRun({}, outcome.run, runner.teachers(job.spec))
     if outcome.reused:
         log.info("already finished, nothing to do")
-    else:
-        draw_run(finished)
     log.info("%s", run_table(finished))
+    for picture in draw_run(finished):
+        log.info("picture: %s", picture)
     log.info("result: %s", outcome.run.result_path)
     return 0
 
@@ -224,10 +225,15 @@ def _hydra_main(words: Sequence[str]) -> int:
         in_hydras_words,
     )
 
-    if "--cfg" in words or "-c" in words:
+    options, _ = _parser().parse_known_args(words)
+    if options.cfg:
+        overrides = [word for word in words if "=" in word and not word.startswith("-")]
         problems: list[str] = []
-        with hydra_session():
-            compose_job([word for word in words if "=" in word and not word.startswith("-")], problems)
+        try:
+            with hydra_session():
+                compose_job(overrides, problems, extra=options.config_dir)
+        except ConfigError as error:
+            problems += error.problems
         if problems:
             print(_problems(ConfigError(problems)), file=sys.stderr)
             return BAD_INPUT

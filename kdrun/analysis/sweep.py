@@ -41,12 +41,14 @@ def run_table(job: SweepRun) -> str:
     return markdown_table([*teachers_by_seed([job]), *group_by_seed([job])])
 
 
-def draw_run(job: SweepRun) -> None:
-    """Draws a run and its teachers as `curves.png` in the run's directory, once it has an epoch."""
-    if not job.run.rows():
-        return
+def draw_run(job: SweepRun) -> list[Path]:
+    """Draws a run and its teachers as `curves.png` in its directory; without an epoch there is nothing to draw."""
     curves = job.run.directory / "curves.png"
-    learning_curves(curves, teachers_by_seed([job]), group_by_seed([job]), _title([job]))
+    if not job.run.rows():
+        return []
+    if not curves.exists():
+        learning_curves(curves, teachers_by_seed([job]), group_by_seed([job]), _title([job]))
+    return [curves]
 
 
 def _record(job: SweepRun) -> dict[str, object]:

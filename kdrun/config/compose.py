@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kdrun.experiment.signature import unknown
 
 CONFIG_NAME = "config"
+SEARCH_PATH = "hydra.searchpath="
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 
@@ -65,28 +66,36 @@ def expand(overrides: Sequence[str], *, multirun: bool, problems: list[str]) -> 
     Args:
         overrides: what the user typed.
         multirun: whether several values are allowed.
-        problems: overrides that cannot be parsed, and sweeps without `-m`, are told here and left out.
+        problems: overrides that cannot be parsed, sweeps without `-m`, and sweeps over nothing are told here and
+            left out.
     """
-    parsed: list[Override] = []
+    swept: list[list[str]] = []
     for text in overrides:
         try:
-            parsed.append(OverridesParser.create().parse_override(text))
+            override = OverridesParser.create().parse_override(text)
         except HydraException as error:
             problems.append(f"{text}: cannot be parsed as key=value ({str(error).splitlines()[0]})")
-    if not multirun:
-        problems += [f"{o.input_line}: several values need -m (--multirun)" for o in parsed if o.is_sweep_override()]
-        parsed = [override for override in parsed if not override.is_sweep_override()]
-    return [list(job) for job in itertools.product(*(_choices(override) for override in parsed))]
+            continue
+        if override.is_sweep_override() and not multirun:
+            problems.append(f"{text}: several values need -m (--multirun)")
+        elif choices := _choices(override):
+            swept.append(choices)
+        else:
+            problems.append(f"{text}: no value to sweep over; a,b or range(...) or glob(...) of a group's options")
+    return [list(job) for job in itertools.product(*swept)]
 
 
 def _choices(override: Override) -> list[str]:
+    """What one override stands for: itself, or one override for each swept value."""
     if not override.is_sweep_override():
         return [override.input_line or ""]
-    if override.is_discrete_sweep():
+    key, swept = override.get_key_element(), override.value()
+    values: list[str] = []
+    if isinstance(swept, Glob):
+        values = swept.filter(_group_options(key, []))
+    elif override.is_discrete_sweep():  # all but interval(...), which needs a sweeper that draws from it
         values = list(override.sweep_string_iterator())
-    else:  # glob
-        values = override.value().filter(_group_options(override.get_key_element()))  # type: ignore[union-attr]
-    return [f"{override.get_key_element()}={value}" for value in values]
+    return [f"{key}={value}" for value in values]
 
 
 def compose_job(overrides: Sequence[str], problems: list[str], *, extra: Path | None = None) -> DictConfig:
@@ -98,12 +107,13 @@ def compose_job(overrides: Sequence[str], problems: list[str], *, extra: Path | 
         extra: a config tree of the user's own, searched behind the shipped one.
 
     Raises:
-        ConfigError: not even the shipped config can be composed (with a `--config-dir` that breaks it).
+        ConfigError: `extra` is no directory, or not even the shipped config can be composed (with an `extra` that
+            breaks it).
     """
     idle = [text for text in overrides if text.lstrip("+~").startswith(("hydra.", "hydra/"))]
     problems += [f"{text}: has no effect on runs; where they are written is runtime.output_root" for text in idle]
     words = [in_hydras_words(text) for text in overrides if text not in idle]
-    words += [f"hydra.searchpath=[file://{extra.resolve()}]"] if extra is not None else []
+    words = [*_search_path(extra), *words]
     try:
         return compose(CONFIG_NAME, overrides=words)
     except COMPOSE_ERRORS as error:
@@ -113,10 +123,27 @@ def compose_job(overrides: Sequence[str], problems: list[str], *, extra: Path | 
         return compose(CONFIG_NAME, overrides=accepted)
 
 
+def _search_path(extra: Path | None) -> list[str]:
+    """The override that adds a user's config tree behind the shipped one."""
+    if extra is None:
+        return []
+    if not extra.is_dir():
+        raise ConfigError([f"--config-dir {extra}: no such directory"])
+    quoted = str(extra.resolve()).replace("'", r"\'")
+    return [f"{SEARCH_PATH}['file://{quoted}']"]
+
+
 def _accepted(overrides: Sequence[str], problems: list[str]) -> list[str]:
-    """Adds the overrides one by one, the choices of groups first; each that fails is explained and left out."""
+    """Adds the overrides one by one; each that fails is explained and left out.
+
+    The search path comes first, then the choices of groups, since they decide what the others can be.
+    """
     accepted: list[str] = []
-    for text in sorted(overrides, key=lambda text: not _chooses_group(text)):
+
+    def rank(text: str) -> int:
+        return 0 if text.startswith(SEARCH_PATH) else 1 if _chooses_group(text, overrides) else 2
+
+    for text in sorted(overrides, key=rank):
         try:
             compose(CONFIG_NAME, overrides=[*accepted, text])
             accepted.append(text)
@@ -128,9 +155,8 @@ def _accepted(overrides: Sequence[str], problems: list[str]) -> list[str]:
 def _explain(text: str, error: Exception, accepted: list[str]) -> str:
     """One line for an override that does not fit."""
     key, _, value = text.partition("=")
-    group = key.partition("@")[0]
-    if _chooses_group(text):
-        options = _group_options(group)
+    if _chooses_group(text, accepted) and not text.startswith("~"):
+        options = _group_options(_group(text), accepted)
         if value not in options:
             return f"{_spoken(key)}={value}: {unknown(value, options, 'option')}"
     elif not text.startswith(("+", "~")):
@@ -156,14 +182,21 @@ def _spoken(key: str) -> str:
     return {"method@teacher.method": "teacher.method"}.get(key, key)
 
 
-def _chooses_group(text: str) -> bool:
-    group = text.partition("=")[0].lstrip("+~").partition("@")[0]
-    return "." not in group and bool(_group_options(group))
+def _group(text: str) -> str:
+    """The group an override names, if it names one: without its sign and its package."""
+    return text.partition("=")[0].lstrip("+~").partition("@")[0]
 
 
-def _group_options(group: str) -> list[str]:
+def _chooses_group(text: str, overrides: Sequence[str]) -> bool:
+    group = _group(text)
+    return group != "" and "." not in group and bool(_group_options(group, overrides))
+
+
+def _group_options(group: str, overrides: Sequence[str]) -> list[str]:
+    """The options of a group, those in a search path among `overrides` included."""
+    where = [text for text in overrides if text.startswith(SEARCH_PATH)]
     loader = GlobalHydra.instance().config_loader()
-    return list(loader.get_group_options(group, results_filter=ObjectType.CONFIG))
+    return list(loader.get_group_options(group, ObjectType.CONFIG, CONFIG_NAME, where))
 
 
 def _first_lines(error: Exception) -> str:

@@ -112,15 +112,15 @@ class _Check:
         if node is None:
             return None
         root = bind(RootOptions, node, "", self.problems)
-        seed = root.get("seed")
-        self._attempt("seed=", check_seeds, [seed] if seed is not None else [])
+        seed = root.get("seed", RootOptions.seed)
+        self._attempt("seed=", check_seeds, [seed])
         runtime = construct(RuntimeOptions, node.get("runtime"), "runtime", self.problems)
         device = runtime and self._attempt("runtime.device=", resolve_device, runtime.device)
         precision = device and self._attempt("runtime.precision=", resolve_precision, runtime.precision, device)
         dataset = self._dataset(node.get("dataset"))
         parts = self._parts("", node, node.get("student"), dataset)
         teacher = self._teacher(node, dataset)
-        if self.problems or not (runtime and device and precision and dataset and parts and seed is not None):
+        if self.problems or not (runtime and device and precision and dataset and parts):
             return None
         if dataset.name == EMBEDDED:
             self.notices.insert(0, EMBEDDED_NOTICE)
@@ -189,6 +189,11 @@ class _Check:
         method = method_component(node.get("method"), f"{path}method", self.problems)
         recipe = construct(Recipe, node.get("recipe"), f"{path}recipe", self.problems)
         stop_epoch = recipe and self._attempt(path, resolve_stop_epoch, node.get("stop_epoch"), recipe.epochs)
+        if recipe and dataset and recipe.augmentation.crop_padding >= dataset.image_size:
+            self.problems.append(
+                f"{path}recipe.augmentation.crop_padding={recipe.augmentation.crop_padding}: must be smaller than the "
+                f"images, which are {dataset.image_size} x {dataset.image_size} pixels"
+            )
         with torch.device("meta"):  # constructors can refuse their options, at no cost
             built = student and dataset and self._attempt(f"{student_path}.", build_student, student, dataset)
             if method is not None:
@@ -222,17 +227,17 @@ class _Check:
             self.problems.append(f"teacher=none: method {method.name} needs one: teacher=OPTION, or another method")
             return None
         options = construct(TeacherOptions, own, "teacher", self.problems)
+        if options and options.seeds is not None and len(options.seeds) > 1:
+            self.problems.append(f"teacher.seeds={list(options.seeds)}: method {method.name} takes one teacher")
         parts = self._parts("teacher.", own, network, dataset)
-        return self._teacher_spec(options, parts, dataset, method.name) if options and parts and dataset else None
+        return self._teacher_spec(options, parts, dataset) if options and parts and dataset else None
 
     def _teacher_spec(
-        self, options: TeacherOptions, parts: _Parts, dataset: DatasetSpec, method: str
+        self, options: TeacherOptions, parts: _Parts, dataset: DatasetSpec
     ) -> Callable[[Spec], Spec] | None:
         taught = method_class(parts.method)
         if taught.needs.teacher:
             self.problems.append(f"teacher.method={taught.name}: must be a method without a teacher of its own")
-        if options.seeds is not None and len(options.seeds) > 1:
-            self.problems.append(f"teacher.seeds={list(options.seeds)}: method {method} takes one teacher")
         if options.checkpoint is None:
             seeds = options.seeds
             return lambda own: dataclasses.replace(own, **_fields(parts), seed=seeds[0] if seeds else own.seed)

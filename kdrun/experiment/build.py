@@ -82,8 +82,9 @@ def component(
     except ValueError as error:
         problems.append(f"{path}._target_: {error}")
         return None
-    if kind is not None and not (inspect.isclass(target) and issubclass(target, kind)):
-        problems.append(f"{path}._target_: {node['_target_']!r} is no {kind.__name__}")
+    fitting = kind is None or (inspect.isclass(target) and issubclass(target, kind) and not inspect.isabstract(target))
+    if kind is not None and not fitting:
+        problems.append(f"{path}._target_: {node['_target_']!r} is no concrete {kind.__name__}")
         return None
     fault_count = len(problems)
     options = {name: value for name, value in node.items() if name != "_target_"}
@@ -222,7 +223,8 @@ def own_weights(path: Path, student: Component, dataset: DatasetSpec) -> str:
     """
     state, digest = read_weights(path)
     with torch.device("meta"):
-        load_weights(build_student(student, dataset), state, path)
+        shapes = {name: tensor.to("meta") for name, tensor in state.items()}
+        load_weights(build_student(student, dataset), shapes, path)
     return digest
 
 

@@ -75,7 +75,8 @@ class DatasetSpec:
     classes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        known = self.classes is None or all(0 <= label < self.num_classes for label in self.classes)
+        classes = self.classes if self.classes is not None else tuple(range(self.num_classes))
+        known = bool(classes) and len(set(classes)) == len(classes) and set(classes) <= set(range(self.num_classes))
         _enforce(
             self,
             ("num_classes", self.num_classes >= 2, "at least 2"),
@@ -87,7 +88,7 @@ class DatasetSpec:
             ("std", len(self.std) == self.in_channels and min(self.std) > 0, "one number above 0 per channel"),
             ("train_fraction", 0 < self.train_fraction <= 1, "more than 0 and at most 1"),
             ("val_fraction", 0 <= self.val_fraction < 1, "from 0 to less than 1"),
-            ("classes", known and self.classes != (), f"class indices from 0 to {self.num_classes - 1}"),
+            ("classes", known, f"null, or class indices from 0 to {self.num_classes - 1}, each once"),
         )
 
     @property
