@@ -246,10 +246,14 @@ def _hydra_task(config: DictConfig) -> float:
     """One job of a foreign launcher or sweeper: returns the top-1 of the last epoch on the test set, in percent."""
     from hydra.core.hydra_config import HydraConfig
 
+    from kdrun.config.compose import ConfigError
     from kdrun.config.preflight import check_job
+    from kdrun.experiment.build import TRUST_VARIABLE
     from kdrun.experiment.reporting import log, set_up_console
 
     set_up_console()
+    if TRUST_VARIABLE in HydraConfig.get().job.env_set:
+        raise ConfigError([f"hydra.job.env_set: {TRUST_VARIABLE} is taken from the environment, never from a config"])
     job = check_job(config, tuple(HydraConfig.get().overrides.task))
     outcome = _runner([job]).execute(job.spec, config=job.config)
     log.info("result: %s", outcome.run.result_path)

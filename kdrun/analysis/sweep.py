@@ -28,9 +28,10 @@ def summarise(directory: Path, runs: Sequence[SweepRun]) -> str:
     write_atomically(directory / "summary.csv", csv_table([*teachers, *students]))
     text = f"{_caption(runs)}\n\n{markdown_table([*teachers, *students])}"
     write_atomically(directory / "summary.md", text)
-    if any(group.runs for group in students):
-        title = _title(runs)
+    title = _title(runs)
+    if any(group.curve("test", "top1") for group in students):
         learning_curves(directory / "curves.png", teachers, students, title)
+    if any(group.runs for group in students):
         for key, name in _file_names(runs).items():
             accuracy_against(directory / f"{name}.png", key, students, teachers, title)
     return text

@@ -82,6 +82,10 @@ def expand(overrides: Sequence[str], *, multirun: bool, problems: list[str]) -> 
             swept.append(choices)
         else:
             problems.append(f"{text}: no value to sweep over; a,b or range(...) or glob(...) of a group's options")
+    keys = [choices[0].partition("=")[0] for choices in swept]
+    for key, choices in zip(keys, swept, strict=True):
+        if len(choices) > 1 and keys.count(key) > 1:
+            problems.append(f"{key}: is swept and given again")
     return [list(job) for job in itertools.product(*swept)]
 
 

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.config.compose import ConfigError
-from kdrun.config.schema import RootOptions, RuntimeOptions, TeacherOptions, check_seeds, resolve_stop_epoch
+from kdrun.config.schema import RootOptions, RuntimeOptions, Selection, TeacherOptions, check_seeds, resolve_stop_epoch
 from kdrun.experiment.build import (
+    Method,
     build_method,
     build_student,
     data_root,
@@ -105,7 +106,7 @@ class _Check:
         self.problems: list[str] = []
         self.notices: list[str] = []
         self._weight_files: dict[str, Path] = {}
-        self._asked_for_teacher = next((text for text in overrides if text.startswith("teacher=")), None)
+        self._overrides = tuple(overrides)
 
     def job(self, config: DictConfig) -> Job | None:
         node = self._resolved(config)
@@ -209,10 +210,7 @@ class _Check:
             method = method_class(Component(node["method"]["_target_"]))
         except (KeyError, TypeError, ValueError):  # told before
             return None
-        if not method.needs.teacher or (method.needs.own_architecture and self._asked_for_teacher):
-            why = "is taught by the student's own architecture" if method.needs.teacher else "has no use for a teacher"
-            if self._asked_for_teacher not in (None, "teacher=none"):
-                self.notices.append(f"method {method.name} {why}: {self._asked_for_teacher} is left aside")
+        self._tell_unused(method)
         if not method.needs.teacher:
             return None
         named = node.get("teacher")
@@ -230,7 +228,20 @@ class _Check:
         if options and options.seeds is not None and len(options.seeds) > 1:
             self.problems.append(f"teacher.seeds={list(options.seeds)}: method {method.name} takes one teacher")
         parts = self._parts("teacher.", own, network, dataset)
-        return self._teacher_spec(options, parts, dataset) if options and parts and dataset else None
+        trained_on = options and dataset and self._attempt("teacher.dataset.", _selected, dataset, options.dataset)
+        return self._teacher_spec(options, parts, trained_on) if options and parts and trained_on else None
+
+    def _tell_unused(self, method: type[Method]) -> None:
+        """A notice for what was asked of a teacher and is of no use."""
+        if method.needs.own_architecture:
+            why, unused = "is taught by the student's own architecture", "teacher="
+        elif not method.needs.teacher:
+            why, unused = "has no use for a teacher", "teacher"
+        else:
+            return
+        asked = [text for text in self._overrides if text.startswith(unused) and text != "teacher=none"]
+        if asked:
+            self.notices.append(f"method {method.name} {why}: {' '.join(asked)} is left aside")
 
     def _teacher_spec(
         self, options: TeacherOptions, parts: _Parts, dataset: DatasetSpec
@@ -240,7 +251,9 @@ class _Check:
             self.problems.append(f"teacher.method={taught.name}: must be a method without a teacher of its own")
         if options.checkpoint is None:
             seeds = options.seeds
-            return lambda own: dataclasses.replace(own, **_fields(parts), seed=seeds[0] if seeds else own.seed)
+            return lambda own: dataclasses.replace(
+                own, dataset=dataset, **_fields(parts), seed=seeds[0] if seeds else own.seed
+            )
         path = Path(options.checkpoint).expanduser()
         try:
             digest = own_weights(path, parts.student, dataset)
@@ -252,6 +265,15 @@ class _Check:
         # Nothing is trained, so how and from which seed is no part of it.
         method_unused = Component("kdrun.methods.CE")
         return lambda own: Spec(dataset, parts.student, method_unused, precision=own.precision, weights=digest)
+
+
+def _selected(dataset: DatasetSpec, selection: Selection) -> DatasetSpec:
+    """The dataset with another selection of its training images.
+
+    Raises:
+        ValueError: a fraction or class out of range.
+    """
+    return dataclasses.replace(dataset, **vars(selection))
 
 
 def _fields(parts: _Parts) -> dict[str, Any]:

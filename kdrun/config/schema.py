@@ -23,7 +23,16 @@ class RootOptions:
     method: Any
     runtime: Any
     seed: int = 0
-    stop_epoch: int | float | None = None
+    stop_epoch: Any = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of a dataset is trained on; the fields of `DatasetSpec` of these names."""
+
+    train_fraction: float = 1.0
+    val_fraction: float = 0.0
+    classes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class TeacherOptions:
     """What a teacher node has beside its network.
 
     Attributes:
+        dataset: what of the run's dataset it is trained on: `train_fraction`, `val_fraction`, `classes`.
         recipe: as the run's own.
         method: a `_target_` node: how the teacher learned.
         seeds: one teacher per seed; None is the run's own seed.
@@ -38,10 +48,11 @@ class TeacherOptions:
         checkpoint: a file with weights of the user's own.
     """
 
+    dataset: Selection
     recipe: Any
     method: Any
     seeds: tuple[int, ...] | None = None
-    stop_epoch: int | float | None = None
+    stop_epoch: Any = None
     checkpoint: str | None = None
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import os
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import nn
 from kdrun.data import CONTENT_HASH, DataError, Splits, check, data_home, identity
 from kdrun.experiment.signature import bind, without_defaults
 from kdrun.experiment.spec import Component, DatasetSpec, Recipe
-from kdrun.methods import Method
+from kdrun.methods import Method as Method
 from kdrun.training.checkpoint import CheckpointError, read_weights
 from kdrun.training.optimisation import MultiStepSchedule, build_optimizer
 from kdrun.training.precision import resolve_device as resolve_device  # how config reaches them
@@ -33,14 +34,18 @@ def trusted_packages() -> tuple[str, ...]:
     return ("kdrun", *(package.strip() for package in named if package.strip()))
 
 
-def resolve(target: str) -> Callable[..., Any]:
+def resolve(target: str, kind: type | None = None) -> Callable[..., Any]:
     """The class or function that a `_target_` names.
 
     A config from a stranger is data, not code: the name must lie in a trusted package, and so must the object that
     it resolves to, which an alias such as `kdrun.losses.torch.load` does not.
 
+    Args:
+        target: dotted path.
+        kind: what it must be a concrete subclass of, or a function that returns one; None takes anything.
+
     Raises:
-        ValueError: not trusted, not found, or nothing that can be called.
+        ValueError: not trusted, not found, nothing that can be called, or of another kind.
     """
     allowed = trusted_packages()
     refusal = (
@@ -58,13 +63,19 @@ def resolve(target: str) -> Callable[..., Any]:
         raise ValueError(f"{target!r} is no class or function")
     if found.__module__.partition(".")[0] not in allowed:
         raise ValueError(refusal)
+    if kind is not None and not _makes(found, kind):
+        raise ValueError(f"{target!r} is no concrete {kind.__name__}, nor a function that returns one")
     resolved: Callable[..., Any] = found
     return resolved
 
 
-def component(
-    node: Any, path: str, problems: list[str], *, injected: tuple[str, ...], kind: type | None = None
-) -> Component | None:
+def _makes(found: Any, kind: type) -> bool:
+    """Whether calling a class or function gives a `kind`; a function without annotation is taken at its word."""
+    made = found if inspect.isclass(found) else typing.get_type_hints(found).get("return", kind)
+    return inspect.isclass(made) and issubclass(made, kind) and not (made is found and inspect.isabstract(made))
+
+
+def component(node: Any, path: str, problems: list[str], *, injected: tuple[str, ...], kind: type) -> Component | None:
     """Reads a `_target_` node of the config; every fault becomes a line in `problems`, and the result None.
 
     Args:
@@ -72,19 +83,15 @@ def component(
         path: where it stands in the config.
         problems: faults found so far.
         injected: parameters the program supplies.
-        kind: what the target must be a subclass of; None takes any class or function.
+        kind: what the target must be a subclass of, or return.
     """
     if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
         problems.append(f"{path}: must be a group option or a mapping with a _target_, not {node!r}")
         return None
     try:
-        target = resolve(node["_target_"])
+        target = resolve(node["_target_"], kind)
     except ValueError as error:
         problems.append(f"{path}._target_: {error}")
-        return None
-    fitting = kind is None or (inspect.isclass(target) and issubclass(target, kind) and not inspect.isabstract(target))
-    if kind is not None and not fitting:
-        problems.append(f"{path}._target_: {node['_target_']!r} is no concrete {kind.__name__}")
         return None
     fault_count = len(problems)
     options = {name: value for name, value in node.items() if name != "_target_"}
@@ -96,7 +103,7 @@ def component(
 
 def student_component(node: Any, path: str, problems: list[str]) -> Component | None:
     """Reads a network's node, see `component`."""
-    return component(node, path, problems, injected=MODEL_INJECTED)
+    return component(node, path, problems, injected=MODEL_INJECTED, kind=nn.Module)
 
 
 def method_component(node: Any, path: str, problems: list[str]) -> Component | None:
@@ -150,9 +157,9 @@ def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """
     found_in_data = ("identity", "num_classes", "train_size", "test_size")
     if all(node.get(name) is not None for name in found_in_data):
-        resolve(node["_target_"])
+        resolve(node["_target_"], Splits)
         return dict(node)
-    splits = _call_with(resolve(node["_target_"]), {**node, "root": root})
+    splits = _call_with(resolve(node["_target_"], Splits), {**node, "root": root})
     found = {
         "identity": identity(splits),
         "num_classes": len(splits.class_names),
@@ -173,7 +180,7 @@ def load_splits(dataset: DatasetSpec, root: Path) -> Splits:
     Raises:
         kdrun.data.DataError: absent and unreachable, damaged, or not what the spec says.
     """
-    splits: Splits = _call_with(resolve(dataset.target), {**dataclasses.asdict(dataset), "root": root})
+    splits: Splits = _call_with(resolve(dataset.target, Splits), {**dataclasses.asdict(dataset), "root": root})
     check(splits, num_classes=dataset.num_classes, in_channels=dataset.in_channels, image_size=dataset.image_size)
     found = (len(splits.train.labels), len(splits.test.labels))
     if found != (dataset.train_size, dataset.test_size):

@@ -96,7 +96,7 @@ def _normalise(value: Any, annotation: Any, path: str, problems: list[str]) -> A
             problems.append(f"{path}={value!r}: must be {_describe(annotation)}")
             return None
         return tuple(_normalise(item, arguments[0], f"{path}[{i}]", problems) for i, item in enumerate(value))
-    if annotation is float and type(value) is int:
+    if annotation is float and type(value) is int and abs(value) < 2**1023:
         value = float(value)
     # bool is a subclass of int, but True is no number of epochs.
     if type(value) is not annotation or (annotation is float and not math.isfinite(value)):

@@ -4,8 +4,8 @@ import hashlib
 
 import torch
 
-from kdrun.seeds import mix
 from kdrun.data.randomness import uniform32
+from kdrun.seeds import mix
 
 
 def reference32(counter: int, key: int) -> int:

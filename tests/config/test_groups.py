@@ -1,0 +1,188 @@
+"""Every option of every group composes and passes preflight, and agrees with the library it configures."""
+
+import dataclasses
+import inspect
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+from PIL import Image
+
+from kdrun.config.compose import config_directory
+from kdrun.data import Augmentation
+from kdrun.experiment.build import METHOD_INJECTED, MODEL_INJECTED, resolve
+from kdrun.experiment.spec import Component, Recipe
+
+CONF = config_directory()
+NEEDS_DATA = "folder"
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def read(group: str, option: str) -> dict:
+    return yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
+
+
+def leaves(node: dict, path: str = "") -> dict:
+    """The values of a tree by their dotted keys."""
+    found = {}
+    for key, value in node.items():
+        found |= leaves(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return found
+
+
+RECIPE_LEAVES = leaves({**dataclasses.asdict(Recipe()), "augmentation": dataclasses.asdict(Augmentation())})
+
+
+@pytest.mark.parametrize("option", options("student"))
+def test_every_network_can_be_student_and_teacher(job, option):
+    checked = job(f"student={option}", f"teacher={option}")
+    assert checked.spec.student.target == read("student", option)["_target_"]
+    assert checked.spec.teachers[0].student == checked.spec.student
+
+
+@pytest.mark.parametrize("option", options("method"))
+def test_every_method_passes(job, option):
+    spec = job(f"method={option}").spec
+    assert spec.method == Component(read("method", option)["_target_"]), "its YAML must hold the defaults"
+    assert len(spec.teachers) == (option in ("kd", "tfkd_self"))
+
+
+@pytest.mark.parametrize("option", [name for name in options("dataset") if name != NEEDS_DATA])
+def test_every_dataset_passes_without_its_data_and_brings_its_recipe(job, composed, option):
+    words = (f"dataset={option}", "student=mobilenetv2", "teacher=resnet18")
+    dataset = job(*words).spec.dataset
+    assert (dataset.name, dataset.identity) == (option, read("dataset", option)["identity"])
+    assert composed(*words).recipe == composed(*words, f"recipe={option}").recipe
+
+
+def test_folder_is_described_by_what_it_holds(job, tmp_path):
+    for split in ("train", "test"):
+        for shade, name in ((40, "dark"), (200, "light")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (10, 12), (shade, shade, i)).save(tmp_path / split / name / f"{i}.png")
+    words = ("dataset=folder", f"dataset.root={tmp_path}", "dataset.image_size=8", "method=ce")
+    found = job(*words).spec.dataset
+    assert found.identity.startswith("content-sha256:")
+    assert (found.num_classes, found.train_size, found.test_size, found.image_size) == (2, 4, 4, 8)
+    Image.new("RGB", (10, 12), (0, 0, 0)).save(tmp_path / "train" / "dark" / "1.png")
+    assert job(*words).spec.dataset.identity != found.identity
+
+
+@pytest.mark.parametrize("option", options("recipe"))
+def test_every_recipe_has_the_keys_of_the_library(composed, job, option):
+    words = ("dataset=cifar100", "teacher=resnet18", f"recipe={option}")
+    recipe = OmegaConf.to_container(composed(*words).recipe)
+    assert sorted(leaves(recipe)) == sorted(RECIPE_LEAVES)
+    augmentation = Augmentation(**recipe.pop("augmentation"))
+    milestones = tuple(recipe.pop("milestones"))
+    assert job(*words).spec.recipe == Recipe(**recipe, milestones=milestones, augmentation=augmentation)
+
+
+@pytest.mark.parametrize(("group", "injected"), [("method", METHOD_INJECTED), ("student", MODEL_INJECTED)])
+def test_the_yaml_of_a_component_names_all_its_options_at_their_defaults(group, injected):
+    for option in options(group):
+        node = read(group, option)
+        name = node["_target_"].rpartition(".")[2]
+        parameters = inspect.signature(resolve(node.pop("_target_"))).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.name not in injected}
+        assert list(node) == list(defaults), option
+        if name == option or group == "method":  # not a preset such as mlp_800
+            shown = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
+            assert node == shown, option
+
+
+def test_teachers_are_chosen_from_the_same_networks_as_students():
+    for option in options("student"):
+        assert read("teacher", option) == read("student", option)
+    assert options("teacher") == options("student")
+
+
+OTHER_VALUES = {
+    "epochs": 7,
+    "batch_size": 32,
+    "lr": 0.025,
+    "lr_batch_size": 256,
+    "optimizer": "adam",
+    "momentum": 0.8,
+    "nesterov": True,
+    "weight_decay": 0.01,
+    "milestones": [0.5],
+    "gamma": 0.5,
+    "warmup_epochs": 3,
+    "augmentation.crop_padding": 2,
+    "augmentation.flip": True,
+    "augmentation.rotation": 5.0,
+}
+
+
+def test_a_teachers_recipe_follows_the_runs_leaf_by_leaf(composed):
+    assert sorted(OTHER_VALUES) == sorted(RECIPE_LEAVES)
+    words = [f"recipe.{key}={str(value).replace(' ', '')}" for key, value in OTHER_VALUES.items()]
+    config = composed(*words)
+    assert leaves(OmegaConf.to_container(config.recipe)) == OTHER_VALUES
+    assert leaves(OmegaConf.to_container(config, resolve=True)["teacher"]["recipe"]) == OTHER_VALUES
+
+
+@pytest.mark.parametrize("key", OTHER_VALUES)
+def test_one_key_of_a_teachers_recipe_can_be_its_own(composed, key):
+    plain = OmegaConf.to_container(composed(), resolve=True)
+    changed = OmegaConf.to_container(composed(f"teacher.recipe.{key}={OTHER_VALUES[key]}"), resolve=True)
+    assert changed["recipe"] == plain["recipe"]
+    before, after = leaves(plain["teacher"]["recipe"]), leaves(changed["teacher"]["recipe"])
+    assert after == {**before, key: OTHER_VALUES[key]} != before
+
+
+def test_cifar100_alone_is_the_recipe_of_the_tfkd_paper(job):
+    """Yuan et al. 2020, part 5, and their released code (main.py, data_loader.py, utils.py)."""
+    spec = job("dataset=cifar100", "teacher=resnet18", "student=mobilenetv2", "method=kd").spec
+    paper = Recipe(
+        epochs=200,
+        batch_size=128,
+        lr=0.1,
+        lr_batch_size=128,
+        optimizer="sgd",
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=5e-4,
+        milestones=(0.3, 0.6, 0.8),
+        gamma=0.2,
+        warmup_epochs=1,
+        augmentation=Augmentation(crop_padding=4, flip=True, rotation=15.0),
+    )
+    assert spec.recipe == spec.teachers[0].recipe == paper
+    assert spec.dataset.mean == (0.5070751592, 0.4865488733, 0.4409178434)
+    assert spec.dataset.std == (0.2673342859, 0.2564384629, 0.2761504713)
+    assert (spec.stop_epoch, spec.teachers[0].stop_epoch) == (None, None)
+    assert (spec.dataset.train_fraction, spec.dataset.val_fraction) == (1, 0)
+
+
+def test_tiny_imagenet_is_the_papers_recipe_too(job):
+    recipe = job("dataset=tiny_imagenet", "method=ce", "student=resnet50").spec.recipe
+    assert recipe.augmentation == Augmentation(crop_padding=0, flip=True, rotation=20.0)
+    assert (
+        dataclasses.replace(recipe, augmentation=Augmentation(4, True, 15.0), gamma=0.2)
+        == job("dataset=cifar100", "method=ce").spec.recipe
+    )
+    assert recipe.gamma == 0.1
+
+
+def test_the_experiments_are_the_released_settings(job):
+    """params.json of the released code: MobileNetV2 from ResNet18, and from the virtual teacher."""
+    kd = job("experiment=tfkd_kd_mobilenetv2").spec
+    assert kd.method.options == {"alpha": 0.95, "temperature": 20.0, "kl_reduction": "mean"}
+    assert [c.name for c in (kd.method, kd.student, kd.teachers[0].student)] == ["KD", "mobilenetv2", "resnet18"]
+    reg = job("experiment=tfkd_reg_mobilenetv2").spec
+    assert reg.method.options == {"alpha": 0.95, "temperature": 40.0, "variant": "released"}
+    assert [c.name for c in (reg.method, reg.student)] == ["TfKDReg", "mobilenetv2"]
+    assert kd.dataset == reg.dataset == job("dataset=cifar100", "method=ce").spec.dataset
+
+
+@pytest.mark.parametrize("option", options("experiment"))
+def test_every_experiment_passes_and_can_be_changed(job, option):
+    """What is typed goes before what an experiment sets."""
+    assert job(f"experiment={option}").spec.run_id != job("dataset=cifar100", "teacher=resnet18").spec.run_id
+    assert job(f"experiment={option}", "recipe.epochs=3", "method.alpha=0.5").spec.recipe.epochs == 3

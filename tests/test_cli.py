@@ -1,0 +1,324 @@
+"""The command as a user types it: answers at once, real runs on made-up images, sweeps, exit codes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdrun import __version__
+from kdrun.cli import main
+from kdrun.experiment import runner
+from kdrun.experiment.reporting import log
+
+ROOT = Path(__file__).parents[1]
+SECONDS_TO_ANSWER = 6  # meant to be 1.5; a machine that runs tests is busy
+TINY = (
+    "dataset=synthetic",
+    "dataset.train_size=96",
+    "dataset.test_size=50",
+    "recipe.batch_size=32",
+    "student=mlp",
+    "student.hidden=[16]",
+    "teacher=cnn",
+    "runtime.device=cpu",
+)
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch, tmp_path):
+    """An empty directory to run in; the console and the signals are as before afterwards."""
+    directory = tmp_path / "here"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    monkeypatch.setenv("KDRUN_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "propagate", True)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield directory
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def kdrun(capsys):
+    """Runs a command line in this process: exit code, lines on stdout, text on stderr."""
+
+    def command(*words: str) -> tuple[int, list[str], str]:
+        code = main(words)
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err
+
+    return command
+
+
+def asked(*words: str, **environment: str) -> tuple[subprocess.CompletedProcess, float, set[str]]:
+    """A process of its own: what it said, its seconds, and the modules it imported."""
+    command = [sys.executable, "-X", "importtime", "-m", "kdrun", *words]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    started = time.perf_counter()
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    seconds = time.perf_counter() - started
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "import time:" in line}
+    assert "kdrun.cli" in imported
+    return done, seconds, imported
+
+
+def test_help_lists_every_group_and_option_at_once(here):
+    done, seconds, imported = asked("--help")
+    assert done.returncode == 0
+    assert "torch" not in imported
+    assert seconds < SECONDS_TO_ANSWER
+    lines = done.stdout.splitlines()
+    for group in (path for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "__pycache__"):
+        options = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
+        assert f"{group.name}: {options}" in lines
+    for text in ("Usage: kdrun", "--dry-run", "-m", "--config-dir", "teacher=none", "$KDRUN_DATA", "result.json"):
+        assert text in done.stdout
+    assert max(map(len, (line for line in lines if not line.startswith(("student:", "teacher:"))))) <= 120
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [("--cfg", "job"), ("--cfg=job",), ("-c", "job", "--resolve")], ids=" ".join)
+def test_cfg_shows_every_option_at_once(here, words):
+    done, seconds, imported = asked(*words, "student=mobilenetv2", "teacher=none", "recipe.epochs=3")
+    assert done.returncode == 0
+    assert "torch" not in imported
+    assert seconds < SECONDS_TO_ANSWER
+    assert "_target_: kdrun.models.mobilenetv2" in done.stdout
+    assert "epochs: 3" in done.stdout
+    assert list(here.iterdir()) == []
+
+
+def test_completion_answers_at_once():
+    done, seconds, imported = asked("-sc", "query=bash", COMP_LINE="kdrun student=mob")
+    assert done.stdout.split() == ["student=mobilenetv2"]
+    assert "torch" not in imported
+    assert seconds < SECONDS_TO_ANSWER
+
+
+def test_version_needs_neither_torch_nor_hydra():
+    done, _, imported = asked("--version")
+    assert done.stdout.startswith(f"kdrun {__version__} (")
+    assert not imported & {"torch", "hydra", "omegaconf"}
+
+
+def test_cfg_of_a_bad_override_is_told_like_that_of_a_run(kdrun, tmp_path):
+    code, out, err = kdrun("--cfg", "job", "stuent=cnn", "recipe.epoch=3")
+    assert (code, out) == (2, [])
+    assert "2 problems" in err
+    assert "did you mean student?" in err
+    (tmp_path / "tree" / "student").mkdir(parents=True)
+    (tmp_path / "tree" / "student" / "own.yaml").write_text("_target_: mine.net\n")
+    code, out, err = kdrun("--config-dir", str(tmp_path / "tree"), "--cfg", "job", "student=own")
+    assert (code, err) == (0, "")
+    assert "  _target_: mine.net" in out
+
+
+def test_an_unknown_flag_is_bad_input(kdrun):
+    with pytest.raises(SystemExit, match="2"):
+        kdrun("--dry", "--frobnicate")
+
+
+def test_dry_run_tells_size_and_time_and_writes_nothing(kdrun, here):
+    code, out, _ = kdrun("--dry-run", "dataset=cifar100", "student=cnn", "teacher=resnet20", "recipe.batch_size=4")
+    assert code == 0
+    teacher, student = out
+    assert teacher.startswith("teacher resnet20 ce on cifar100")
+    assert "278,324 parameters" in teacher
+    assert student.startswith("student cnn kd on cifar100")
+    assert "369,124 parameters" in student
+    # 3x3 convolutions at 32, 16 and 8 pixels, then 2048 x 128 and 128 x 100
+    macs = 9 * (3 * 32 * 32**2 + 32 * 64 * 16**2 + 64 * 128 * 8**2) + 2048 * 128 + 128 * 100
+    assert f"{macs / 1e6:.2f} M MACs per image" in student
+    assert "200 epochs of 12500 steps" in student
+    assert list(here.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A tiny run, finished, in a process of its own: where it ran, and the lines it said."""
+    directory = tmp_path_factory.mktemp("run")
+    command = [sys.executable, "-m", "kdrun", *TINY, "recipe.epochs=3", "dataset.val_fraction=0.2"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "KDRUN_DATA": str(directory / "data")}
+    done = subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return directory, done.stdout.splitlines()
+
+
+def test_a_run_trains_its_teacher_then_its_student_and_ends_with_its_result(finished):
+    directory, lines = finished
+    epochs = [line.split()[:5] for line in lines if " epoch " in line]
+    assert epochs == [
+        *(["teacher", "cnn", "ce", "epoch", f"{epoch}/3"] for epoch in (1, 2, 3)),
+        *(["student", "mlp", "kd", "epoch", f"{epoch}/3"] for epoch in (1, 2, 3)),
+    ]
+    path = directory / lines[-1].removeprefix("result: ")
+    result = json.loads(path.read_text())
+    assert path.parent == directory / "outputs" / "runs" / "synthetic" / "mlp" / f"kd-{result['run_id']}"
+    assert result["schema"] == 1
+    assert set(result) >= {
+        *("run_id", "status", "dataset", "student", "method", "teachers", "seed", "epochs", "test", "val", "train"),
+        *("environment", "versions"),
+    }
+    assert (result["status"], result["dataset"], result["seed"], result["epochs"]) == ("finished", "synthetic", 0, 3)
+    assert result["student"] | {"name": "mlp", "params": 768 * 16 + 16 + 16 * 10 + 10} == result["student"]
+    assert result["student"]["macs"] == 768 * 16 + 16 * 10
+    assert result["method"] | {"name": "kd", "temperature": 4.0, "alpha": 0.9} == result["method"]
+    metrics = {"epoch", "top1", "top5", "nll", "ece"}
+    assert set(result["test"]["last"]) == set(result["test"]["best"]) == metrics
+    assert result["test"]["last"]["epoch"] == 3
+    assert set(result["val"]["selected"]) >= metrics
+    assert 0 <= result["test"]["last"]["top1"] <= result["test"]["last"]["top5"] <= 100
+    assert set(result["train"]) == {"seconds", "images_per_second", "peak_memory_bytes"}
+    assert set(result["environment"]) >= {"torch", "cuda", "device", "threads", "git"}
+    (teacher,) = result["teachers"]
+    (teacher_path,) = directory.glob("outputs/runs/synthetic/cnn/ce-*/result.json")
+    taught_by = json.loads(teacher_path.read_text())
+    assert teacher["run_id"] == taught_by["run_id"] == teacher_path.parent.name.removeprefix("ce-")
+    assert teacher["top1"] == taught_by["test"]["last"]["top1"]
+
+
+def test_a_run_leaves_its_files(finished):
+    directory, lines = finished
+    run = (directory / lines[-1].removeprefix("result: ")).parent
+    names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert names == {
+        *("spec.json", "config.yaml", "status.json", "metrics.jsonl", "student.safetensors", "result.json"),
+        *("kdrun.log", "curves.png", "checkpoints/last.pt", "checkpoints/best.pt"),
+    }
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+    assert not (directory / "data").exists()
+
+
+def no_training(*_args, **_options):
+    raise AssertionError("nothing is left to train")
+
+
+def test_the_same_command_again_finds_the_result(finished, kdrun, monkeypatch):
+    directory, lines = finished
+    monkeypatch.chdir(directory)
+    monkeypatch.setattr(runner, "fit", no_training)
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+    code, again, _ = kdrun(*TINY, "recipe.epochs=3", "dataset.val_fraction=0.2")
+    assert code == 0
+    assert again[-1] == lines[-1]
+    assert [line for line in again if line.startswith("|")] == [line for line in lines if line.startswith("|")]
+    assert any("already finished" in line for line in again)
+    assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
+
+
+def test_a_run_on_the_embedded_digits_names_the_real_thing_first(kdrun):
+    words = ("method=ce", "student=mlp", "student.hidden=[8]", "recipe.epochs=1", "dataset.train_fraction=0.1")
+    code, out, _ = kdrun(*words, "teacher=resnet56")
+    assert code == 0
+    assert out[0].startswith("dataset=digits")
+    assert "dataset=cifar100" in out[0]
+    assert out[1] == "method ce has no use for a teacher: teacher=resnet56 is left aside"
+    code, out, _ = kdrun(*words, "dataset=synthetic", "dataset.train_size=40", "recipe.augmentation.crop_padding=0")
+    assert code == 0
+    assert not out[0].startswith("dataset=")
+
+
+SWEEP = ("-m", *TINY, "recipe.epochs=2", "method.temperature=1,4,16", "seed=0,1")
+
+
+def test_a_sweep_shares_teachers_and_leaves_a_summary(kdrun, here, monkeypatch):
+    code, out, err = kdrun(*SWEEP)
+    assert (code, err) == (0, "")
+    runs = here / "outputs" / "runs" / "synthetic"
+    assert len(list(runs.glob("cnn/ce-*/result.json"))) == len(list(runs.glob("cnn/*"))) == 2
+    assert len(list(runs.glob("mlp/kd-*/result.json"))) == 6
+    assert out[0] == "6 runs (0 finished), taught by 2 teachers (0 finished)"
+    (directory,) = (here / "outputs" / "sweeps").iterdir()
+    assert out[-1] == f"result: {directory.relative_to(here) / 'summary.csv'}"
+    for name in ("temperature.png", "curves.png"):
+        assert (directory / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+    rows = {row["run"]: row for row in csv.DictReader((directory / "summary.csv").read_text().splitlines())}
+    assert list(rows) == ["teacher cnn ce", *(f"method.temperature={t}" for t in (1, 4, 16))]
+    assert {row["n"] for row in rows.values()} == {"2"}
+    top1 = {}
+    for path in runs.glob("mlp/kd-*/result.json"):
+        result = json.loads(path.read_text())
+        top1.setdefault(f"method.temperature={result['method']['temperature']:g}", []).append(result)
+    for name, results in top1.items():
+        values = torch.tensor([result["test"]["last"]["top1"] for result in results], dtype=torch.float64)
+        assert {result["seed"] for result in results} == {0, 1}
+        assert float(rows[name]["test.last.top1.mean"]) == pytest.approx(values.mean().item())
+        assert float(rows[name]["test.last.top1.std"]) == pytest.approx(values.std().item())
+    table = (directory / "summary.md").read_text()
+    assert table.count("method.temperature=") == 3
+    assert "±" in table
+
+    monkeypatch.setattr(runner, "fit", no_training)
+    code, again, _ = kdrun(*SWEEP)
+    assert code == 0
+    assert again[0] == "6 runs (6 finished), taught by 2 teachers (2 finished)"
+    assert again[-1] == out[-1]
+    assert (directory / "summary.md").read_text() == table
+
+
+def test_a_failing_job_stops_no_other_and_is_all_that_is_left_to_do(kdrun, here, monkeypatch):
+    words = ("-m", *TINY, "method=ce", "recipe.epochs=1", "recipe.lr=1e+20,0.1", "seed=0,1")
+    code, out, _ = kdrun(*words)
+    assert code == 1
+    results = list(here.glob("outputs/runs/synthetic/mlp/ce-*/result.json"))
+    assert len(results) == 2
+    assert "2 of 4 runs failed; the same command runs only what is missing" in out
+    assert any("recipe.lr=1e+20 seed=0: failed:" in line and "diverged" in line for line in out)
+    states = [json.loads(path.read_text())["state"] for path in here.glob("outputs/runs/synthetic/mlp/*/status.json")]
+    assert sorted(states) == ["diverged", "diverged", "finished", "finished"]
+    (summary,) = here.glob("outputs/sweeps/*/summary.csv")
+    rows = {row["recipe.lr"]: row for row in csv.DictReader(summary.read_text().splitlines())}
+    assert {lr: (row["n"], row["missing"]) for lr, row in rows.items()} == {"1e+20": ("0", "2"), "0.1": ("2", "0")}
+
+    trained = []
+    fit = runner.fit
+    monkeypatch.setattr(runner, "fit", lambda training, *args, **kw: (trained.append(1), fit(training, *args, **kw)))
+    assert kdrun(*words)[0] == 1
+    assert len(trained) == 2, "only the two that failed"
+
+
+def test_a_failing_run_says_why_in_a_line(kdrun, here):
+    code, out, _ = kdrun(*TINY, "method=ce", "recipe.epochs=1", "recipe.lr=1e20")
+    assert code == 1
+    assert out[-1].startswith("kdrun: DivergedError: training diverged in epoch 1")
+    assert not any("Traceback" in line for line in out)
+    (kept,) = here.glob("outputs/runs/synthetic/mlp/ce-*/kdrun.log")
+    assert "Traceback" in kept.read_text()
+    assert not kept.with_name("result.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_run_that_the_same_command_resumes(kdrun, here, monkeypatch, number):
+    words = (*TINY, "method=ce", "recipe.epochs=3")
+    evaluate = runner.fit.__globals__["evaluate"]
+    calls = []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            signal.raise_signal(number)
+        return evaluate(*args)
+
+    monkeypatch.setitem(runner.fit.__globals__, "evaluate", interrupted)
+    code, _, err = kdrun(*words)
+    assert code == 128 + number
+    assert "resumes after the last finished epoch" in err
+    (status,) = here.glob("outputs/runs/synthetic/mlp/ce-*/status.json")
+    assert json.loads(status.read_text())["state"] == "interrupted"
+    assert not status.with_name("result.json").exists()
+    code, out, _ = kdrun(*words)
+    assert code == 0
+    assert [line.split()[4] for line in out if " ce epoch " in line] == ["2/3", "3/3"]
+    assert status.with_name("result.json").exists()
