@@ -25,7 +25,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -41,6 +41,13 @@ def write_json(path: Path, value: Any) -> None:
 def sha256(content: bytes) -> str:
     """Hex SHA-256."""
     return hashlib.sha256(content).hexdigest()
+
+
+def _umask() -> int:
+    """The permissions that new files lack; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _sync_directory(directory: Path) -> None:

@@ -144,7 +144,9 @@ def _safe(name: str) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except ValueError as error:
         raise RuntimeError(f"{path} is not readable JSON ({error}); move it away to train the run again") from error
+    if not isinstance(value, dict):
+        raise RuntimeError(f"{path} holds no JSON object; move it away to train the run again")
     return value

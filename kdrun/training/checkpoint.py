@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,14 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not a kdrun checkpoint")
     payload = content[_HEADER:]
     if hashlib.sha256(payload).digest() != content[len(MAGIC) : _HEADER]:
-        raise CheckpointError(f"{path} is damaged: its content does not have the SHA-256 it was saved with")
-    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+        raise CheckpointError(
+            f"{path} is damaged: its content does not have the SHA-256 it was saved with; "
+            "remove it to train from the start"
+        )
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} holds more than tensors and plain values; it was not read") from error
     return state
 
 

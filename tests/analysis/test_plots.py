@@ -1,0 +1,114 @@
+"""Pictures: that they are PNG files, and what is drawn in them where."""
+
+import math
+import struct
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kdrun.analysis import plots
+from kdrun.analysis.aggregate import SweepRun, group_by_seed, teachers_by_seed
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list:
+    """The axes of every picture that is drawn."""
+    axes_drawn = []
+    original = plots._figure
+
+    @contextmanager
+    def recording(path, width, height):
+        with original(path, width, height) as axes:
+            axes_drawn.append(axes)
+            yield axes
+
+    monkeypatch.setattr(plots, "_figure", recording)
+    return axes_drawn
+
+
+def size_of_png(path: Path) -> tuple[int, int]:
+    content = path.read_bytes()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    assert content.endswith(b"IEND\xaeB`\x82")
+    return struct.unpack(">II", content[16:24])
+
+
+def points(line) -> list[tuple[float, float]]:
+    return [tuple(point) for point in line.get_xydata().tolist()]
+
+
+def test_learning_curves_are_means_over_seeds_with_bands(sweep, archive, drawn):
+    path = archive.root / "curves.png"
+    plots.learning_curves(path, teachers_by_seed(sweep), group_by_seed(sweep), "title")
+    assert size_of_png(path) == (1050, 630)
+    assert path.stat().st_size > 10_000
+    (axes,) = drawn
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert {label: points(line) for label, line in lines.items()} == {
+        "teacher resnet20 ce  (81.0 ± 1.4)": [(1, 71), (2, 81)],
+        "method.temperature=1  (62.0 ± 2.8)": [(1, 52), (2, 62)],
+        "method.temperature=4  (71.2 ± 0.4)": [(1, 61.25), (2, 71.25)],
+        "method.temperature=16  (66.0)": [(1, 56), (2, 66)],
+    }
+    assert [line.get_linestyle() for line in axes.get_lines()] == ["--", "-", "-", "-"]
+    bands = [band.get_paths()[0].get_extents() for band in axes.collections]
+    deviation = math.sqrt(8)
+    assert len(bands) == 3, "one run alone has none"
+    assert (bands[1].ymin, bands[1].ymax) == pytest.approx((52 - deviation, 62 + deviation))
+    assert axes.get_ylim()[0] < 52
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [((1.0, 4.0, 16.0), "log"), ((1.0, 2.0, 4.0), "linear"), ((0.0, 4.0, 16.0), "linear"), ((0.1, 0.5, 0.9), "log")],
+)
+def test_accuracy_against_a_number_is_a_line_in_its_order(archive, drawn, values, scale):
+    top1 = dict(zip(values, (60.0, 70.0, 65.0), strict=True))
+    jobs = [archive.job(top1[value], temperature=value) for value in (values[2], values[0], values[1])]
+    path = archive.root / "temperature.png"
+    plots.accuracy_against(path, "method.temperature", group_by_seed(jobs), [], "title")
+    assert size_of_png(path) == (900, 630)
+    (axes,) = drawn
+    (line,) = [container.lines[0] for container in axes.containers]
+    assert points(line) == [(value, top1[value]) for value in values]
+    assert (line.get_linestyle(), axes.get_xscale()) == ("-", scale)
+    ticks = dict(zip(axes.get_xticks(), (label.get_text() for label in axes.get_xticklabels()), strict=True))
+    assert ticks == {value: f"{value:g}" for value in values}
+
+
+def test_accuracy_against_words_has_points_at_the_words(archive, drawn):
+    jobs = []
+    for i, (word, top1) in enumerate((("resnet18", 70.0), ("cnn", 60.0))):
+        spec = archive.student(temperature=1.0 + i)
+        jobs.append(SweepRun({"student": word}, archive.finish(spec, top1)))
+    plots.accuracy_against(archive.root / "student.png", "student", group_by_seed(jobs), [], "title")
+    (axes,) = drawn
+    (line,) = [container.lines[0] for container in axes.containers]
+    assert points(line) == [(0, 70), (1, 60)]
+    assert line.get_linestyle() == "None"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["resnet18", "cnn"]
+
+
+def test_accuracy_against_one_key_has_a_line_for_each_choice_of_the_others(sweep, archive, drawn):
+    jobs = [archive.job(60.0 + t + 10 * a, temperature=t, alpha=a) for t in (1.0, 2.0) for a in (0.1, 0.9)]
+    jobs.append(archive.job(None, temperature=3.0, alpha=0.1))  # a value that no run has finished is not drawn
+    groups = group_by_seed(jobs)
+    plots.accuracy_against(archive.root / "t.png", "method.temperature", groups, teachers_by_seed(sweep), "title")
+    (axes,) = drawn
+    lines = {container.get_label(): points(container.lines[0]) for container in axes.containers}
+    assert lines == {
+        "method.alpha=0.1": [(1, 62), (2, 63)],
+        "method.alpha=0.9": [(1, 70), (2, 71)],
+    }
+    (teacher,) = [line for line in axes.get_lines() if line.get_label().startswith("teacher")]
+    assert (teacher.get_label(), set(teacher.get_ydata())) == ("teacher resnet20 ce (81.0 ± 1.4)", {81.0})
+    assert len(axes.get_xticks()) == 2
+
+
+def test_error_bars_are_the_deviation(sweep, archive, drawn):
+    plots.accuracy_against(archive.root / "t.png", "method.temperature", group_by_seed(sweep), [], "title")
+    (container,) = drawn[0].containers
+    (bars,) = container.lines[2]
+    lengths = [float(segment[1, 1] - segment[0, 1]) for segment in bars.get_segments()]
+    assert lengths == pytest.approx([2 * math.sqrt(8), 2 * math.sqrt(0.125), 0.0])

@@ -1,0 +1,98 @@
+"""A laboratory for whole runs: small networks on made-up images, a fraction of a second each."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kdrun.data import Augmentation
+from kdrun.experiment import runner
+from kdrun.experiment.runner import Outcome, Runner
+from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
+from kdrun.experiment.store import Run, Store
+
+STUDENTS = {
+    "mlp": Component("kdrun.models.mlp", {"hidden": (32,), "dropout": 0.2}),
+    "cnn": Component("kdrun.models.cnn"),
+    "resnet20": Component("kdrun.models.resnet20"),
+}
+DATASET = DatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 66, 40, (0.5,), (0.25,))
+LAW = Augmentation(crop_padding=1, flip=True, rotation=15.0)
+RECIPE = Recipe(epochs=3, batch_size=16, lr=0.4, augmentation=LAW)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Makes specs and executes them under `root`: each `place` is an output root of its own.
+
+    An epoch has 5 steps: 16, 16, 16, 16 and 2 of 66 images in 4 classes.
+    """
+
+    root: Path
+    dataset: DatasetSpec = DATASET
+    recipe: Recipe = RECIPE
+
+    def plain(self, student: str = "mlp", **changes: Any) -> Spec:
+        """A run without a teacher; `changes` are fields of the spec."""
+        return replace(Spec(self.dataset, STUDENTS[student], self.by("CE"), self.recipe), **changes)
+
+    def taught(self, student: str = "mlp", *, teacher: Spec | None = None, **options: Any) -> Spec:
+        """A student of the cnn, or of another `teacher`; `options` are those of KD."""
+        return self.plain(student, method=self.by("KD", **options), teachers=(teacher or self.teacher,))
+
+    @staticmethod
+    def by(method: str, **options: Any) -> Component:
+        return Component(f"kdrun.methods.{method}", options)
+
+    @property
+    def teacher(self) -> Spec:
+        return self.plain("cnn")
+
+    def runner(self, place: str = "outputs", **options: Any) -> Runner:
+        return Runner(Store(self.root / place), device=torch.device("cpu"), data_root=self.root, **options)
+
+    def execute(self, spec: Spec, place: str = "outputs", **options: Any) -> Outcome:
+        """In a runner of its own."""
+        return self.runner(place, **options).execute(spec)
+
+    def run(self, spec: Spec, place: str = "outputs") -> Run:
+        return Store(self.root / place).run(spec)
+
+    @staticmethod
+    def bits(run: Run) -> tuple[bytes, bytes]:
+        """What must be equal bit for bit when a run is repeated."""
+        return run.weights.read_bytes(), (run.directory / "metrics.jsonl").read_bytes()
+
+    @staticmethod
+    def images_trained_on(outcome: Outcome) -> int:
+        train = outcome.result["train"]
+        return round(train["seconds"] * train["images_per_second"])
+
+
+@pytest.fixture
+def lab(tmp_path) -> Lab:
+    return Lab(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Outcome:
+    """A student and its teacher, for tests that only look at them."""
+    torch.set_num_threads(1)
+    lab = Lab(tmp_path_factory.mktemp("finished"))
+    return lab.execute(lab.taught(temperature=2.0))
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[str]:
+    """The methods by which something was trained, one name for each training."""
+    names = []
+    fit = runner.fit
+
+    def recording(training, *arguments, **options):
+        names.append(type(training.method).name)
+        fit(training, *arguments, **options)
+
+    monkeypatch.setattr(runner, "fit", recording)
+    return names

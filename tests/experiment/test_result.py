@@ -1,0 +1,35 @@
+"""The accuracies of a result: last, best on test, and selected on the held-out split."""
+
+from kdrun.experiment.result import accuracies, best
+
+
+def row(epoch: int, test: float, val: float | None = None) -> dict:
+    held_out = {} if val is None else {"val": {"top1": val, "nll": val / 10}}
+    return {"epoch": epoch, "lr": 0.1, "train": {}, "test": {"top1": test, "nll": test / 10}, **held_out}
+
+
+def test_last_best_and_selected_are_three_different_epochs():
+    rows = [row(1, 50.0, 61.0), row(2, 70.0, 60.0), row(3, 65.0, 62.0), row(4, 60.0, 59.0)]
+    assert accuracies(rows, {}) == {
+        "test": {
+            "last": {"epoch": 4, "top1": 60.0, "nll": 6.0},
+            "best": {"epoch": 2, "top1": 70.0, "nll": 7.0},
+        },
+        "val": {
+            "last": {"epoch": 4, "top1": 59.0, "nll": 5.9},
+            "selected": {"epoch": 3, "top1": 62.0, "nll": 6.2, "test": {"top1": 65.0, "nll": 6.5}},
+        },
+    }
+
+
+def test_of_equals_the_first_is_best():
+    rows = [row(1, 50.0), row(2, 70.0), row(3, 70.0)]
+    assert best(rows, "test") is rows[1]
+    assert "val" not in accuracies(rows, {})
+
+
+def test_without_an_epoch_the_network_as_it_is_counts_as_epoch_0():
+    untrained = {"val": {"top1": 9.0}, "test": {"top1": 10.0}}
+    found = accuracies([], untrained)
+    assert found["test"] == {"last": {"epoch": 0, "top1": 10.0}, "best": {"epoch": 0, "top1": 10.0}}
+    assert found["val"]["selected"] == {"epoch": 0, "top1": 9.0, "test": {"top1": 10.0}}

@@ -1,0 +1,154 @@
+"""Interrupted, failed and diverged runs: a true status behind, and on to the same bits as without the accident."""
+
+import contextlib
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kdrun import files
+from kdrun.experiment import store
+from kdrun.experiment.build import method_class
+from kdrun.methods import CE, Objective
+from kdrun.training import checkpoint
+from kdrun.training.trainer import DivergedError
+
+
+@contextlib.contextmanager
+def breaking(method: type, error: BaseException, *, epoch: int, step: int):
+    """Within it, this step of training by a method raises."""
+    forward = method.forward
+
+    def broken(self, batch, teacher):
+        if (batch.epoch, batch.step) == (epoch, step):
+            raise error
+        return forward(self, batch, teacher)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(method, "forward", broken)
+        yield
+
+
+def every_method(lab):
+    """A run by each method, over different networks and optimisers."""
+    adam = replace(lab.recipe, optimizer="adam", lr=0.01)
+    return {
+        "ce": lab.plain("cnn"),
+        "lsr": lab.plain("resnet20", method=lab.by("LSR")),
+        "kd": lab.taught("mlp"),
+        "tfkd_self": lab.plain("cnn", method=lab.by("TfKDSelf"), teachers=(lab.plain("cnn", seed=1),)),
+        "tfkd_reg": lab.plain("cnn", method=lab.by("TfKDReg"), recipe=adam),
+    }
+
+
+@pytest.mark.parametrize("name", ["ce", "lsr", "kd", "tfkd_self", "tfkd_reg"])
+def test_interrupted_run_resumes_to_the_same_bits(lab, name):
+    spec = every_method(lab)[name]
+    whole, run = lab.execute(spec, "whole"), lab.run(spec)
+    interruption = breaking(method_class(spec.method), KeyboardInterrupt(), epoch=1, step=2)
+    with interruption, pytest.raises(KeyboardInterrupt):
+        lab.execute(spec)
+    status = run.status()
+    assert (status["state"], status["error"]) == ("interrupted", "KeyboardInterrupt: ")
+    assert [row["epoch"] for row in run.rows()] == [1]
+    assert not run.finished
+    outcome = lab.execute(spec)
+    assert not outcome.reused
+    assert lab.bits(run) == lab.bits(whole.run)
+    assert outcome.result["test"] == whole.result["test"]
+    assert lab.images_trained_on(outcome) == 3 * 66, "those of the first process count"
+    assert (run.status()["state"], run.status()["started"]) == ("finished", status["started"])
+
+
+def test_failure_in_the_teacher_resumes_the_teacher(lab, trained):
+    whole = lab.execute(lab.taught(), "whole").run
+    with breaking(CE, RuntimeError("no memory"), epoch=2, step=0), pytest.raises(RuntimeError, match="no memory"):
+        lab.execute(lab.taught())
+    teacher, student = lab.run(lab.teacher), lab.run(lab.taught())
+    assert (teacher.status()["state"], teacher.status()["error"]) == ("failed", "RuntimeError: no memory")
+    assert len(teacher.rows()) == 2
+    assert "Traceback" in (teacher.directory / "kdrun.log").read_text()
+    assert not student.directory.exists(), "the student has not begun"
+    trained.clear()
+    lab.execute(lab.taught())
+    assert trained == ["ce", "kd"]
+    assert lab.bits(teacher) == lab.bits(lab.run(lab.teacher, "whole"))
+    assert lab.bits(student) == lab.bits(whole)
+
+
+def test_interruption_after_the_last_epoch_trains_nothing_again(lab, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "export_weights", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            lab.execute(lab.plain())
+    assert lab.run(lab.plain()).status()["state"] == "interrupted"
+    with breaking(CE, AssertionError("trained again"), epoch=2, step=0):
+        outcome = lab.execute(lab.plain())
+    assert lab.bits(outcome.run) == lab.bits(lab.execute(lab.plain(), "whole").run)
+
+
+@pytest.mark.parametrize(("name", "epoch"), [("best.pt", 1), ("last.pt", 2), ("metrics.jsonl", 2)])
+def test_interruption_between_the_files_of_an_epoch_resumes_to_the_same_bits(lab, monkeypatch, name, epoch):
+    """The epoch has this file, and not what is written after it."""
+    written = []
+
+    def stopping(path, content):
+        files.write_atomically(path, content)
+        written.append(path.name)
+        if written.count(name) == epoch:
+            raise KeyboardInterrupt
+
+    whole = lab.execute(lab.plain("cnn"), "whole").run
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_atomically", stopping)
+        patch.setattr(store, "write_atomically", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            lab.execute(lab.plain("cnn"))
+    run = lab.execute(lab.plain("cnn")).run
+    assert lab.bits(run) == lab.bits(whole)
+    best, expected = (checkpoint.load(each.best_checkpoint, torch.device("cpu")) for each in (run, whole))
+    assert best["epoch"] == expected["epoch"]
+    assert all(torch.equal(best["method"][key], tensor) for key, tensor in expected["method"].items())
+
+
+def test_resumed_run_keeps_its_number_of_threads(lab):
+    """One and two threads differ in the last bits."""
+    run = lab.run(lab.plain())
+    run.open(config=None)
+    run.write_status("interrupted", threads=2)
+    result = lab.execute(lab.plain(), threads=1).result
+    assert (result["environment"]["threads"], run.status()["threads"]) == (2, 2)
+    assert lab.execute(lab.plain(), "fresh", threads=1).result["environment"]["threads"] == 1
+
+
+def test_divergence_is_a_state_of_its_own_and_keeps_the_last_good_epoch(lab):
+    forward = CE.forward
+
+    def diverging(self, batch, teacher):
+        objective = forward(self, batch, teacher)
+        factor = float("nan") if (batch.epoch, batch.step) == (1, 3) else 1.0
+        return Objective(objective.loss * factor, objective.logits, objective.terms)
+
+    run = lab.run(lab.plain())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CE, "forward", diverging)
+        with pytest.raises(DivergedError, match="epoch 2"):
+            lab.execute(lab.plain())
+    assert run.status()["state"] == "diverged"
+    assert not run.finished
+    state = checkpoint.load(run.last_checkpoint, torch.device("cpu"))
+    assert [row["epoch"] for row in state["rows"]] == [1]
+    assert all(tensor.isfinite().all() for tensor in state["method"].values())
+    assert lab.bits(lab.execute(lab.plain()).run) == lab.bits(lab.execute(lab.plain(), "whole").run)
+
+
+@pytest.mark.parametrize("lr", [1e4, 1e12, 1e20, 1e37])
+def test_absurd_learning_rate_diverges_and_never_fails_otherwise(lab, lr):
+    """Whichever step or evaluation the first overflow falls into; here an epoch is one step."""
+    spec = lab.plain(recipe=replace(lab.recipe, lr=lr, warmup_epochs=0, batch_size=66))
+    with contextlib.suppress(DivergedError):
+        lab.execute(spec)
+    assert lab.run(spec).status()["state"] == ("finished" if lr == 1e4 else "diverged")

@@ -1,0 +1,268 @@
+"""From a spec to its files: what a run leaves behind, what a spec can ask for, and how runs leave each other alone."""
+
+import contextlib
+import json
+import os
+import traceback
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kdrun.data import DataError
+from kdrun.experiment import reporting, runner
+from kdrun.experiment.build import build_student
+from kdrun.experiment.resident import load_resident
+from kdrun.experiment.spec import Spec
+from kdrun.methods import CE
+from kdrun.metrics import classification_metrics
+from kdrun.seeds import mix
+from kdrun.training import checkpoint, precision
+from kdrun.training.checkpoint import read_weights
+from kdrun.training.evaluation import predict
+
+CPU = torch.device("cpu")
+
+
+def test_result_has_schema_1(finished):
+    result = json.loads(finished.run.result_path.read_text())
+    assert result == finished.result
+    assert set(result) == {
+        *("schema", "run_id", "status", "semantics", "dataset", "method", "teachers", "seed", "precision", "epochs"),
+        *("student", "test", "train", "environment", "versions"),
+    }
+    facts = {name: result[name] for name in ("schema", "run_id", "status", "dataset", "seed", "precision", "epochs")}
+    assert facts == {
+        "schema": 1,
+        "run_id": finished.run.spec.run_id,
+        "status": "finished",
+        "dataset": "synthetic",
+        "seed": 0,
+        "precision": "fp32",
+        "epochs": 3,
+    }
+    # Options at their default are written out.
+    method = {"name": "kd", "temperature": 2.0, "alpha": 0.9, "kl_reduction": "batchmean", "multiplier": 1.0}
+    assert result["method"] == method
+    student = result["student"]
+    weights, biases = 64 * 32 + 32 * 4, 32 + 4
+    assert (student["name"], student["params"], student["macs"]) == ("mlp", weights + biases, weights)
+    assert set(result["train"]) == {"seconds", "images_per_second", "peak_memory_bytes"}
+    assert result["train"]["seconds"] * result["train"]["images_per_second"] == pytest.approx(3 * 66)
+    assert set(result["environment"]) == {"torch", "cuda", "device", "threads", "git", "platform"}
+    assert result["environment"]["threads"] == 1
+
+
+def test_metrics_have_one_row_per_epoch_and_no_times(finished):
+    lines = (finished.run.directory / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert set(row) == {"epoch", "lr", "train", "test"}
+        assert set(row["train"]) == {"loss", "ce", "kd", "top1", "teacher_top1", "agreement"}
+        assert set(row["test"]) == {"top1", "top5", "nll", "ece"}
+        assert row["train"]["loss"] == pytest.approx(0.1 * row["train"]["ce"] + 0.9 * row["train"]["kd"], rel=1e-5)
+    top1 = [row["test"]["top1"] for row in rows]
+    best = rows[top1.index(max(top1))]
+    assert finished.result["test"] == {
+        "last": {"epoch": 3, **rows[-1]["test"]},
+        "best": {"epoch": best["epoch"], **best["test"]},
+    }
+
+
+def metrics_of(state: dict[str, torch.Tensor], spec: Spec, root) -> dict[str, float]:
+    """Test metrics of these weights, computed anew."""
+    network = build_student(spec.student, spec.dataset)
+    network.load_state_dict(state)
+    test = load_resident(spec.dataset, root, CPU).test
+    return classification_metrics(predict(network, test, contextlib.nullcontext()), test.labels)
+
+
+def test_student_file_is_the_network_that_the_result_is_about(finished, tmp_path):
+    state, digest = read_weights(finished.run.weights)
+    assert digest == finished.result["student"]["weights_sha256"]
+    metrics = metrics_of(state, finished.run.spec, tmp_path)
+    assert finished.result["test"]["last"] == {"epoch": 3, **metrics}
+    assert finished.result["student"]["probe_top1"] == metrics["top1"], "the probe is the whole test set here"
+
+
+def test_best_checkpoint_is_that_of_the_best_epoch(finished, tmp_path):
+    best = checkpoint.load(finished.run.best_checkpoint, CPU)
+    state = {name.removeprefix("student."): tensor for name, tensor in best["method"].items()}
+    metrics = metrics_of(state, finished.run.spec, tmp_path)
+    assert finished.result["test"]["best"] == {"epoch": best["epoch"], **metrics}
+
+
+def test_spec_file_rebuilds_the_run_with_its_teachers(finished):
+    rebuilt = Spec.from_canonical(json.loads((finished.run.directory / "spec.json").read_text()))
+    assert rebuilt == finished.run.spec
+    assert rebuilt.run_id == finished.run.directory.name.removeprefix("kd-")
+    assert [teacher.student.name for teacher in rebuilt.teachers] == ["cnn"]
+
+
+def test_finished_run_is_returned_as_it_is(lab, trained):
+    finished = lab.execute(lab.taught())
+    trained.clear()
+    before = {path: path.stat().st_mtime_ns for path in lab.root.rglob("*")}
+    again = lab.execute(lab.taught())
+    assert (finished.reused, again.reused) == (False, True)
+    assert again.result == finished.result
+    assert trained == []
+    assert {path: path.stat().st_mtime_ns for path in lab.root.rglob("*")} == before, "nothing was written"
+
+
+def test_stopped_run_is_the_beginning_of_the_full_schedule(lab):
+    """De-KD: a poor teacher is the network as it is then, not one whose schedule was squeezed."""
+    whole, stopped = lab.execute(lab.plain()), lab.execute(lab.plain(stop_epoch=2))
+    assert stopped.run.rows() == whole.run.rows()[:2]
+    # 3 epochs of 5 steps: the rate falls at steps 4 (4.5, to even), 9 and 12; told is that of an epoch's last step.
+    rates = [row["lr"] for row in whole.run.rows()]
+    assert rates == pytest.approx([0.4 / 8 * 0.2**times for times in (1, 2, 3)])
+    assert (stopped.result["epochs"], stopped.result["test"]["last"]["epoch"]) == (2, 2)
+    assert stopped.run.directory != whole.run.directory
+    squeezed = lab.execute(lab.plain(recipe=replace(lab.recipe, epochs=2)))
+    assert squeezed.run.rows() != stopped.run.rows()
+    student = lab.execute(lab.taught(teacher=lab.plain(stop_epoch=2)))
+    assert student.result["teachers"][0]["epochs"] == 2
+
+
+def test_progress_is_that_of_the_full_schedule_where_a_run_stops(lab, monkeypatch):
+    seen = []
+    forward = CE.forward
+    monkeypatch.setattr(CE, "forward", lambda self, batch, _: seen.append(batch.progress) or forward(self, batch, _))
+    lab.execute(lab.plain(stop_epoch=1))
+    assert seen == [step / 15 for step in range(5)]
+
+
+def test_stopped_at_epoch_0_is_the_untrained_network(lab):
+    outcome = lab.execute(lab.plain("cnn", stop_epoch=0, seed=5))
+    torch.manual_seed(mix(5, "init"))
+    expected = build_student(outcome.run.spec.student, lab.dataset).state_dict()
+    found, _ = read_weights(outcome.run.weights)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert outcome.result["epochs"] == outcome.result["test"]["best"]["epoch"] == 0
+    assert outcome.result["test"]["last"] == {"epoch": 0, **metrics_of(expected, outcome.run.spec, lab.root)}
+    assert outcome.result["train"]["images_per_second"] is None
+    assert outcome.run.rows() == []
+
+
+def test_held_out_split_selects_an_epoch_and_tells_its_test_accuracy(lab):
+    outcome = lab.execute(lab.plain("cnn", dataset=replace(lab.dataset, val_fraction=0.25)))
+    rows = outcome.run.rows()
+    assert set(rows[0]) == {"epoch", "lr", "train", "val", "test"}
+    top1 = [row["val"]["top1"] for row in rows]
+    selected = rows[top1.index(max(top1))]
+    assert outcome.result["val"] == {
+        "last": {"epoch": 3, **rows[-1]["val"]},
+        "selected": {"epoch": selected["epoch"], **selected["val"], "test": selected["test"]},
+    }
+    # 4 of the 17, 17, 16 and 16 images of each class.
+    assert lab.images_trained_on(outcome) == 3 * (66 - 16)
+    assert all((share * 16 / 100).is_integer() for share in top1)
+
+
+def test_train_fraction_trains_on_that_share_of_each_class(lab):
+    outcome = lab.execute(lab.plain(dataset=replace(lab.dataset, train_fraction=0.5)))
+    assert lab.images_trained_on(outcome) == 3 * (9 + 9 + 8 + 8)
+
+
+def test_seed_and_precision_change_the_weights(lab):
+    runs = [lab.execute(spec) for spec in (lab.plain(), lab.plain(seed=1), lab.plain(precision="bf16"))]
+    assert len({outcome.run.weights.read_bytes() for outcome in runs}) == 3
+    assert [outcome.result["precision"] for outcome in runs] == ["fp32", "fp32", "bf16"]
+
+
+def test_dataset_that_is_not_what_the_spec_says_fails_before_training(lab, trained):
+    spec = lab.plain(dataset=replace(lab.dataset, identity="content-sha256:" + "0" * 64))
+    with pytest.raises(DataError, match="its images have changed"):
+        lab.execute(spec)
+    assert lab.run(spec).status()["state"] == "failed"
+    assert trained == []
+
+
+def test_runs_of_one_runner_are_what_each_is_alone(lab):
+    half = replace(lab.dataset, train_fraction=0.5)
+    specs = [lab.plain("cnn", seed=1), lab.plain(dataset=half), lab.taught("resnet20"), lab.plain()]
+    shared = lab.runner("shared")
+    for spec in specs:
+        shared.execute(spec)
+    for i, spec in enumerate(specs):
+        alone = lab.execute(spec, f"alone{i}").run
+        assert lab.bits(alone) == lab.bits(shared.store.run(spec))
+    assert len({shared.store.run(spec).weights.read_bytes() for spec in specs}) == len(specs)
+
+
+def test_threads_follow_from_the_size_of_a_runs_step_whatever_ran_before(lab, monkeypatch):
+    torch.set_num_threads(2)
+    shared = lab.runner()
+    threads = []
+    for small_step_macs in (10**9, 1, 10**9):
+        monkeypatch.setattr(precision, "SMALL_STEP_MACS", small_step_macs)
+        outcome = shared.execute(lab.plain(seed=len(threads), stop_epoch=1))
+        threads.append((outcome.result["environment"]["threads"], outcome.run.status()["threads"]))
+    assert threads == [(1, 1), (2, 2), (1, 1)]
+
+
+def test_processes_that_want_the_same_run_train_it_once(lab, monkeypatch):
+    """Three students of one teacher in three processes, two of them the same."""
+    marks = lab.root / "trained"
+    fit = runner.fit
+
+    def recording(training, *arguments, **options):
+        with marks.open("a") as file:
+            file.write(f"{training.method.name}\n")
+        fit(training, *arguments, **options)
+
+    monkeypatch.setattr(runner, "fit", recording)
+    specs = [lab.taught(temperature=1.0), lab.taught(temperature=1.0), lab.taught(temperature=2.0)]
+    children = []
+    for spec in specs:
+        child = os.fork()
+        if child == 0:
+            try:
+                lab.execute(spec)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert sorted(marks.read_text().split()) == ["ce", "kd", "kd"]
+    assert lab.bits(lab.run(specs[0])) == lab.bits(lab.execute(specs[0], "alone").run)
+
+
+def test_plan_counts_runs_and_teachers_once(lab):
+    shared = lab.runner()
+    specs = [lab.taught(temperature=1.0), lab.taught(temperature=2.0), lab.taught(temperature=1.0), lab.plain()]
+    assert shared.plan(specs) == "3 runs (0 finished), taught by 1 teacher (0 finished)"
+    shared.execute(specs[0])
+    assert shared.plan(specs) == "3 runs (1 finished), taught by 1 teacher (1 finished)"
+    assert [run.directory for run in shared.teachers(specs[0])] == [lab.run(lab.teacher).directory]
+
+
+@pytest.fixture
+def console():
+    """The console of the command line, put away afterwards."""
+    log = reporting.log
+    handlers, level, propagate = log.handlers[:], log.level, log.propagate
+    reporting.set_up_console()
+    yield
+    log.handlers[:], log.propagate = handlers, propagate
+    log.setLevel(level)
+
+
+def test_one_plain_line_per_epoch_on_the_console_and_in_the_log(lab, console, capsys):
+    run = lab.runner().execute(lab.taught(), config="seed: 0\n").run
+    lines = [line for line in capsys.readouterr().out.splitlines() if " epoch " in line]
+    assert [line.split("  ")[0] for line in lines] == [
+        *(f"teacher cnn ce epoch {epoch}/3" for epoch in (1, 2, 3)),
+        *(f"student mlp kd epoch {epoch}/3" for epoch in (1, 2, 3)),
+    ]
+    row = run.rows()[1]
+    for part in (f"kd {row['train']['kd']:.3f}", f"test {row['test']['top1']:.1f}%", "img/s", "left 00:00"):
+        assert part in lines[4]
+    log = (run.directory / "kdrun.log").read_text()
+    assert [line in log for line in lines] == [False] * 3 + [True] * 3, "the teacher's are in its own"
+    assert (run.directory / "config.yaml").read_text() == "seed: 0\n"
+    assert not (lab.run(lab.teacher).directory / "config.yaml").exists()

@@ -1,0 +1,97 @@
+"""A teacher is a run: trained once, verified before it teaches, never changed by teaching."""
+
+import contextlib
+import hashlib
+import json
+
+import pytest
+
+from kdrun.experiment.build import build_student
+from kdrun.training import checkpoint
+from kdrun.training.checkpoint import CheckpointError
+
+
+def files(directory) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_teacher_is_trained_once_and_never_changes(lab, trained):
+    shared = lab.runner()
+    shared.execute(lab.taught(temperature=1.0))
+    assert trained == ["ce", "kd"]
+    teacher = lab.run(lab.teacher)
+    before = files(teacher.directory)
+    shared.execute(lab.taught(temperature=4.0))
+    lab.execute(lab.taught("cnn", temperature=8.0))
+    assert trained == ["ce", "kd", "kd", "kd"]
+    assert files(teacher.directory) == before
+    assert lab.bits(teacher) == lab.bits(lab.execute(lab.teacher, "alone").run)
+
+
+def test_student_names_its_teacher_as_the_teachers_own_result_does(finished):
+    own = json.loads(next(finished.run.directory.parents[1].glob("cnn/*/result.json")).read_text())
+    assert finished.result["teachers"] == [
+        {"run_id": own["run_id"], "name": "cnn", "top1": own["test"]["last"]["top1"], "epochs": 3, "seed": 0}
+    ]
+    top1 = {row["train"]["teacher_top1"] for row in finished.run.rows()}
+    assert max(top1) > 50, "it answers about the views of the training images"
+
+
+@pytest.mark.parametrize(("off_by", "refused"), [(0.9, False), (-0.9, False), (1.1, True), (-1.1, True)])
+def test_teacher_that_is_not_as_good_as_recorded_is_refused(lab, off_by, refused):
+    teacher = lab.execute(lab.teacher).run
+    result = teacher.result()
+    result["student"]["probe_top1"] += off_by
+    teacher.result_path.write_text(json.dumps(result))
+    expected = pytest.raises(RuntimeError, match="refused, more than 1 point apart")
+    with expected if refused else contextlib.nullcontext():
+        lab.execute(lab.taught())
+    assert lab.run(lab.taught()).finished is not refused
+
+
+def test_accuracy_is_checked_once_and_the_weights_every_time(lab):
+    teacher = lab.execute(lab.teacher).run
+    lab.execute(lab.taught(temperature=1.0))
+    result = teacher.result()
+    result["student"]["probe_top1"] += 50
+    teacher.result_path.write_text(json.dumps(result))
+    lab.execute(lab.taught(temperature=2.0))  # not looked at again
+    other_precision = lab.plain(precision="bf16", method=lab.by("KD"), teachers=(lab.teacher,))
+    with pytest.raises(RuntimeError, match="refused"):
+        lab.execute(other_precision)
+    content = bytearray(teacher.weights.read_bytes())
+    content[-1] ^= 1  # of a weight: safetensors itself would not notice
+    teacher.weights.write_bytes(content)
+    student = lab.run(lab.taught(temperature=3.0))
+    with pytest.raises(CheckpointError, match="does not have the SHA-256 its result records"):
+        lab.execute(student.spec)
+    assert not student.finished
+    assert student.status()["state"] == "failed"
+    assert "SHA-256" in student.status()["error"]
+
+
+def test_own_weights_are_a_run_without_training_that_teaches(lab, trained):
+    original = lab.execute(lab.teacher, "there")
+    digest = hashlib.sha256(original.run.weights.read_bytes()).hexdigest()
+    own = lab.plain("cnn", weights=digest)
+    options = {"weight_files": {digest: original.run.weights}}
+    result = lab.execute(own, **options).result
+    assert (result["epochs"], result["student"]["weights_sha256"]) == (0, digest)
+    assert result["test"]["last"] == {**original.result["test"]["last"], "epoch": 0}
+    assert lab.run(own).rows() == []
+    # It teaches what the original teaches, and stands for it by its hash.
+    copy, student = lab.execute(lab.taught(teacher=own), **options), lab.execute(lab.taught(), "there")
+    assert lab.bits(copy.run) == lab.bits(student.run)
+    assert copy.run.spec.run_id != student.run.spec.run_id
+    assert copy.result["teachers"][0]["run_id"] == own.run_id
+
+
+def test_own_weights_must_be_there_and_unchanged(lab):
+    path = lab.root / "teacher.safetensors"
+    digest = checkpoint.export_weights(path, build_student(lab.teacher.student, lab.dataset))
+    own = lab.plain("cnn", weights=digest)
+    with pytest.raises(FileNotFoundError, match=f"no file with SHA-256 {digest} was given"):
+        lab.execute(own)
+    checkpoint.export_weights(path, build_student(lab.teacher.student, lab.dataset))
+    with pytest.raises(CheckpointError, match="changed while kdrun ran"):
+        lab.execute(own, weight_files={digest: path})

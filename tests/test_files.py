@@ -1,0 +1,110 @@
+"""Files written whole or not at all."""
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from kdrun.files import sha256, write_atomically, write_json
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    path = tmp_path / "result.json"
+    path.write_text("old")
+    return path
+
+
+def refuse(*_args, **_options):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_content_replaces_the_old(path):
+    write_atomically(path, b"\x00\xff")
+    assert path.read_bytes() == b"\x00\xff"
+    write_atomically(path, "Zürich ± 1\n")
+    assert path.read_bytes() == "Zürich ± 1\n".encode()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_others_may_read_what_was_written(path):
+    old = os.umask(0o022)
+    try:
+        write_atomically(path, "new")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_content_is_on_disk_before_it_has_the_name_and_the_name_after(path, monkeypatch):
+    """Otherwise a power cut could leave the new name with nothing behind it."""
+    calls = []
+    fsync, replace = os.fsync, os.replace
+
+    def record_fsync(descriptor):
+        kind = "directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
+        calls.append((f"fsync {kind}", os.fstat(descriptor).st_size if kind == "file" else None))
+        fsync(descriptor)
+
+    def record_replace(source, target):
+        assert Path(target).read_text() == "old", "until then the old content is there"
+        # In the same directory, so that it is a rename, under a name that a run sweeps away after a crash.
+        assert Path(source).parent == path.parent
+        assert Path(source).match(".*.tmp")
+        calls.append(("replace", None))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "replace", record_replace)
+    write_atomically(path, "x" * 100_000)
+    assert calls == [("fsync file", 100_000), ("replace", None), ("fsync directory", None)]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_failed_write_leaves_the_old_file_and_nothing_else(path, monkeypatch, step):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, refuse)
+        with pytest.raises(OSError, match="No space left"):
+            write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_interrupted_write_leaves_the_old_file_and_nothing_else(path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_no_directory_is_made_up(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "missing" / "file", "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_reads_back_and_ends_in_a_newline(path):
+    value = {"top1": 71.25, "teachers": [], "val": None, "name": "ü"}
+    write_json(path, value)
+    assert json.loads(path.read_text()) == value
+    assert path.read_text().endswith("}\n")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}])
+def test_what_is_not_json_is_refused(path, value):
+    with pytest.raises((ValueError, TypeError)):
+        write_json(path, {"value": value})
+    assert path.read_text() == "old"
+
+
+def test_sha256_of_the_standards_example():
+    """FIPS 180-2, appendix B.1."""
+    assert sha256(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

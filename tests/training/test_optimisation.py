@@ -1,0 +1,130 @@
+"""The learning rate of every step, and one and two steps of each optimiser by hand arithmetic."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from kdrun.experiment.build import build_optimisation
+from kdrun.experiment.spec import Recipe
+from kdrun.training.optimisation import MultiStepSchedule, build_optimizer
+
+STEPS = 391  # an epoch of CIFAR's 50,000 images in batches of 128
+EPOCHS = 200
+
+
+@pytest.fixture
+def method() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).double()
+
+
+def test_default_recipe_is_the_papers_schedule(method):
+    """Yuan et al. 2020: 0.1, divided by 5 at epochs 60, 120 and 160 of 200; the released code warms up for one."""
+    _, schedule = build_optimisation(Recipe(), method, STEPS)
+    published = [0.1] * 60 + [0.02] * 60 + [0.004] * 40 + [0.0008] * 40
+    assert len(published) == EPOCHS
+    ramp = [0.1 * (step + 1) / STEPS for step in range(STEPS)]
+    expected = ramp + [published[step // STEPS] for step in range(STEPS, EPOCHS * STEPS)]
+    rates = [schedule(step) for step in range(EPOCHS * STEPS)]
+    assert_close(torch.tensor(rates), torch.tensor(expected), rtol=1e-6, atol=0)
+
+
+def test_schedule_is_torchs_multistep_after_the_warm_up(method):
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
+    reference = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[3, 7, 9], gamma=0.3)
+    schedule = MultiStepSchedule(lr=0.1, total_steps=100, warmup_steps=10, milestones=(0.3, 0.7, 0.9), gamma=0.3)
+    for epoch in range(10):
+        rates = {schedule(step) for step in range(10 * epoch, 10 * (epoch + 1))}
+        expected = optimizer.param_groups[0]["lr"]
+        assert max(rates) == pytest.approx(expected, rel=1e-12)
+        assert len(rates) == (10 if epoch == 0 else 1)
+        optimizer.step()
+        reference.step()
+
+
+def test_milestones_and_warm_up_fall_on_whole_epochs_for_any_share():
+    """0.55 * 20 epochs * 23 steps is 253.00000000000003 in floating point; the drop still comes at step 253."""
+    for epochs in (20, 60, 100, 200, 240):
+        for steps in (7, 23, 391, 1407):
+            for share in (0.3, 0.55, 0.6, 0.8):
+                schedule = MultiStepSchedule(lr=1.0, total_steps=epochs * steps, milestones=(share,), gamma=0.5)
+                boundary = round(share * epochs) * steps
+                assert (schedule(boundary - 1), schedule(boundary)) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "lr"),
+    [
+        ({}, 0.1),
+        ({"batch_size": 64}, 0.05),  # the paper's ResNet50, ResNeXt29 and GoogLeNet
+        ({"batch_size": 100}, 0.078125),  # and DenseNet121; its params.json says 0.078
+        ({"batch_size": 512, "lr": 0.1, "lr_batch_size": 256}, 0.2),  # ImageNet
+        ({"batch_size": 64, "lr_batch_size": None}, 0.1),
+    ],
+)
+def test_learning_rate_follows_the_batch_size(method, change, lr):
+    optimizer, schedule = build_optimisation(Recipe(**change), method, STEPS)
+    assert schedule(STEPS) == pytest.approx(lr, rel=1e-12)
+    assert optimizer.param_groups[0]["lr"] == schedule(0) == pytest.approx(lr / STEPS, rel=1e-12)
+
+
+def take_steps(method: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> list[list[list[float]]]:
+    """Steps with the gradients 1, 2, 3, ...; every parameter after each step, as flat lists."""
+    history = []
+    for step in range(steps):
+        for parameter in method.parameters():
+            parameter.grad = torch.full_like(parameter, float(step + 1))
+        optimizer.step()
+        history.append([parameter.flatten().tolist() for parameter in method.parameters()])
+    return history
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_decays_every_parameter_and_keeps_momentum(method, nesterov):
+    lr, momentum, decay = 0.1, 0.9, 0.05
+    before = [parameter.flatten().tolist() for parameter in method.parameters()]
+    assert len(before) == 4, "weights, biases and BatchNorm's two"
+    optimizer = build_optimizer(
+        "sgd", method.parameters(), lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay
+    )
+    history = take_steps(method, optimizer, 2)
+    for i, start in enumerate(before):
+        for j, p in enumerate(start):
+            velocity = 0.0
+            for step in range(2):
+                gradient = step + 1 + decay * p
+                velocity = momentum * velocity + gradient
+                p -= lr * (gradient + momentum * velocity if nesterov else velocity)
+                assert history[step][i][j] == pytest.approx(p, rel=1e-12)
+
+
+def test_adam_takes_momentum_as_beta1_and_adds_the_decay_to_the_gradient(method):
+    lr, beta1, beta2, decay = 0.01, 0.8, 0.999, 0.05
+    before = [parameter.flatten().tolist() for parameter in method.parameters()]
+    optimizer = build_optimizer("adam", method.parameters(), lr=lr, momentum=beta1, nesterov=False, weight_decay=decay)
+    history = take_steps(method, optimizer, 3)
+    for i, start in enumerate(before):
+        for j, p in enumerate(start):
+            first = second = 0.0
+            for step in range(3):
+                gradient = step + 1 + decay * p
+                first = beta1 * first + (1 - beta1) * gradient
+                second = beta2 * second + (1 - beta2) * gradient**2
+                corrected = first / (1 - beta1 ** (step + 1)), second / (1 - beta2 ** (step + 1))
+                p -= lr * corrected[0] / (math.sqrt(corrected[1]) + 1e-8)
+                assert history[step][i][j] == pytest.approx(p, rel=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_on_the_gpu_is_the_same(method):
+    twin = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).double()
+    twin.load_state_dict(method.state_dict())
+    for module in (method, twin.cuda()):
+        optimizer = build_optimizer("sgd", module.parameters(), lr=0.1, momentum=0.9, nesterov=False, weight_decay=0.05)
+        take_steps(module, optimizer, 2)
+    for here, there in zip(method.parameters(), twin.parameters(), strict=True):
+        assert_close(there.cpu(), here, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,202 @@
+"""Device, precision and threads are chosen by rules; and on a GPU: same numbers, no waiting."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from kdrun.data import Augmentation, ImageSet, ResidentImages, TrainingViews
+from kdrun.methods import CE, KD
+from kdrun.models import cnn
+from kdrun.training.optimisation import build_optimizer
+from kdrun.training.precision import (
+    SMALL_STEP_MACS,
+    autocast,
+    forbid_tf32,
+    on_device,
+    resolve_device,
+    resolve_precision,
+    resolve_threads,
+)
+from kdrun.training.teacher import LiveTeacher
+from kdrun.training.trainer import Training, fit
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretends to have so many CUDA devices and an MPS one or none."""
+
+    def pretend(*, cuda: int = 0, mps: bool = False) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("has", "auto"),
+    [({}, "cpu"), ({"mps": True}, "mps"), ({"cuda": 1}, "cuda"), ({"cuda": 2, "mps": True}, "cuda")],
+)
+def test_auto_prefers_cuda_then_mps(machine, has, auto):
+    machine(**has)
+    assert resolve_device("auto") == torch.device(auto)
+    assert resolve_device("cpu") == CPU
+
+
+def test_named_devices_must_exist(machine):
+    machine(cuda=2)
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    for name, message in [
+        ("cuda:2", r"'cuda:2' is not available on this machine \(2 cuda devices\)"),
+        ("mps", r"'mps' is not available on this machine \(0 mps devices\)"),
+        ("cpu:1", "'cpu:1' is not available"),
+        ("gpu", "'gpu' is no device: must be auto, cpu, cuda, cuda:N or mps"),
+        ("meta", "'meta' is no device"),
+        ("xpu", "'xpu' is no device"),
+        ("", "'' is no device"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            resolve_device(name)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_auto_precision_is_bf16_on_cuda_only(device):
+    device = torch.device(device)
+    assert resolve_precision("auto", device) == ("bf16" if device.type == "cuda" else "fp32")
+    assert [resolve_precision(name, device) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+    with pytest.raises(ValueError, match="'fp16' is no precision: must be one of auto, fp32, bf16"):
+        resolve_precision("fp16", device)
+
+
+def test_small_steps_on_the_cpu_get_one_thread(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    assert resolve_threads(SMALL_STEP_MACS - 1, CPU) == 1
+    assert resolve_threads(SMALL_STEP_MACS, CPU) == 6
+    assert resolve_threads(1, CUDA) == 6
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_bf16_computes_narrow_over_wide_weights(precision, dtype):
+    model = nn.Linear(4, 3)
+    context = autocast(CPU, precision)
+    for _ in range(2):  # one context serves a whole run
+        with context:
+            assert model(torch.zeros(2, 4)).dtype == dtype
+    assert model.weight.dtype == torch.float32
+
+
+def test_convolutions_are_channels_last():
+    model = on_device(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(8, 2)), CPU)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_fp32_means_fp32():
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    forbid_tf32()
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+class Silent:
+    def step(self) -> None:
+        pass
+
+    def epoch(self, row: dict, images_per_second: float) -> None:
+        pass
+
+
+class WithoutWaiting:
+    """The views of an epoch; from its second batch on, whatever makes the host wait for the device is an error.
+
+    The first batch may: the order of the epoch goes to the device, libraries wake up.
+    """
+
+    def __init__(self, views: TrainingViews) -> None:
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        batches = self.views.epoch(epoch)
+        yield next(batches)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield from batches
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def trained(device: torch.device, precision: str, *, wrap=lambda views: views, teach: bool = False) -> Training:
+    """Two epochs of the plain CNN, without dropout, whose masks differ from device to device."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.randint(0, 256, (4, 8, 8, 3), generator=generator)
+    noise = torch.randint(-64, 65, (130, 8, 8, 3), generator=generator)
+    labels = torch.arange(130) % 4
+    split = ImageSet((patterns[labels] + noise).clamp(0, 255).to(torch.uint8), labels)
+    images = ResidentImages(split, mean=[0.5] * 3, std=[0.25] * 3, device=device)
+    torch.manual_seed(0)
+    student, teacher = (on_device(cnn(num_classes=4, image_size=8, dropout=0.0), device) for _ in range(2))
+    method = KD(student, temperature=4.0, alpha=0.9) if teach else CE(student)
+    options = {"momentum": 0.9, "nesterov": False, "weight_decay": 5e-4}
+    training = Training(method, build_optimizer("sgd", method.parameters(), lr=0.05, **options))
+    context = autocast(device, precision)
+    law = Augmentation(crop_padding=1, flip=True, rotation=15.0)
+    fit(
+        training,
+        wrap(TrainingViews(images, law, batch_size=32, seed=0)),
+        LiveTeacher(teacher, context) if teach else None,
+        splits={"test": images},
+        learning_rate=lambda step: 0.05,
+        autocast=context,
+        epochs=2,
+        stop_epoch=2,
+        seed=0,
+        progress=Silent(),
+        on_epoch=lambda: None,
+    )
+    return training
+
+
+def test_bf16_trains_to_about_the_same_numbers():
+    wide, narrow = (trained(CPU, precision, teach=True) for precision in ("fp32", "bf16"))
+    assert narrow.rows != wide.rows
+    assert narrow.rows[-1]["test"]["nll"] == pytest.approx(wide.rows[-1]["test"]["nll"], rel=0.05)
+    assert all(parameter.dtype == torch.float32 for parameter in narrow.method.parameters())
+
+
+class TestOnTheGPU:
+    pytestmark = on_gpu
+
+    @pytest.mark.parametrize("teach", [False, True])
+    def test_fp32_training_agrees_with_the_cpu(self, teach):
+        forbid_tf32()
+        here, there = trained(CPU, "fp32", teach=teach), trained(CUDA, "fp32", teach=teach)
+        for name, tensor in here.method.state_dict().items():
+            torch.testing.assert_close(there.method.state_dict()[name].cpu(), tensor, rtol=1e-3, atol=1e-4)
+        for row, twin in zip(here.rows, there.rows, strict=True):
+            assert twin["train"]["loss"] == pytest.approx(row["train"]["loss"], rel=1e-4)
+            assert twin["test"]["nll"] == pytest.approx(row["test"]["nll"], rel=1e-3)
+
+    def test_bf16_is_near_fp32(self):
+        wide, narrow = trained(CPU, "fp32"), trained(CUDA, "bf16")
+        assert narrow.rows[-1]["test"]["nll"] == pytest.approx(wide.rows[-1]["test"]["nll"], rel=0.05)
+        assert all(parameter.dtype == torch.float32 for parameter in narrow.method.parameters())
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_no_step_waits_for_the_device(self, precision):
+        training = trained(CUDA, precision, wrap=WithoutWaiting, teach=True)
+        assert len(training.rows) == 2
+
+    def test_waiting_would_be_noticed(self):
+        with contextlib.ExitStack() as stack:
+            stack.callback(torch.cuda.set_sync_debug_mode, "default")
+            torch.cuda.set_sync_debug_mode("error")
+            with pytest.raises(RuntimeError, match="synchronizing"):
+                torch.ones(1, device=CUDA).item()

@@ -1,0 +1,315 @@
+"""The training loop: against a loop written out, step by step, resumed, and diverging."""
+
+import contextlib
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kdrun.data import Augmentation, ImageSet, ResidentImages, TrainingViews
+from kdrun.methods import Method, Objective, TeacherOutput
+from kdrun.models import cnn
+from kdrun.seeds import mix
+from kdrun.training import checkpoint
+from kdrun.training.optimisation import build_optimizer
+from kdrun.training.trainer import DivergedError, Training, fit
+
+PLAIN = contextlib.nullcontext()
+NUM, CLASSES, BATCH_SIZE = 26, 4, 8  # 8, 8, 8 and 2 images
+STEPS = 4
+
+
+class Recorder:
+    """A progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.rows: list[dict] = []
+
+    def step(self) -> None:
+        self.steps += 1
+
+    def epoch(self, row: dict, images_per_second: float) -> None:
+        assert images_per_second > 0
+        self.rows.append(row)
+
+
+class CrossEntropy(Method):
+    """Cross-entropy that keeps the batches it saw, the mode it saw them in, and the learning rate."""
+
+    name = "test"
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__(student)
+        self.seen: list = []
+
+    def forward(self, batch, teacher):
+        self.seen.append((batch, self.training and all(module.training for module in self.student.modules())))
+        logits = self.student(batch.x)
+        loss = F.cross_entropy(logits, batch.y)
+        return Objective(loss, logits, {"twice": 2 * loss, "size": torch.tensor(len(batch.y))})
+
+
+class Noisy(CrossEntropy):
+    """Its loss takes draws from the batch's own generator, the student's dropout from the global one."""
+
+    def forward(self, batch, teacher):
+        objective = super().forward(batch, teacher)
+        noise = torch.randn(objective.logits.shape, generator=batch.generator)
+        return Objective(F.cross_entropy(objective.logits + noise, batch.y), objective.logits, objective.terms)
+
+
+@pytest.fixture
+def images() -> ResidentImages:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (NUM, 8, 8, 1), dtype=torch.uint8, generator=generator)
+    return ResidentImages(ImageSet(pixels, torch.arange(NUM) % CLASSES), mean=[0.5], std=[0.25], device="cpu")
+
+
+def build(method: type[Method] = CrossEntropy, *, lr: float = 0.05, student: nn.Module | None = None) -> Training:
+    torch.manual_seed(0)
+    built = method(student or cnn(num_classes=CLASSES, in_channels=1, image_size=8))
+    options = {"momentum": 0.9, "nesterov": False, "weight_decay": 5e-4}
+    return Training(built, build_optimizer("sgd", built.parameters(), lr=lr, **options))
+
+
+def train(training: Training, images: ResidentImages, *, epochs: int = 3, **changes) -> Recorder:
+    """`fit` with what the tests do not care about filled in."""
+    recorder = Recorder()
+    law, seed = changes.pop("law", Augmentation()), changes.pop("seed", 0)
+    arguments = {
+        "teacher": None,
+        "splits": {"test": images},
+        "learning_rate": lambda step: 0.05,
+        "autocast": PLAIN,
+        "epochs": epochs,
+        "stop_epoch": epochs,
+        "seed": seed,
+        "progress": recorder,
+        "on_epoch": lambda: None,
+        **changes,
+    }
+    fit(training, TrainingViews(images, law, batch_size=BATCH_SIZE, seed=seed), **arguments)
+    return recorder
+
+
+def weights(training: Training) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in training.method.student.state_dict().items()}
+
+
+def assert_same_weights(one: Training, other: Training) -> None:
+    pairs = zip(weights(one).items(), weights(other).values(), strict=True)
+    different = [name for (name, tensor), twin in pairs if not torch.equal(tensor, twin)]
+    assert not different
+
+
+def test_loop_is_the_textbook_one(images):
+    """A perceptron, trained by the loop and by SGD with momentum written out in tensors."""
+    training = build(student=nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES)))
+    parameters = [parameter.detach().clone() for parameter in training.method.parameters()]
+    velocity = [torch.zeros_like(parameter) for parameter in parameters]
+    views = TrainingViews(images, Augmentation(crop_padding=1, flip=True), batch_size=BATCH_SIZE, seed=3)
+
+    def learning_rate(step: int) -> float:
+        return 0.1 / (step + 1)
+
+    step = 0
+    for epoch in range(2):
+        for x, y, _ in views.epoch(epoch):
+            weight, bias = (parameter.requires_grad_() for parameter in parameters)
+            loss = F.cross_entropy(x.flatten(1) @ weight.T + bias, y)
+            gradients = torch.autograd.grad(loss, [weight, bias])
+            decayed = [g + 5e-4 * p.detach() for g, p in zip(gradients, parameters, strict=True)]
+            velocity = [0.9 * v + g for v, g in zip(velocity, decayed, strict=True)]
+            parameters = [(p - learning_rate(step) * v).detach() for p, v in zip(parameters, velocity, strict=True)]
+            step += 1
+    law = Augmentation(crop_padding=1, flip=True)
+    recorder = train(training, images, epochs=2, law=law, seed=3, learning_rate=learning_rate)
+    for trained, expected in zip(training.method.parameters(), parameters, strict=True):
+        torch.testing.assert_close(trained.detach(), expected, rtol=1e-4, atol=1e-6)
+    assert [row["lr"] for row in training.rows] == [learning_rate(STEPS - 1), learning_rate(2 * STEPS - 1)]
+    assert (recorder.steps, recorder.rows) == (2 * STEPS, training.rows)
+
+
+def test_student_is_in_train_mode_at_every_step_also_after_evaluations(images):
+    training = build()
+    evaluated = []
+    training.method.student.register_forward_hook(
+        lambda module, *_: evaluated.append(torch.is_grad_enabled()) if not module.training else None
+    )
+    training.method.eval()
+    splits = {"val": images, "test": images}
+    train(training, images, epochs=3, splits=splits, on_epoch=training.method.eval)
+    assert [mode for _, mode in training.method.seen] == [True] * 3 * STEPS
+    assert evaluated == [False] * 6, "two splits after each of three epochs, without gradients"
+    assert [set(row) for row in training.rows] == [{"epoch", "lr", "train", "val", "test"}] * 3
+
+
+def test_batches_say_what_and_where_they_are(images):
+    training = build()
+    train(training, images, epochs=4, stop_epoch=2)
+    batches = [batch for batch, _ in training.method.seen]
+    assert [(batch.epoch, batch.step) for batch in batches] == [(e, s) for e in range(2) for s in range(STEPS)]
+    # The progress is that of the whole schedule, which this run does not go to the end of.
+    assert [batch.progress for batch in batches] == [position / (4 * STEPS) for position in range(2 * STEPS)]
+    for batch in batches:
+        assert torch.equal(batch.x, images.batch(batch.index))
+        assert torch.equal(batch.y, images.labels[batch.index])
+        assert batch.generator.initial_seed() == mix(0, "step", batch.epoch, batch.step)
+    for epoch in range(2):
+        index = torch.cat([batch.index for batch in batches if batch.epoch == epoch])
+        assert torch.equal(index.sort().values, torch.arange(NUM))
+    assert (training.images, training.rows[-1]["epoch"]) == (2 * NUM, 2)
+    assert training.seconds > 0
+
+
+class EveryOtherRight:
+    """A teacher that is right about the images at even positions."""
+
+    def __call__(self, batch):
+        answer = torch.where(batch.index % 2 == 0, batch.y, (batch.y + 1) % CLASSES)
+        return TeacherOutput(F.one_hot(answer, CLASSES).float())
+
+
+def test_means_are_over_images_not_over_batches(images):
+    """With a learning rate of 0 an epoch's means are those of one pass; the last batch is a quarter of the others."""
+    training = build(lr=0.0, student=nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES)))
+    logits = training.method.student(images.batch(torch.arange(NUM))).detach()
+    train(training, images, epochs=1, teacher=EveryOtherRight(), learning_rate=lambda step: 0.0)
+    loss = F.cross_entropy(logits, images.labels).item()
+    prediction, labels = logits.argmax(1).tolist(), images.labels.tolist()
+    taught = [label if i % 2 == 0 else (label + 1) % CLASSES for i, label in enumerate(labels)]
+    assert training.rows[0]["train"] == pytest.approx(
+        {
+            "loss": loss,
+            "twice": 2 * loss,
+            "size": (3 * 8 * 8 + 2 * 2) / NUM,
+            "top1": 100 * sum(p == label for p, label in zip(prediction, labels, strict=True)) / NUM,
+            "teacher_top1": 50.0,
+            "agreement": 100 * sum(p == t for p, t in zip(prediction, taught, strict=True)) / NUM,
+        },
+        rel=1e-5,
+    )
+
+
+def test_same_seed_same_bits_whatever_else_draws_random_numbers(images):
+    one, other = build(Noisy), build(Noisy)
+    train(one, images)
+    torch.manual_seed(99)
+    train(other, images, on_epoch=lambda: torch.rand(7))
+    assert one.rows == other.rows
+    assert_same_weights(one, other)
+
+
+def test_another_seed_gives_other_dropout_and_other_draws(images):
+    """Same order and views, so that the difference comes from the step's randomness alone."""
+    trained = []
+    for seed in (0, 1):
+        for method in (CrossEntropy, Noisy):
+            training = build(method)
+            views = TrainingViews(images, Augmentation(), batch_size=BATCH_SIZE, seed=0)
+            fit(
+                training,
+                views,
+                None,
+                splits={"test": images},
+                learning_rate=lambda step: 0.05,
+                autocast=PLAIN,
+                epochs=1,
+                stop_epoch=1,
+                seed=seed,
+                progress=Recorder(),
+                on_epoch=lambda: None,
+            )
+            trained.append(weights(training)["classifier.weight"])
+    assert all(not torch.equal(a, b) for i, a in enumerate(trained) for b in trained[:i])
+
+
+def test_every_step_has_its_own_randomness(images):
+    draws = []
+
+    class Drawing(CrossEntropy):
+        def forward(self, batch, teacher):
+            draws.append((torch.rand((), generator=batch.generator).item(), torch.rand(()).item()))
+            return super().forward(batch, teacher)
+
+    train(build(Drawing), images, epochs=2)
+    assert len({own for own, _ in draws}) == len({shared for _, shared in draws}) == 2 * STEPS
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(images, tmp_path, optimizer):
+    def fresh() -> Training:
+        training = build(Noisy)
+        options = {"lr": 0.01, "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4}
+        return Training(training.method, build_optimizer(optimizer, training.method.parameters(), **options))
+
+    law, path = Augmentation(crop_padding=1, rotation=10.0), tmp_path / "last.pt"
+    whole, first, second = fresh(), fresh(), fresh()
+    options = {"law": law, "epochs": 4, "learning_rate": lambda step: 0.01 / (step + 1)}
+    train(whole, images, **options)
+    train(first, images, stop_epoch=2, on_epoch=lambda: checkpoint.save(path, first.state_dict()), **options)
+    second.load_state_dict(checkpoint.load(path, torch.device("cpu")))
+    assert len(second.rows) == 2
+    recorder = train(second, images, **options)
+    assert recorder.steps == 2 * STEPS
+    assert [row["epoch"] for row in second.rows] == [1, 2, 3, 4]
+    assert second.rows == whole.rows
+    assert second.images == whole.images
+    assert_same_weights(whole, second)
+
+
+class Breaking(CrossEntropy):
+    """Its loss becomes `value` at one step of the second epoch."""
+
+    value = math.nan
+
+    def forward(self, batch, teacher):
+        objective = super().forward(batch, teacher)
+        broken = (batch.epoch, batch.step) == (1, 1)
+        return Objective(objective.loss * (self.value if broken else 1.0), objective.logits, objective.terms)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_divergence_ends_the_run_before_the_epoch_is_saved(images, value, monkeypatch):
+    monkeypatch.setattr(Breaking, "value", value)
+    training, saved = build(Breaking), []
+    with pytest.raises(DivergedError, match=r"diverged in epoch 2 \(learning rate 0\.05\): loss (nan|inf)"):
+        train(training, images, on_epoch=lambda: saved.append(copy.deepcopy(training.state_dict())))
+    assert [row["epoch"] for row in training.rows] == [1]
+    assert len(saved) == 1
+    assert all(tensor.isfinite().all() for tensor in saved[0]["method"].values())
+
+
+def test_divergence_in_the_last_step_of_an_epoch_shows_in_the_evaluation(images):
+    """All the losses of the epoch are finite; the weights that the last step leaves are not."""
+    training, saved = build(student=nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))), []
+    with pytest.raises(DivergedError, match=r"diverged in epoch 1 .* nll nan"):
+        train(
+            training,
+            images,
+            learning_rate=lambda step: math.inf if step == STEPS - 1 else 0.05,
+            on_epoch=lambda: saved.append(True),
+        )
+    assert (training.rows, saved) == ([], [])
+
+
+def test_method_s_own_parameters_are_trained_and_restored(images):
+    class WithRegressor(CrossEntropy):
+        def __init__(self, student):
+            super().__init__(student)
+            self.scale = nn.Parameter(torch.ones(CLASSES))
+
+        def forward(self, batch, teacher):
+            objective = super().forward(batch, teacher)
+            return Objective(F.cross_entropy(objective.logits * self.scale, batch.y), objective.logits)
+
+    training, restored = build(WithRegressor), build(WithRegressor)
+    train(training, images, epochs=1)
+    assert not torch.equal(training.method.scale, torch.ones(CLASSES))
+    assert not any("scale" in name for name in weights(training)), "it never enters the student"
+    restored.load_state_dict(training.state_dict())
+    assert torch.equal(restored.method.scale, training.method.scale)
