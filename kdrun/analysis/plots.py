@@ -50,10 +50,10 @@ def learning_curves(path: Path, teachers: Sequence[Group], students: Sequence[Gr
             if any(statistic.deviation for statistic in curve):
                 axes.fill_between(epochs, *_band(curve), color=line.get_color(), alpha=0.15, linewidth=0)
         axes.set(xlabel="epoch", ylabel="test top-1 (%)", title=title)
-        axes.set_ylim(bottom=_floor([group.curve("test", "top1") for group in (*teachers, *students)]))
+        axes.set_ylim(_accuracy_limits([group.curve("test", "top1") for group in (*teachers, *students)]))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend_title = "mean of the last epoch in brackets"
-        axes.legend(frameon=False, fontsize="small", title=legend_title, title_fontsize="x-small")
+        axes.legend(frameon=False, fontsize="small", title=legend_title, title_fontsize="x-small", loc="lower right")
 
 
 def accuracy_against(path: Path, key: str, groups: Sequence[Group], teachers: Sequence[Group], title: str) -> None:
@@ -88,10 +88,13 @@ def accuracy_against(path: Path, key: str, groups: Sequence[Group], teachers: Se
         axes.legend(frameon=False, fontsize="small")
 
 
-def _floor(curves: Sequence[list[Statistic]]) -> float:
-    """Where the accuracy axis begins: below what the curves do after their first quarter, so that it can be seen."""
+def _accuracy_limits(curves: Sequence[list[Statistic]]) -> tuple[float, float]:
+    """An accuracy axis that shows what the curves do after their first quarter, in percent."""
     later = [statistic.mean for curve in curves for statistic in curve[len(curve) // 4 :]]
-    return max(0.0, min(later) - 0.3 * (max(later) - min(later)) - 1) if later else 0.0
+    if not later:
+        return 0.0, 100.0
+    margin = 1 + 0.1 * (max(later) - min(later))
+    return max(0.0, min(later) - margin), min(100.0, max(later) + margin)
 
 
 def _scale(axes: Any, numbers: dict[str, float] | None, values: Sequence[str]) -> None:
