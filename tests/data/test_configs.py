@@ -81,4 +81,5 @@ def test_synthetic_config_builds():
     config = read("synthetic")
     names = ("num_classes", "in_channels", "image_size", "train_size", "test_size")
     splits = target("synthetic")(**{name: config[name] for name in names})
-    check(splits, **{name: config[name] for name in names[:3]})
+    check(splits, **{name: config[name] for name in names[:3]})  # raises where they disagree
+    assert (len(splits.train.labels), len(splits.test.labels)) == (config["train_size"], config["test_size"])
