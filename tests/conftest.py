@@ -1,4 +1,4 @@
-"""One thread for the whole suite: small tensors are slower when shared, and results are equal bit for bit."""
+"""What holds for every test."""
 
 import pytest
 import torch
@@ -6,4 +6,11 @@ import torch
 
 @pytest.fixture(autouse=True)
 def one_thread():
+    """Small tensors are slower when shared, and results are equal bit for bit."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_trusted(monkeypatch):
+    """Whatever the shell that runs the tests says."""
+    monkeypatch.delenv("KDRUN_TRUST", raising=False)

@@ -24,6 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 from kdrun.experiment.signature import unknown
 
 CONFIG_NAME = "config"
+SPOKEN = {"teacher": "student", "teacher.method": "method"}
+"""Groups as the user types them, and where their options come from."""
+
 SEARCH_PATH = "hydra.searchpath="
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
@@ -46,10 +49,13 @@ def config_directory() -> Path:
 
 
 def in_hydras_words(text: str) -> str:
-    """An override as Hydra wants it: kdrun also takes `teacher=none` and `teacher.method=OPTION`."""
+    """An override as Hydra wants it: a teacher's network and method are students and methods in another place."""
     if text == "teacher=none":
-        return "~teacher"
-    return f"method@{text}" if text.startswith("teacher.method=") else text
+        return "~student@teacher"
+    for spoken, group in SPOKEN.items():
+        if text.startswith(f"{spoken}="):
+            return f"{group}@{text}"
+    return text
 
 
 @contextmanager
@@ -117,7 +123,7 @@ def compose_job(overrides: Sequence[str], problems: list[str], *, extra: Path | 
     idle = [text for text in overrides if text.lstrip("+~").startswith(("hydra.", "hydra/"))]
     problems += [f"{text}: has no effect on runs; where they are written is runtime.output_root" for text in idle]
     words = [in_hydras_words(text) for text in overrides if text not in idle]
-    words = [*_search_path(extra), *words]
+    words = _with_a_recipe([*_search_path(extra), *words], problems)
     try:
         return compose(CONFIG_NAME, overrides=words)
     except COMPOSE_ERRORS as error:
@@ -125,6 +131,22 @@ def compose_job(overrides: Sequence[str], problems: list[str], *, extra: Path | 
         if len(accepted) == len(words):
             raise ConfigError([_first_lines(error)]) from error
         return compose(CONFIG_NAME, overrides=accepted)
+
+
+def _with_a_recipe(words: list[str], problems: list[str]) -> list[str]:
+    """Tells a recipe that does not exist, which Hydra passes over, and puts another in its place."""
+    chosen, dataset = (
+        next((word.partition("=")[2] for word in words if word.startswith(f"{group}=")), None)
+        for group in ("recipe", "dataset")
+    )
+    options = _group_options("recipe", words)
+    if chosen is not None and chosen not in options:
+        problems.append(f"recipe={chosen}: {unknown(chosen, options, 'option')}")
+    elif chosen is None and dataset in set(_group_options("dataset", words)) - set(options):
+        problems.append(f"dataset={dataset}: has no recipe of its own; add recipe=OPTION: {', '.join(options)}")
+    else:
+        return words
+    return [*(word for word in words if word != f"recipe={chosen}"), f"recipe={options[0]}"]
 
 
 def _search_path(extra: Path | None) -> list[str]:
@@ -162,7 +184,7 @@ def _explain(text: str, error: Exception, accepted: list[str]) -> str:
     if _chooses_group(text, accepted) and not text.startswith("~"):
         options = _group_options(_group(text), accepted)
         if value not in options:
-            return f"{_spoken(key)}={value}: {unknown(value, options, 'option')}"
+            return f"{key.rpartition('@')[2]}={value}: {unknown(value, options, 'option')}"
     elif not text.startswith(("+", "~")):
         missing = _missing_key(key.split("."), OmegaConf.to_container(compose(CONFIG_NAME, overrides=accepted)))
         if missing is not None:
@@ -179,11 +201,6 @@ def _missing_key(path: list[str], node: Any) -> str | None:
             return unknown(part, allowed, f"key{inside}")
         node = node[part]
     return None
-
-
-def _spoken(key: str) -> str:
-    """A group as the user types it."""
-    return {"method@teacher.method": "teacher.method"}.get(key, key)
 
 
 def _group(text: str) -> str:

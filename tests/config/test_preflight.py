@@ -116,6 +116,7 @@ BAD = [
     ("teacher.dataset.train_fraction=2", "teacher.dataset.train_fraction=2.0: must be more than 0"),
     ("teacher.dataset.classes=[99]", "teacher.dataset.classes=[99]: must be null, or class indices"),
     ("-m seed=0,1 seed=5", "seed: is swept and given again"),
+    ("recipe=cifr100", "recipe=cifr100: no such option; did you mean cifar100?"),
 ]
 
 
@@ -188,7 +189,13 @@ def test_the_jobs_of_a_sweep_share_where_they_run(kdrun, swept):
 EXTRA_MODULE = """
 from subprocess import Popen
 from torch import nn
+import torch
+from kdrun.data import ImageSet, Splits
 from kdrun.methods import KD
+
+def blank() -> Splits:
+    part = ImageSet(torch.zeros(40, 8, 8, 1, dtype=torch.uint8), torch.arange(40) % 2)
+    return Splits(part, part, ("even", "odd"))
 
 def linear(num_classes: int, in_channels: int, image_size: int, bias: bool = True) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size**2, num_classes, bias))
@@ -211,6 +218,8 @@ def own_config(tmp_path, monkeypatch) -> Path:
         "student/linear": "_target_: my_extras.parts.linear\nbias: false\n",
         "student/process": "_target_: my_extras.parts.Popen\nargs: [echo]\n",
         "method/mine": "_target_: my_extras.parts.Mine\ntemperature: 2.0\n",
+        "dataset/blank": "_target_: my_extras.parts.blank\nidentity: blank-v1\nnum_classes: 2\nin_channels: 1\n"
+        "image_size: 8\ntrain_size: 40\ntest_size: 40\nmean: [0.5]\nstd: [0.5]\n",
     }.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / f"{name}.yaml").write_text(text)
@@ -229,6 +238,19 @@ def test_a_users_own_components_work_once_the_environment_trusts_them(kdrun, own
     assert said.code == 0, said.err
     assert "student linear mine on synthetic" in said.out
     assert f"{16 * 16 * 3 * 10:,} parameters" in said.out
+
+
+def test_a_users_own_network_teaches_on_a_users_own_data(kdrun, own_config, monkeypatch):
+    monkeypatch.setenv("KDRUN_TRUST", "my_extras")
+    words = ("--config-dir", str(own_config), "dataset=blank", "teacher=linear", "student=linear", "recipe.epochs=1")
+    said = kdrun(*words)
+    assert said.code == 2
+    assert "1 problem" in said.err
+    assert "dataset=blank: has no recipe of its own; add recipe=OPTION: cifar10, cifar100, digits" in said.err
+    said = kdrun(*words, "recipe=digits")
+    assert said.code == 0, said.err
+    assert "teacher linear ce: 1 epochs" in said.out
+    assert "student linear kd: 1 epochs" in said.out
 
 
 def test_a_users_own_options_are_told_among_the_allowed_ones(kdrun, own_config, monkeypatch):
