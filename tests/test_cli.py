@@ -270,12 +270,12 @@ def test_a_sweep_shares_teachers_and_leaves_a_summary(kdrun, here, monkeypatch):
 
 def test_a_failing_job_stops_no_other_and_is_all_that_is_left_to_do(kdrun, here, monkeypatch):
     words = ("-m", *TINY, "method=ce", "recipe.epochs=1", "recipe.lr=1e+20,0.1", "seed=0,1")
-    code, out, _ = kdrun(*words)
+    code, _, errors = kdrun(*words)
     assert code == 1
     results = list(here.glob("outputs/runs/synthetic/mlp/ce-*/result.json"))
     assert len(results) == 2
-    assert "2 of 4 runs failed; the same command runs only what is missing" in out
-    assert any("recipe.lr=1e+20 seed=0: failed:" in line and "diverged" in line for line in out)
+    assert "2 of 4 runs failed; the same command runs only what is missing" in errors
+    assert any("recipe.lr=1e+20 seed=0: failed:" in line and "diverged" in line for line in errors.splitlines())
     states = [json.loads(path.read_text())["state"] for path in here.glob("outputs/runs/synthetic/mlp/*/status.json")]
     assert sorted(states) == ["diverged", "diverged", "finished", "finished"]
     (summary,) = here.glob("outputs/sweeps/*/summary.csv")
@@ -290,10 +290,10 @@ def test_a_failing_job_stops_no_other_and_is_all_that_is_left_to_do(kdrun, here,
 
 
 def test_a_failing_run_says_why_in_a_line(kdrun, here):
-    code, out, _ = kdrun(*TINY, "method=ce", "recipe.epochs=1", "recipe.lr=1e20")
+    code, _, errors = kdrun(*TINY, "method=ce", "recipe.epochs=1", "recipe.lr=1e20")
     assert code == 1
-    assert out[-1].startswith("kdrun: DivergedError: training diverged in epoch 1")
-    assert not any("Traceback" in line for line in out)
+    assert errors.startswith("kdrun: DivergedError: training diverged in epoch 1")
+    assert "Traceback" not in errors
     (kept,) = here.glob("outputs/runs/synthetic/mlp/ce-*/kdrun.log")
     assert "Traceback" in kept.read_text()
     assert not kept.with_name("result.json").exists()

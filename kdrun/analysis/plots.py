@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,13 +39,14 @@ def learning_curves(path: Path, teachers: Sequence[Group], students: Sequence[Gr
     from matplotlib.ticker import MaxNLocator
 
     with _figure(path, 7, 4.2) as axes:
-        for group, style in [*((group, "--") for group in teachers), *((group, "-") for group in students)]:
+        dashes = itertools.cycle(("--", ":", "-."))
+        for group, style in [*zip(teachers, dashes, strict=False), *((group, "-") for group in students)]:
             curve = group.curve("test", "top1")
             if not curve:
                 continue
             epochs = range(1, len(curve) + 1)
             marker = "o" if len(curve) < 4 else None
-            colour = "0.45" if style == "--" else None
+            colour = None if style == "-" else "0.45"
             label = f"{group.label}  ({curve[-1].text(1)})"
             line = axes.plot(epochs, [s.mean for s in curve], style, marker=marker, color=colour, label=label)[0]
             if any(statistic.deviation for statistic in curve):

@@ -19,6 +19,7 @@ from kdrun.experiment.build import (
     Method,
     build_method,
     build_student,
+    check_network,
     data_root,
     describe_dataset,
     method_class,
@@ -156,6 +157,22 @@ class _Check:
             self.problems.extend(prefix + line for line in str(error).splitlines())
             return None
 
+    def _builds(self, prefix: str, build: Callable[..., Any], component: Component, *others: Any) -> bool:
+        """Whether a component can be built; each option that its constructor refuses is a problem."""
+        options = dict(component.options)
+        while True:
+            try:
+                build(dataclasses.replace(component, options=options), *others)
+                return options == component.options
+            except ValueError as error:
+                self.problems.extend(prefix + line for line in str(error).splitlines())
+                refused = str(error).partition("=")[0]
+                if options.pop(refused, None) is None:
+                    return False
+            except Exception as error:  # whatever the user's own code raises
+                self.problems.append(f"{prefix}_target_={component.target}: {type(error).__name__}: {error}")
+                return False
+
     def _dataset(self, node: Any) -> DatasetSpec | None:
         """The dataset's identity and shape; data is touched only where the config leaves them open."""
         if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
@@ -196,9 +213,10 @@ class _Check:
                 f"images, which are {dataset.image_size} x {dataset.image_size} pixels"
             )
         with torch.device("meta"):  # constructors can refuse their options, at no cost
-            built = student and dataset and self._attempt(f"{student_path}.", build_student, student, dataset)
+            if student and dataset and self._builds(f"{student_path}.", build_student, student, dataset):
+                self._attempt(f"{student_path}: ", check_network, student, dataset)
             if method is not None:
-                self._attempt(f"{path}method.", build_method, method, built or torch.nn.Identity())
+                self._builds(f"{path}method.", build_method, method, torch.nn.Identity())
         return _Parts(student, method, recipe, stop_epoch) if student and method and recipe else None
 
     def _teacher(self, node: Mapping[str, Any], dataset: DatasetSpec | None) -> Callable[[Spec], Spec] | None:
@@ -257,10 +275,16 @@ class _Check:
         path = Path(options.checkpoint).expanduser()
         try:
             digest = own_weights(path, parts.student, dataset)
-        except (OSError, RuntimeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            self.problems.append(f"teacher.checkpoint={path}: {reason}")
+        except OSError as error:
+            self.problems.append(f"teacher.checkpoint={path}: {error.strerror}")
             return None
+        except RuntimeError as error:
+            self.problems.append(f"teacher.checkpoint: {error}")
+            return None
+        aside = ("teacher.stop_epoch", "teacher.method", "teacher.recipe", "teacher.seeds", "teacher.dataset")
+        unused = [text for text in self._overrides if text.startswith(aside)]
+        if unused:
+            self.notices.append(f"teacher.checkpoint is taken as it is: {' '.join(unused)} is left aside")
         self._weight_files[digest] = path
         # Nothing is trained, so how and from which seed is no part of it.
         method_unused = Component("kdrun.methods.CE")

@@ -17,6 +17,7 @@ from torch import nn
 from kdrun.data import CONTENT_HASH, DataError, Splits, check, data_home, identity
 from kdrun.experiment.signature import bind, without_defaults
 from kdrun.experiment.spec import Component, DatasetSpec, Recipe
+from kdrun.files import sha256
 from kdrun.methods import Method as Method
 from kdrun.training.checkpoint import CheckpointError, read_weights
 from kdrun.training.optimisation import MultiStepSchedule, build_optimizer
@@ -98,7 +99,14 @@ def component(node: Any, path: str, problems: list[str], *, injected: tuple[str,
     bound = bind(target, options, path, problems, injected=injected)
     if len(problems) > fault_count:
         return None
-    return Component(node["_target_"], without_defaults(target, bound))
+    return Component(node["_target_"], without_defaults(target, bound), _source(target))
+
+
+def _source(target: Callable[..., Any]) -> str | None:
+    """SHA-256 of the file that defines a target outside kdrun."""
+    if target.__module__.partition(".")[0] == "kdrun":
+        return None
+    return sha256(Path(inspect.getfile(target)).read_bytes())
 
 
 def student_component(node: Any, path: str, problems: list[str]) -> Component | None:
@@ -120,6 +128,29 @@ def build_student(student: Component, dataset: DatasetSpec) -> nn.Module:
     offered = {name: getattr(dataset, name) for name in MODEL_INJECTED}
     model: nn.Module = _call_with(resolve(student.target), offered, **student.options)
     return model
+
+
+def check_network(student: Component, dataset: DatasetSpec) -> None:
+    """Sends two images through a network, without data where it can: what it cannot do is better known at once.
+
+    Raises:
+        ValueError: it fails, or its output is not `[N, K]`.
+    """
+    shape = (2, dataset.in_channels, dataset.image_size, dataset.image_size)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            output = build_student(student, dataset)(torch.empty(shape))
+    except Exception:  # some operations need real numbers
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                output = build_student(student, dataset)(torch.zeros(shape))
+        except Exception as error:  # whatever the user's own code raises
+            raise ValueError(
+                f"{student.name} cannot take images {list(shape)}: {type(error).__name__}: {error}"
+            ) from error
+    if not isinstance(output, torch.Tensor) or output.shape != (2, dataset.num_classes):
+        found = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ValueError(f"{student.name} returns {found} for 2 images, not logits [2, {dataset.num_classes}]")
 
 
 def build_method(method: Component, student: nn.Module) -> Method:
@@ -218,7 +249,7 @@ def load_weights(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -
         model.load_state_dict(state)
     except RuntimeError as error:
         lines = [line.strip()[:200] for line in str(error).splitlines()]
-        raise CheckpointError(f"{path} does not fit {type(model).__name__}: {'; '.join(lines[1:4])}") from error
+        raise CheckpointError(f"{path} does not fit the network: {'; '.join(lines[1:4])}") from error
 
 
 def own_weights(path: Path, student: Component, dataset: DatasetSpec) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,12 +19,17 @@ log = logging.getLogger("kdrun")
 
 
 class _Console(logging.Handler):
-    """Plain messages on stdout, above a progress bar where there is one."""
+    """Plain messages on stdout, errors on stderr, above a progress bar where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not getattr(record, "file_only", False):
-            tqdm.write(record.getMessage(), file=sys.stdout)
-            sys.stdout.flush()
+        if getattr(record, "file_only", False):
+            return
+        stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
+        try:
+            tqdm.write(record.getMessage(), file=stream)
+            stream.flush()
+        except BrokenPipeError:  # whoever read the output has left (`kdrun | head`): the run goes on
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (stays open until the end)
 
 
 def set_up_console() -> None:
@@ -63,7 +69,7 @@ class EpochProgress:
             total=epochs * steps_per_epoch,
             initial=done * steps_per_epoch,
             desc=self._description(done),
-            unit="step",
+            bar_format="{desc} {percentage:3.0f}%|{bar:10}| {elapsed}<{remaining}{postfix}",
             disable=None,  # a bar on a terminal only
             leave=False,
             dynamic_ncols=True,
@@ -83,24 +89,15 @@ class EpochProgress:
         train = dict(row["train"])
         percent = {name: train.pop(name) for name in PERCENT if name in train}
         numbers = {
+            **{name: f"{row[name]['top1']:.1f}%" for name in ("test", "val") if name in row},
+            "train": f"{percent['top1']:.1f}%",
             **{name: f"{value:.3f}" for name, value in train.items()},
             **({"agreement": f"{percent['agreement']:.1f}%"} if "agreement" in percent else {}),
-            "train": f"{percent['top1']:.1f}%",
-            **{name: f"{row[name]['top1']:.1f}%" for name in ("val", "test") if name in row},
             "img/s": f"{images_per_second:.0f}",
         }
         line = "  ".join(f"{name} {value}" for name, value in numbers.items())
-        shown = not self._bar.disable
-        log.info(
-            "%s epoch %*d/%d  %s  left %s",
-            self._title,
-            len(str(self._epochs)),
-            done,
-            self._epochs,
-            line,
-            tqdm.format_interval(left),
-            extra={"file_only": shown},
-        )
+        number = f"{done:{len(str(self._epochs))}}/{self._epochs}"
+        log.info("%s epoch %s  %s  left %s", self._title, number, line, tqdm.format_interval(left))
         self._bar.set_description(self._description(done), refresh=False)
         self._bar.set_postfix_str(line, refresh=False)
 

@@ -112,13 +112,17 @@ def construct(target: Callable[..., Any], values: Any, path: str, problems: list
         return None
     fault_count = len(problems)
     bound = bind(target, values, path, problems)
-    if len(problems) > fault_count:
-        return None
+    faulty = len(problems) > fault_count
     try:
-        return target(**bound)
+        built = target(**bound)  # with defaults in place of what is faulty, to find what else is
+    except TypeError:
+        if not faulty:
+            raise
+        return None
     except ValueError as error:
         problems.extend(f"{path}.{line}" for line in str(error).splitlines())
         return None
+    return None if faulty else built
 
 
 def _describe(annotation: Any) -> str:

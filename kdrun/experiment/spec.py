@@ -32,10 +32,18 @@ def _increasing_shares(values: tuple[float, ...]) -> bool:
 
 @dataclass(frozen=True)
 class Component:
-    """A `_target_` node: a dotted path, and the options that are not at their default."""
+    """A `_target_` node: a dotted path, and the options that are not at their default.
+
+    Attributes:
+        target: what is built.
+        options: by name.
+        source: SHA-256 of the file that defines a target of the user's own, so that editing it makes another run;
+            None for kdrun's own, which `SEMANTICS` covers.
+    """
 
     target: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    source: str | None = None
 
     @property
     def name(self) -> str:
@@ -205,7 +213,8 @@ class Spec:
         fields = dict(values)
         fields["dataset"] = DatasetSpec(**_tuples(fields["dataset"]))
         for part in ("student", "method"):
-            fields[part] = Component(fields[part]["target"], _tuples(fields[part].get("options", {})))
+            node = fields[part]
+            fields[part] = Component(node["target"], _tuples(node.get("options", {})), node.get("source"))
         recipe = _tuples(fields.get("recipe", {}))
         recipe["augmentation"] = Augmentation(**recipe.get("augmentation", {}))
         fields["recipe"] = Recipe(**recipe)

@@ -42,7 +42,7 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     """
     content = path.read_bytes()
     if not content.startswith(MAGIC):
-        raise CheckpointError(f"{path} is not a kdrun checkpoint")
+        raise CheckpointError(f"{path} is not a kdrun checkpoint; remove it to train from the start")
     payload = content[_HEADER:]
     if hashlib.sha256(payload).digest() != content[len(MAGIC) : _HEADER]:
         raise CheckpointError(
@@ -79,6 +79,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
         FileNotFoundError: there is none.
     """
     content = path.read_bytes()
+    if content.startswith(MAGIC):
+        raise CheckpointError(f"{path} is a checkpoint of a run; its trained weights are in student.safetensors")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load as from_safetensors
@@ -87,10 +89,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
         else:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # the class depends on where and how the file is broken
-        reason = str(error).partition("\n")[0]
+        # Not torch's own words: they advise to unpickle the file all the same.
         raise CheckpointError(
             f"{path} cannot be read as weights: it must be .safetensors, or a state dict saved by torch.save that "
-            f"holds tensors and plain values only ({type(error).__name__}: {reason})"
+            f"holds tensors and plain values only ({type(error).__name__})"
         ) from error
     if isinstance(state, dict):
         parts = (state.get(key) for key in ("state_dict", "model_state_dict", "model", "net"))

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from kdrun.config.preflight import masked_yaml
-from kdrun.experiment.build import build_student
+from kdrun.experiment.build import build_student, student_component
 from kdrun.experiment.spec import Component
 
 GROUPS = "dataset, method, recipe, runtime, seed, stop_epoch, student, teacher"
@@ -186,6 +187,13 @@ def test_the_jobs_of_a_sweep_share_where_they_run(kdrun, swept):
     assert "the jobs of a sweep must share one" in said.err
 
 
+def test_every_option_that_a_constructor_refuses_is_told(kdrun):
+    said = kdrun("recipe.lr=-1", "recipe.augmentation.rotation=-4", "method.temperature=0", "method.alpha=2")
+    assert "4 problems" in said.err
+    for text in ("recipe.lr=-1.0", "recipe.augmentation.rotation=-4.0", "method.temperature=0.0", "method.alpha=2.0"):
+        assert f"  {text}: must be" in said.err
+
+
 EXTRA_MODULE = """
 from subprocess import Popen
 from torch import nn
@@ -196,6 +204,15 @@ from kdrun.methods import KD
 def blank() -> Splits:
     part = ImageSet(torch.zeros(40, 8, 8, 1, dtype=torch.uint8), torch.arange(40) % 2)
     return Splits(part, part, ("even", "odd"))
+
+def narrow(num_classes: int, in_channels: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(in_channels + 1, 4, 3), nn.Flatten(), nn.LazyLinear(num_classes))
+
+def short(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size**2, num_classes - 1))
+
+def untyped(num_classes, in_channels=3, width=8):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, width))
 
 def linear(num_classes: int, in_channels: int, image_size: int, bias: bool = True) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size**2, num_classes, bias))
@@ -213,6 +230,8 @@ def own_config(tmp_path, monkeypatch) -> Path:
     (package / "__init__.py").touch()
     (package / "parts.py").write_text(EXTRA_MODULE)
     monkeypatch.syspath_prepend(str(package.parent))
+    for module in [name for name in sys.modules if name.partition(".")[0] == "my_extras"]:
+        monkeypatch.delitem(sys.modules, module)  # of another test
     tree = tmp_path / "my conf's"
     for name, text in {
         "student/linear": "_target_: my_extras.parts.linear\nbias: false\n",
@@ -251,6 +270,42 @@ def test_a_users_own_network_teaches_on_a_users_own_data(kdrun, own_config, monk
     assert said.code == 0, said.err
     assert "teacher linear ce: 1 epochs" in said.out
     assert "student linear kd: 1 epochs" in said.out
+
+
+@pytest.mark.parametrize(
+    ("target", "option", "text"),
+    [
+        ("narrow", (), "student: narrow cannot take images [2, 1, 8, 8]: RuntimeError: "),
+        ("short", (), "student: short returns [2, 9] for 2 images, not logits [2, 10]"),
+        ("untyped", ("student.width=wide",), "student._target_=my_extras.parts.untyped: TypeError: "),
+    ],
+)
+def test_a_network_that_cannot_run_is_told_before_its_teacher_is_trained(
+    kdrun, own_config, monkeypatch, target, option, text
+):
+    monkeypatch.setenv("KDRUN_TRUST", "my_extras")
+    own_config.joinpath("student/own.yaml").write_text(f"_target_: my_extras.parts.{target}\n")
+    if option:
+        own_config.joinpath("student/own.yaml").write_text(f"_target_: my_extras.parts.{target}\nwidth: 8\n")
+    said = kdrun("--config-dir", str(own_config), "student=own", *option)
+    assert said.code == 2
+    assert text in said.err
+    assert list(Path().iterdir()) == []
+
+
+def test_editing_a_users_own_code_makes_another_run(own_config, composed, monkeypatch):
+    monkeypatch.setenv("KDRUN_TRUST", "my_extras")
+    source = own_config.parent / "src" / "my_extras" / "parts.py"
+
+    def linear() -> Component | None:
+        return student_component({"_target_": "my_extras.parts.linear", "bias": False}, "student", [])
+
+    before = linear()
+    assert before is not None
+    assert before.source == hashlib.sha256(source.read_bytes()).hexdigest()
+    source.write_text(source.read_text() + "# edited\n")
+    assert linear() != before
+    assert student_component({"_target_": "kdrun.models.cnn"}, "student", []) == Component("kdrun.models.cnn")
 
 
 def test_a_users_own_options_are_told_among_the_allowed_ones(kdrun, own_config, monkeypatch):

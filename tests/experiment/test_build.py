@@ -172,7 +172,7 @@ def test_weights_must_have_the_names_and_shapes_of_the_network(tmp_path):
     state, path = build_student(MLP, MADE_UP).state_dict(), tmp_path / "w.pt"
     torch.save(state, path)
     own_weights(path, MLP, MADE_UP)
-    with pytest.raises(CheckpointError, match=r"does not fit Sequential: size mismatch for layer1.fc.weight"):
+    with pytest.raises(CheckpointError, match=r"does not fit the network: size mismatch for layer1.fc.weight"):
         own_weights(path, Component("kdrun.models.mlp", {"hidden": (7,)}), MADE_UP)
     with pytest.raises(CheckpointError, match="Missing key"):
         load_weights(nn.Sequential(nn.Linear(2, 2)), state, path)
