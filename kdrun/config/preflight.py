@@ -213,10 +213,11 @@ class _Check:
                 f"images, which are {dataset.image_size} x {dataset.image_size} pixels"
             )
         with torch.device("meta"):  # constructors can refuse their options, at no cost
-            if student and dataset and self._builds(f"{student_path}.", build_student, student, dataset):
-                self._attempt(f"{student_path}: ", check_network, student, dataset)
+            fits = student and dataset and self._builds(f"{student_path}.", build_student, student, dataset)
             if method is not None:
                 self._builds(f"{path}method.", build_method, method, torch.nn.Identity())
+        if fits:
+            self._attempt(f"{student_path}: ", check_network, student, dataset)
         return _Parts(student, method, recipe, stop_epoch) if student and method and recipe else None
 
     def _teacher(self, node: Mapping[str, Any], dataset: DatasetSpec | None) -> Callable[[Spec], Spec] | None:

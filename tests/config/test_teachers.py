@@ -1,0 +1,126 @@
+"""The teacher of a command line: which it is, how it was trained, and weights of the user's own."""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kdrun.experiment.build import build_student
+from kdrun.experiment.spec import Component
+
+
+def test_a_method_without_a_teacher_leaves_it_out_of_the_spec(job):
+    alone = job("method=ce")
+    assert alone.spec.teachers == ()
+    assert job("method=ce", "teacher=none").spec == alone.spec
+    asked = job("method=ce", "teacher=resnet56")
+    assert asked.spec.run_id == alone.spec.run_id
+    notice = "method ce has no use for a teacher: teacher=resnet56 is left aside"
+    assert notice in asked.notices
+    assert notice not in alone.notices
+    assert alone.notices == job("method=ce", "teacher=none").notices
+
+
+def test_self_distillation_is_taught_by_the_students_own_architecture(job):
+    words = ("method=tfkd_self", "student=mlp", "student.hidden=[30]")
+    spec = job(*words).spec
+    (teacher,) = spec.teachers
+    assert teacher.student == spec.student == Component("kdrun.models.mlp", {"hidden": (30,)})
+    assert teacher.method == Component("kdrun.methods.CE")
+    assert job(*words, "teacher=none").spec == spec
+    asked = job(*words, "teacher=resnet56", "teacher.recipe.epochs=3")
+    assert asked.spec.teachers[0].student == spec.student
+    assert asked.spec.teachers[0].recipe.epochs == 3
+    assert (
+        "method tfkd_self is taught by the student's own architecture: teacher=resnet56 is left aside" in asked.notices
+    )
+
+
+def test_a_teacher_is_a_run_of_its_own(job):
+    spec = job("teacher.seeds=[7]", "teacher.method=lsr", "teacher.method.epsilon=0.2", "seed=3").spec
+    (teacher,) = spec.teachers
+    assert (spec.seed, teacher.seed) == (3, 7)
+    assert teacher.method == Component("kdrun.methods.LSR", {"epsilon": 0.2})
+    assert job("method=lsr", "method.epsilon=0.2", "student=resnet20", "seed=7").spec == teacher
+    assert job("seed=3").spec.teachers[0].seed == 3, "without teacher.seeds it is the run's own"
+
+
+@pytest.mark.parametrize(
+    ("typed", "stop_epoch"), [("0.25", 50), ("50", 50), ("1", 1), ("0", 0), ("0.999", None), ("200", None)]
+)
+def test_a_stopped_teacher_keeps_the_whole_schedule(job, typed, stop_epoch):
+    words = ("dataset=cifar100", "teacher=resnet18")
+    (teacher,) = job(*words, f"teacher.stop_epoch={typed}").spec.teachers
+    assert (teacher.stop_epoch, teacher.recipe.epochs) == (stop_epoch, 200)
+    assert (teacher == job(*words).spec.teachers[0]) == (stop_epoch is None)
+
+
+@pytest.fixture
+def weights(job, tmp_path) -> dict[str, Path]:
+    """A mlp for digits in files of several kinds."""
+    dataset = job().spec.dataset
+    state = build_student(Component("kdrun.models.mlp", {"hidden": (12,)}), dataset).state_dict()
+    files = {name: tmp_path / f"own.{name}" for name in ("safetensors", "pt", "pth.tar")}
+    save_file(state, files["safetensors"])
+    torch.save(state, files["pt"])
+    torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}, files["pth.tar"])
+    return files
+
+
+OWN_TEACHER = ("teacher=mlp", "teacher.hidden=[12]")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_teacher_can_be_a_file_of_the_users_own(job, weights):
+    for path in weights.values():
+        checked = job(*OWN_TEACHER, f"teacher.checkpoint='{path}'")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert checked.weight_files == {digest: path}
+        (teacher,) = checked.spec.teachers
+        assert (teacher.weights, teacher.epochs_trained) == (digest, 0)
+        trained_otherwise = job(*OWN_TEACHER, f"teacher.checkpoint='{path}'", "teacher.recipe.epochs=3", "seed=4")
+        assert trained_otherwise.spec.teachers[0] == teacher, "how a file was trained is not known"
+        moved = path.rename(path.with_stem("moved"))
+        assert job(*OWN_TEACHER, f"teacher.checkpoint='{moved}'").spec == checked.spec
+
+
+def test_weights_that_do_not_fit_are_refused(kdrun, weights, tmp_path):
+    torch.save(torch.load(weights["pt"]) | {"classifier.weight": torch.zeros(5, 12)}, weights["pt"])
+    said = kdrun(*OWN_TEACHER, f"teacher.checkpoint={weights['pt']}")
+    assert said.code == 2
+    assert "size mismatch for classifier.weight" in said.err
+    assert kdrun("teacher=mlp", "teacher.hidden=[13]", f"teacher.checkpoint={weights['safetensors']}").code == 2
+    assert kdrun("teacher=resnet20", f"teacher.checkpoint={weights['safetensors']}").code == 2
+    assert list(Path().iterdir()) == []
+
+
+class Touch:
+    """Unpickled, it would write a file."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("executed"),)
+
+
+def test_weights_are_data_not_code(kdrun, tmp_path):
+    files = {"code.pt": pickle.dumps(Touch(), protocol=2), "text.safetensors": b"no weights", "empty.pt": b""}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        said = kdrun(*OWN_TEACHER, f"teacher.checkpoint={tmp_path / name}")
+        assert said.code == 2, name
+        assert "cannot be read as weights" in said.err
+    torch.save({"a": Touch()}, tmp_path / "wrapped.pt")
+    assert kdrun(*OWN_TEACHER, f"teacher.checkpoint={tmp_path / 'wrapped.pt'}").code == 2
+    assert list(Path().iterdir()) == []
+
+
+def test_a_teacher_sees_all_classes_and_else_what_the_student_sees(job):
+    spec = job("dataset.classes=[0,1]", "dataset.train_fraction=0.5").spec
+    teacher = spec.teachers[0].dataset
+    assert (spec.dataset.classes, teacher.classes) == ((0, 1), None)
+    assert teacher.train_fraction == 0.5
+    spec = job("dataset.train_fraction=0.5", "teacher.dataset.train_fraction=1.0", "teacher.dataset.classes=[3,4]").spec
+    assert (spec.dataset.train_fraction, spec.teachers[0].dataset.train_fraction) == (0.5, 1.0)
+    assert spec.teachers[0].dataset.classes == (3, 4)
