@@ -9,10 +9,11 @@ ROOT = Path(__file__).parents[1] / "kdrun"
 
 LEAVES = {"files", "seeds"}  # standard library (and torch) only; anybody may use them
 ALLOWED = {
-    "cli": {"config", "experiment", "analysis"},
-    "config": {"experiment"},
+    "cli": {"config", "experiment", "analysis", "tables"},
+    "config": {"experiment", "tables"},
+    "tables": {"experiment"},
     "experiment": {"training", "methods", "models", "data", "metrics"},
-    "analysis": {"experiment", "metrics"},
+    "analysis": {"experiment", "metrics", "tables"},
     "training": {"methods", "metrics"},
     "methods": {"losses"},
     "losses": set(),

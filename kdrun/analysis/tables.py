@@ -35,12 +35,14 @@ def markdown_table(groups: Sequence[Group]) -> str:
         ]
         for group in groups
     ]
+    return aligned(header, rows)
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Cells as a Markdown table that can be read as it is: the first `left` columns to the left, the others right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [
-        _line(header, widths),
-        "|" + "|".join("-" * (width + 1) + (":" if i else "-") for i, width in enumerate(widths)) + "|",
-        *(_line(row, widths) for row in rows),
-    ]
+    rule = ["-" * (width + 1) + ("-" if i < left else ":") for i, width in enumerate(widths)]
+    lines = [_line(header, widths, left), f"|{'|'.join(rule)}|", *(_line(row, widths, left) for row in rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -68,8 +70,7 @@ def _cell(statistic: Statistic | None, heading: str, factor: float, digits: int)
     return Statistic(statistic.mean * factor, deviation, statistic.n).text(digits)
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [
-        cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
+def _line(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
+    pairs = enumerate(zip(cells, widths, strict=True))
+    padded = [cell.ljust(width) if i < left else cell.rjust(width) for i, (cell, width) in pairs]
     return "| " + " | ".join(padded) + " |"

@@ -66,7 +66,13 @@ def hydra_session() -> Iterator[None]:
         yield
 
 
-def expand(overrides: Sequence[str], *, multirun: bool, problems: list[str]) -> list[list[str]]:
+def expand(
+    overrides: Sequence[str],
+    *,
+    multirun: bool,
+    problems: list[str],
+    one_value: str = "several values need -m (--multirun)",
+) -> list[list[str]]:
     """The override lists of all jobs: the product of what is swept, the last one varying fastest.
 
     Args:
@@ -74,6 +80,7 @@ def expand(overrides: Sequence[str], *, multirun: bool, problems: list[str]) -> 
         multirun: whether several values are allowed.
         problems: overrides that cannot be parsed, sweeps without `-m`, and sweeps over nothing are told here and
             left out.
+        one_value: what to say to several values without `multirun`.
     """
     swept: list[list[str]] = []
     for text in overrides:
@@ -83,7 +90,7 @@ def expand(overrides: Sequence[str], *, multirun: bool, problems: list[str]) -> 
             problems.append(f"{text}: cannot be parsed as key=value ({str(error).splitlines()[0]})")
             continue
         if override.is_sweep_override() and not multirun:
-            problems.append(f"{text}: several values need -m (--multirun)")
+            problems.append(f"{text}: {one_value}")
         elif choices := _choices(override):
             swept.append(choices)
         else:

@@ -46,7 +46,7 @@ class Job:
 
     Attributes:
         spec: what to run.
-        config: the composed config as YAML, secrets masked.
+        config: the composed config as YAML, secrets masked; None for a run that follows from another's spec.
         output_root: where runs are written.
         data_root: where datasets lie.
         device: where to compute.
@@ -56,7 +56,7 @@ class Job:
     """
 
     spec: Spec
-    config: str
+    config: str | None
     output_root: Path
     data_root: Path
     device: torch.device
@@ -65,17 +65,19 @@ class Job:
     notices: tuple[str, ...] = ()
 
 
-def check_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
+def check_job(config: DictConfig, overrides: Sequence[str] = (), fitting: set[str] | None = None) -> Job:
     """Checks a composed config whole and returns the job it describes.
 
     Args:
         config: as Hydra composed it.
         overrides: what the user typed, to tell a teacher that was asked for from the default one.
+        fitting: networks that were found to fit their dataset; shared by the jobs of one command, it spares them
+            the trial of the same network again and again.
 
     Raises:
         ConfigError: with one line for every problem.
     """
-    check = _Check(overrides)
+    check = _Check(overrides, fitting if fitting is not None else set())
     job = check.job(config)
     if check.problems or job is None:
         raise ConfigError(_without_followers(check.problems))
@@ -103,11 +105,12 @@ class _Parts:
 class _Check:
     """One walk over a config, collecting problems and notices."""
 
-    def __init__(self, overrides: Sequence[str]) -> None:
+    def __init__(self, overrides: Sequence[str], fitting: set[str]) -> None:
         self.problems: list[str] = []
         self.notices: list[str] = []
         self._weight_files: dict[str, Path] = {}
         self._overrides = tuple(overrides)
+        self._fitting = fitting
 
     def job(self, config: DictConfig) -> Job | None:
         node = self._resolved(config)
@@ -212,13 +215,24 @@ class _Check:
                 f"{path}recipe.augmentation.crop_padding={recipe.augmentation.crop_padding}: must be smaller than the "
                 f"images, which are {dataset.image_size} x {dataset.image_size} pixels"
             )
-        with torch.device("meta"):  # constructors can refuse their options, at no cost
-            fits = student and dataset and self._builds(f"{student_path}.", build_student, student, dataset)
-            if method is not None:
-                self._builds(f"{path}method.", build_method, method, torch.nn.Identity())
-        if fits:
-            self._attempt(f"{student_path}: ", check_network, student, dataset)
+        if student and dataset:
+            self._check_network(student_path, student, dataset)
+        if method is not None:
+            self._builds(f"{path}method.", build_method, method, torch.nn.Identity())
         return _Parts(student, method, recipe, stop_epoch) if student and method and recipe else None
+
+    def _check_network(self, path: str, student: Component, dataset: DatasetSpec) -> None:
+        """Builds a network and sends two images through it, without data; once for all the jobs of a command."""
+        which = repr((student, dataset))
+        if which in self._fitting:
+            return
+        fault_count = len(self.problems)
+        with torch.device("meta"):  # constructors can refuse their options, at no cost
+            fits = self._builds(f"{path}.", build_student, student, dataset)
+        if fits:
+            self._attempt(f"{path}: ", check_network, student, dataset)
+        if len(self.problems) == fault_count:
+            self._fitting.add(which)
 
     def _teacher(self, node: Mapping[str, Any], dataset: DatasetSpec | None) -> Callable[[Spec], Spec] | None:
         """Checks the teacher the method asks for, and returns how its spec follows from the run's.

@@ -96,6 +96,8 @@ def check_seeds(seeds: Sequence[int]) -> None:
 def resolve_stop_epoch(value: int | float | None, epochs: int) -> int | None:
     """The epoch at which training stops; None where that is the end of the schedule.
 
+    A fraction is rounded, and is one epoch at least: 0, the network as initialised, is asked for as an integer.
+
     Raises:
         ValueError: an integer outside 0..epochs, or a fraction outside (0, 1).
     """
@@ -103,7 +105,7 @@ def resolve_stop_epoch(value: int | float | None, epochs: int) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"stop_epoch={value!r}: must be null, an integer, or a fraction of recipe.epochs")
-    stop = round(value * epochs) if isinstance(value, float) and 0 < value < 1 else value
+    stop = max(1, round(value * epochs)) if isinstance(value, float) and 0 < value < 1 else value
     if isinstance(stop, float) or not 0 <= stop <= epochs:
         raise ValueError(f"stop_epoch={value}: must be an integer from 0 to {epochs}, or a fraction of it in (0, 1)")
     return None if stop == epochs else stop

@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 
 from kdrun.experiment.build import build_student
-from kdrun.experiment.spec import Spec
+from kdrun.experiment.spec import Component, Spec
 from kdrun.models.cost import num_macs
 from kdrun.training.precision import resolve_threads
 
 
-def macs_per_image(spec: Spec) -> int:
-    """Multiply-accumulates of a forward pass of a run's student on one image."""
+def macs_per_image(spec: Spec, network: Component | None = None) -> int:
+    """Multiply-accumulates of a forward pass on one image of a run's student, or of another network on its data."""
     size = spec.dataset.image_size
     with torch.device("meta"):
-        return num_macs(build_student(spec.student, spec.dataset), (spec.dataset.in_channels, size, size))
+        return num_macs(build_student(network or spec.student, spec.dataset), (spec.dataset.in_channels, size, size))
 
 
 def threads_for(spec: Spec, device: torch.device) -> int:

@@ -1,96 +1,151 @@
-"""A rehearsal: builds everything a run needs, times a few steps on random images, and writes nothing."""
+"""A rehearsal: builds the networks a run needs, times a few steps on random images, and writes nothing."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+import torch.nn.functional as F
 
-from kdrun.experiment.build import build_method, build_optimisation, build_student, method_class
+from kdrun.experiment.build import build_optimisation, build_student, method_class
 from kdrun.experiment.cost import macs_per_image, threads_for
-from kdrun.experiment.spec import DatasetSpec, Spec
-from kdrun.methods import Batch, TeacherOutput
+from kdrun.experiment.spec import Component, DatasetSpec, Spec
+from kdrun.methods import CE
 from kdrun.models.cost import num_parameters
 from kdrun.training.precision import autocast, on_device
-from kdrun.training.teacher import LiveTeacher
 
 TIMED_STEPS = 2
+TIMED_MACS = 4e9
+"""On a CPU, where time grows with the images, so much of a batch is timed; on a GPU, where it does not, all of it."""
 
 
-def dry_run(spec: Spec, device: torch.device, *, role: str) -> str:
-    """A line about a run, without its teachers': parameters, MACs per image, estimated time of training.
+@dataclass(frozen=True)
+class Estimate:
+    """What a run costs, without its teachers' training.
 
-    The estimate is that of the training steps and of the evaluation after each epoch, on this machine as busy as it is.
+    Attributes:
+        params: of the student.
+        macs: of its forward pass on one image.
+        steps: of an epoch.
+        step_seconds: of one training step, the teachers' forward passes included.
+        seconds: of the whole run, the evaluation after each epoch included.
     """
-    student = build_student(spec.student, spec.dataset)
-    macs = macs_per_image(spec)
-    torch.set_num_threads(threads_for(spec, device))
-    step, evaluation = _seconds(spec, student, device)
-    steps = math.ceil(_train_images(spec.dataset) / spec.recipe.batch_size)
-    total = spec.epochs_trained * (steps * step + evaluation * spec.dataset.test_size)
-    return (
-        f"{role} {spec.student.name} {method_class(spec.method).name} on {spec.dataset.name} ({spec.run_id}): "
-        f"{num_parameters(student):,} parameters, {macs / 1e6:.2f} M MACs per image, "
-        f"{spec.epochs_trained} epochs of {steps} steps at {1000 * step:.0f} ms: "
-        f"about {_duration(total)} on {device.type}"
-    )
+
+    params: int
+    macs: int
+    steps: int
+    step_seconds: float
+    seconds: float
 
 
-def _seconds(spec: Spec, student: nn.Module, device: torch.device) -> tuple[float, float]:
-    """Seconds of one training step, and of evaluating one image."""
-    student = on_device(student, device)
-    method = build_method(spec.method, student).to(device).train()
+class Estimator:
+    """Times each network once, on this machine as busy as it is.
+
+    What a method computes beside its networks is not counted: for methods on logits it is small.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._known: dict[str, tuple[float, float]] = {}
+
+    def estimate(self, spec: Spec) -> Estimate:
+        """The cost of a run."""
+        training, evaluation = self._seconds_per_image(spec, spec.student)
+        teaching = sum(self._seconds_per_image(spec, teacher.student)[1] for teacher in spec.teachers)
+        images = _train_images(spec.dataset)
+        epoch = images * (training + teaching) + spec.dataset.test_size * evaluation
+        return Estimate(
+            params=num_parameters(build_student(spec.student, spec.dataset)),
+            macs=macs_per_image(spec),
+            steps=math.ceil(images / spec.recipe.batch_size),
+            step_seconds=spec.recipe.batch_size * (training + teaching),
+            seconds=spec.epochs_trained * epoch,
+        )
+
+    def line(self, spec: Spec, *, role: str) -> str:
+        """The estimate in words."""
+        cost = self.estimate(spec)
+        return (
+            f"{role} {spec.student.name} {method_class(spec.method).name} on {spec.dataset.name} ({spec.run_id}): "
+            f"{cost.params:,} parameters, {cost.macs / 1e6:.2f} M MACs per image, "
+            f"{spec.epochs_trained} epochs of {cost.steps} steps at {1000 * cost.step_seconds:.0f} ms: "
+            f"about {duration(cost.seconds)} on {self._device.type}"
+        )
+
+    def _seconds_per_image(self, spec: Spec, network: Component) -> tuple[float, float]:
+        """Of training a network, and of its forward pass in evaluation, as the run `spec` does it."""
+        size = spec.recipe.batch_size
+        key = repr((network, spec.dataset.num_classes, spec.dataset.image_size, size, spec.precision))
+        if key not in self._known:
+            torch.set_num_threads(threads_for(spec, self._device))
+            self._known[key] = _time(spec, network, self._device)
+        return self._known[key]
+
+
+def with_teachers(specs: Sequence[Spec]) -> list[tuple[Spec, str]]:
+    """Every run that a set of runs takes, once, teachers first; with its role, `teacher` or `student`.
+
+    A teacher that is itself asked for is a student.
+    """
+    asked = {spec.run_id: spec for spec in specs}
+    teachers = {teacher.run_id: teacher for spec in specs for teacher in spec.teachers}
+    only = [(teacher, "teacher") for run_id, teacher in teachers.items() if run_id not in asked]
+    return only + [(spec, "student") for spec in asked.values()]
+
+
+def duration(seconds: float) -> str:
+    """A time as a person says it."""
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if hours >= 48:
+        return f"{days:.1f} days"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{minutes:.0f} min" if minutes < 120 else f"{hours:.1f} h"
+
+
+def _time(spec: Spec, network: Component, device: torch.device) -> tuple[float, float]:
+    """Seconds per image of a training step, and of evaluation."""
+    student = on_device(build_student(network, spec.dataset), device)
+    method = CE(student).to(device).train()
     optimizer, _ = build_optimisation(spec.recipe, method, 1)
     context = autocast(device, spec.precision)
-    networks = [build_student(teacher.student, teacher.dataset) for teacher in spec.teachers]
-    teachers = [LiveTeacher(on_device(network, device), context) for network in networks]
-    batch = _random_batch(spec, device)
+    size, pixels = spec.recipe.batch_size, spec.dataset.image_size
+    if device.type == "cpu":
+        size = max(2, min(size, int(TIMED_MACS / macs_per_image(spec, network))))
+    x = torch.randn(size, spec.dataset.in_channels, pixels, pixels, device=device).to(memory_format=torch.channels_last)
+    y = torch.randint(spec.dataset.num_classes, (size,), device=device)
 
     def step() -> None:
-        output: TeacherOutput | None = teachers[0](batch) if teachers else None
         with context:
-            loss = method(batch, output).loss
+            loss = F.cross_entropy(student(x), y)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
 
-    step()
-    training = _timed(step, device) / TIMED_STEPS
-    images = batch.x
-
     @torch.no_grad()
     def evaluate() -> None:
         with context:
-            student.eval()(images)
+            student(x)
 
-    return training, _timed(evaluate, device) / TIMED_STEPS / len(images)
+    training = _timed(step, device)
+    student.eval()
+    return training / size, _timed(evaluate, device) / size
 
 
-def _timed(function: object, device: torch.device) -> float:
-    started = time.perf_counter()
-    for _ in range(TIMED_STEPS):
-        function()  # type: ignore[operator]
+def _timed(function: Callable[[], None], device: torch.device) -> float:
+    function()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
-def _random_batch(spec: Spec, device: torch.device) -> Batch:
-    size, pixels = spec.recipe.batch_size, spec.dataset.image_size
-    x = torch.randn(size, spec.dataset.in_channels, pixels, pixels, device=device).to(memory_format=torch.channels_last)
-    y = torch.randint(spec.dataset.num_classes, (size,), device=device)
-    index = torch.arange(size, device=device)
-    return Batch(x, y, index, epoch=0, step=0, progress=0.0, generator=torch.Generator(device))
+    started = time.perf_counter()
+    for _ in range(TIMED_STEPS):
+        function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - started) / TIMED_STEPS
 
 
 def _train_images(dataset: DatasetSpec) -> int:
     """Images trained on, to a rounding per class."""
     share = len(dataset.classes) / dataset.num_classes if dataset.classes is not None else 1.0
     return max(2, round(dataset.train_size * (1 - dataset.val_fraction) * dataset.train_fraction * share))
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{seconds:.0f} s" if seconds < 120 else f"{minutes:.0f} min" if minutes < 120 else f"{hours:.1f} h"

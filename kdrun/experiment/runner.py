@@ -85,6 +85,7 @@ class Runner:
                 return Outcome(run, run.result(), reused=True)
             run.open(config)
             with log_file(run.directory / "kdrun.log"):
+                self._take_beginning(run)
                 return Outcome(run, self._guarded(run, teachers, role), reused=False)
 
     def teachers(self, spec: Spec) -> tuple[Run, ...]:
@@ -183,6 +184,15 @@ class Runner:
             "environment": environment(self._device),
             "versions": versions(),
         }
+
+    def _take_beginning(self, run: Run) -> None:
+        """A run that was never started goes on from a shorter one that shares its way (a teacher stopped early)."""
+        if run.last_checkpoint.exists() or run.spec.weights is not None:
+            return
+        beginning = self.store.longest_beginning(run.spec)
+        if beginning is not None:
+            log.info("goes on from epoch %d of %s", beginning.spec.epochs_trained, beginning.directory)
+            run.begin_with(beginning)
 
     def _set_threads(self, run: Run) -> None:
         """Sets and records the number of CPU threads; a resumed run keeps what it began with, to keep its bits."""

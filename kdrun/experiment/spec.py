@@ -207,6 +207,11 @@ class Spec:
             return 0
         return self.recipe.epochs if self.stop_epoch is None else self.stop_epoch
 
+    def at_precision(self, precision: str) -> Spec:
+        """The same run and teachers, computed in another precision."""
+        teachers = tuple(teacher.at_precision(precision) for teacher in self.teachers)
+        return dataclasses.replace(self, precision=precision, teachers=teachers)
+
     @classmethod
     def from_canonical(cls, values: Mapping[str, Any]) -> Spec:
         """The inverse of `canonical()`."""

@@ -11,6 +11,7 @@ runs/<dataset>/<student>/<method>-<run_id>/
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -98,6 +99,15 @@ class Run:
         record = {"started": now, **kept, "state": state, "pid": os.getpid(), "host": socket.gethostname()}
         write_json(self.directory / "status.json", {**record, "heartbeat": now, **details})
 
+    def begin_with(self, beginning: Run) -> None:
+        """Takes over the checkpoints of a run that is the beginning of this one, to be resumed from."""
+        for mine, theirs in (
+            (self.best_checkpoint, beginning.best_checkpoint),
+            (self.last_checkpoint, beginning.last_checkpoint),
+        ):
+            write_atomically(mine, theirs.read_bytes())
+        self.write_status("running", threads=beginning.status()["threads"])
+
     @contextlib.contextmanager
     def lock(self, waiting: Any) -> Iterator[None]:
         """Holds the run for this process; a dead holder's lock is free at once.
@@ -124,17 +134,49 @@ class Run:
 
 
 class Store:
-    """The runs under one output root."""
+    """The runs under one output root.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: `runs/` lies under it.
+        published: a directory with `result.json` and `metrics.jsonl` of published runs, laid out as `runs/` is.
+    """
+
+    def __init__(self, root: Path, published: Path | None = None) -> None:
         self.root = root
+        self._published = published
 
     def run(self, spec: Spec) -> Run:
         """The place of a run, whether or not it exists."""
-        student = _safe(spec.student.name)
-        method = "weights" if spec.weights else _safe(method_class(spec.method).name)
-        directory = self.root / "runs" / _safe(spec.dataset.name) / student / f"{method}-{spec.run_id}"
-        return Run(directory, spec)
+        return Run(self.root / "runs" / _place(spec), spec)
+
+    def find(self, spec: Spec) -> Run | None:
+        """The finished run of a spec: the own one, else the published one, else None."""
+        own = self.run(spec)
+        if own.finished or self._published is None:
+            return own if own.finished else None
+        published = Run(self._published / _place(spec), spec)
+        return published if published.finished else None
+
+    def longest_beginning(self, spec: Spec) -> Run | None:
+        """Of the finished runs that are the first epochs of this one, the longest whose checkpoint is there."""
+        whole = _without_stop(spec.canonical())
+        found: list[Run] = []
+        for path in self.run(spec).directory.parent.glob("*/spec.json"):
+            values = _read_json(path)
+            if _without_stop(values) == whole and 0 < values.get("stop_epoch", 0) < spec.epochs_trained:
+                run = Run(path.parent, dataclasses.replace(spec, stop_epoch=values["stop_epoch"]))
+                if run.finished and run.last_checkpoint.exists() and run.best_checkpoint.exists():
+                    found.append(run)
+        return max(found, key=lambda run: run.spec.epochs_trained, default=None)
+
+
+def _place(spec: Spec) -> Path:
+    method = "weights" if spec.weights else _safe(method_class(spec.method).name)
+    return Path(_safe(spec.dataset.name)) / _safe(spec.student.name) / f"{method}-{spec.run_id}"
+
+
+def _without_stop(canonical: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in canonical.items() if name != "stop_epoch"}
 
 
 def _safe(name: str) -> str:

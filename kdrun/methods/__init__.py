@@ -2,7 +2,19 @@
 
 from kdrun.methods.base import Batch, Method, Needs, Objective, TeacherOutput
 from kdrun.methods.hard_labels import CE, LSR
-from kdrun.methods.kd import KD, TfKDSelf
+from kdrun.methods.kd import KD, KDUniform, TfKDSelf
 from kdrun.methods.tfkd_reg import TfKDReg
 
-__all__ = ["CE", "KD", "LSR", "Batch", "Method", "Needs", "Objective", "TeacherOutput", "TfKDReg", "TfKDSelf"]
+__all__ = [
+    "CE",
+    "KD",
+    "LSR",
+    "Batch",
+    "KDUniform",
+    "Method",
+    "Needs",
+    "Objective",
+    "TeacherOutput",
+    "TfKDReg",
+    "TfKDSelf",
+]

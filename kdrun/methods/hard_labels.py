@@ -9,14 +9,25 @@ from kdrun.methods.base import Batch, Method, Objective, TeacherOutput
 
 
 class CE(Method):
-    """Plain cross-entropy: the baseline of every table."""
+    """Cross-entropy: the baseline of every table.
+
+    Args:
+        student: maps `[N, C, H, W]` to logits `[N, K]`.
+        scale: factor of the loss, more than 0. With weight decay it is no mere change of learning rate: it is the
+            control for a distillation loss whose weights do not add up to 1.
+    """
 
     name = "ce"
 
+    def __init__(self, student: nn.Module, *, scale: float = 1.0) -> None:
+        super().__init__(student)
+        losses.check_range("scale", scale, 0, open_low=True)
+        self.scale = scale
+
     def forward(self, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         logits = self.student(batch.x)
-        loss = losses.cross_entropy(logits, batch.y)
-        return Objective(loss, logits, {"ce": loss})
+        ce = losses.cross_entropy(logits, batch.y)
+        return Objective(self.scale * ce, logits, {"ce": ce})
 
 
 class LSR(Method):
@@ -27,18 +38,23 @@ class LSR(Method):
         epsilon: probability mass taken from the label, in [0, 1].
         spread: `"uniform"` (the equation) or `"others"` (the released Tf-KD code), see
             `kdrun.losses.label_smoothing_loss`.
+        scale: factor of the loss, more than 0, see `CE`.
     """
 
     name = "lsr"
 
-    def __init__(self, student: nn.Module, *, epsilon: float = 0.1, spread: str = "uniform") -> None:
+    def __init__(
+        self, student: nn.Module, *, epsilon: float = 0.1, spread: str = "uniform", scale: float = 1.0
+    ) -> None:
         super().__init__(student)
         losses.check_range("epsilon", epsilon, 0, 1)
         losses.check_choice("spread", spread, losses.SPREADS)
+        losses.check_range("scale", scale, 0, open_low=True)
         self.epsilon = epsilon
         self.spread = spread
+        self.scale = scale
 
     def forward(self, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         logits = self.student(batch.x)
-        loss = losses.label_smoothing_loss(logits, batch.y, epsilon=self.epsilon, spread=self.spread)
-        return Objective(loss, logits, {"lsr": loss})
+        lsr = losses.label_smoothing_loss(logits, batch.y, epsilon=self.epsilon, spread=self.spread)
+        return Objective(self.scale * lsr, logits, {"lsr": lsr})

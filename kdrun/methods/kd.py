@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from kdrun import losses
 from kdrun.methods.base import Batch, Method, Needs, Objective, TeacherOutput
@@ -45,14 +46,17 @@ class KD(Method):
         self.multiplier = multiplier
 
     def forward(self, batch: Batch, teacher: TeacherOutput | None) -> Objective:
-        assert teacher is not None, "needs.logits was not met"
         logits = self.student(batch.x)
+        targets = self.target_logits(logits, teacher)
         ce = losses.cross_entropy(logits, batch.y)
-        kd = losses.soft_target_loss(
-            logits, teacher.logits, temperature=self.temperature, kl_reduction=self.kl_reduction
-        )
+        kd = losses.soft_target_loss(logits, targets, temperature=self.temperature, kl_reduction=self.kl_reduction)
         loss = losses.blend(ce, kd, alpha=self.alpha, multiplier=self.multiplier)
         return Objective(loss, logits, {"ce": ce, "kd": kd})
+
+    def target_logits(self, logits: Tensor, teacher: TeacherOutput | None) -> Tensor:
+        """What the student's logits `[N, K]` are drawn towards: the teacher's."""
+        assert teacher is not None, "needs.logits was not met"
+        return teacher.logits
 
 
 class TfKDSelf(KD):
@@ -60,3 +64,16 @@ class TfKDSelf(KD):
 
     name = "tfkd_self"
     needs = Needs(logits=True, own_architecture=True)
+
+
+class KDUniform(KD):
+    """KD from a teacher that knows nothing, `p^t(k) = 1/K`: the control that tells soft targets from their absence.
+
+    At T=1 it is scaled label smoothing; above, it draws the student's softened output to uniform.
+    """
+
+    name = "kd_uniform"
+    needs = Needs()
+
+    def target_logits(self, logits: Tensor, teacher: TeacherOutput | None) -> Tensor:
+        return torch.zeros_like(logits)

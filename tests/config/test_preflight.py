@@ -17,7 +17,7 @@ BAD = [
         "cnn, densenet121, googlenet, mlp",
     ),
     ("teacher=resnet65", "teacher=resnet65", "did you mean resnet56?"),
-    ("method=kdd", "method=kdd", "did you mean kd? Allowed: ce, kd, lsr, tfkd_reg, tfkd_self"),
+    ("method=kdd", "method=kdd", "did you mean kd? Allowed: ce, kd, kd_uniform, lsr, tfkd_reg, tfkd_self"),
     ("teacher.method=lsrr", "teacher.method=lsrr", "did you mean lsr?"),
     ("dataset=cifar1000", "dataset=cifar1000", "did you mean cifar100?"),
     ("recipe=fashion", "recipe=fashion: no such option", "did you mean fashion_mnist?"),

@@ -49,7 +49,8 @@ def test_a_teacher_is_a_run_of_its_own(job):
 
 
 @pytest.mark.parametrize(
-    ("typed", "stop_epoch"), [("0.25", 50), ("50", 50), ("1", 1), ("0", 0), ("0.999", None), ("200", None)]
+    ("typed", "stop_epoch"),
+    [("0.25", 50), ("50", 50), ("1", 1), ("0", 0), ("0.999", None), ("0.001", 1), ("200", None)],
 )
 def test_a_stopped_teacher_keeps_the_whole_schedule(job, typed, stop_epoch):
     words = ("dataset=cifar100", "teacher=resnet18")

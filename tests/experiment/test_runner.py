@@ -14,6 +14,7 @@ from kdrun.experiment import reporting, runner
 from kdrun.experiment.build import build_student
 from kdrun.experiment.resident import load_resident
 from kdrun.experiment.spec import Spec
+from kdrun.experiment.store import Store
 from kdrun.methods import CE
 from kdrun.metrics import classification_metrics
 from kdrun.seeds import mix
@@ -124,6 +125,41 @@ def test_stopped_run_is_the_beginning_of_the_full_schedule(lab):
     assert squeezed.run.rows() != stopped.run.rows()
     student = lab.execute(lab.taught(teacher=lab.plain(stop_epoch=2)))
     assert student.result["teachers"][0]["epochs"] == 2
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one_to_the_same_bits(lab):
+    """A teacher stopped early is the beginning of its full training: what it trained is not trained again."""
+    expected = lab.execute(lab.plain("cnn"), "alone").run
+    lab.execute(lab.plain("cnn", stop_epoch=1))
+    lab.execute(lab.plain("cnn", stop_epoch=2))
+    lab.execute(lab.plain("cnn", stop_epoch=2, seed=1))
+    steps = []
+    with pytest.MonkeyPatch.context() as patch:
+        forward = CE.forward
+        patch.setattr(CE, "forward", lambda self, batch, _: steps.append(batch.epoch) or forward(self, batch, _))
+        whole = lab.execute(lab.plain("cnn"))
+    assert set(steps) == {2}, "only the third epoch was left"
+    assert lab.bits(whole.run) == lab.bits(expected)
+    assert lab.images_trained_on(whole) == 3 * 66
+    best, alone = (checkpoint.load(run.best_checkpoint, torch.device("cpu")) for run in (whole.run, expected))
+    assert best["epoch"] == alone["epoch"]
+    assert all(torch.equal(best["method"][name], tensor) for name, tensor in alone["method"].items())
+
+
+def test_an_unfinished_or_other_run_is_no_beginning(lab):
+    finished = lab.execute(lab.plain("cnn", stop_epoch=1)).run
+    store = Store(lab.root / "outputs")
+    assert store.longest_beginning(lab.plain("cnn")).directory == finished.directory
+    for other in (
+        lab.plain("cnn", seed=1),
+        lab.plain("cnn", stop_epoch=1),
+        lab.plain("cnn", method=lab.by("LSR")),
+        lab.plain("cnn", recipe=replace(lab.recipe, epochs=4)),
+        lab.plain("resnet20"),
+    ):
+        assert store.longest_beginning(other) is None
+    finished.result_path.unlink()
+    assert store.longest_beginning(lab.plain("cnn")) is None
 
 
 def test_progress_is_that_of_the_full_schedule_where_a_run_stops(lab, monkeypatch):

@@ -36,6 +36,22 @@ def test_a_run_has_its_place_by_dataset_student_method_and_id(tmp_path):
     assert not any(tmp_path.iterdir()), "asking for a place makes none"
 
 
+def test_published_runs_are_found_where_the_own_root_has_none(tmp_path):
+    store = Store(tmp_path / "outputs", tmp_path / "published")
+    assert store.find(SPEC) is None
+    published = tmp_path / "published" / "synthetic" / "cnn" / f"ce-{SPEC.run_id}"
+    published.mkdir(parents=True)
+    (published / "result.json").write_text('{"schema": 1, "of": "published"}')
+    assert store.find(SPEC).result()["of"] == "published"
+    assert store.find(dataclasses.replace(SPEC, seed=1)) is None
+    own = store.run(SPEC)
+    own.open(config=None)
+    assert store.find(SPEC).directory == published, "an own run that is not finished is no result"
+    own.result_path.write_text('{"schema": 1, "of": "own"}')
+    assert store.find(SPEC).result()["of"] == "own"
+    assert Store(tmp_path / "outputs").find(dataclasses.replace(SPEC, seed=1)) is None
+
+
 @pytest.mark.parametrize(
     "name", ["/etc/passwd", "a/../../../b", "..\\..\\x", "x\ny", "x\0y", "", " ", "é", "-rf", "~", "$HOME"]
 )

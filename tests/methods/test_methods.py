@@ -1,13 +1,15 @@
 """Each method's objective is the library's loss with its options, and every option does what it says."""
 
 import inspect
+import math
 
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from kdrun import losses, methods
-from kdrun.methods import CE, KD, LSR, Batch, Method, TeacherOutput, TfKDReg, TfKDSelf
+from kdrun.methods import CE, KD, LSR, Batch, KDUniform, Method, TeacherOutput, TfKDReg, TfKDSelf
 
 N, K = 8, 6
 METHODS = [
@@ -83,6 +85,24 @@ def test_tfkd_reg_is_the_librarys_loss(batch, teacher, options):
     assert torch.equal(found.terms["virtual_teacher"], losses.virtual_teacher_loss(found.logits, batch.y, **virtual))
 
 
+@pytest.mark.parametrize("options", [{}, SOFT])
+def test_kd_uniform_is_kd_from_a_teacher_that_gives_every_class_the_same(batch, options):
+    found = objective(KDUniform, batch, None, **options)
+    constant = TeacherOutput(torch.full((N, K), 7.0, dtype=torch.float64))
+    assert_close(found.loss, objective(KD, batch, constant, **options).loss, rtol=1e-12, atol=0)
+    # At T=1 and per image it is label smoothing: (1 - alpha) H(q, p) + alpha H(u, p), less the entropy of u.
+    smoothed = losses.label_smoothing_loss(found.logits, batch.y, epsilon=0.3)
+    plain = objective(KDUniform, batch, None, temperature=1.0, alpha=0.3).loss
+    assert_close(plain, smoothed - 0.3 * math.log(K), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", [CE, LSR])
+def test_scale_multiplies_the_loss_and_not_its_term(batch, kind):
+    whole, part = objective(kind, batch, None), objective(kind, batch, None, scale=0.0595)
+    assert torch.equal(part.loss, 0.0595 * whole.loss)
+    assert part.terms == whole.terms
+
+
 @pytest.mark.parametrize("options", [{}, {"epsilon": 0.3, "spread": "others"}])
 def test_methods_without_a_teacher_are_the_librarys_losses(batch, options):
     smoothed = objective(LSR, batch, None, **options)
@@ -122,6 +142,7 @@ def test_what_a_method_asks_of_a_teacher():
         "ce": (False, False, False),
         "lsr": (False, False, False),
         "kd": (True, True, False),
+        "kd_uniform": (False, False, False),
         "tfkd_self": (True, True, True),
         "tfkd_reg": (False, False, False),
     }
@@ -166,6 +187,10 @@ KD_DIRECTIONS = [
 DIRECTIONS = [
     *((KD, *row) for row in KD_DIRECTIONS),
     *((TfKDSelf, *row) for row in KD_DIRECTIONS),
+    *((KDUniform, *row) for row in KD_DIRECTIONS if row[0] != "multiplier"),
+    (KDUniform, "multiplier", (0.0, 1.0, 50.0), {}, pull, "rises"),  # the label has less than 1/K here
+    (CE, "scale", (0.1, 1.0, 2.0), {}, pull, "rises"),
+    (LSR, "scale", (0.1, 1.0, 2.0), {}, pull, "rises"),
     (LSR, "epsilon", (0.0, 0.1, 0.5, 1.0), {}, pull, "falls"),
     (LSR, "spread", ("uniform", "others"), {}, pull, "falls"),
     (TfKDReg, "alpha", (0.0, 0.3, 0.9, 1.0), {}, share, "rises"),
@@ -209,6 +234,7 @@ def test_no_option_is_left_out_of_the_directions():
         (LSR, "epsilon", -0.1),
         (LSR, "epsilon", 1.1),
         (LSR, "spread", "even"),
+        *((kind, "scale", value) for kind in (CE, LSR) for value in (0.0, -1.0, float("inf"))),
     ],
 )
 def test_wrong_options_are_refused_before_training(kind, option, wrong):

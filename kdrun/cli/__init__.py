@@ -1,0 +1,48 @@
+"""The `kdrun` command: which verb, and exit codes.
+
+0 finished, 1 a run failed, 2 bad input (nothing was written), 128+n stopped by signal n. torch is imported only when
+something is to be run, so that `--help`, `--cfg` and completion answer at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+
+from kdrun.cli.options import VERBS, served_by_hydra
+
+
+class _Stopped(BaseException):
+    """A signal asked the process to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    verb = words.pop(0) if words and words[0] in VERBS else None
+    if verb is None and served_by_hydra(words):
+        from kdrun.cli.hydra_main import hydra_main
+
+        return hydra_main(words)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        if verb == "table":
+            from kdrun.cli.table import table_main
+
+            return table_main(words)
+        from kdrun.cli.runs import runs_main
+
+        return runs_main(words)
+    except _Stopped as stop:
+        print(f"kdrun: {stop}; the same command resumes after the last finished epoch", file=sys.stderr)
+        return 128 + stop.number
+
+
+def _stop(number: int, _frame: object) -> None:
+    raise _Stopped(number)

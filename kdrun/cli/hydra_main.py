@@ -1,0 +1,55 @@
+"""What Hydra's own main serves: its flags, and jobs of other launchers and sweepers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from kdrun.cli.options import refuse, run_parser
+from kdrun.config.compose import (
+    CONFIG_NAME,
+    ConfigError,
+    compose_job,
+    config_directory,
+    hydra_session,
+    in_hydras_words,
+)
+
+
+def hydra_main(words: Sequence[str]) -> int:
+    """Hands over to Hydra, after its own way of telling a bad override has been spared the user."""
+    options, _ = run_parser().parse_known_args(words)
+    if options.cfg:
+        overrides = [word for word in words if "=" in word and not word.startswith("-")]
+        problems: list[str] = []
+        try:
+            with hydra_session():
+                compose_job(overrides, problems, extra=options.config_dir)
+        except ConfigError as error:
+            problems += error.problems
+        if problems:
+            return refuse(problems)
+    sys.argv = ["kdrun", *map(in_hydras_words, words)]
+    hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=CONFIG_NAME)(_hydra_task)()
+    return 0
+
+
+def _hydra_task(config: DictConfig) -> float:
+    """One job of a foreign launcher or sweeper: returns the top-1 of the last epoch on the test set, in percent."""
+    from kdrun.cli.runs import runner_for
+    from kdrun.config.preflight import check_job
+    from kdrun.experiment.build import TRUST_VARIABLE
+    from kdrun.experiment.reporting import log, set_up_console
+
+    set_up_console()
+    if TRUST_VARIABLE in HydraConfig.get().job.env_set:
+        raise ConfigError([f"hydra.job.env_set: {TRUST_VARIABLE} is taken from the environment, never from a config"])
+    job = check_job(config, tuple(HydraConfig.get().overrides.task))
+    outcome = runner_for([job]).execute(job.spec, config=job.config)
+    log.info("result: %s", outcome.run.result_path)
+    top1: float = outcome.result["test"]["last"]["top1"]
+    return top1

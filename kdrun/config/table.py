@@ -1,0 +1,254 @@
+"""From the name of a table to its checked runs: rows times seeds, and the controls that follow from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kdrun.config.compose import ConfigError, compose_job, expand, hydra_session
+from kdrun.config.preflight import Job, check_job
+from kdrun.experiment.build import all_options
+from kdrun.experiment.signature import unknown
+from kdrun.experiment.spec import Spec
+from kdrun.tables import Definition, Entry, Published, Row, TableError, read_definition, select
+from kdrun.tables.controls import CONTROLS, divided_by_classes
+from kdrun.tables.definition import without_repetition
+
+CHOSEN_BY_ROWS = ("student", "teacher", "method", "experiment", "seed", "teacher.stop_epoch")
+"""What a user cannot override in a table: it is what the rows, or --seeds, are for."""
+
+HARMLESS = ("runtime.", "dataset.root")
+"""Overrides that leave a run what the paper describes: beside any other, published figures are not shown."""
+
+
+@dataclass(frozen=True)
+class ComposedTable:
+    """A table whose runs have been checked.
+
+    Attributes:
+        definition: what it says.
+        entries: what is shown, controls and seeds included.
+        jobs: the runs, by run_id.
+        shared: where they compute and write, which is the same for all; its own run is none of the table's.
+        published: whether the runs are the paper's, so that published figures stand beside them.
+    """
+
+    definition: Definition
+    entries: list[Entry]
+    jobs: Mapping[str, Job]
+    shared: Job
+    published: bool
+
+
+def table_directory() -> Path:
+    """Where the shipped definitions lie."""
+    return Path(__file__).resolve().parents[1] / "tables"
+
+
+def table_names() -> list[str]:
+    """The shipped tables, in the order of their numbers."""
+    return sorted((path.stem for path in table_directory().glob("*.yaml")), key=_by_number)
+
+
+def load_table(name: str) -> Definition:
+    """A shipped table by its name, or one's own by the path of its YAML file.
+
+    Raises:
+        ConfigError: no such table, or with every problem of its definition.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else table_directory() / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError([f"table {name}: {unknown(name, table_names(), 'table')} (or the path of a .yaml file)"])
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        definition = read_definition(path.stem, values)
+    except (OmegaConfBaseException, yaml.YAMLError, OSError) as error:
+        raise ConfigError([f"{path}: {' '.join(str(error).split())}"]) from error
+    except TableError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from error
+    return _with_included(definition) if definition.include else definition
+
+
+def compose_table(
+    definition: Definition,
+    overrides: Sequence[str],
+    *,
+    num_seeds: int,
+    patterns: Sequence[str] = (),
+    extra: Path | None = None,
+) -> ComposedTable:
+    """Composes and checks every run of a table.
+
+    Args:
+        definition: the table.
+        overrides: the user's, on every row.
+        num_seeds: the seeds are 0, 1, ..., at least one.
+        patterns: which rows, see `kdrun.tables.select`.
+        extra: a config tree of the user's own.
+
+    Raises:
+        ConfigError: with every problem of every row.
+    """
+    problems: list[str] = []
+    if num_seeds < 1:
+        problems.append(f"--seeds {num_seeds}: must be at least 1")
+    with hydra_session():
+        for job in expand(overrides, multirun=False, problems=problems, one_value="a table takes one value"):
+            taken = [text for text in job if _key(text) in CHOSEN_BY_ROWS]
+            problems += [f"{text}: is what the table's rows say (seeds: --seeds N)" for text in taken]
+        if problems:
+            raise ConfigError(problems)
+        user = _User(tuple(overrides), extra)
+        shared = user.check(user.compose(_harmless(overrides), problems))
+        entries, jobs = _checked(definition, user, num_seeds)
+    chosen = _selected(definition, entries, patterns)
+    return ComposedTable(
+        definition=definition,
+        entries=chosen,
+        jobs={spec.run_id: jobs[spec.run_id] for entry in chosen for spec in entry.specs},
+        shared=shared,
+        published=len(_harmless(overrides)) == len(overrides),
+    )
+
+
+@dataclass
+class _User:
+    """What the user typed, and what is known of the networks so far."""
+
+    overrides: tuple[str, ...]
+    extra: Path | None
+    fitting: set[str] = field(default_factory=set)
+
+    def compose(self, overrides: Sequence[str], problems: list[str]) -> DictConfig:
+        return compose_job(overrides, problems, extra=self.extra)
+
+    def check(self, config: DictConfig) -> Job:
+        return check_job(config, self.overrides, self.fitting)
+
+    def on(self, definition: Definition, row: Row) -> list[str]:
+        """A row's overrides under the user's; of several for one key the last holds.
+
+        What the published run has other than its dataset's recipe is left out with another dataset, and where the
+        user sets the same thing (for a teacher, too: it follows).
+        """
+        keys = {_key(text) for text in self.overrides}
+        recipe = [text for text in row.recipe if not {"dataset", _key(text).removeprefix("teacher.")} & keys]
+        all_of_them = (*definition.overrides, *row.overrides, *recipe, *self.overrides)
+        return list({_key(text): text for text in all_of_them}.values())
+
+
+def _checked(definition: Definition, user: _User, num_seeds: int) -> tuple[list[Entry], dict[str, Job]]:
+    """Every row with its specs, each followed by its controls; and the jobs.
+
+    Raises:
+        ConfigError: a problem of all rows is told once, that of a single row with its name.
+    """
+    entries: list[Entry] = []
+    jobs: dict[str, Job] = {}
+    faults: dict[str, list[str]] = {}
+    for row in definition.rows:
+        if definition.unavailable or row.unavailable:
+            entries.append(Entry(row))
+            continue
+        try:
+            found = list(_row_jobs(definition, row, user, num_seeds))
+        except ConfigError as error:
+            faults[row.name] = error.problems
+            continue
+        own = Entry(row, tuple(job.spec for job in found))
+        for entry, members in [(own, found), *_controls(definition, row, found)]:
+            entries.append(entry)
+            jobs.update({job.spec.run_id: job for job in members})
+    if faults:
+        everywhere = [text for text in next(iter(faults.values())) if all(text in texts for texts in faults.values())]
+        single = [f"row {name}: {text}" for name, texts in faults.items() for text in texts if text not in everywhere]
+        raise ConfigError([*everywhere, *single])
+    return entries, jobs
+
+
+def _row_jobs(definition: Definition, row: Row, user: _User, num_seeds: int) -> Iterator[Job]:
+    """The row's run for each seed.
+
+    Raises:
+        ConfigError: with every problem of the row.
+    """
+    problems: list[str] = []
+    config = user.compose(user.on(definition, row), problems)
+    if problems:
+        raise ConfigError(problems)
+    spec = user.check(config).spec
+    multiplier = _multiplier(spec, definition)
+    if multiplier is not None and not any(text.startswith("method.multiplier=") for text in user.overrides):
+        config.method.multiplier = multiplier
+    for seed in range(num_seeds):
+        config.seed = seed
+        yield user.check(config)
+
+
+def _multiplier(spec: Spec, definition: Definition) -> float | None:
+    """At another number of classes than the paper's: m K / K_paper, which keeps the weights in the loss."""
+    classes = spec.dataset.num_classes
+    if definition.num_classes in (None, classes) or not divided_by_classes(spec.method):
+        return None
+    multiplier: float = all_options(spec.method)["multiplier"]
+    return multiplier * classes / definition.num_classes
+
+
+def _controls(definition: Definition, row: Row, jobs: Sequence[Job]) -> Iterator[tuple[Entry, list[Job]]]:
+    """The controls of a row that apply to it."""
+    for name in definition.controls:
+        specs = [spec for job in jobs if (spec := CONTROLS[name](job.spec)) is not None]
+        if specs:
+            control = Row(f"{row.name}/{name}", baseline=row.baseline)
+            members = [dataclasses.replace(job, spec=spec, config=None) for job, spec in zip(jobs, specs, strict=True)]
+            yield Entry(control, tuple(specs)), members
+
+
+def _selected(definition: Definition, entries: Sequence[Entry], patterns: Sequence[str]) -> list[Entry]:
+    """The entries the user wants, each set of runs once.
+
+    Raises:
+        ConfigError: no row has such a name.
+    """
+    try:
+        names = {row.name for row in select([entry.row for entry in entries], patterns)}
+    except TableError as error:
+        raise ConfigError(error.problems) from error
+    return without_repetition([entry for entry in entries if entry.row.name in names])
+
+
+def _with_included(definition: Definition) -> Definition:
+    """A table that collects others: their rows with controls, and the baselines; published figures stay with them.
+
+    A row that stands in several of them (as in tables 1 and 9 of Tf-KD) is the same run, and is taken once.
+    """
+    parts = [load_table(name) for name in definition.include]
+    rows: dict[str, Row] = {}
+    for part in parts:
+        for row in part.rows:
+            if row.kind != "lsr" and not row.unavailable:
+                overrides = (*part.overrides, *row.overrides)
+                rows.setdefault(row.name, dataclasses.replace(row, overrides=overrides, published=Published(), note=""))
+    return dataclasses.replace(
+        definition, rows=tuple(rows.values()), controls=parts[0].controls, num_classes=parts[0].num_classes
+    )
+
+
+def _key(text: str) -> str:
+    return text.partition("=")[0]
+
+
+def _harmless(overrides: Sequence[str]) -> list[str]:
+    return [text for text in overrides if text.startswith(HARMLESS)]
+
+
+def _by_number(name: str) -> list[Any]:
+    digits = "".join(character if character.isdigit() else " " for character in name).split()
+    return [not digits, [int(number) for number in digits], name]

@@ -1,0 +1,143 @@
+"""Controls: what a row must be compared with before its gain is credited to its soft targets.
+
+The released Tf-KD losses do not add up to 1: their soft-target term is divided by K, so the whole objective shrinks
+while weight decay stays. Each control is the same run with one thing changed, as a function of the row's spec.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kdrun.experiment.build import all_options, method_class, resolve
+from kdrun.experiment.signature import without_defaults
+from kdrun.experiment.spec import Component, Spec
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a distillation loss amounts to: `hard * CE + soft * KL` with the KL per image.
+
+    Attributes:
+        hard: 1 - alpha.
+        soft: alpha m, divided by K where the KL is averaged over the classes too. T^2 stands apart.
+    """
+
+    hard: float
+    soft: float
+
+    @property
+    def scale(self) -> float:
+        """c: the whole weight of the objective."""
+        return self.hard + self.soft
+
+
+def divided_by_classes(method: Component) -> bool:
+    """Whether a method's soft term is averaged over the K classes, as in the released Tf-KD code."""
+    options = all_options(method)
+    return options.get("kl_reduction") == "mean" or options.get("variant") == "released"
+
+
+def effective_weights(spec: Spec) -> Weights | None:
+    """The weights of a run's objective; None for methods without a soft-target term."""
+    options = all_options(spec.method)
+    if "alpha" not in options:
+        return None
+    alpha, classes = options["alpha"], spec.dataset.num_classes if divided_by_classes(spec.method) else 1
+    return Weights(1 - alpha, alpha * options["multiplier"] / classes)
+
+
+def matched_epsilon(spec: Spec) -> float | None:
+    """The epsilon of the label smoothing that a run's soft targets amount to.
+
+    For Tf-KD_reg as released exactly: `K w u / c` with `w = alpha m / K`, `c = 1 - alpha + w` and
+    `u = softmax(p^d / T)` on a wrong class. For KD the share of the soft targets, `w / c`. None where there is none.
+    """
+    weights, options = effective_weights(spec), all_options(spec.method)
+    if weights is None or options.get("variant") == "paper":
+        return None
+    share = weights.soft / weights.scale
+    if "correct_prob" not in options:
+        return share
+    classes, temperature, correct = spec.dataset.num_classes, options["temperature"], options["correct_prob"]
+    wrong = math.exp((1 - correct) / (classes - 1) / temperature)
+    return classes * share * wrong / (math.exp(correct / temperature) + (classes - 1) * wrong)
+
+
+def _taught_by(spec: Spec, target: str, **options: Any) -> Spec:
+    """The run with another method that needs no teacher; numbers rounded to six digits, as one would type them."""
+    rounded = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in options.items()}
+    method = Component(target, without_defaults(resolve(target), rounded))
+    return dataclasses.replace(spec, method=method, teachers=())
+
+
+def no_kl(spec: Spec) -> Spec | None:
+    """`(1 - alpha) CE`: the row without its soft targets."""
+    weights = effective_weights(spec)
+    if weights is None or weights.hard <= 0:
+        return None
+    return _taught_by(spec, "kdrun.methods.CE", scale=weights.hard)
+
+
+def scaled(spec: Spec) -> Spec | None:
+    """`c CE`, the objective's whole weight on the labels; for Tf-KD_reg as released `c LSR`, its equal."""
+    weights, epsilon = effective_weights(spec), matched_epsilon(spec)
+    if weights is None:
+        return None
+    if "correct_prob" in all_options(spec.method) and epsilon is not None:
+        return _taught_by(spec, "kdrun.methods.LSR", epsilon=epsilon, scale=weights.scale)
+    return _taught_by(spec, "kdrun.methods.CE", scale=weights.scale)
+
+
+def matched_lsr(spec: Spec) -> Spec | None:
+    """Label smoothing at the matched epsilon, at the scale of the baseline."""
+    epsilon = matched_epsilon(spec)
+    return None if epsilon is None else _taught_by(spec, "kdrun.methods.LSR", epsilon=epsilon)
+
+
+def untrained(spec: Spec) -> Spec | None:
+    """The same teacher as it was before its first step."""
+    if not spec.teachers:
+        return None
+    return dataclasses.replace(
+        spec, teachers=tuple(dataclasses.replace(teacher, stop_epoch=0) for teacher in spec.teachers)
+    )
+
+
+def uniform(spec: Spec) -> Spec | None:
+    """Soft targets that say nothing: 1/K on every class."""
+    if not spec.teachers:
+        return None
+    return _taught_by(spec, "kdrun.methods.KDUniform", **spec.method.options)
+
+
+CONTROLS: dict[str, Callable[[Spec], Spec | None]] = {
+    "no_kl": no_kl,
+    "scaled": scaled,
+    "matched_lsr": matched_lsr,
+    "untrained": untrained,
+    "uniform": uniform,
+}
+"""By name: from a row's spec to its control's; None where it does not apply."""
+
+
+def objective(spec: Spec) -> str:
+    """A run's loss in one line, for instance `0.05 CE + 0.0095 T²KL, T=20`."""
+    options, name = all_options(spec.method), method_class(spec.method).name
+    weights = effective_weights(spec)
+    if weights is not None:
+        square = "" if "correct_prob" in options else "T²"
+        side = ", student at T=1" if options.get("variant") == "released" else ""
+        soft = f"{weights.soft:.4g} {square}KL"
+        return f"{weights.hard:.4g} CE + {soft}, T={options['temperature']:g}{side}"
+    scale = options.get("scale", 1.0)
+    factor = "" if scale == 1 else f"{scale:.4g} "
+    if name == "ce":
+        return f"{factor}CE"
+    if name == "lsr":
+        others = ", on the wrong classes" if options["spread"] == "others" else ""
+        return f"{factor}LSR, ε={options['epsilon']:.4g}{others}"
+    return name
