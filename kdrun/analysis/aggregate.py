@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,11 @@ class Statistic:
     @classmethod
     def of(cls, values: Sequence[float]) -> Statistic:
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the mean: deviation / sqrt(n); None for one number."""
+        return None if self.deviation is None else self.deviation / math.sqrt(self.n)
 
     def text(self, digits: int = 2) -> str:
         deviation = "" if self.deviation is None else f" ± {self.deviation:.{digits}f}"

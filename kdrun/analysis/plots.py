@@ -15,47 +15,70 @@ from kdrun.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@contextmanager
+def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure, sizes in inches, that is written as PNG in the end; no display, no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(drawn)
+    yield drawn
+    content = io.BytesIO()
+    drawn.savefig(content, format="png", dpi=150)
+    write_atomically(path, content.getvalue())
+
+
+def style(axes: Axes) -> None:
+    """How all axes look."""
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 @contextmanager
 def _figure(path: Path, width: float, height: float) -> Iterator[Axes]:
-    """One pair of axes that is written as PNG in the end; no display, no global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    yield axes
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150)
-    write_atomically(path, content.getvalue())
+    """A figure of one pair of axes."""
+    with figure(path, width, height) as drawn:
+        axes = drawn.add_subplot()
+        style(axes)
+        yield axes
 
 
 def learning_curves(path: Path, teachers: Sequence[Group], students: Sequence[Group], title: str) -> None:
     """Test top-1 after each epoch: the mean over seeds, a band of one deviation; teachers dashed."""
-    from matplotlib.ticker import MaxNLocator
-
     with _figure(path, 7, 4.2) as axes:
         dashes = itertools.cycle(("--", ":", "-."))
-        for group, style in [*zip(teachers, dashes, strict=False), *((group, "-") for group in students)]:
-            curve = group.curve("test", "top1")
-            if not curve:
-                continue
-            epochs = range(1, len(curve) + 1)
-            marker = "o" if len(curve) < 4 else None
-            colour = None if style == "-" else "0.45"
-            label = f"{group.label}  ({curve[-1].text(1)})"
-            line = axes.plot(epochs, [s.mean for s in curve], style, marker=marker, color=colour, label=label)[0]
-            if any(statistic.deviation for statistic in curve):
-                axes.fill_between(epochs, *_band(curve), color=line.get_color(), alpha=0.15, linewidth=0)
-        axes.set(xlabel="epoch", ylabel="test top-1 (%)", title=title)
-        axes.set_ylim(_accuracy_limits([group.curve("test", "top1") for group in (*teachers, *students)]))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for group, line in [*zip(teachers, dashes, strict=False), *((group, "-") for group in students)]:
+            draw_curve(axes, group, line, None if line == "-" else "0.45")
+        finish_curves(axes, [*teachers, *students])
+        axes.set_title(title)
         legend_title = "mean of the last epoch in brackets"
         axes.legend(frameon=False, fontsize="small", title=legend_title, title_fontsize="x-small", loc="lower right")
+
+
+def draw_curve(axes: Axes, group: Group, line_style: str, colour: str | None) -> None:
+    """Test top-1 of a group after each epoch: mean and a band of one deviation; without an epoch nothing."""
+    curve = group.curve("test", "top1")
+    if not curve:
+        return
+    epochs = range(1, len(curve) + 1)
+    marker = "o" if len(curve) < 4 else None
+    label = f"{group.label}  ({curve[-1].text(1)})"
+    line = axes.plot(epochs, [s.mean for s in curve], line_style, marker=marker, color=colour, label=label)[0]
+    if any(statistic.deviation for statistic in curve):
+        axes.fill_between(epochs, *_band(curve), color=line.get_color(), alpha=0.15, linewidth=0)
+
+
+def finish_curves(axes: Axes, groups: Sequence[Group]) -> None:
+    """Axes of learning curves: whole epochs, and the accuracies of these groups after their first quarter."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set(xlabel="epoch", ylabel="test top-1 (%)")
+    axes.set_ylim(_accuracy_limits([group.curve("test", "top1") for group in groups]))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def accuracy_against(path: Path, key: str, groups: Sequence[Group], teachers: Sequence[Group], title: str) -> None:

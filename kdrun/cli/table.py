@@ -178,10 +178,29 @@ def _render(table: ComposedTable, store: Store, command: str) -> None:
 
     directory = table.shared.output_root / "tables" / table.definition.name
     text = render(directory, table.definition, table.entries, store.find, published=table.published, command=command)
+    if "soft_targets" in table.definition.figures:
+        _draw_soft_targets(directory / "soft_targets.png", table, store)
     log.info("\n%s", text)
     for picture in sorted(directory.glob("*.png")):
         log.info("picture: %s", picture)
     log.info("result: %s", directory / "table.csv")
+
+
+def _draw_soft_targets(path: Path, table: ComposedTable, store: Store) -> None:
+    """Draws what the first seed's networks say about test images; for that, weights and data must be here."""
+    from kdrun.analysis.soft_targets import draw_soft_targets
+    from kdrun.experiment.reporting import log
+    from kdrun.experiment.soft_targets import soft_targets
+
+    runs = {entry.row.student: store.run(entry.specs[0]) for entry in table.entries if entry.specs}
+    finished = {name: run for name, run in runs.items() if run.finished}
+    if not finished:
+        log.info("no %s: none of these networks has been trained under %s", path.name, table.shared.output_root)
+        return
+    shared = next(iter(table.jobs.values()))
+    draw_soft_targets(
+        path, {name: soft_targets(run, shared.data_root, shared.device) for name, run in finished.items()}
+    )
 
 
 def _plan(table: ComposedTable, store: Store) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,8 +108,12 @@ def compose_table(
             raise ConfigError(problems)
         user = _User(tuple(overrides), extra)
         shared = user.check(user.compose(_harmless(overrides), problems))
-        entries, jobs = _checked(definition, user, num_seeds)
-    chosen = _selected(definition, entries, patterns)
+        try:
+            entries, jobs = _checked(_narrowed(definition, patterns), user, num_seeds)
+            names = {row.name for row in select([entry.row for entry in entries], patterns)}
+        except TableError as error:
+            raise ConfigError(error.problems) from error
+    chosen = without_repetition([entry for entry in entries if entry.row.name in names])
     return ComposedTable(
         definition=definition,
         entries=chosen,
@@ -173,6 +178,18 @@ def _checked(definition: Definition, user: _User, num_seeds: int) -> tuple[list[
     return entries, jobs
 
 
+def _narrowed(definition: Definition, patterns: Sequence[str]) -> Definition:
+    """The definition without the rows that, controls included, no pattern asks for: they need not be composed.
+
+    Raises:
+        TableError: nothing matches.
+    """
+    controls = {row.name: [_control(row, name) for name in definition.controls] for row in definition.rows}
+    names = {row.name for row in select([*definition.rows, *itertools.chain(*controls.values())], patterns)}
+    rows = [row for row in definition.rows if {row.name, *(each.name for each in controls[row.name])} & names]
+    return dataclasses.replace(definition, rows=tuple(rows))
+
+
 def _row_jobs(definition: Definition, row: Row, user: _User, num_seeds: int) -> Iterator[Job]:
     """The row's run for each seed.
 
@@ -181,13 +198,18 @@ def _row_jobs(definition: Definition, row: Row, user: _User, num_seeds: int) -> 
     """
     problems: list[str] = []
     config = user.compose(user.on(definition, row), problems)
+    try:
+        first = user.check(config)
+    except ConfigError as error:
+        problems += error.problems
     if problems:
         raise ConfigError(problems)
-    spec = user.check(config).spec
-    multiplier = _multiplier(spec, definition)
+    multiplier = _multiplier(first.spec, definition)
     if multiplier is not None and not any(text.startswith("method.multiplier=") for text in user.overrides):
         config.method.multiplier = multiplier
-    for seed in range(num_seeds):
+        first = user.check(config)
+    yield first
+    for seed in range(first.spec.seed + 1, num_seeds):
         config.seed = seed
         yield user.check(config)
 
@@ -206,22 +228,12 @@ def _controls(definition: Definition, row: Row, jobs: Sequence[Job]) -> Iterator
     for name in definition.controls:
         specs = [spec for job in jobs if (spec := CONTROLS[name](job.spec)) is not None]
         if specs:
-            control = Row(f"{row.name}/{name}", baseline=row.baseline)
             members = [dataclasses.replace(job, spec=spec, config=None) for job, spec in zip(jobs, specs, strict=True)]
-            yield Entry(control, tuple(specs)), members
+            yield Entry(_control(row, name), tuple(specs)), members
 
 
-def _selected(definition: Definition, entries: Sequence[Entry], patterns: Sequence[str]) -> list[Entry]:
-    """The entries the user wants, each set of runs once.
-
-    Raises:
-        ConfigError: no row has such a name.
-    """
-    try:
-        names = {row.name for row in select([entry.row for entry in entries], patterns)}
-    except TableError as error:
-        raise ConfigError(error.problems) from error
-    return without_repetition([entry for entry in entries if entry.row.name in names])
+def _control(row: Row, name: str) -> Row:
+    return Row(f"{row.name}/{name}", baseline=row.baseline)
 
 
 def _with_included(definition: Definition) -> Definition:

@@ -186,6 +186,7 @@ def select(rows: Sequence[Row], patterns: Sequence[str]) -> list[Row]:
 
     chosen = [row for row in rows if matches(row.name, wanted) and not matches(row.name, unwanted)]
     if not chosen:
-        raise TableError([f"--rows {','.join(patterns)}: no such row. Rows: {', '.join(row.name for row in rows)}"])
+        known = ", ".join(row.name for row in rows if row.control is None)
+        raise TableError([f"--rows {','.join(patterns)}: no such row. Rows: {known}"])
     names = {row.name for row in chosen} | {row.baseline for row in chosen}
     return [row for row in rows if row.name in names]

@@ -250,19 +250,14 @@ def test_settings_are_the_released_ones():
 
 def test_unpublished_settings_are_those_of_the_student_on_cifar100():
     for definition, row in RUNNABLE:
-        where, elsewhere = f"{definition.name}: {row.name}", definition.overrides != ("dataset=cifar100",)
+        where, on_cifar100 = f"{definition.name}: {row.name}", definition.overrides == ("dataset=cifar100",)
         if row.kind in ("tfkd_self", "tfkd_reg"):
-            expected = ASSUMED_TFKD.get(row.name) or RELEASED[row.name][:3]
-            assert method_settings(row) == expected, where
+            assert method_settings(row) == (ASSUMED_TFKD.get(row.name) or RELEASED[row.name][:3]), where
         elif row.kind not in ("ce", "lsr"):
             assert method_settings(row) == (ASSUMED_KD_ALPHA.get(row.student, 0.6), 20, 1), where
-        if elsewhere:
+        if not on_cifar100 or row.name.replace("de_kd", "kd").partition("@")[0] in ASSUMED:
             own = TINY_BATCH_SIZES.get(row.student, 128) if definition.num_classes == 200 else 128
-            batch_size = 64 if "resnext29_8x64d" in (row.student, teacher_and_stop(row)[0]) else own
-            assert recipe_of(row)["batch_size"] == str(batch_size), where
-        elif row.name.replace("de_kd", "kd").partition("@")[0] in ASSUMED:
-            batch_size = 64 if "resnext29" in row.name else 128
-            assert recipe_of(row)["batch_size"] == str(batch_size), where
+            assert recipe_of(row)["batch_size"] == ("64" if "resnext29_8x64d" in row.name else str(own)), where
 
 
 @pytest.mark.parametrize(("students", "kinds", "ce_weight", "kl_weight", "scale"), EFFECTIVE_WEIGHTS)

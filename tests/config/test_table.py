@@ -1,0 +1,207 @@
+"""Tables, composed: every definition is a set of checked runs, at the paper's scale and at any other."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from kdrun.config.compose import ConfigError
+from kdrun.config.table import ComposedTable, compose_table, load_table, table_names
+from kdrun.experiment.build import all_options
+from kdrun.tables.controls import effective_weights
+
+RUNNABLE = [name for name in table_names() if not load_table(name).unavailable]
+DIGITS = ("dataset=digits", "recipe.epochs=10")
+MINE = """
+title: Mine
+num_classes: 20
+overrides: [dataset=synthetic, student=mlp, "student.hidden=[16]"]
+controls: [no_kl, untrained]
+rows:
+  - {name: mlp/ce, overrides: [method=ce], published: {top1: 50.0}}
+  - {name: mlp/kd/cnn, overrides: [teacher=cnn, method=kd, method.kl_reduction=mean], baseline: mlp/ce,
+     recipe: [recipe.batch_size=32, teacher.recipe.batch_size=16]}
+"""
+
+
+def composed(name: str, *overrides: str, num_seeds: int = 1, rows: tuple[str, ...] = ()) -> ComposedTable:
+    return compose_table(load_table(name), overrides, num_seeds=num_seeds, patterns=rows)
+
+
+def problems(name: str, *overrides: str, **options) -> list[str]:
+    with pytest.raises(ConfigError) as refused:
+        composed(name, *overrides, **options)
+    return refused.value.problems
+
+
+@pytest.fixture
+def mine(tmp_path) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(MINE)
+    return str(path)
+
+
+def test_the_tables_are_listed_in_the_papers_order():
+    names = table_names()
+    numbered = [name for name in names if name.startswith("tfkd_t") and name[6].isdigit()]
+    assert [name.removeprefix("tfkd_t") for name in numbered] == [
+        *("1", "2", "3", "4", "4_tiny", "5", "6", "7", "8", "9", "10", "11"),
+    ]
+    assert {"tfkd_controls", "tfkd_fig2", "tfkd_soft_targets"} <= set(names)
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_every_definition_is_a_set_of_checked_runs(name):
+    """And a teacher is the very run of its own row, so that nothing is trained twice."""
+    table = composed(name)
+    assert table.published
+    for entry in table.entries:
+        assert bool(entry.specs) != bool(entry.row.unavailable)
+        for spec in entry.specs:
+            assert spec.student.name == entry.row.student
+            assert spec.dataset.num_classes == table.definition.num_classes
+            assert set(table.jobs) >= {spec.run_id}
+    rows = {entry.row.name: entry for entry in table.entries}
+    for entry in table.entries:
+        for teacher in (teacher for spec in entry.specs for teacher in spec.teachers):
+            own = rows.get(f"{teacher.student.name}/ce")
+            assert own is None or dataclasses.replace(teacher, stop_epoch=None) == own.specs[0], entry.row.name
+
+
+@pytest.mark.parametrize("name", ["tfkd_t4", "tfkd_t9"])
+def test_at_another_number_of_classes_the_effective_weights_stay(name):
+    paper, small = composed(name), composed(name, *DIGITS)
+    assert not small.published
+    found = {entry.row.name: entry.specs[0] for entry in paper.entries if entry.specs}
+    compared = 0
+    for entry in small.entries:
+        spec, original = entry.specs[0], found[entry.row.name]
+        assert (spec.dataset.name, spec.recipe.epochs) == ("digits", 10)
+        weights = effective_weights(spec)
+        if weights is not None:
+            assert weights.hard == pytest.approx(effective_weights(original).hard)
+            assert weights.soft == pytest.approx(effective_weights(original).soft)
+            assert all_options(spec.method)["multiplier"] == all_options(original.method)["multiplier"] / 10
+            compared += 1
+    assert compared >= 8
+
+
+def test_stop_epochs_scale_and_one_epoch_stays_one():
+    table = composed("tfkd_t4", *DIGITS, rows=("*/de_kd/*@1", "*/de_kd/*@0.25"))
+    stops = {
+        entry.row.name: entry.specs[0].teachers[0].stop_epoch for entry in table.entries if entry.specs[0].teachers
+    }
+    assert stops["mobilenetv2/de_kd/resnet18@1"] == 1
+    assert stops["mobilenetv2/de_kd/resnet50@0.25"] == 2
+    full = composed("tfkd_t4", rows=("mobilenetv2/de_kd/resnet50@0.25",))
+    assert full.entries[-1].specs[0].teachers[0].stop_epoch == 50
+
+
+def test_a_row_brings_its_baseline_and_patterns_leave_out():
+    table = composed("tfkd_t1", rows=("mobilenetv2/kd/resnet18*", "!*/untrained"))
+    assert [entry.row.name for entry in table.entries] == [
+        "mobilenetv2/ce",
+        *("mobilenetv2/kd/resnet18" + control for control in ("", "/no_kl", "/scaled", "/matched_lsr", "/uniform")),
+    ]
+    (problem,) = problems("tfkd_t1", rows=("resnet19*",))
+    assert problem.startswith("--rows resnet19*: no such row. Rows: mobilenetv2/ce, ")
+
+
+def test_seeds_are_of_student_and_teacher():
+    table = composed("tfkd_t1", num_seeds=2, rows=("mobilenetv2/kd/resnet18*",))
+    for entry in table.entries:
+        assert [spec.seed for spec in entry.specs] == [0, 1]
+        assert all(teacher.seed == spec.seed for spec in entry.specs for teacher in spec.teachers)
+    assert problems("tfkd_t1", num_seeds=0) == ["--seeds 0: must be at least 1"]
+
+
+def test_runs_that_become_the_same_are_shown_once(mine):
+    whole = composed("tfkd_fig2", *DIGITS, rows=("mobilenetv2/de_kd/resnet18@*",))
+    merged = {entry.row.name: entry.same_as for entry in whole.entries if entry.same_as}
+    # 1, 0.025, 0.05 and 0.125 of ten epochs are one epoch
+    alike = tuple(f"mobilenetv2/de_kd/resnet18@{share}" for share in ("0.025", "0.05", "0.125"))
+    assert merged["mobilenetv2/de_kd/resnet18@1"] == alike
+
+
+def test_the_recipe_of_a_published_run_holds_at_its_scale_only(mine):
+    def batches(*overrides: str) -> tuple[int, int]:
+        spec = next(e for e in composed(mine, *overrides).entries if e.row.name == "mlp/kd/cnn").specs[0]
+        return spec.recipe.batch_size, spec.teachers[0].recipe.batch_size
+
+    assert batches() == (32, 16)
+    assert batches("recipe.epochs=3") == (32, 16)
+    assert batches("dataset=digits") == (64, 64)
+    assert batches("recipe.batch_size=8") == (8, 8)
+    assert batches("teacher.recipe.batch_size=8") == (32, 8)
+
+
+def test_published_figures_stand_only_beside_the_papers_runs(mine):
+    for overrides, published in [
+        ((), True),
+        (("runtime.device=cpu", "dataset.root=somewhere"), True),
+        (("recipe.epochs=199",), False),
+        (("dataset.train_fraction=0.5",), False),
+    ]:
+        assert composed(mine, *overrides).published == published
+
+
+def test_multiplier_of_the_user_is_taken_as_it_is(mine):
+    (first, *_) = [
+        e for e in composed(mine, "dataset.num_classes=10", rows=("mlp/kd/cnn",)).entries if e.specs[0].teachers
+    ]
+    assert all_options(first.specs[0].method)["multiplier"] == 0.5
+
+
+def test_what_the_rows_say_cannot_be_overridden(mine):
+    said = problems(mine, "student=cnn", "teacher=resnet20", "method=ce", "seed=3", "teacher.stop_epoch=1")
+    assert [text.partition(":")[0] for text in said] == [
+        *("student=cnn", "teacher=resnet20", "method=ce", "seed=3", "teacher.stop_epoch=1"),
+    ]
+    assert problems(mine, "recipe.epochs=1,2") == ["recipe.epochs=1,2: a table takes one value"]
+
+
+def test_a_problem_of_all_rows_is_told_once_and_one_of_a_row_by_its_name(mine):
+    said = problems(mine, "recipe.epochs=0", "method.alpha=0.5")
+    assert len([text for text in said if "recipe.epochs=0" in text and not text.startswith("row")]) == 1
+    assert [text for text in said if text.startswith("row mlp/ce: method.alpha=0.5")]
+    assert not [text for text in said if text.startswith("row mlp/kd/cnn")]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("title: [", "mine.yaml"),
+        ("rows: 3", "title: is missing"),
+        ("title: x\nrows: [{name: a/ce}, {name: a/ce}]", "rows: a/ce is there twice"),
+        ("title: x\nrows: [{name: a/kd/b, baseline: a/ce}]", "rows: baseline a/ce is no row"),
+        ("title: x\nrows: [{name: alone}]", "'alone' must be student/kind"),
+        ("title: x\nrow: []", "no such option; did you mean rows?"),
+        ("title: x\ncontrols: [uniformity]", "did you mean uniform?"),
+        ("title: x\nrows: [{name: a/ce, published: {top1: many}}]", "published.top1='many': must be a finite number"),
+    ],
+)
+def test_a_faulty_definition_is_told_by_its_file(tmp_path, text, problem):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        load_table(str(path))
+    assert any(problem in text for text in refused.value.problems)
+    assert all(text.startswith(str(path)) for text in refused.value.problems)
+
+
+def test_an_unknown_table_is_told_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"did you mean tfkd_t1\?"):
+        load_table("tfkd_tt1")
+    with pytest.raises(ConfigError, match="no such table"):
+        load_table(str(Path("gone.yaml")))
+
+
+def test_the_controls_table_collects_rows_once_and_leaves_published_figures_to_their_tables():
+    definition = load_table("tfkd_controls")
+    names = [row.name for row in definition.rows]
+    assert len(names) == len(set(names))
+    for part in ("tfkd_t1", "tfkd_t4", "tfkd_t5", "tfkd_t9"):
+        taught = {row.name for row in load_table(part).rows if row.kind not in ("ce", "lsr") and not row.unavailable}
+        assert taught <= set(names)
+    assert all(row.published.top1 is None for row in definition.rows)
+    assert definition.controls == ("no_kl", "scaled", "matched_lsr", "untrained", "uniform")

@@ -1,0 +1,63 @@
+"""Soft targets as numbers: closed forms, and the file beside a run."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from kdrun.analysis.soft_targets import distance_to_uniform, draw_soft_targets, smoothed, virtual_teacher
+from kdrun.experiment.soft_targets import TEMPERATURES, describe, kl_to_uniform, soft_targets
+from kdrun.losses import label_smoothing_loss, virtual_teacher_loss
+
+
+def test_distance_to_uniform_in_closed_form():
+    assert kl_to_uniform(torch.full((3, 8), 1 / 8, dtype=torch.float64)).abs().max() < 1e-7
+    one_hot = torch.eye(8, dtype=torch.float64)
+    assert kl_to_uniform(one_hot) == pytest.approx([math.log(8)] * 8)
+    halves = torch.tensor([0.5, 0.5, 0.0, 0.0], dtype=torch.float64)
+    assert kl_to_uniform(halves).item() == pytest.approx(math.log(2))
+    assert distance_to_uniform(halves.tolist()) == pytest.approx(math.log(2))
+
+
+def test_a_confident_teacher_comes_to_the_uniform_as_the_square_of_the_temperature():
+    """For small logits z/T, KL(p_T || u) tends to var(z) / (2 T^2)."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(50, 10, generator=generator, dtype=torch.float64)
+    found = describe(logits, logits.argmax(1))
+    assert found["temperatures"] == list(TEMPERATURES)
+    assert found["kl_to_uniform"] == sorted(found["kl_to_uniform"], reverse=True)
+    variance = logits.var(dim=1, unbiased=False).mean().item()
+    assert found["kl_to_uniform"][-1] == pytest.approx(variance / (2 * 80**2), rel=0.05)
+
+
+def test_the_image_is_of_median_confidence_among_those_that_are_right():
+    # Images 0, 1, 2 are right with growing confidence, image 3 is surest and wrong.
+    logits = torch.tensor([[1.0, 0, 0], [0, 2.0, 0], [0, 0, 3.0], [9.0, 0, 0]], dtype=torch.float64)
+    found = describe(logits, torch.tensor([0, 1, 2, 1]))
+    assert (found["index"], found["label"], found["num_classes"]) == (1, 1, 3)
+    assert found["classes"][0] == 1
+    assert found["probs"][0][0] == pytest.approx(math.exp(2) / (math.exp(2) + 2))
+
+
+def test_the_smoothed_label_and_the_virtual_teacher_are_those_of_the_losses():
+    """By the entropies: a loss at logits log(target) is the target's own entropy, or a KL of nothing."""
+    labels = torch.tensor([0])
+    target = torch.tensor([smoothed(100, 0.1)], dtype=torch.float64)
+    entropy = -(target * target.log()).sum().item()
+    assert label_smoothing_loss(target.log(), labels, epsilon=0.1).item() == pytest.approx(entropy)
+    virtual = torch.tensor([virtual_teacher(100, 20.0)], dtype=torch.float64)
+    loss = virtual_teacher_loss(20 * virtual.log(), labels, temperature=20.0)
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+
+
+def test_they_are_kept_beside_the_run_and_drawn(finished, tmp_path):
+    run = finished.run
+    first = soft_targets(run, tmp_path, torch.device("cpu"))
+    kept = json.loads((run.directory / "soft_targets.json").read_text())
+    assert kept == first
+    assert len(first["probs"]) == len(first["temperatures"]) == len(first["kl_to_uniform"])
+    assert len(first["classes"]) == first["num_classes"] == 4
+    assert sum(first["probs"][0]) == pytest.approx(1)
+    draw_soft_targets(tmp_path / "drawn.png", {"mlp": first})
+    assert (tmp_path / "drawn.png").stat().st_size > 20_000

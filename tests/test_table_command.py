@@ -1,0 +1,216 @@
+"""`kdrun table` as a user types it, on a small table of its own: run, killed, rendered, refused."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kdrun.cli import main
+from kdrun.experiment.reporting import log
+
+ROOT = Path(__file__).parents[1]
+MINE = """
+title: A small table
+source: nobody
+runs: 3
+num_classes: 10
+overrides: [dataset=synthetic, dataset.train_size=96, dataset.test_size=50, recipe.batch_size=32, runtime.device=cpu,
+  student=mlp, "student.hidden=[16]"]
+controls: [no_kl, untrained]
+rows:
+  - {name: mlp/ce, overrides: [method=ce], published: {top1: 50.0}}
+  - {name: mlp/kd/cnn, overrides: [teacher=cnn, method=kd], baseline: mlp/ce, published: {top1: 60.0, std: 0.5}}
+  - {name: mlp/de_kd/cnn@1, overrides: [teacher=cnn, teacher.stop_epoch=1, method=kd], baseline: mlp/ce,
+     published: {top1: 59.0, std: 0.4, teacher_top1: 15.0}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch, tmp_path):
+    """A directory with the table and nothing else; the console and the signals are as before afterwards."""
+    directory = tmp_path / "here"
+    directory.mkdir()
+    (directory / "mine.yaml").write_text(MINE)
+    monkeypatch.chdir(directory)
+    monkeypatch.setenv("KDRUN_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "propagate", True)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield directory
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def kdrun(capsys):
+    """Runs a command line in this process: exit code, lines on stdout, text on stderr."""
+
+    def command(*words: str) -> tuple[int, list[str], str]:
+        code = main(words)
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """Where the table has been run over two seeds, in one go, by a process of its own."""
+    directory = tmp_path_factory.mktemp("whole")
+    (directory / "mine.yaml").write_text(MINE)
+    done = start(directory, "mine.yaml", "--seeds", "2").communicate(timeout=120)
+    assert (directory / "outputs/tables/mine/table.csv").exists(), done
+    return directory
+
+
+def start(directory: Path, *words: str) -> subprocess.Popen:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "kdrun", "table", *words]
+    return subprocess.Popen(command, cwd=directory, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def table_of(directory: Path) -> bytes:
+    return (directory / "outputs" / "tables" / "mine" / "table.csv").read_bytes()
+
+
+def test_a_table_killed_twice_ends_with_the_same_bytes(finished, here):
+    for enough in (2, 5):
+        process = start(here, "mine.yaml", "--seeds", "2")
+        deadline = time.monotonic() + 60
+        while len(list(here.glob("outputs/runs/*/*/*/metrics.jsonl"))) < enough and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    results = len(list(here.glob("outputs/runs/**/result.json")))
+    assert 0 < results < len(list(finished.glob("outputs/runs/**/result.json")))
+    assert not (here / "outputs" / "tables").exists()
+    output, _ = start(here, "mine.yaml", "--seeds", "2").communicate(timeout=120)
+    assert b"(finished before)" in output or b"finished)" in output
+    assert table_of(here) == table_of(finished)
+
+
+def test_a_table_has_its_four_files_and_every_row(finished):
+    directory = finished / "outputs" / "tables" / "mine"
+    assert {path.name for path in directory.iterdir()} == {"table.md", "table.csv", "table.tex", "table.png"}
+    rows = list(csv.DictReader((directory / "table.csv").open()))
+    assert [row["row"] for row in rows] == [
+        *("mlp/ce", "mlp/kd/cnn", "mlp/kd/cnn/no_kl", "mlp/kd/cnn/untrained", "mlp/de_kd/cnn@1"),
+    ]
+    results = [json.loads(path.read_text()) for path in finished.glob("outputs/runs/**/result.json")]
+    last = {result["run_id"]: result["test"]["last"]["top1"] for result in results}
+    for row in rows:
+        found = [last[run_id] for run_id in row["run_ids"].split()]
+        assert len(found) == int(row["n"]) == 2
+        assert float(row["last_mean"]) == pytest.approx(sum(found) / 2)
+
+
+def test_rendering_needs_no_data_and_runs_nothing(finished, here, kdrun):
+    shutil.copytree(finished / "outputs", here / "outputs")
+    expected = table_of(here)
+    shutil.rmtree(here / "outputs" / "tables")
+    before = sorted(path for path in here.rglob("*") if "tables" not in path.parts)
+    code, out, err = kdrun("table", "mine.yaml", "--seeds", "2", "--render-only", "dataset.root=/nowhere")
+    assert (code, err) == (0, "")
+    assert table_of(here) == expected
+    assert out[-1] == "result: outputs/tables/mine/table.csv"
+    assert sorted(path for path in here.rglob("*") if "tables" not in path.parts) == before
+
+
+def test_published_runs_of_another_precision_are_rendered(finished, here, kdrun):
+    """What a GPU computed in bf16 stands in the table of a machine that would compute in fp32."""
+    from kdrun.config.table import compose_table, load_table
+    from kdrun.experiment.store import Store
+
+    entries = compose_table(load_table("mine.yaml"), [], num_seeds=1).entries
+    for entry in entries[:2]:
+        own, other = entry.specs[0], entry.specs[0].at_precision("bf16")
+        result = Store(finished / "outputs").run(own).result() | {"run_id": other.run_id, "precision": "bf16"}
+        place = here / "shelf" / other.dataset.name / other.student.name / f"{result['method']['name']}-{other.run_id}"
+        place.mkdir(parents=True)
+        (place / "result.json").write_text(json.dumps(result))
+    code, out, _ = kdrun("table", "mine.yaml", "--render-only", "--published", "shelf", "--seeds", "1")
+    assert code == 0
+    assert "bf16" in "\n".join(out)
+    rows = {row["row"]: row for row in csv.DictReader(table_of(here).decode().splitlines())}
+    assert [rows[name]["n"] for name in ("mlp/ce", "mlp/kd/cnn", "mlp/kd/cnn/no_kl")] == ["1", "1", "0"]
+    kdrun("table", "mine.yaml", "--render-only", "--published", "shelf", "--seeds", "1", "runtime.precision=fp32")
+    assert all(row["n"] == "0" for row in csv.DictReader(table_of(here).decode().splitlines()))
+
+
+def test_dry_run_lists_every_run_with_its_cost_and_writes_nothing(here, kdrun):
+    code, out, err = kdrun("table", "mine.yaml", "--dry-run")
+    assert (code, err) == (0, "")
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out if line.startswith("| ")]
+    header, *rows = cells
+    assert header == ["run", "objective", "params M", "MACs M", "epochs", "batch", "time each", "runs"]
+    assert [row[0] for row in rows] == [
+        *("teacher cnn", "teacher cnn at epoch 0 of 2", "teacher cnn at epoch 1 of 2"),
+        *("mlp/ce", "mlp/kd/cnn", "mlp/kd/cnn/no_kl", "mlp/kd/cnn/untrained", "mlp/de_kd/cnn@1"),
+    ]
+    assert [row[4] for row in rows] == ["2", "0", "1", "2", "2", "2", "2", "2"]
+    params = 768 * 16 + 16 + 16 * 10 + 10
+    assert all(row[2:4] == [f"{params / 1e6:.3f}", f"{768 * 16 / 1e6:.2f}"] for row in rows[3:])
+    assert out[-1].startswith("24 runs; what is missing takes about ")
+    assert sorted(path.name for path in here.iterdir()) == ["mine.yaml"]
+
+
+def test_tables_are_listed(kdrun):
+    code, out, _ = kdrun("table")
+    assert code == 0
+    assert "tfkd_t1             Normal KD and Re-KD on CIFAR-100" in out
+    assert any(line.startswith("tfkd_t7 ") and "kdrun has no ImageNet" in line for line in out)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("tfkd_tt1",), "did you mean tfkd_t1?"),
+        (("tfkd_t7",), "table tfkd_t7 cannot be run: kdrun has no ImageNet; use --render-only"),
+        (("mine.yaml", "recipe.epoch=3"), "did you mean epochs?"),
+        (("mine.yaml", "student=cnn"), "student=cnn: is what the table's rows say"),
+        (("mine.yaml", "--seeds", "0"), "--seeds 0: must be at least 1"),
+        (("mine.yaml", "--rows", "cnn*"), "--rows cnn*: no such row"),
+        (("mine.yaml", "--published", "gone"), "--published gone: no such directory"),
+    ],
+)
+def test_bad_input_is_told_and_nothing_is_written(here, kdrun, words, text):
+    code, out, err = kdrun("table", *words)
+    assert (code, out) == (2, [])
+    assert text in err
+    assert sorted(path.name for path in here.iterdir()) == ["mine.yaml"]
+
+
+def test_the_imagenet_tables_show_what_is_published(here, kdrun):
+    code, out, _ = kdrun("table", "tfkd_t11", "--render-only")
+    assert code == 0
+    text = "\n".join(out)
+    assert "70.24" in text
+    assert "kdrun has no ImageNet" in text
+
+
+def test_a_failed_run_is_told_and_the_rest_is_rendered(here, kdrun, monkeypatch):
+    from kdrun.methods import KD
+
+    def failing(self, batch, teacher):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(KD, "forward", failing)
+    code, out, err = kdrun("table", "mine.yaml", "--seeds", "1", "--rows", "mlp/kd/cnn*")
+    assert code == 1
+    assert "mlp/kd/cnn seed=0: failed: RuntimeError: no memory" in err
+    assert "2 of 4 runs failed" in err
+    rows = {row["row"]: row for row in csv.DictReader(table_of(here).decode().splitlines())}
+    assert [(name, row["n"], row["missing"]) for name, row in rows.items()] == [
+        ("mlp/ce", "1", "0"),
+        ("mlp/kd/cnn", "0", "1"),
+        ("mlp/kd/cnn/no_kl", "1", "0"),
+        ("mlp/kd/cnn/untrained", "0", "1"),
+    ]
+    assert any("2 of 4 runs are missing" in line for line in out)
