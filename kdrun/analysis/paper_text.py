@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.comparison import Line
+from kdrun.experiment.build import all_options
 from kdrun.experiment.spec import Spec
 from kdrun.tables import Definition, Entry, Row
 from kdrun.tables.controls import divided_by_classes
@@ -123,12 +124,32 @@ def _how_it_was_run(definition: Definition, lines: Sequence[Line]) -> Iterator[s
         missing = sum(line.missing for line in lines)
         if missing:
             yield f"{missing} of {len(specs)} runs are missing; their cells are blank."
-    classes = {spec.dataset.num_classes for spec in specs if divided_by_classes(spec.method)} - {definition.num_classes}
-    if definition.num_classes is not None and classes:
+    classes = sorted({spec.dataset.num_classes for spec in specs if divided_by_classes(spec.method)})
+    if definition.num_classes is not None and classes and _keeps_weights(definition, lines):
         yield (
             f"The loss divides the KL by K: multipliers are m K/{definition.num_classes} "
-            f"(K={_listed(map(str, sorted(classes)))}), so that the effective weights are the published ones."
+            f"(K={_listed(map(str, classes))}), so that the effective weights are the published ones."
         )
+
+
+def _keeps_weights(definition: Definition, lines: Sequence[Line]) -> bool:
+    """Whether every row's multiplier is the published one times K / K_paper, at another K than the paper's.
+
+    It is not where the user has set it.
+    """
+    rows = [line.entry for line in lines if line.entry.specs and line.entry.row.control is None]
+    pairs = [(entry, entry.specs[0]) for entry in rows if divided_by_classes(entry.specs[0].method)]
+    for entry, spec in pairs:
+        typed = dict(text.split("=", 1) for text in (*definition.overrides, *entry.row.overrides))
+        kept = float(typed.get("method.multiplier", 1)) * spec.dataset.num_classes / (definition.num_classes or 1)
+        if spec.dataset.num_classes == definition.num_classes or not math.isclose(kept, _multiplier(spec)):
+            return False
+    return bool(pairs)
+
+
+def _multiplier(spec: Spec) -> float:
+    multiplier: float = all_options(spec.method)["multiplier"]
+    return multiplier
 
 
 def _what_stands_where(definition: Definition, lines: Sequence[Line], *, published: bool) -> Iterator[str]:
@@ -160,7 +181,7 @@ def _what_is_published(definition: Definition, lines: Sequence[Line]) -> Iterato
     yield f'"published": the paper\'s figures{count}{compare}.'
     if any(line.difference_published is not None for line in lines):
         alone = any(line.entry.row.published.top1 is None for line in lines)
-        gain = "; where it prints a gain and no accuracy, that gain, in brackets" if alone else ""
+        gain = "; where the paper prints only a gain (in brackets), that gain" if alone else ""
         yield f'"Δ published": the published accuracy less the published baseline{gain}.'
 
 

@@ -25,6 +25,9 @@ from kdrun.tables.definition import without_repetition
 CHOSEN_BY_ROWS = ("student", "teacher", "method", "experiment", "seed", "teacher.stop_epoch")
 """What a user cannot override in a table: it is what the rows, or --seeds, are for."""
 
+OF_ROWS = ("student", "teacher", "method")
+"""Nodes that differ from row to row."""
+
 HARMLESS = ("runtime.", "dataset.root")
 """Overrides that leave a run what the paper describes: beside any other, published figures are not shown."""
 
@@ -107,12 +110,13 @@ def compose_table(
         if problems:
             raise ConfigError(problems)
         user = _User(tuple(overrides), extra)
-        shared = user.check(user.compose(_harmless(overrides), problems))
+        shared = user.check_general(definition.overrides, problems)
         try:
-            entries, jobs = _checked(_narrowed(definition, patterns), user, num_seeds)
+            entries, jobs = _checked(_narrowed(definition, patterns), user, num_seeds, problems)
             names = {row.name for row in select([entry.row for entry in entries], patterns)}
         except TableError as error:
             raise ConfigError(error.problems) from error
+    assert shared is not None, "its problems have been raised"
     chosen = without_repetition([entry for entry in entries if entry.row.name in names])
     return ComposedTable(
         definition=definition,
@@ -130,6 +134,19 @@ class _User:
     overrides: tuple[str, ...]
     extra: Path | None
     fitting: set[str] = field(default_factory=set)
+
+    def check_general(self, table: Sequence[str], problems: list[str]) -> Job | None:
+        """Composes and checks once what does not hang on a row; what cannot be composed is told and left out."""
+        general = [text for text in self.overrides if not text.lstrip("+~").startswith(OF_ROWS)]
+        config = self.compose(list({_key(text): text for text in (*table, *general)}.values()), problems)
+        self.overrides = tuple(
+            text for text in self.overrides if not any(problem.startswith(f"{text}:") for problem in problems)
+        )
+        try:
+            return self.check(config)
+        except ConfigError as error:
+            problems += error.problems
+            return None
 
     def compose(self, overrides: Sequence[str], problems: list[str]) -> DictConfig:
         return compose_job(overrides, problems, extra=self.extra)
@@ -149,11 +166,13 @@ class _User:
         return list({_key(text): text for text in all_of_them}.values())
 
 
-def _checked(definition: Definition, user: _User, num_seeds: int) -> tuple[list[Entry], dict[str, Job]]:
+def _checked(
+    definition: Definition, user: _User, num_seeds: int, problems: list[str]
+) -> tuple[list[Entry], dict[str, Job]]:
     """Every row with its specs, each followed by its controls; and the jobs.
 
     Raises:
-        ConfigError: a problem of all rows is told once, that of a single row with its name.
+        ConfigError: the `problems` known so far, and each further one with its row.
     """
     entries: list[Entry] = []
     jobs: dict[str, Job] = {}
@@ -165,16 +184,18 @@ def _checked(definition: Definition, user: _User, num_seeds: int) -> tuple[list[
         try:
             found = list(_row_jobs(definition, row, user, num_seeds))
         except ConfigError as error:
-            faults[row.name] = error.problems
+            for text in error.problems:
+                faults.setdefault(text, []).append(row.name)
             continue
         own = Entry(row, tuple(job.spec for job in found))
         for entry, members in [(own, found), *_controls(definition, row, found)]:
             entries.append(entry)
             jobs.update({job.spec.run_id: job for job in members})
-    if faults:
-        everywhere = [text for text in next(iter(faults.values())) if all(text in texts for texts in faults.values())]
-        single = [f"row {name}: {text}" for name, texts in faults.items() for text in texts if text not in everywhere]
-        raise ConfigError([*everywhere, *single])
+    for text, (first, *more) in faults.items():
+        if text not in problems:
+            problems.append(f"row {first}{f' and {len(more)} more' if more else ''}: {text}")
+    if problems:
+        raise ConfigError(problems)
     return entries, jobs
 
 

@@ -1,6 +1,7 @@
 """Runs made up here, so that every number in their files is known."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from kdrun.analysis.aggregate import SweepRun
 from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
 from kdrun.experiment.store import Run, Store
 from kdrun.files import write_json
+from kdrun.tables import Definition, Entry, Published, Row
+from kdrun.tables.controls import no_kl
 
 DATASET = DatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 64, 40, (0.5,), (0.25,))
 
@@ -19,7 +22,16 @@ class Archive:
 
     root: Path
 
-    def finish(self, spec: Spec, top1: float, *, val: float | None = None) -> Run:
+    def finish(
+        self,
+        spec: Spec,
+        top1: float,
+        *,
+        best: float | None = None,
+        val: float | None = None,
+        teachers: Sequence[float] = (),
+    ) -> Run:
+        """A finished run: `best` is the best top-1 on test (else 1 more than the last), `teachers` are theirs."""
         run = self.run(spec)
         run.open(config=None)
         curve = [top1 - 10, top1][: spec.epochs_trained]
@@ -30,7 +42,14 @@ class Archive:
             "schema": 1,
             "run_id": spec.run_id,
             "student": {"name": spec.student.name, "params": 270_000, "macs": 40_810_000},
-            "test": {"last": {"top1": top1, "nll": top1 / 100, "ece": 0.05}, "best": {"top1": top1 + 1}},
+            "test": {
+                "last": {"top1": top1, "nll": top1 / 100, "ece": 0.05},
+                "best": {"top1": top1 + 1 if best is None else best},
+            },
+            "teachers": [
+                {"run_id": teacher.run_id, "top1": accuracy}
+                for teacher, accuracy in zip(spec.teachers, teachers, strict=False)
+            ],
             "train": {"seconds": 10 * top1},
             "environment": {"device": "cpu (x)"},
             **selected,
@@ -72,3 +91,47 @@ def sweep(archive) -> list[SweepRun]:
         archive.finish(archive.teacher(seed), top1)
     accuracies = {(1.0, 0): 60.0, (1.0, 1): 64.0, (4.0, 0): 71.0, (4.0, 1): 71.5, (16.0, 0): 66.0, (16.0, 1): None}
     return [archive.job(top1, seed, temperature=t) for (t, seed), top1 in accuracies.items()]
+
+
+@dataclass
+class PaperTable:
+    """A table's definition, its rows, and where their runs are found."""
+
+    definition: Definition
+    entries: list[Entry]
+    archive: Archive
+
+    def find(self, spec: Spec) -> Run | None:
+        return Store(self.archive.root).find(spec)
+
+
+@pytest.fixture
+def paper_table(archive) -> PaperTable:
+    """Three seeds of a baseline, KD (one seed missing), its control (one finished) and De-KD; a row that cannot run."""
+    rows = (
+        Row("cnn/ce", published=Published(68.0)),
+        Row("cnn/kd/resnet20", ("method.multiplier=2",), (), "cnn/ce", Published(70.5, 0.25), note="a doubt"),
+        Row("cnn/kd/resnet20/no_kl", baseline="cnn/ce"),
+        Row("cnn/de_kd/resnet20@1", ("method.multiplier=2",), (), "cnn/ce", Published(gain=1.25, teacher_top1=15.48)),
+        Row("cnn/kd/big", baseline="cnn/ce", published=Published(67.0), unavailable="kdrun has no big"),
+    )
+    options = {"alpha": 0.5, "temperature": 20.0, "kl_reduction": "mean", "multiplier": 2 * 4 / 100}
+    kd = [archive.student(seed, **options) for seed in range(3)]
+    specs = {
+        "cnn/ce": [replace(spec, method=Component("kdrun.methods.CE"), teachers=()) for spec in kd],
+        "cnn/kd/resnet20": kd,
+        "cnn/kd/resnet20/no_kl": [no_kl(spec) for spec in kd],
+        "cnn/de_kd/resnet20@1": [replace(spec, teachers=(archive.teacher(spec.seed, 1),)) for spec in kd],
+        "cnn/kd/big": [],
+    }
+    for name, seed, last, best, teacher in (
+        *(("cnn/ce", 0, 60.0, 61.0, ()), ("cnn/ce", 1, 65.0, 66.0, ()), ("cnn/ce", 2, 64.0, 64.0, ())),
+        *(("cnn/kd/resnet20", 0, 61.5, 63.0, (80.0,)), ("cnn/kd/resnet20", 2, 66.5, 67.0, (82.0,))),
+        ("cnn/kd/resnet20/no_kl", 0, 59.0, 59.5, ()),
+        *(("cnn/de_kd/resnet20@1", seed, 66.0, 66.0, (15.0 + seed,)) for seed in range(3)),
+    ):
+        archive.finish(specs[name][seed], last, best=best, teachers=teacher)
+    definition = Definition(
+        "toy", "A toy table", rows, source="Someone 2020, table 1", runs=5, num_classes=100, notes=("A note.",)
+    )
+    return PaperTable(definition, [Entry(row, tuple(specs[row.name])) for row in rows], archive)

@@ -21,6 +21,12 @@ def test_statistic_is_mean_and_sample_deviation(values):
         assert statistic.deviation == pytest.approx(math.sqrt(squares / (len(values) - 1)), rel=1e-12)
 
 
+def test_standard_error_is_of_the_mean():
+    assert Statistic.of([60.0, 64.0]).standard_error == pytest.approx(2.0, rel=1e-12)  # sqrt(8) / sqrt(2)
+    assert Statistic.of([1.0, 2.0, 3.0, 4.0]).standard_error == pytest.approx(math.sqrt(5 / 3) / 2, rel=1e-12)
+    assert Statistic.of([60.0]).standard_error is None
+
+
 def test_statistic_as_text():
     assert Statistic.of([60.0, 64.0]).text() == "62.00 ± 2.83"
     assert Statistic.of([60.0, 60.0]).text(1) == "60.0 ± 0.0"

@@ -161,10 +161,13 @@ def test_what_the_rows_say_cannot_be_overridden(mine):
 
 
 def test_a_problem_of_all_rows_is_told_once_and_one_of_a_row_by_its_name(mine):
-    said = problems(mine, "recipe.epochs=0", "method.alpha=0.5")
-    assert len([text for text in said if "recipe.epochs=0" in text and not text.startswith("row")]) == 1
-    assert [text for text in said if text.startswith("row mlp/ce: method.alpha=0.5")]
-    assert not [text for text in said if text.startswith("row mlp/kd/cnn")]
+    said = problems(mine, "recipe.epochs=0", "recipe.epoch=3", "method.alpha=0.5", "student.wdith=2")
+    assert [text.partition(";")[0] for text in said] == [
+        "recipe.epoch=3: no such key in recipe",
+        "recipe.epochs=0: must be at least 1",
+        "row mlp/ce: method.alpha=0.5: no such key in method",
+        "row mlp/ce and 1 more: student.wdith=2: no such key in student",
+    ]
 
 
 @pytest.mark.parametrize(
