@@ -91,6 +91,18 @@ def test_label_smoothing_equals_cross_entropy_with_the_smoothed_target(logits, s
     assert_close(loss.item(), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.7, 1.0])
+def test_label_smoothing_blends_the_label_with_the_uniform_distribution(logits, epsilon):
+    """H(q', p) = (1 - epsilon) H(q, p) + epsilon H(u, p), and H(u, p) = KL(u, p) + log K."""
+    student, _, labels = logits
+    uniform = -F.log_softmax(student, 1).mean(1).mean()
+    blended = (1 - epsilon) * losses.cross_entropy(student, labels) + epsilon * uniform
+    smoothed = losses.label_smoothing_loss(student, labels, epsilon=epsilon)
+    assert_close(smoothed, blended, rtol=1e-12, atol=0)
+    kl = losses.soft_target_loss(student, torch.zeros_like(student), temperature=1.0)
+    assert_close(uniform, kl + math.log(K), rtol=1e-12, atol=0)
+
+
 def test_label_smoothing_agrees_with_torch_and_others_is_uniform_with_a_larger_epsilon(logits):
     student, _, labels = logits
     uniform = losses.label_smoothing_loss(student, labels, epsilon=0.1)

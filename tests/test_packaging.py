@@ -48,7 +48,9 @@ def test_the_wheel_holds_the_code_the_config_and_the_digits(wheel):
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "kdrun").rglob("*.py")}
     groups = [path for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "__pycache__"]
     config = {f"{group.name}/{path.name}" for group in groups for path in group.glob("*.yaml")}
-    wanted = code | {f"kdrun/conf/{name}" for name in ("config.yaml", *config)}
+    tables = {f"kdrun/tables/{path.name}" for path in (ROOT / "kdrun" / "tables").glob("*.yaml")}
+    assert "kdrun/tables/tfkd_t1.yaml" in tables
+    wanted = code | tables | {f"kdrun/conf/{name}" for name in ("config.yaml", *config)}
     assert wanted | {"kdrun/py.typed", "kdrun/data/loaders/digits.xz", "kdrun/data/loaders/digits.LICENSE.md"} <= names
     assert {"teacher/resnet20.yaml", "student/resnet20.yaml", "recipe/digits.yaml"} <= config
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {"kdrun"}
@@ -74,4 +76,5 @@ def test_the_installed_package_runs_with_its_own_config(installed, tmp_path):
     rehearsed = python("-m", "kdrun", "--dry-run", "method=ce", "student=mlp")
     assert "student mlp ce on digits" in rehearsed
     assert python("-c", "from kdrun.data import digits; print(len(digits().train))").strip() == "1437"
+    assert "tfkd_t1             Normal KD" in python("-m", "kdrun", "table")
     assert list(tmp_path.iterdir()) == []

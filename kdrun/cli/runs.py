@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 def runs_main(words: Sequence[str]) -> int:
     """Checks all jobs, runs them, and returns the exit code."""
-    from kdrun.config.compose import ConfigError
-
     options = run_parser().parse_intermixed_args(words)
     if options.version:
         print(f"kdrun {__version__} ({Path(__file__).parents[1]})")
         return 0
+    from kdrun.config.compose import ConfigError
+
     try:
         jobs, choices = _jobs(options)
     except ConfigError as error:
