@@ -1,7 +1,14 @@
 """What holds for every test."""
 
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
+
+from kdrun.cli import main
+from kdrun.experiment.reporting import log
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +21,30 @@ def one_thread():
 def nobody_is_trusted(monkeypatch):
     """Whatever the shell that runs the tests says."""
     monkeypatch.delenv("KDRUN_TRUST", raising=False)
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path) -> Path:
+    """An empty directory to run commands in; the console and the signals are as before afterwards."""
+    directory = tmp_path / "here"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    monkeypatch.setenv("KDRUN_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "propagate", True)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield directory
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def kdrun(here, capsys) -> Callable[..., tuple[int, list[str], str]]:
+    """Runs a command line in this process, in `here`: exit code, lines on stdout, text on stderr."""
+
+    def command(*words: str) -> tuple[int, list[str], str]:
+        code = main(words)
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err
+
+    return command

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from kdrun import __version__
-from kdrun.cli import main
 from kdrun.experiment import runner
-from kdrun.experiment.reporting import log
+
+pytestmark = pytest.mark.usefixtures("here")
 
 ROOT = Path(__file__).parents[1]
 SECONDS_TO_ANSWER = 6  # meant to be 1.5; a machine that runs tests is busy
@@ -29,33 +29,6 @@ TINY = (
     "teacher=cnn",
     "runtime.device=cpu",
 )
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch, tmp_path):
-    """An empty directory to run in; the console and the signals are as before afterwards."""
-    directory = tmp_path / "here"
-    directory.mkdir()
-    monkeypatch.chdir(directory)
-    monkeypatch.setenv("KDRUN_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(log, "handlers", [])
-    monkeypatch.setattr(log, "propagate", True)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield directory
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def kdrun(capsys):
-    """Runs a command line in this process: exit code, lines on stdout, text on stderr."""
-
-    def command(*words: str) -> tuple[int, list[str], str]:
-        code = main(words)
-        out, err = capsys.readouterr()
-        return code, out.splitlines(), err
-
-    return command
 
 
 def asked(*words: str, **environment: str) -> tuple[subprocess.CompletedProcess, float, set[str]]:

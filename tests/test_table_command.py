@@ -12,9 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from kdrun.cli import main
-from kdrun.experiment.reporting import log
-
 ROOT = Path(__file__).parents[1]
 MINE = """
 title: A small table
@@ -33,31 +30,9 @@ rows:
 
 
 @pytest.fixture(autouse=True)
-def here(monkeypatch, tmp_path):
-    """A directory with the table and nothing else; the console and the signals are as before afterwards."""
-    directory = tmp_path / "here"
-    directory.mkdir()
-    (directory / "mine.yaml").write_text(MINE)
-    monkeypatch.chdir(directory)
-    monkeypatch.setenv("KDRUN_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(log, "handlers", [])
-    monkeypatch.setattr(log, "propagate", True)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield directory
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def kdrun(capsys):
-    """Runs a command line in this process: exit code, lines on stdout, text on stderr."""
-
-    def command(*words: str) -> tuple[int, list[str], str]:
-        code = main(words)
-        out, err = capsys.readouterr()
-        return code, out.splitlines(), err
-
-    return command
+def mine(here):
+    """The table stands in the directory of every test."""
+    (here / "mine.yaml").write_text(MINE)
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,14 @@ def test_differences_are_paired_over_the_seeds_that_both_have(lines):
     assert lines["cnn/de_kd/resnet20@1"].difference_last.mean == pytest.approx((6 + 1 + 2) / 3)
 
 
+def test_a_seed_that_the_baseline_lacks_is_not_paired(paper_table):
+    lost = paper_table.entries[0].specs[0]
+    lines = compare(paper_table.entries, lambda spec: None if spec == lost else paper_table.find(spec))
+    assert lines[1].difference_last == Statistic(2.5, None, 1), "seed 2 alone: 66.5 - 64"
+    assert lines[1].difference_of_means_last == pytest.approx(64.0 - 64.5)
+    assert lines[2].difference_last is None, "its only seed is the lost one"
+
+
 def test_means_are_over_what_is_finished(lines):
     assert lines["cnn/kd/resnet20"].last == Statistic(64.0, math.sqrt(12.5), 2)
     assert lines["cnn/kd/resnet20"].best == Statistic(65.0, math.sqrt(8.0), 2)

@@ -1,6 +1,5 @@
 """Command lines without their command: composed, checked, and run in an empty directory."""
 
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +9,6 @@ from omegaconf import DictConfig
 from kdrun.cli import main
 from kdrun.config.compose import compose_job, hydra_session
 from kdrun.config.preflight import Job, check_job
-from kdrun.experiment.reporting import log
 
 
 @pytest.fixture(autouse=True)
@@ -47,21 +45,11 @@ class Said:
 
 
 @pytest.fixture
-def kdrun(monkeypatch, tmp_path, capsys) -> Callable[..., Said]:
-    """Runs a command line in this process, in the empty directory `tmp_path / "here"`."""
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    monkeypatch.setattr(log, "handlers", [])
-    monkeypatch.setattr(log, "propagate", True)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def kdrun(here, capsys) -> Callable[..., Said]:
+    """Runs a command line in this process, in the empty directory `here`."""
 
     def command(*words: str) -> Said:
-        try:
-            code = main(words)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        code = main(words)
         out, err = capsys.readouterr()
         return Said(code, out, err)
 
