@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +28,8 @@ CHOSEN_BY_ROWS = ("student", "teacher", "method", "experiment", "seed", "teacher
 
 OF_ROWS = ("student", "teacher", "method")
 """Nodes that differ from row to row."""
+
+METHOD = "method."
 
 HARMLESS = ("runtime.", "dataset.root")
 """Overrides that leave a run what the paper describes: beside any other, published figures are not shown."""
@@ -109,7 +112,7 @@ def compose_table(
             problems += [f"{text}: is what the table's rows say (seeds: --seeds N)" for text in taken]
         if problems:
             raise ConfigError(problems)
-        user = _User(tuple(overrides), extra)
+        user = _User(overrides, extra)
         shared = user.check_general(definition.overrides, problems)
         try:
             entries, jobs = _checked(_narrowed(definition, patterns), user, num_seeds, problems)
@@ -127,43 +130,66 @@ def compose_table(
     )
 
 
-@dataclass
 class _User:
-    """What the user typed, and what is known of the networks so far."""
+    """What the user typed, laid over each row.
 
-    overrides: tuple[str, ...]
-    extra: Path | None
-    fitting: set[str] = field(default_factory=set)
+    Options of methods (`method.X=...`) go to the rows whose method has them; everything else goes to every row.
+    """
+
+    def __init__(self, overrides: Sequence[str], extra: Path | None) -> None:
+        self._typed = tuple(overrides)
+        self._general = [text for text in overrides if not text.startswith(METHOD)]
+        self._options = [text for text in overrides if text.startswith(METHOD)]
+        self._extra = extra
+        self._fitting: set[str] = set()
+        self._taken: set[str] = set()
+        self._known_options: set[str] = set()
 
     def check_general(self, table: Sequence[str], problems: list[str]) -> Job | None:
         """Composes and checks once what does not hang on a row; what cannot be composed is told and left out."""
-        general = [text for text in self.overrides if not text.lstrip("+~").startswith(OF_ROWS)]
-        config = self.compose(list({_key(text): text for text in (*table, *general)}.values()), problems)
-        self.overrides = tuple(
-            text for text in self.overrides if not any(problem.startswith(f"{text}:") for problem in problems)
-        )
+        general = [text for text in self._general if not text.lstrip("+~").startswith(OF_ROWS)]
+        config = self._compose(_merged(*table, *general), problems)
+        self._general = [text for text in self._general if not any(said.startswith(f"{text}:") for said in problems)]
         try:
             return self.check(config)
         except ConfigError as error:
             problems += error.problems
             return None
 
-    def compose(self, overrides: Sequence[str], problems: list[str]) -> DictConfig:
-        return compose_job(overrides, problems, extra=self.extra)
-
-    def check(self, config: DictConfig) -> Job:
-        return check_job(config, self.overrides, self.fitting)
-
-    def on(self, definition: Definition, row: Row) -> list[str]:
-        """A row's overrides under the user's; of several for one key the last holds.
+    def compose(self, definition: Definition, row: Row, problems: list[str]) -> DictConfig:
+        """A row's config; of several overrides for one key the last holds, and the user's come last.
 
         What the published run has other than its dataset's recipe is left out with another dataset, and where the
         user sets the same thing (for a teacher, too: it follows).
         """
-        keys = {_key(text) for text in self.overrides}
+        keys = {_key(text) for text in self._general}
         recipe = [text for text in row.recipe if not {"dataset", _key(text).removeprefix("teacher.")} & keys]
-        all_of_them = (*definition.overrides, *row.overrides, *recipe, *self.overrides)
-        return list({_key(text): text for text in all_of_them}.values())
+        overrides = _merged(*definition.overrides, *row.overrides, *recipe, *self._general)
+        config = self._compose(overrides, problems)
+        options = {str(name) for name in config.method if name != "_target_"}
+        taken = [text for text in self._options if _key(text).split(".")[1] in options]
+        self._known_options |= options
+        self._taken.update(taken)
+        return self._compose(_merged(*overrides, *taken), problems) if taken else config
+
+    def check(self, config: DictConfig) -> Job:
+        """A config's checked job."""
+        return check_job(config, self._typed, self._fitting)
+
+    def sets(self, key: str) -> bool:
+        """Whether the user gives a value for a key."""
+        return any(_key(text) == key for text in self._typed)
+
+    def untaken(self) -> list[str]:
+        """A problem for each option that no row's method has."""
+        return [
+            f"{text}: {unknown(_key(text).split('.')[1], self._known_options, 'option of any row')}"
+            for text in self._options
+            if text not in self._taken
+        ]
+
+    def _compose(self, overrides: Sequence[str], problems: list[str]) -> DictConfig:
+        return compose_job(overrides, problems, extra=self._extra)
 
 
 def _checked(
@@ -194,6 +220,7 @@ def _checked(
     for text, (first, *more) in faults.items():
         if text not in problems:
             problems.append(f"row {first}{f' and {len(more)} more' if more else ''}: {text}")
+    problems += user.untaken()
     if problems:
         raise ConfigError(problems)
     return entries, jobs
@@ -218,7 +245,8 @@ def _row_jobs(definition: Definition, row: Row, user: _User, num_seeds: int) -> 
         ConfigError: with every problem of the row.
     """
     problems: list[str] = []
-    config = user.compose(user.on(definition, row), problems)
+    config = user.compose(definition, row, problems)
+    config.seed = 0
     try:
         first = user.check(config)
     except ConfigError as error:
@@ -226,11 +254,11 @@ def _row_jobs(definition: Definition, row: Row, user: _User, num_seeds: int) -> 
     if problems:
         raise ConfigError(problems)
     multiplier = _multiplier(first.spec, definition)
-    if multiplier is not None and not any(text.startswith("method.multiplier=") for text in user.overrides):
+    if multiplier is not None and not user.sets("method.multiplier"):
         config.method.multiplier = multiplier
         first = user.check(config)
     yield first
-    for seed in range(first.spec.seed + 1, num_seeds):
+    for seed in range(1, num_seeds):
         config.seed = seed
         yield user.check(config)
 
@@ -274,6 +302,11 @@ def _with_included(definition: Definition) -> Definition:
     )
 
 
+def _merged(*overrides: str) -> list[str]:
+    """Overrides with one for each key, the last."""
+    return list({_key(text): text for text in overrides}.values())
+
+
 def _key(text: str) -> str:
     return text.partition("=")[0]
 
@@ -282,6 +315,6 @@ def _harmless(overrides: Sequence[str]) -> list[str]:
     return [text for text in overrides if text.startswith(HARMLESS)]
 
 
-def _by_number(name: str) -> list[Any]:
-    digits = "".join(character if character.isdigit() else " " for character in name).split()
-    return [not digits, [int(number) for number in digits], name]
+def _by_number(name: str) -> tuple[float, str]:
+    number = re.search(r"_t(\d+)", name)
+    return (float(number[1]) if number else math.inf, name)

@@ -145,6 +145,22 @@ def test_published_figures_stand_only_beside_the_papers_runs(mine):
         assert composed(mine, *overrides).published == published
 
 
+def test_an_option_of_a_method_goes_to_the_rows_whose_method_has_it():
+    """So the losses as the paper writes them are one override away from those it ran."""
+    released = composed("tfkd_t9", rows=("resnet18/tfkd_reg*",))
+    written = composed("tfkd_t9", "method.variant=paper", rows=("resnet18/*",))
+    assert not written.published
+    found = {entry.row.name: entry.specs[0] for entry in written.entries}
+    assert all_options(found["resnet18/tfkd_reg"].method)["variant"] == "paper"
+    assert found["resnet18/ce"] == released.entries[0].specs[0]
+    assert "resnet18/tfkd_reg/matched_lsr" not in found, "which holds for the released form only"
+    assert effective_weights(found["resnet18/tfkd_reg"]).soft == pytest.approx(0.1 * 100)
+    per_image = composed("tfkd_t1", "method.kl_reduction=batchmean", rows=("mobilenetv2/kd/resnet18*",))
+    specs = {entry.row.name: entry.specs[0] for entry in per_image.entries}
+    assert effective_weights(specs["mobilenetv2/kd/resnet18"]).soft == pytest.approx(0.95)
+    assert specs["mobilenetv2/kd/resnet18/scaled"].method.options == {}, "the weights add up to 1"
+
+
 def test_multiplier_of_the_user_is_taken_as_it_is(mine):
     (first, *_) = [
         e for e in composed(mine, "dataset.num_classes=10", rows=("mlp/kd/cnn",)).entries if e.specs[0].teachers
@@ -161,12 +177,17 @@ def test_what_the_rows_say_cannot_be_overridden(mine):
 
 
 def test_a_problem_of_all_rows_is_told_once_and_one_of_a_row_by_its_name(mine):
-    said = problems(mine, "recipe.epochs=0", "recipe.epoch=3", "method.alpha=0.5", "student.wdith=2")
+    said = problems(mine, "recipe.epochs=0", "recipe.epoch=3", "method.alpha=2", "student.wdith=2")
     assert [text.partition(";")[0] for text in said] == [
         "recipe.epoch=3: no such key in recipe",
         "recipe.epochs=0: must be at least 1",
-        "row mlp/ce: method.alpha=0.5: no such key in method",
         "row mlp/ce and 1 more: student.wdith=2: no such key in student",
+        "row mlp/kd/cnn: method.alpha=2.0: must be a finite number, from 0 to 1",
+    ]
+    said = problems(mine, "method.alpa=1")
+    assert said == [
+        "method.alpa=1: no such option of any row; did you mean alpha? "
+        "Allowed: alpha, kl_reduction, multiplier, scale, temperature"
     ]
 
 
