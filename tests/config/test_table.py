@@ -11,6 +11,7 @@ from kdrun.experiment.build import all_options
 from kdrun.tables.controls import effective_weights
 
 RUNNABLE = [name for name in table_names() if not load_table(name).unavailable]
+SMALL = ("!*densenet121*", "!*resnet50*", "!*resnext29*", "!*googlenet*")
 DIGITS = ("dataset=digits", "recipe.epochs=10")
 MINE = """
 title: Mine
@@ -70,7 +71,7 @@ def test_every_definition_is_a_set_of_checked_runs(name):
 
 @pytest.mark.parametrize("name", ["tfkd_t4", "tfkd_t9"])
 def test_at_another_number_of_classes_the_effective_weights_stay(name):
-    paper, small = composed(name), composed(name, *DIGITS)
+    paper, small = composed(name, rows=SMALL), composed(name, *DIGITS, rows=SMALL)
     assert not small.published
     found = {entry.row.name: entry.specs[0] for entry in paper.entries if entry.specs}
     compared = 0
@@ -83,11 +84,11 @@ def test_at_another_number_of_classes_the_effective_weights_stay(name):
             assert weights.soft == pytest.approx(effective_weights(original).soft)
             assert all_options(spec.method)["multiplier"] == all_options(original.method)["multiplier"] / 10
             compared += 1
-    assert compared >= 8
+    assert compared >= 5
 
 
 def test_stop_epochs_scale_and_one_epoch_stays_one():
-    table = composed("tfkd_t4", *DIGITS, rows=("*/de_kd/*@1", "*/de_kd/*@0.25"))
+    table = composed("tfkd_t4", *DIGITS, rows=("mobilenetv2/de_kd/resnet*",))
     stops = {
         entry.row.name: entry.specs[0].teachers[0].stop_epoch for entry in table.entries if entry.specs[0].teachers
     }
@@ -158,7 +159,7 @@ def test_an_option_of_a_method_goes_to_the_rows_whose_method_has_it():
     per_image = composed("tfkd_t1", "method.kl_reduction=batchmean", rows=("mobilenetv2/kd/resnet18*",))
     specs = {entry.row.name: entry.specs[0] for entry in per_image.entries}
     assert effective_weights(specs["mobilenetv2/kd/resnet18"]).soft == pytest.approx(0.95)
-    assert specs["mobilenetv2/kd/resnet18/scaled"].method.options == {}, "the weights add up to 1"
+    assert per_image.entries[0].same_as == ("mobilenetv2/kd/resnet18/scaled",), "the weights add up to 1"
 
 
 def test_multiplier_of_the_user_is_taken_as_it_is(mine):
