@@ -165,12 +165,16 @@ class _User:
         keys = {_key(text) for text in self._general}
         recipe = [text for text in row.recipe if not {"dataset", _key(text).removeprefix("teacher.")} & keys]
         overrides = _merged(*definition.overrides, *row.overrides, *recipe, *self._general)
-        config = self._compose(overrides, problems)
+        faults: list[str] = []
+        config = self._compose(overrides, faults)
         options = {str(name) for name in config.method if name != "_target_"}
         taken = [text for text in self._options if _key(text).split(".")[1] in options]
         self._known_options |= options
         self._taken.update(taken)
-        return self._compose(_merged(*overrides, *taken), problems) if taken else config
+        if taken:
+            return self._compose(_merged(*overrides, *taken), problems)
+        problems += faults
+        return config
 
     def check(self, config: DictConfig) -> Job:
         """A config's checked job."""
