@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from kdrun.config.table import compose_table, load_table
+from kdrun.experiment.store import Store
+
 ROOT = Path(__file__).parents[1]
 MINE = """
 title: A small table
@@ -65,7 +68,6 @@ def test_a_table_killed_twice_ends_with_the_same_bytes(finished, here):
         process.wait()
     results = len(list(here.glob("outputs/runs/**/result.json")))
     assert 0 < results < len(list(finished.glob("outputs/runs/**/result.json")))
-    assert not (here / "outputs" / "tables").exists()
     output, _ = start(here, "mine.yaml", "--seeds", "2").communicate(timeout=120)
     assert b"(finished before)" in output or b"finished)" in output
     assert table_of(here) == table_of(finished)
@@ -100,9 +102,6 @@ def test_rendering_needs_no_data_and_runs_nothing(finished, here, kdrun):
 
 def test_published_runs_of_another_precision_are_rendered(finished, here, kdrun):
     """What a GPU computed in bf16 stands in the table of a machine that would compute in fp32."""
-    from kdrun.config.table import compose_table, load_table
-    from kdrun.experiment.store import Store
-
     entries = compose_table(load_table("mine.yaml"), [], num_seeds=1).entries
     for entry in entries[:2]:
         own, other = entry.specs[0], entry.specs[0].at_precision("bf16")
@@ -132,7 +131,7 @@ def test_dry_run_lists_every_run_with_its_cost_and_writes_nothing(here, kdrun):
     assert [row[4] for row in rows] == ["2", "0", "1", "2", "2", "2", "2", "2"]
     params = 768 * 16 + 16 + 16 * 10 + 10
     assert all(row[2:4] == [f"{params / 1e6:.3f}", f"{768 * 16 / 1e6:.2f}"] for row in rows[3:])
-    assert out[-1].startswith("24 runs; what is missing takes about ")
+    assert out[-1].startswith("24 runs, 9 of them only as teachers; what is missing takes about ")
     assert sorted(path.name for path in here.iterdir()) == ["mine.yaml"]
 
 
@@ -149,10 +148,13 @@ def test_tables_are_listed(kdrun):
         (("tfkd_tt1",), "did you mean tfkd_t1?"),
         (("tfkd_t7",), "table tfkd_t7 cannot be run: kdrun has no ImageNet; use --render-only"),
         (("mine.yaml", "recipe.epoch=3"), "did you mean epochs?"),
-        (("mine.yaml", "student=cnn"), "student=cnn: is what the table's rows say"),
+        (("mine.yaml", "student=cnn"), "student=cnn: cannot be given, it is for the rows to say"),
         (("mine.yaml", "--seeds", "0"), "--seeds 0: must be at least 1"),
         (("mine.yaml", "--rows", "cnn*"), "--rows cnn*: no such row"),
+        (("mine.yaml", "--rows", ""), "--rows : no such row"),
         (("mine.yaml", "--published", "gone"), "--published gone: no such directory"),
+        (("gone.yaml",), "gone.yaml: no such file"),
+        (("tfkd_t7", "--render-only", "recipe.epochs=3"), "table tfkd_t7 is of published figures only"),
     ],
 )
 def test_bad_input_is_told_and_nothing_is_written(here, kdrun, words, text):
@@ -168,6 +170,18 @@ def test_the_imagenet_tables_show_what_is_published(here, kdrun):
     text = "\n".join(out)
     assert "70.24" in text
     assert "kdrun has no ImageNet" in text
+
+
+def test_a_damaged_published_result_is_told_in_a_line(here, kdrun):
+    entries = compose_table(load_table("mine.yaml"), [], num_seeds=1).entries
+    place = here / "shelf" / "synthetic" / "mlp" / f"ce-{entries[0].specs[0].run_id}"
+    place.mkdir(parents=True)
+    (place / "result.json").write_text("{")
+    code, _, err = kdrun("table", "mine.yaml", "--render-only", "--published", "shelf")
+    assert code == 1
+    assert err.startswith("kdrun: shelf/synthetic/mlp/ce-")
+    assert "is not readable JSON" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_a_failed_run_is_told_and_the_rest_is_rendered(here, kdrun, monkeypatch):

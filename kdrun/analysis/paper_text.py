@@ -13,89 +13,8 @@ from kdrun.experiment.spec import Spec
 from kdrun.tables import Definition, Entry, Row
 from kdrun.tables.controls import divided_by_classes
 
-KINDS: Mapping[str, str] = {
-    "ce": "CE",
-    "lsr": "LSR",
-    "kd": "KD",
-    "re_kd": "Re-KD",
-    "de_kd": "De-KD",
-    "tfkd_self": "Tf-KD_self",
-    "tfkd_reg": "Tf-KD_reg",
-}
-
 CLEAR_OF_ZERO = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 """By n: the 97.5 % quantile of Student's t with n - 1 degrees of freedom."""
-
-
-def teacher_of(entry: Entry) -> str:
-    """The teacher in a row's name, with its stop epoch, for instance `resnet18@0.25`; empty where there is none."""
-    parts = entry.row.name.split("/")
-    return parts[2] if len(parts) > 2 and parts[2] != entry.row.control else ""
-
-
-def method_label(entry: Entry) -> str:
-    """What a row is called beside its student, for instance `De-KD ← resnet18 at epoch 1 of 200`."""
-    row = entry.row
-    if row.control is not None:
-        return f"control: {_control(entry, row.control)}"
-    if row.kind == "ce" and row.baseline is None:
-        return "baseline"
-    name, _, stop = teacher_of(entry).partition("@")
-    taught = f" ← {name}" if name else ""
-    return f"{KINDS.get(row.kind, row.kind)}{taught}{_stop(entry, stop)}"
-
-
-def _control(entry: Entry, name: str) -> str:
-    """A control in words; Tf-KD_reg has label smoothing as its equal, so its `scaled` control is of another method."""
-    teacher = teacher_of(entry).partition("@")[0] or entry.row.student
-    smoothed = any(spec.method.name == "LSR" for spec in entry.specs)
-    words = {
-        "no_kl": "KL removed",
-        "scaled": "LSR at the same weight" if smoothed else "CE at the whole weight",
-        "matched_lsr": "LSR, matched ε",
-        "untrained": f"{teacher} untrained",
-        "uniform": "uniform soft targets",
-    }
-    return words[name]
-
-
-def _stop(entry: Entry, stop: str) -> str:
-    """When a row's teacher was stopped: as its spec says, else as written (an epoch, or a share of the epochs)."""
-    if not stop:
-        return ""
-    if entry.specs and entry.specs[0].teachers:
-        teacher = entry.specs[0].teachers[0]
-        return f" at epoch {teacher.epochs_trained} of {teacher.recipe.epochs}"
-    return f" at {float(stop):.3g} of the epochs" if "." in stop else f" at epoch {stop}"
-
-
-def heading(definition: Definition, lines: Sequence[Line], *, published: bool) -> str:
-    """The table's title; at another scale than the paper's it says which, for the title may name the paper's."""
-    specs = [spec for line in lines for spec in line.entry.specs]
-    if published or not specs:
-        return definition.title
-    epochs = _counted([spec.epochs_trained for spec in specs], "epoch")
-    return f"{definition.title}: the same rows on {_listed(spec.dataset.name for spec in specs)}, {epochs}"
-
-
-def scale_of(lines: Sequence[Line]) -> str:
-    """What was run, in a line: `digits, 50 % of the training images, 10 epochs, seeds 0 to 2, fp32, batch size 64`."""
-    specs = [spec for line in lines for spec in line.entry.specs]
-    if not specs:
-        return ""
-    fractions = {f"{100 * spec.dataset.train_fraction:g} %" for spec in specs}
-    devices = {device: None for line in lines for device in line.devices}
-    sizes = sorted({spec.recipe.batch_size for spec in specs})
-    parts = [
-        _listed(spec.dataset.name for spec in specs),
-        "" if fractions == {"100 %"} else f"{_listed(sorted(fractions))} of the training images",
-        _counted([spec.epochs_trained for spec in specs], "epoch"),
-        _seeds(specs),
-        _listed(spec.precision for spec in specs),
-        f"batch size{'s' if len(sizes) > 1 else ''} {_listed(map(str, sizes))}",
-        f"on {_listed(devices)}" if devices else "",
-    ]
-    return ", ".join(part for part in parts if part)
 
 
 def caption(definition: Definition, lines: Sequence[Line], *, published: bool) -> list[str]:
@@ -128,7 +47,7 @@ def _how_it_was_run(definition: Definition, lines: Sequence[Line]) -> Iterator[s
     if definition.num_classes is not None and classes and _keeps_weights(definition, lines):
         yield (
             f"The loss divides the KL by K: multipliers are m K/{definition.num_classes} "
-            f"(K={_listed(map(str, classes))}), so that the effective weights are the published ones."
+            f"(K={listed(map(str, classes))}), so that the effective weights are the published ones."
         )
 
 
@@ -165,7 +84,7 @@ def _what_stands_where(definition: Definition, lines: Sequence[Line], *, publish
             '"Δ last" and "Δ best on test": what a row has over the baseline of the same student, paired by seed'
             f"{', mean ± standard error' if several else ''}."
         )
-    shown = [line for line in lines if _has_published(line)]
+    shown = [line for line in lines if has_published(line)]
     if shown and not published:
         yield "The paper's figures are left out: these runs are not of its scale."
     elif shown:
@@ -201,7 +120,7 @@ def _what_it_can_show(lines: Sequence[Line]) -> Iterator[str]:
         yield "With one seed nothing can be said about whether a Δ is clear of zero."
     several = [f"{_clear(n)} standard errors (n = {n})" for n in counts if n > 1]
     if several:
-        yield f"A Δ is clear of zero at 95 % only beyond {_listed(several, last='or')}: Student's t, one comparison."
+        yield f"A Δ is clear of zero at 95 % only beyond {listed(several, last='or')}: Student's t, one comparison."
 
 
 def _what_is_shown_once(lines: Sequence[Line]) -> Iterator[str]:
@@ -209,7 +128,7 @@ def _what_is_shown_once(lines: Sequence[Line]) -> Iterator[str]:
     for line in lines:
         same = [name for name in line.entry.same_as if Row(name).control is None]
         if same:
-            yield f"{_listed(same)} {'are' if len(same) > 1 else 'is'} the same runs as {line.entry.row.name}."
+            yield f"{listed(same)} {'are' if len(same) > 1 else 'is'} the same runs as {line.entry.row.name}."
     if any(Row(name).control for line in lines for name in line.entry.same_as):
         yield "A control that is the same runs as another row, or as another row's control, stands once."
 
@@ -228,40 +147,9 @@ def notes_of(line: Line, *, published: bool) -> list[str]:
     return [text for text in (row.note, f"not run: {row.unavailable}" if row.unavailable else "") if text]
 
 
-def signed(value: float, error: float | None = None) -> str:
-    """A difference with its sign, and its standard error where it has one; never `-0.00`."""
-    return f"{round(value, 2) + 0.0:+.2f}" + ("" if error is None else f" ± {error:.2f}")
-
-
-def difference(statistic: Statistic | None) -> str:
-    return "" if statistic is None else signed(statistic.mean, statistic.standard_error)
-
-
-def _has_published(line: Line) -> bool:
-    return line.entry.row.published.top1 is not None or line.entry.row.published.gain is not None
-
-
 def _published_teacher(line: Line) -> bool:
     return line.entry.row.published.teacher_top1 is not None
 
 
 def _clear(n: int) -> str:
     return f"{CLEAR_OF_ZERO[n]:.2f}" if n in CLEAR_OF_ZERO else "about 2"
-
-
-def _seeds(specs: Sequence[Spec]) -> str:
-    seeds = sorted({spec.seed for spec in specs})
-    if len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1:
-        return f"seeds {seeds[0]} to {seeds[-1]}"
-    return f"seed{'s' * (len(seeds) > 1)} {_listed(map(str, seeds))}"
-
-
-def _counted(numbers: Sequence[int], noun: str) -> str:
-    different = sorted(set(numbers))
-    return f"{_listed(map(str, different))} {noun}{'' if different == [1] else 's'}"
-
-
-def _listed(words: Iterable[str], last: str = "and") -> str:
-    """Each word once: `a, b and c`."""
-    *others, final = dict.fromkeys(words)
-    return f"{', '.join(others)} {last} {final}" if others else final

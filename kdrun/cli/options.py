@@ -32,10 +32,10 @@ def run_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def refuse(problems: Sequence[str]) -> int:
+def refuse(problems: Sequence[str], command: str = "kdrun") -> int:
     """Tells every problem in one message on stderr, and returns the exit code of bad input."""
     count = len(problems)
     lines = "\n".join(f"  {problem}" for problem in problems)
     intro = f"kdrun: {count} problem{'s' if count > 1 else ''}; nothing was run or written"
-    print(f"{intro}\n{lines}\nSee kdrun --help", file=sys.stderr)
+    print(f"{intro}\n{lines}\nSee {command} --help", file=sys.stderr)
     return BAD_INPUT

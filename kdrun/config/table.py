@@ -70,7 +70,10 @@ def load_table(name: str) -> Definition:
     Raises:
         ConfigError: no such table, or with every problem of its definition.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else table_directory() / f"{name}.yaml"
+    own = name.endswith((".yaml", ".yml"))
+    path = Path(name) if own else table_directory() / f"{name}.yaml"
+    if own and not path.is_file():
+        raise ConfigError([f"{name}: no such file"])
     if not path.is_file():
         raise ConfigError([f"table {name}: {unknown(name, table_names(), 'table')} (or the path of a .yaml file)"])
     try:
@@ -106,21 +109,25 @@ def compose_table(
     problems: list[str] = []
     if num_seeds < 1:
         problems.append(f"--seeds {num_seeds}: must be at least 1")
+    if definition.unavailable and _harmless(overrides) != list(overrides):
+        problems.append(f"table {definition.name} is of published figures only: {definition.unavailable}")
     with hydra_session():
-        for job in expand(overrides, multirun=False, problems=problems, one_value="a table takes one value"):
-            taken = [text for text in job if _key(text) in CHOSEN_BY_ROWS]
-            problems += [f"{text}: is what the table's rows say (seeds: --seeds N)" for text in taken]
-        if problems:
-            raise ConfigError(problems)
-        user = _User(overrides, extra)
+        ((*fitting,),) = expand(overrides, multirun=False, problems=problems, one_value="a table takes one value")
+        taken = [text for text in fitting if _key(text) in CHOSEN_BY_ROWS]
+        problems += [f"{text}: cannot be given, it is for the rows to say" for text in taken if _key(text) != "seed"]
+        problems += [f"{text}: the seeds of a table are --seeds N, from 0 on" for text in taken if _key(text) == "seed"]
+        user = _User([text for text in fitting if text not in taken], extra)
         shared = user.check_general(definition.overrides, problems)
         try:
-            entries, jobs = _checked(_narrowed(definition, patterns), user, num_seeds, problems)
-            names = {row.name for row in select([entry.row for entry in entries], patterns)}
+            names, rows = _asked(definition, patterns)
+            narrowed = dataclasses.replace(definition, rows=rows)
+            entries, jobs = _checked(narrowed, user, max(1, num_seeds), problems)
         except TableError as error:
-            raise ConfigError(error.problems) from error
+            raise ConfigError([*dict.fromkeys((*problems, *error.problems))]) from error
     assert shared is not None, "its problems have been raised"
     chosen = without_repetition([entry for entry in entries if entry.row.name in names])
+    if not chosen:  # a control's name that its row does not have
+        raise ConfigError([f"--rows {','.join(patterns)}: this control does not apply to its row"])
     return ComposedTable(
         definition=definition,
         entries=chosen,
@@ -230,16 +237,16 @@ def _checked(
     return entries, jobs
 
 
-def _narrowed(definition: Definition, patterns: Sequence[str]) -> Definition:
-    """The definition without the rows that, controls included, no pattern asks for: they need not be composed.
+def _asked(definition: Definition, patterns: Sequence[str]) -> tuple[set[str], tuple[Row, ...]]:
+    """The names that patterns ask for, of controls that may not apply too, and the rows to compose for them.
 
     Raises:
-        TableError: nothing matches.
+        TableError: a pattern matches nothing.
     """
     controls = {row.name: [_control(row, name) for name in definition.controls] for row in definition.rows}
     names = {row.name for row in select([*definition.rows, *itertools.chain(*controls.values())], patterns)}
-    rows = [row for row in definition.rows if {row.name, *(each.name for each in controls[row.name])} & names]
-    return dataclasses.replace(definition, rows=tuple(rows))
+    wanted = [row for row in definition.rows if {row.name, *(each.name for each in controls[row.name])} & names]
+    return names, tuple(wanted)
 
 
 def _row_jobs(definition: Definition, row: Row, user: _User, num_seeds: int) -> Iterator[Job]:

@@ -150,12 +150,21 @@ class Store:
         return Run(self.root / "runs" / _place(spec), spec)
 
     def find(self, spec: Spec) -> Run | None:
-        """The finished run of a spec: the own one, else the published one, else None."""
+        """The finished run of a spec: the own one, else the published one, else None.
+
+        Raises:
+            RuntimeError: a published result is not readable, or is of another run.
+        """
         own = self.run(spec)
         if own.finished or self._published is None:
             return own if own.finished else None
         published = Run(self._published / _place(spec), spec)
-        return published if published.finished else None
+        if not published.finished:
+            return None
+        found = published.result().get("run_id")
+        if found != spec.run_id:
+            raise RuntimeError(f"{published.result_path} is the result of another run: {found}, not {spec.run_id}")
+        return published
 
     def longest_beginning(self, spec: Spec) -> Run | None:
         """Of the finished runs that are the first epochs of this one, the longest whose checkpoint is there."""
@@ -188,7 +197,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except ValueError as error:
-        raise RuntimeError(f"{path} is not readable JSON ({error}); move it away to train the run again") from error
+        raise RuntimeError(f"{path} is not readable JSON ({error}); move its directory away") from error
     if not isinstance(value, dict):
-        raise RuntimeError(f"{path} holds no JSON object; move it away to train the run again")
+        raise RuntimeError(f"{path} holds no JSON object; move its directory away")
     return value

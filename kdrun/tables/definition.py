@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from kdrun.experiment.build import method_class
 from kdrun.experiment.signature import construct, unknown
 from kdrun.experiment.spec import Spec
 from kdrun.tables.controls import CONTROLS
@@ -73,6 +74,12 @@ class Row:
         return self.name.split("/")[1]
 
     @property
+    def teacher(self) -> str:
+        """The teacher with its stop epoch, for instance `resnet18@0.25`; empty where the name has none."""
+        parts = self.name.split("/")
+        return parts[2] if len(parts) > 2 and parts[2] != self.control else ""
+
+    @property
     def control(self) -> str | None:
         """The control's name; None for rows that are none."""
         last = self.name.rpartition("/")[2]
@@ -85,7 +92,8 @@ class Definition:
 
     Attributes:
         name: of the file.
-        title: one line.
+        title: one line, without the data.
+        data: the published runs' dataset, as a reader knows it (`CIFAR-100`).
         source: paper and table; empty where there is none.
         runs: the number of runs behind a published figure; None where the paper does not say.
         num_classes: K of the published runs: at another K, losses that are divided by K keep their weights.
@@ -100,6 +108,7 @@ class Definition:
 
     name: str
     title: str
+    data: str = ""
     rows: tuple[Row, ...] = ()
     source: str = ""
     runs: int | None = None
@@ -138,6 +147,28 @@ class Entry:
     specs: tuple[Spec, ...] = ()
     same_as: tuple[str, ...] = ()
 
+    @property
+    def student(self) -> str:
+        """The student: as its spec says, else as the row's name does."""
+        return self.specs[0].student.name if self.specs else self.row.student
+
+    @property
+    def teacher(self) -> str:
+        """The teacher's network; empty where there is none, or where the method takes the student's own."""
+        if self.specs:
+            own = method_class(self.specs[0].method).needs.own_architecture
+            return "" if own else "".join(teacher.student.name for teacher in self.specs[0].teachers[:1])
+        return self.row.teacher.partition("@")[0]
+
+    @property
+    def stop(self) -> str:
+        """When the teacher was stopped, for instance `epoch 1 of 200`; empty where it was not."""
+        if self.specs:
+            stopped = [teacher for teacher in self.specs[0].teachers if teacher.stop_epoch is not None]
+            return "".join(f"epoch {teacher.stop_epoch} of {teacher.recipe.epochs}" for teacher in stopped[:1])
+        stop = self.row.teacher.partition("@")[2]
+        return f"{float(stop):.3g} of the epochs" if "." in stop else f"epoch {stop}" if stop else ""
+
 
 def read_definition(name: str, values: Any) -> Definition:
     """A definition from plain values.
@@ -146,7 +177,9 @@ def read_definition(name: str, values: Any) -> Definition:
         TableError: with a line for every problem.
     """
     problems: list[str] = []
-    fields = {"name": name, **values} if isinstance(values, Mapping) else values
+    if isinstance(values, Mapping) and "name" in values:
+        problems.append("name: is that of the file")
+    fields = {**values, "name": name} if isinstance(values, Mapping) else values
     definition: Definition | None = construct(Definition, fields, name, problems)
     if problems or definition is None:
         raise TableError(problems)
@@ -169,14 +202,14 @@ def without_repetition(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def select(rows: Sequence[Row], patterns: Sequence[str]) -> list[Row]:
-    """The rows whose names match, and the baselines they are compared with.
+    """The rows whose names match, and the baselines they are compared with; without a pattern all.
 
     Args:
         rows: of a table, controls included.
         patterns: shell patterns, `*` also over `/`; any of them selects, and one that begins with `!` leaves out.
 
     Raises:
-        TableError: nothing matches.
+        TableError: a pattern matches no row, or nothing is left.
     """
     wanted = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
     unwanted = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
@@ -184,9 +217,10 @@ def select(rows: Sequence[Row], patterns: Sequence[str]) -> list[Row]:
     def matches(name: str, choices: Sequence[str]) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in choices)
 
+    idle = [pattern for pattern in patterns if not any(matches(row.name, [pattern.lstrip("!")]) for row in rows)]
     chosen = [row for row in rows if matches(row.name, wanted) and not matches(row.name, unwanted)]
-    if not chosen:
+    if idle or not chosen:
         known = ", ".join(row.name for row in rows if row.control is None)
-        raise TableError([f"--rows {','.join(patterns)}: no such row. Rows: {known}"])
+        raise TableError([f"--rows {','.join(idle or patterns)}: no such row. Rows (and their controls): {known}"])
     names = {row.name for row in chosen} | {row.baseline for row in chosen}
     return [row for row in rows if row.name in names]

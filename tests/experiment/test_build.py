@@ -127,7 +127,8 @@ def test_a_method_is_built_around_its_student():
     method = build_method(Component("kdrun.methods.KD", {"temperature": 9.0}), student)
     assert method.student is student
     assert method.temperature == 9.0
-    assert all_options(Component("kdrun.methods.LSR", {"epsilon": 0.3})) == {"epsilon": 0.3, "spread": "uniform"}
+    options = all_options(Component("kdrun.methods.LSR", {"epsilon": 0.3}))
+    assert options == {"epsilon": 0.3, "spread": "uniform", "scale": 1.0}
 
 
 def described(**changes) -> dict:

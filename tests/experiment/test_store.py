@@ -41,7 +41,10 @@ def test_published_runs_are_found_where_the_own_root_has_none(tmp_path):
     assert store.find(SPEC) is None
     published = tmp_path / "published" / "synthetic" / "cnn" / f"ce-{SPEC.run_id}"
     published.mkdir(parents=True)
-    (published / "result.json").write_text('{"schema": 1, "of": "published"}')
+    (published / "result.json").write_text('{"schema": 1, "run_id": "0123456789"}')
+    with pytest.raises(RuntimeError, match="is the result of another run: 0123456789"):
+        store.find(SPEC)
+    (published / "result.json").write_text(json.dumps({"schema": 1, "run_id": SPEC.run_id, "of": "published"}))
     assert store.find(SPEC).result()["of"] == "published"
     assert store.find(dataclasses.replace(SPEC, seed=1)) is None
     own = store.run(SPEC)
@@ -83,7 +86,7 @@ def test_result_of_another_schema_is_refused(run, content):
 @pytest.mark.parametrize("content", ["", '{"schema": 1', "\x00\x00"])
 def test_unreadable_result_says_which_file_and_what_to_do(run, content):
     run.result_path.write_text(content)
-    with pytest.raises(RuntimeError, match=r"result\.json is not readable JSON .* move it away to train the run again"):
+    with pytest.raises(RuntimeError, match=r"result\.json is not readable JSON .* move its directory away"):
         run.result()
 
 

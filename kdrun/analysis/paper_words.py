@@ -1,0 +1,108 @@
+"""What things are called in a paper's table: rows, the whole table, what was run, and differences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from kdrun.analysis.aggregate import Statistic
+from kdrun.analysis.comparison import Line
+from kdrun.experiment.spec import Spec
+from kdrun.tables import Definition, Entry
+
+KINDS: Mapping[str, str] = {
+    "ce": "CE",
+    "lsr": "LSR",
+    "kd": "KD",
+    "re_kd": "Re-KD",
+    "de_kd": "De-KD",
+    "tfkd_self": "Tf-KD_self",
+    "tfkd_reg": "Tf-KD_reg",
+}
+
+
+def method_label(entry: Entry) -> str:
+    """What a row is called beside its student, for instance `De-KD ← resnet18 at epoch 1 of 200`."""
+    row = entry.row
+    if row.control is not None:
+        return f"control {row.control}: {_control(entry, row.control)}"
+    if row.kind == "ce" and row.baseline is None:
+        return "baseline"
+    taught = f" ← {entry.teacher}" if entry.teacher else ""
+    stopped = f" at {entry.stop}" if entry.stop else ""
+    return f"{KINDS.get(row.kind, row.kind)}{taught}{stopped}"
+
+
+def _control(entry: Entry, name: str) -> str:
+    """A control in words; Tf-KD_reg has label smoothing as its equal, so its `scaled` control is of another method."""
+    smoothed = any(spec.method.name == "LSR" for spec in entry.specs)
+    words = {
+        "no_kl": "KL removed",
+        "scaled": "LSR at the same weight" if smoothed else "CE at the whole weight",
+        "matched_lsr": "LSR, matched ε",
+        "untrained": f"{entry.teacher or entry.student} untrained",
+        "uniform": "uniform soft targets",
+    }
+    return words[name]
+
+
+def heading(definition: Definition, lines: Sequence[Line], *, published: bool) -> str:
+    """The table's title, on the paper's data or on those that were run, never on the one for the other."""
+    specs = [spec for line in lines for spec in line.entry.specs]
+    if published or not specs:
+        return f"{definition.title} on {definition.data}" if published and definition.data else definition.title
+    datasets = listed(spec.dataset.name for spec in specs)
+    epochs = counted([spec.epochs_trained for spec in specs], "epoch")
+    return f"{definition.title} on {datasets}, {epochs} (not the paper's scale)"
+
+
+def scale_of(lines: Sequence[Line]) -> str:
+    """What was run, in a line: `digits, 50 % of the training images, 10 epochs, seeds 0 to 2, fp32, batch size 64`."""
+    specs = [spec for line in lines for spec in line.entry.specs]
+    if not specs:
+        return ""
+    fractions = {f"{100 * spec.dataset.train_fraction:g} %" for spec in specs}
+    devices = {device: None for line in lines for device in line.devices}
+    sizes = sorted({spec.recipe.batch_size for spec in specs})
+    parts = [
+        listed(spec.dataset.name for spec in specs),
+        "" if fractions == {"100 %"} else f"{listed(sorted(fractions))} of the training images",
+        counted([spec.epochs_trained for spec in specs], "epoch"),
+        _seeds(specs),
+        listed(spec.precision for spec in specs),
+        f"batch size{'s' if len(sizes) > 1 else ''} {listed(map(str, sizes))}",
+        f"on {listed(devices)}" if devices else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def has_published(line: Line) -> bool:
+    """Whether the paper prints a figure for the row."""
+    return line.entry.row.published.top1 is not None or line.entry.row.published.gain is not None
+
+
+def signed(value: float, error: float | None = None) -> str:
+    """A difference with its sign, and its standard error where it has one; never `-0.00`."""
+    return f"{round(value, 2) + 0.0:+.2f}" + ("" if error is None else f" ± {error:.2f}")
+
+
+def difference(statistic: Statistic | None) -> str:
+    return "" if statistic is None else signed(statistic.mean, statistic.standard_error)
+
+
+def counted(numbers: Sequence[int], noun: str) -> str:
+    """Each number once, with the noun: `1 epoch`, `5 and 10 epochs`."""
+    different = sorted(set(numbers))
+    return f"{listed(map(str, different))} {noun}{'' if different == [1] else 's'}"
+
+
+def listed(words: Iterable[str], last: str = "and") -> str:
+    """Each word once: `a, b and c`."""
+    *others, final = dict.fromkeys(words)
+    return f"{', '.join(others)} {last} {final}" if others else final
+
+
+def _seeds(specs: Sequence[Spec]) -> str:
+    seeds = sorted({spec.seed for spec in specs})
+    if len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1:
+        return f"seeds {seeds[0]} to {seeds[-1]}"
+    return f"seed{'s' * (len(seeds) > 1)} {listed(map(str, seeds))}"

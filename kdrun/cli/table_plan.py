@@ -1,0 +1,61 @@
+"""What a table costs, before anything is run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tqdm import tqdm
+
+from kdrun.analysis.tables import aligned
+from kdrun.config.table import ComposedTable
+from kdrun.experiment.dry_run import Estimator, duration, with_teachers
+from kdrun.experiment.spec import Spec
+from kdrun.experiment.store import Store
+from kdrun.tables.controls import objective
+
+
+def plan(table: ComposedTable, store: Store) -> str:
+    """Every run of the table with what it costs; runs that differ in their seed in one line, teachers once."""
+    estimator = Estimator(table.shared.device)
+    names = {entry.specs[0].run_id: entry.row.name for entry in table.entries if entry.specs}
+    members: dict[str, list[Spec]] = {}
+    for spec, _ in with_teachers([spec for entry in table.entries for spec in entry.specs]):
+        members.setdefault(repr(_without_seed(spec)), []).append(spec)
+    rows, total = [], 0.0
+    for specs in tqdm(members.values(), desc="timing", leave=False, disable=None):
+        first = specs[0]
+        cost = estimator.estimate(first)
+        missing = sum(store.find(spec) is None for spec in specs)
+        total += missing * cost.seconds
+        rows.append(
+            [
+                names.get(first.run_id) or _teacher_name(first),
+                objective(first),
+                f"{cost.params / 1e6:.3f}",
+                f"{cost.macs / 1e6:.2f}",
+                str(first.epochs_trained),
+                str(first.recipe.batch_size),
+                duration(cost.seconds),
+                f"{len(specs)}" + (f" ({len(specs) - missing} finished)" if missing < len(specs) else ""),
+            ]
+        )
+    header = ["run", "objective", "params M", "MACs M", "epochs", "batch", "time each", "runs"]
+    runs = sum(len(specs) for specs in members.values())
+    asked = sum(len(entry.specs) for entry in table.entries)
+    also = "".join(
+        f"{', '.join(entry.same_as)}: the same runs as {entry.row.name}\n" for entry in table.entries if entry.same_as
+    )
+    return (
+        f"{aligned(header, rows, left=2)}\n{also}{runs} runs, {runs - asked} of them only as teachers; "
+        f"what is missing takes about {duration(total)} on {table.shared.device.type}"
+    )
+
+
+def _teacher_name(spec: Spec) -> str:
+    stopped = "" if spec.stop_epoch is None else f" at epoch {spec.stop_epoch} of {spec.recipe.epochs}"
+    return f"teacher {spec.student.name}{stopped}"
+
+
+def _without_seed(spec: Spec) -> Spec:
+    teachers = tuple(_without_seed(teacher) for teacher in spec.teachers)
+    return dataclasses.replace(spec, seed=0, teachers=teachers)
