@@ -1,32 +1,36 @@
-"""The words of a paper's table: what a row is called, and the sentences above and below the table."""
+"""The sentences above and below a paper's table: what was run, what stands where, and what it can show."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-from kdrun.analysis.aggregate import Statistic
-from kdrun.analysis.comparison import Line
+from kdrun.analysis.comparison import Line, baseline_of
+from kdrun.analysis.paper_words import counted, has_published, listed, scale_of
 from kdrun.experiment.build import all_options
 from kdrun.experiment.spec import Spec
-from kdrun.tables import Definition, Entry, Row
-from kdrun.tables.controls import divided_by_classes
+from kdrun.tables import Definition, Row
+from kdrun.tables.controls import divided_by_classes, objective
 
 CLEAR_OF_ZERO = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 """By n: the 97.5 % quantile of Student's t with n - 1 degrees of freedom."""
 
 
-def caption(definition: Definition, lines: Sequence[Line], *, published: bool) -> list[str]:
+def caption(definition: Definition, lines: Sequence[Line], *, published: bool, elsewhere: Path | None) -> list[str]:
     """The sentences that a reader needs beside the figures, a paragraph each.
 
     Args:
         definition: the table.
         lines: those that are shown.
         published: whether the paper's figures are shown.
+        elsewhere: where published results of runs lie.
     """
     return [
         *_how_it_was_run(definition, lines),
+        *_what_is_there(lines, elsewhere),
+        *_what_the_losses_are(definition, lines),
         *_what_stands_where(definition, lines, published=published),
         *_what_it_can_show(lines),
         *_what_is_shown_once(lines),
@@ -35,14 +39,52 @@ def caption(definition: Definition, lines: Sequence[Line], *, published: bool) -
 
 
 def _how_it_was_run(definition: Definition, lines: Sequence[Line]) -> Iterator[str]:
-    specs = [spec for line in lines for spec in line.entry.specs]
     if definition.unavailable:
         yield f"Published figures only: {definition.unavailable}."
-    if specs:
+    if any(line.entry.specs for line in lines):
         yield f"Runs: {scale_of(lines)}."
-        missing = sum(line.missing for line in lines)
-        if missing:
-            yield f"{missing} of {len(specs)} runs are missing; their cells are blank."
+    others: dict[str, str] = {}
+    for line in lines:
+        baseline = baseline_of(line, lines)
+        if baseline is None or not (line.entry.specs and baseline.entry.specs):
+            continue
+        own, its = (entry.specs[0].recipe.batch_size for entry in (line.entry, baseline.entry))
+        if own != its:
+            others[_without_control(line.entry.row)] = f"{own}, baseline {its}"
+    if others:
+        rows = listed(f"{name} ({sizes})" for name, sizes in others.items())
+        yield f"Rows of another batch size than their baseline: {rows}."
+
+
+def _what_is_there(lines: Sequence[Line], elsewhere: Path | None) -> Iterator[str]:
+    """How many runs are finished, and how many of them come from elsewhere."""
+    asked, missing = sum(len(line.entry.specs) for line in lines), sum(line.missing for line in lines)
+    reasons = "(not run, failed or interrupted)"
+    if missing and missing == asked:
+        yield f"Nothing is finished: {_runs(missing)} {'is' if missing == 1 else 'are'} missing {reasons}."
+    elif missing:
+        verb = "is" if missing == 1 else "are"
+        yield f"{missing} of {_runs(asked)} {verb} missing {reasons}; means are over the others."
+    taken = sum(published_runs(line, elsewhere) for line in lines)
+    if taken:
+        what = "is a published result" if taken == 1 else "are published results"
+        yield f"{taken} of {_runs(asked)} {what} from {elsewhere}."
+
+
+def published_runs(line: Line, elsewhere: Path | None) -> int:
+    """How many of a row's finished runs lie in a directory of published results."""
+    return sum(elsewhere is not None and run.directory.is_relative_to(elsewhere) for run in line.runs.values())
+
+
+def _what_the_losses_are(definition: Definition, lines: Sequence[Line]) -> Iterator[str]:
+    specs = [spec for line in lines for spec in line.entry.specs]
+    losses = {objective(spec) for spec in specs}
+    if any("KL" in loss for loss in losses):
+        square = "; T² as in Hinton et al. 2015" if any("T²" in loss for loss in losses) else ""
+        yield (
+            "Objective: KL is per image (batchmean), its weight as it counts (alpha m / K where the loss averages "
+            f"over classes){square}."
+        )
     classes = sorted({spec.dataset.num_classes for spec in specs if divided_by_classes(spec.method)})
     if definition.num_classes is not None and classes and _keeps_weights(definition, lines):
         yield (
@@ -114,7 +156,11 @@ def _what_it_can_show(lines: Sequence[Line]) -> Iterator[str]:
         (size,) = images
         share = statistics.fmean(mean for _, mean in finished) / 100
         points = 100 * math.sqrt(share * (1 - share) / size)
-        yield f"{size} test images: a sampling error of ± {points:.2g} points for one run, common to all seeds."
+        paired = "; a paired Δ shares the test images" if any(line.difference_last for line in lines) else ""
+        yield (
+            f"{size} test images: for one run a sampling error of ± {points:.2g} points at the mean of these rows, "
+            f"{100 * share:.1f} %, common to all seeds{paired}."
+        )
     counts = sorted({line.difference_last.n for line in lines if line.difference_last is not None})
     if counts == [1]:
         yield "With one seed nothing can be said about whether a Δ is clear of zero."
@@ -124,13 +170,48 @@ def _what_it_can_show(lines: Sequence[Line]) -> Iterator[str]:
 
 
 def _what_is_shown_once(lines: Sequence[Line]) -> Iterator[str]:
-    """Rows that are the same runs as another one."""
+    """Rows that are the same runs as another one, and where the controls stand that do not follow their row."""
+    repeated = {name for line in lines for name in line.entry.same_as}
+    same: dict[str, list[str]] = {}
+    controls: dict[str, dict[str, list[str]]] = {}
     for line in lines:
-        same = [name for name in line.entry.same_as if Row(name).control is None]
-        if same:
-            yield f"{listed(same)} {'are' if len(same) > 1 else 'is'} the same runs as {line.entry.row.name}."
-    if any(Row(name).control for line in lines for name in line.entry.same_as):
-        yield "A control that is the same runs as another row, or as another row's control, stands once."
+        place = line.entry.row
+        for row in map(Row, line.entry.same_as):
+            owner = _without_control(row)
+            if row.control is None:
+                same.setdefault(place.name, []).append(row.name)
+            elif owner in repeated:
+                continue  # its row's own sentence says it for the controls too
+            elif place.control == row.control:
+                controls.setdefault(_without_control(place), {}).setdefault(owner, []).append(row.control)
+            else:
+                same.setdefault(place.name, []).append(row.name)
+    for name, names in same.items():
+        yield f"{listed(names)} {'are' if len(names) > 1 else 'is'} the same runs as {name}."
+    for name, members in controls.items():
+        yield _where_controls_stand(name, members)
+
+
+def _where_controls_stand(place: str, controls: Mapping[str, Sequence[str]]) -> str:
+    """Of each row the controls that are those of the row `place`; rows that lack the same ones together."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for row, names in controls.items():
+        rows.setdefault(tuple(names), []).append(row)
+    follow = "it" if len(controls) == 1 else "them"
+    if len(rows) == 1:
+        ((names, owners),) = rows.items()
+        return f"Controls of {listed(owners)} that do not follow {follow} ({', '.join(names)}) are those of {place}."
+    parts = " and ".join(f"of {listed(owners)} ({', '.join(names)})" for names, owners in rows.items())
+    return f"Controls {parts} that do not follow {follow} are those of {place}."
+
+
+def _without_control(row: Row) -> str:
+    """The name of a row, or of the row that a control belongs to."""
+    return row.name if row.control is None else row.name.removesuffix(f"/{row.control}")
+
+
+def _runs(number: int) -> str:
+    return counted([number], "run")
 
 
 def footnotes(lines: Sequence[Line], *, published: bool) -> dict[str, int]:

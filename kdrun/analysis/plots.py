@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,10 @@ from kdrun.files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+LETTERS_AN_INCH = 12
+"""Of a heading, in its size."""
 
 
 @contextmanager
@@ -36,6 +41,44 @@ def style(axes: Axes) -> None:
     """How all axes look."""
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def set_heading(drawn: Figure, text: str) -> None:
+    """A heading over the whole figure, on as many lines as its width asks for."""
+    characters = int(LETTERS_AN_INCH * drawn.get_figwidth())
+    drawn.suptitle(textwrap.fill(text, characters), fontsize="medium")
+
+
+def readable_range(
+    start: float, values: Sequence[float], *, always: Sequence[float] = (), minor: Sequence[float] = (), span: float
+) -> tuple[float, float]:
+    """The ends of an axis that is not stretched by what lies far out.
+
+    From the start on, each next nearest value is within if the axis then spans at most `span`, or half as much again
+    as before.
+
+    Args:
+        start: a value that is not far out.
+        values: those that matter.
+        always: values that are within however far out they are.
+        minor: values that come last.
+        span: how much the axis may always span.
+    """
+    low = high = start
+
+    def take(candidates: Sequence[float]) -> None:
+        nonlocal low, high
+        middle = (low + high) / 2
+        for value in sorted(candidates, key=lambda value: abs(value - middle)):
+            ends = min(low, value), max(high, value)
+            if ends[1] - ends[0] <= max(span, 1.5 * (high - low)):
+                low, high = ends
+
+    take([*values, *always])
+    low, high = min([low, *always]), max([high, *always])
+    take(values)
+    take(minor)
+    return low, high
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdrun.analysis.plots import figure, style
+from kdrun.analysis.plots import figure, set_heading, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,12 +22,13 @@ SHOWN = (1.0, 4.0, 20.0)
 """Temperatures at which the likeliest classes of one image are drawn."""
 
 
-def draw_soft_targets(path: Path, teachers: Mapping[str, Mapping[str, Any]]) -> None:
+def draw_soft_targets(path: Path, teachers: Mapping[str, Mapping[str, Any]], *, title: str) -> None:
     """Draws the distance to uniform against temperature, and one image's likeliest classes.
 
     Args:
         path: of the PNG.
         teachers: what `kdrun.experiment.soft_targets` returns, by name of the teacher; at least one.
+        title: what the networks were trained on.
     """
     name, first = next(iter(teachers.items()))
     with figure(path, 12, 3.8) as drawn:
@@ -43,7 +44,8 @@ def draw_soft_targets(path: Path, teachers: Mapping[str, Mapping[str, Any]]) -> 
                 axes.sharey(panels[0])
             axes.tick_params(labelleft=axes is panels[0])
         panels[0].set(ylabel="probability (dotted: uniform)", yscale="log", ylim=(0.03 / first["num_classes"], 1.2))
-        drawn.suptitle(f"Right: test image {first['index']} as {name} sees it, likeliest classes first", fontsize=10)
+        image = f"test image {first['index']} (of median confidence among those it gets right) as {name} sees it"
+        set_heading(drawn, f"{title}; right: {image}")
 
 
 def smoothed(num_classes: int, epsilon: float) -> list[float]:

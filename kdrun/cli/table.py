@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PUBLISHED = Path("outputs/published")
 PRECISIONS = ("fp32", "bf16")
+"""What a published run can have been computed in."""
 
 DESCRIPTION = """\
 Without NAME: lists the tables. With it: runs what is missing of the table, one run after the other, and writes
@@ -121,12 +122,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _list() -> int:
     from kdrun.config.table import load_table, table_names
+    from kdrun.experiment.reporting import log, set_up_console
 
+    set_up_console()
     for name in table_names():
         definition = load_table(name)
         reason = f"  (to look at: {definition.unavailable})" if definition.unavailable else ""
-        print(f"{name:<20}{definition.title}{reason}")
-    print("\nkdrun table NAME --dry-run lists the rows; kdrun table --help the options")
+        log.info("%s", f"{name:<20}{definition.full_title}{reason}")
+    log.info("\nkdrun table NAME --dry-run lists the rows; kdrun table --help the options")
     return 0
 
 

@@ -120,6 +120,11 @@ class Definition:
     notes: tuple[str, ...] = ()
     unavailable: str = ""
 
+    @property
+    def full_title(self) -> str:
+        """The title with the published dataset, where there is one."""
+        return f"{self.title} on {self.data}" if self.data else self.title
+
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
         problems = [f"rows: {name} is there twice" for name in dict.fromkeys(names) if names.count(name) > 1]

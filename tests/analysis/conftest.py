@@ -1,12 +1,15 @@
 """Runs made up here, so that every number in their files is known."""
 
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from kdrun.analysis import paper_dots, paper_plots, plots
 from kdrun.analysis.aggregate import SweepRun
+from kdrun.analysis.paper_table import render
 from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
 from kdrun.experiment.store import Run, Store
 from kdrun.files import write_json
@@ -132,6 +135,61 @@ def paper_table(archive) -> PaperTable:
     ):
         archive.finish(specs[name][seed], last, best=best, teachers=teacher)
     definition = Definition(
-        "toy", "A toy table", rows, source="Someone 2020, table 1", runs=5, num_classes=100, notes=("A note.",)
+        "toy",
+        "A toy table",
+        "CIFAR-100",
+        rows,
+        source="Someone 2020, table 1",
+        runs=5,
+        num_classes=100,
+        notes=("A note.",),
     )
     return PaperTable(definition, [Entry(row, tuple(specs[row.name])) for row in rows], archive)
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list:
+    """The figures that are drawn."""
+    figures = []
+    original = plots.figure
+
+    @contextmanager
+    def recording(path, width, height):
+        with original(path, width, height) as figure:
+            figures.append(figure)
+            yield figure
+
+    monkeypatch.setattr(paper_plots, "figure", recording)
+    monkeypatch.setattr(paper_dots, "figure", recording)
+    return figures
+
+
+COMMAND = "kdrun table toy --seeds 3"
+
+
+@pytest.fixture
+def rendered(paper_table, tmp_path):
+    """Renders the toy table into a directory; returns its files' texts by suffix."""
+
+    def rendered(name="out", *, published=True, command=COMMAND, entries=None, definition=None, elsewhere=None):
+        entries = paper_table.entries if entries is None else entries
+        definition = definition or paper_table.definition
+        directory = tmp_path / name
+        options = {"published": published, "command": command, "elsewhere": elsewhere}
+        markdown = render(directory, definition, entries, paper_table.find, **options)
+        assert (directory / "table.md").read_text() == markdown
+        return {path.suffix[1:]: path.read_text() for path in directory.glob("table.[!p]*")}
+
+    return rendered
+
+
+@pytest.fixture
+def cells():
+    """The cells of a Markdown table with something in them, by column."""
+    return _cells
+
+
+def _cells(markdown: str) -> list[dict[str, str]]:
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [{name: cell for name, cell in zip(header, row, strict=True) if cell} for row in rows]

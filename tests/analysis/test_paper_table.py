@@ -2,41 +2,14 @@
 
 import csv
 import math
-from dataclasses import replace
 
 import pytest
 
 from kdrun.analysis.comparison import compare
-from kdrun.analysis.paper_table import escaped, render
-from kdrun.analysis.paper_text import CLEAR_OF_ZERO, method_label, signed
-from kdrun.experiment.spec import Component
-from kdrun.tables import Entry, Row
-
-COMMAND = "kdrun table toy --seeds 3"
+from kdrun.analysis.paper_latex import LONG, escaped
 
 
-@pytest.fixture
-def rendered(paper_table, tmp_path):
-    """Renders the toy table into a directory; returns its files' texts by suffix."""
-
-    def rendered(name="out", *, published=True, command=COMMAND, entries=None, definition=None):
-        entries = paper_table.entries if entries is None else entries
-        definition = definition or paper_table.definition
-        directory = tmp_path / name
-        markdown = render(directory, definition, entries, paper_table.find, published=published, command=command)
-        assert (directory / "table.md").read_text() == markdown
-        return {path.suffix[1:]: path.read_text() for path in directory.glob("table.[!p]*")}
-
-    return rendered
-
-
-def cells(markdown: str) -> list[dict[str, str]]:
-    lines = [line for line in markdown.splitlines() if line.startswith("|")]
-    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [{name: cell for name, cell in zip(header, row, strict=True) if cell} for row in rows]
-
-
-def test_markdown_has_the_figures_and_blanks_where_there_are_none(rendered):
+def test_markdown_has_the_figures_and_blanks_where_there_are_none(rendered, cells):
     assert cells(rendered()["md"]) == [
         {
             **{"student": "cnn", "method": "baseline", "objective": "CE", "published": "68.00"},
@@ -49,7 +22,7 @@ def test_markdown_has_the_figures_and_blanks_where_there_are_none(rendered):
             **{"teacher": "81.00 ± 1.41", "runs": "2 of 3"},
         },
         {
-            **{"student": "cnn", "method": "control: KL removed", "objective": "0.5 CE"},
+            **{"student": "cnn", "method": "control no_kl: KL removed", "objective": "0.5 CE"},
             **{"ours, last epoch": "59.00", "best on test": "59.50", "runs": "1 of 3"},
             **{"Δ last": "-1.00", "Δ best on test": "-1.50"},
         },
@@ -63,59 +36,19 @@ def test_markdown_has_the_figures_and_blanks_where_there_are_none(rendered):
     ]
 
 
-def test_the_caption_says_what_a_reader_needs(rendered):
-    markdown = rendered()["md"]
-    for sentence in (
-        "- Runs: synthetic, 2 epochs, seeds 0 to 2, fp32, batch size 128, on cpu (x).",
-        "- 3 of 12 runs are missing; their cells are blank.",
-        "multipliers are m K/100 (K=4)",
-        "the paper's figures, over 5 runs",
-        # the finished rows' mean is (63 + 64 + 59 + 66) / 4 = 63 %
-        f"- 40 test images: a sampling error of ± {100 * math.sqrt(0.63 * 0.37 / 40):.1f} points for one run",
-        "only beyond 12.71 standard errors (n = 2) or 4.30 standard errors (n = 3)",
-        "- A note.",
-        "[1] a doubt",
-        "[2] not run: kdrun has no big",
-    ):
-        assert sentence in markdown
-    assert markdown.startswith("# A toy table\n\nSomeone 2020, table 1.\n")
-    assert markdown.splitlines()[-1] == f"`{COMMAND}`"
-
-
-def test_at_another_scale_nothing_published_is_left(rendered):
+def test_at_another_scale_nothing_published_is_left(rendered, cells):
     texts = rendered(published=False)
     markdown = texts["md"]
-    assert markdown.startswith("# A toy table: the same rows on synthetic, 2 epochs\n")
+    assert markdown.startswith("# A toy table on synthetic, 2 epochs (not the paper's scale)\n")
     assert [row["method"] for row in cells(markdown)] == [
-        *("baseline", "KD ← resnet20", "control: KL removed", "De-KD ← resnet20 at epoch 1 of 2"),
+        *("baseline", "KD ← resnet20", "control no_kl: KL removed", "De-KD ← resnet20 at epoch 1 of 2"),
     ]
     assert "- The paper's figures are left out" in markdown
-    for figure in ("68.00", "70.50", "1.25", "15.48", "67.00", "a doubt", "A note", "Δ published", "[1]"):
+    for figure in ("CIFAR-100", "68.00", "70.50", "1.25", "15.48", "67.00", "a doubt", "A note", "Δ published", "[1]"):
         assert figure not in markdown
         assert figure not in texts["tex"]
-    assert "published" not in texts["csv"]
-
-
-def test_weights_that_the_user_has_set_are_not_called_the_published_ones(rendered, paper_table):
-    entries = [replace(entry, row=replace(entry.row, overrides=())) for entry in paper_table.entries]
-    assert "multipliers are" not in rendered(entries=entries)["md"]
-
-
-def test_one_seed_says_that_it_shows_nothing(rendered, paper_table):
-    entries = [replace(entry, specs=entry.specs[:1]) for entry in paper_table.entries]
-    markdown = rendered(entries=entries)["md"]
-    assert "With one seed nothing can be said about whether a Δ is clear of zero." in markdown
-    assert "standard error" not in markdown
-    assert "deviation" not in markdown
-
-
-def test_rows_that_are_the_same_runs_are_named_but_not_controls(rendered, paper_table):
-    first, *others = paper_table.entries
-    entries = [replace(first, same_as=("cnn/lsr", "cnn/ce/scaled")), *others]
-    markdown = rendered(entries=entries)["md"]
-    assert "- cnn/lsr is the same runs as cnn/ce.\n" in markdown
-    assert "cnn/ce/scaled" not in markdown
-    assert "- A control that is the same runs as another row" in markdown
+    assert "published," not in texts["csv"]
+    assert "published_std" not in texts["csv"]
 
 
 def test_csv_has_every_number_unrounded(rendered, paper_table):
@@ -147,12 +80,12 @@ def test_csv_depends_on_the_runs_alone(rendered, tmp_path):
     assert str(tmp_path) not in first
 
 
-def test_latex_is_a_whole_table_of_escaped_cells(rendered):
+def test_latex_is_a_whole_table_of_escaped_cells(rendered, cells):
     lines = rendered()["tex"].splitlines()
     body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
     assert len(body) == 5
     assert body[1] == (
-        r"cnn & KD $\leftarrow$ resnet20 & 0.5 CE + 0.01 T$^2$KL, T=20 & 70.50 $\pm$ 0.25 & 64.00 $\pm$ 3.54 & "
+        r"cnn & KD $\leftarrow$ resnet20 [1] & 0.5 CE + 0.01 T$^2$KL, T=20 & 70.50 $\pm$ 0.25 & 64.00 $\pm$ 3.54 & "
         r"65.00 $\pm$ 2.83 & +2.50 & +2.00 $\pm$ 0.50 & +2.50 $\pm$ 0.50 & 81.00 $\pm$ 1.41 & 2 of 3 \\"
     )
     (columns,) = [line for line in lines if line.startswith(r"\begin{tabular}")]
@@ -162,7 +95,27 @@ def test_latex_is_a_whole_table_of_escaped_cells(rendered):
     assert text.isascii()
     assert text.count(r"\begin{") == text.count(r"\end{") == 2
     caption = next(line for line in lines if line.startswith(r"\caption"))
-    assert caption.startswith(r"\caption{A toy table. Someone 2020, table 1. synthetic, 2 epochs, seeds 0 to 2")
+    assert caption.startswith(r"\caption{A toy table on CIFAR-100. Someone 2020, table 1.}")
+    below = text[text.index(r"\end{tabular}") :]
+    for sentence in (
+        "Runs: synthetic, 2 epochs, seeds 0 to 2, fp32, batch size 128, on cpu (x).",
+        r"``$\Delta$ published'': the published accuracy less the published baseline",
+        "A note.",
+        "[1] a doubt",
+        "[2] not run: kdrun has no big",
+    ):
+        assert f"\n{sentence}" in below
+    assert below.count("{") == below.count("}")
+
+
+@pytest.mark.parametrize("number", [LONG, LONG + 1])
+def test_a_long_latex_table_breaks_pages(rendered, paper_table, number):
+    text = rendered(entries=[paper_table.entries[0]] * number)["tex"]
+    long = number > LONG
+    assert text.startswith(r"% needs \usepackage{booktabs,longtable}" if long else r"% needs \usepackage{booktabs}")
+    assert (r"\begin{longtable}{lll" in text, r"\begin{tabular}" in text) == (long, not long)
+    assert text.count("cnn & baseline") == number
+    assert "Runs: synthetic" in text[text.index(r"\bottomrule") :]
 
 
 @pytest.mark.parametrize(
@@ -177,56 +130,11 @@ def test_latex_is_a_whole_table_of_escaped_cells(rendered):
         ("-1.23 ± 0.40", r"$-$1.23 $\pm$ 0.40"),
         ("(-1.23)", "($-$1.23)"),
         ("CIFAR-100", "CIFAR-100"),
+        ('the "best" one', "the ``best'' one"),
     ],
 )
 def test_latex_escapes(text, latex):
     assert escaped(text) == latex
-
-
-@pytest.mark.parametrize(
-    ("name", "baseline", "label"),
-    [
-        ("cnn/ce", None, "baseline"),
-        ("cnn/ce", "cnn/lsr", "CE"),
-        ("cnn/re_kd/mobilenetv2", "cnn/ce", "Re-KD ← mobilenetv2"),
-        ("cnn/de_kd/resnet18@1", "cnn/ce", "De-KD ← resnet18 at epoch 1"),
-        ("cnn/de_kd/resnet18@0.25", "cnn/ce", "De-KD ← resnet18 at 0.25 of the epochs"),
-        ("cnn/tfkd_self", "cnn/ce", "Tf-KD_self"),
-        ("cnn/tfkd_reg", "cnn/ce", "Tf-KD_reg"),
-        ("cnn/mine/resnet18", "cnn/ce", "mine ← resnet18"),
-        ("cnn/kd/resnet18/matched_lsr", "cnn/ce", "control: LSR, matched ε"),
-        ("cnn/kd/resnet18/uniform", "cnn/ce", "control: uniform soft targets"),
-        ("cnn/de_kd/resnet18@1/untrained", "cnn/ce", "control: resnet18 untrained"),
-        ("cnn/tfkd_self/untrained", "cnn/ce", "control: cnn untrained"),
-        ("cnn/kd/resnet18/scaled", "cnn/ce", "control: CE at the whole weight"),
-    ],
-)
-def test_method_labels(name, baseline, label):
-    assert method_label(Entry(Row(name, baseline=baseline))) == label
-
-
-def test_the_scaled_control_of_tfkd_reg_is_label_smoothing(archive):
-    spec = replace(archive.student(), method=Component("kdrun.methods.LSR", {"scale": 0.5}))
-    assert method_label(Entry(Row("cnn/tfkd_reg/scaled"), (spec,))) == "control: LSR at the same weight"
-
-
-def test_signs():
-    assert [signed(value) for value in (-0.001, 0.0, 1.235, -2.0)] == ["+0.00", "+0.00", "+1.24", "-2.00"]
-    assert signed(-0.5, 0.25) == "-0.50 ± 0.25"
-
-
-@pytest.mark.parametrize(("n", "quantile"), CLEAR_OF_ZERO.items())
-def test_quantiles_of_student_t(n, quantile):
-    """Two-sided 95 %: the density integrated by Simpson's rule, with n - 1 degrees of freedom."""
-    degrees = n - 1
-    log_factor = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - 0.5 * math.log(degrees * math.pi)
-    steps = 20_000
-    heights = [
-        math.exp(log_factor) * (1 + (quantile * i / steps) ** 2 / degrees) ** (-(degrees + 1) / 2)
-        for i in range(steps + 1)
-    ]
-    simpson = heights[0] + heights[-1] + 4 * sum(heights[1:-1:2]) + 2 * sum(heights[2:-1:2])
-    assert 2 * simpson * quantile / steps / 3 == pytest.approx(0.95, abs=4e-4)
 
 
 def test_every_line_is_rendered_in_the_order_of_the_entries(rendered, paper_table):

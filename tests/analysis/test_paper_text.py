@@ -1,0 +1,189 @@
+"""The words of a paper's table: labels of rows, and the sentences that stand beside the figures."""
+
+import csv
+import math
+from dataclasses import replace
+
+import pytest
+
+from kdrun.analysis.paper_table import render
+from kdrun.analysis.paper_text import CLEAR_OF_ZERO
+from kdrun.analysis.paper_words import method_label, signed
+from kdrun.experiment.spec import Component
+from kdrun.tables import Entry, Row
+
+COMMAND = "kdrun table toy --seeds 3"
+
+
+def test_the_caption_says_what_a_reader_needs(rendered):
+    markdown = rendered()["md"]
+    for sentence in (
+        "- Runs: synthetic, 2 epochs, seeds 0 to 2, fp32, batch size 128, on cpu (x).",
+        "- 3 of 12 runs are missing (not run, failed or interrupted); means are over the others.",
+        "- Objective: KL is per image (batchmean), its weight as it counts (alpha m / K where the loss averages over "
+        "classes); T² as in Hinton et al. 2015.",
+        "multipliers are m K/100 (K=4)",
+        "the paper's figures, over 5 runs",
+        # the finished rows' mean is (63 + 64 + 59 + 66) / 4 = 63 %
+        f"- 40 test images: for one run a sampling error of ± {100 * math.sqrt(0.63 * 0.37 / 40):.1f} points at the "
+        "mean of these rows, 63.0 %, common to all seeds; a paired Δ shares the test images.",
+        "only beyond 12.71 standard errors (n = 2) or 4.30 standard errors (n = 3)",
+        "- A note.",
+        "[1] a doubt",
+        "[2] not run: kdrun has no big",
+    ):
+        assert sentence in markdown
+    assert markdown.startswith("# A toy table on CIFAR-100\n\nSomeone 2020, table 1.\n")
+    assert markdown.splitlines()[-1] == f"`{COMMAND}`"
+
+
+def test_weights_that_the_user_has_set_are_not_called_the_published_ones(rendered, paper_table):
+    entries = [replace(entry, row=replace(entry.row, overrides=())) for entry in paper_table.entries]
+    assert "multipliers are" not in rendered(entries=entries)["md"]
+
+
+def test_one_seed_says_that_it_shows_nothing(rendered, paper_table):
+    entries = [replace(entry, specs=entry.specs[:1]) for entry in paper_table.entries]
+    markdown = rendered(entries=entries)["md"]
+    assert "With one seed nothing can be said about whether a Δ is clear of zero." in markdown
+    assert "standard error" not in markdown
+    assert "deviation" not in markdown
+
+
+def test_rows_that_are_the_same_runs_are_named_but_not_controls(rendered, paper_table):
+    first, *others = paper_table.entries
+    entries = [replace(first, same_as=("cnn/lsr", "cnn/ce/scaled")), *others]
+    markdown = rendered(entries=entries)["md"]
+    assert "- cnn/lsr and cnn/ce/scaled are the same runs as cnn/ce.\n" in markdown
+    assert "do not follow" not in markdown
+
+
+def test_controls_that_stand_elsewhere_are_found(rendered, paper_table):
+    first, kd, control, *others = paper_table.entries
+    same = (
+        "cnn/kd/a/no_kl",
+        "cnn/kd/b/no_kl",
+        "cnn/de_kd/resnet20@1/no_kl",
+        "cnn/kd/resnet20/scaled",
+        "cnn/kd/c/no_kl",
+    )
+    entries = [first, replace(kd, same_as=("cnn/kd/c",)), replace(control, same_as=same), *others]
+    markdown = rendered(entries=entries)["md"]
+    assert (
+        "- Controls of cnn/kd/a, cnn/kd/b and cnn/de_kd/resnet20@1 that do not follow them (no_kl) are those of "
+        "cnn/kd/resnet20.\n"
+    ) in markdown
+    assert "- cnn/kd/resnet20/scaled is the same runs as cnn/kd/resnet20/no_kl.\n" in markdown
+    assert markdown.count("cnn/kd/c") == 1, "whose row is another's has its controls there too"
+    entries[2] = replace(control, same_as=same[:2])
+    entries[3] = replace(control, row=Row("cnn/kd/resnet20/scaled"), same_as=("cnn/kd/a/scaled",))
+    assert (
+        "- Controls of cnn/kd/a (no_kl, scaled) and of cnn/kd/b (no_kl) that do not follow them are those of "
+        "cnn/kd/resnet20.\n"
+    ) in rendered(entries=entries)["md"]
+
+
+def test_a_row_shows_what_ran_not_what_its_name_claims(rendered, paper_table, archive, cells):
+    _, kd, _, de_kd, _ = paper_table.entries
+    renamed = [
+        replace(kd, row=Row("vgg/kd/wrn")),
+        replace(de_kd, row=Row("vgg/de_kd/wrn@0.5")),
+        Entry(Row("vgg/de_kd/wrn@0.5/untrained"), (replace(archive.student(), teachers=(archive.teacher(0, 0),)),)),
+    ]
+    texts = rendered(entries=renamed)
+    assert [(row["student"], row["method"]) for row in cells(texts["md"])] == [
+        ("cnn", "KD ← resnet20"),
+        ("cnn", "De-KD ← resnet20 at epoch 1 of 2"),
+        ("cnn", "control untrained: resnet20 untrained"),
+    ]
+    rows = csv.DictReader(texts["csv"].splitlines())
+    assert [(row["student"], row["teacher"]) for row in rows] == [("cnn", "resnet20")] * 3
+
+
+def test_another_batch_size_than_the_baselines_is_told(rendered, paper_table, cells):
+    assert "batch" not in cells(rendered()["md"])[0]
+
+    def smaller(entry):
+        return replace(entry, specs=tuple(replace(s, recipe=replace(s.recipe, batch_size=64)) for s in entry.specs))
+
+    first, kd, control, *others = paper_table.entries
+    markdown = rendered(entries=[first, smaller(kd), smaller(control), *others])["md"]
+    assert [row.get("batch") for row in cells(markdown)] == ["128", "64", "64", "128", None]
+    assert "- Rows of another batch size than their baseline: cnn/kd/resnet20 (64, baseline 128).\n" in markdown
+
+
+@pytest.mark.parametrize(
+    ("finished", "asked", "sentence"),
+    [
+        (0, 1, "Nothing is finished: 1 run is missing (not run, failed or interrupted)."),
+        (0, 3, "Nothing is finished: 3 runs are missing (not run, failed or interrupted)."),
+        (2, 3, "1 of 3 runs is missing (not run, failed or interrupted); means are over the others."),
+        (3, 3, None),
+    ],
+)
+def test_what_is_missing_is_counted(paper_table, tmp_path, finished, asked, sentence):
+    entry = replace(paper_table.entries[0], specs=paper_table.entries[0].specs[:asked])
+    done = entry.specs[:finished]
+    find = {"find": lambda spec: paper_table.find(spec) if spec in done else None}
+    markdown = render(tmp_path, paper_table.definition, [entry], published=True, command=COMMAND, **find)
+    found = [line[2:] for line in markdown.splitlines() if "missing" in line]
+    assert found == ([] if sentence is None else [sentence])
+
+
+def test_published_results_are_counted(rendered, paper_table, tmp_path):
+    own = paper_table.entries[0].specs[0]
+    shelf = paper_table.find(own).directory
+    texts = rendered(elsewhere=shelf)
+    assert f"- 1 of 12 runs is a published result from {shelf}.\n" in texts["md"]
+    rows = list(csv.DictReader(texts["csv"].splitlines()))
+    assert list(rows[0])[-1] == "published_runs"
+    assert [row["published_runs"] for row in rows] == ["1", "0", "0", "0", "0"]
+    everywhere = rendered(elsewhere=tmp_path)
+    assert "9 of 12 runs are published results from" in everywhere["md"]
+    assert "published result" not in rendered(elsewhere=tmp_path / "none")["md"]
+
+
+@pytest.mark.parametrize(
+    ("name", "baseline", "label"),
+    [
+        ("cnn/ce", None, "baseline"),
+        ("cnn/ce", "cnn/lsr", "CE"),
+        ("cnn/re_kd/mobilenetv2", "cnn/ce", "Re-KD ← mobilenetv2"),
+        ("cnn/de_kd/resnet18@1", "cnn/ce", "De-KD ← resnet18 at epoch 1"),
+        ("cnn/de_kd/resnet18@0.25", "cnn/ce", "De-KD ← resnet18 at 0.25 of the epochs"),
+        ("cnn/tfkd_self", "cnn/ce", "Tf-KD_self"),
+        ("cnn/tfkd_reg", "cnn/ce", "Tf-KD_reg"),
+        ("cnn/mine/resnet18", "cnn/ce", "mine ← resnet18"),
+        ("cnn/kd/resnet18/matched_lsr", "cnn/ce", "control matched_lsr: LSR, matched ε"),
+        ("cnn/kd/resnet18/uniform", "cnn/ce", "control uniform: uniform soft targets"),
+        ("cnn/de_kd/resnet18@1/untrained", "cnn/ce", "control untrained: resnet18 untrained"),
+        ("cnn/tfkd_self/untrained", "cnn/ce", "control untrained: cnn untrained"),
+        ("cnn/kd/resnet18/scaled", "cnn/ce", "control scaled: CE at the whole weight"),
+    ],
+)
+def test_method_labels(name, baseline, label):
+    assert method_label(Entry(Row(name, baseline=baseline))) == label
+
+
+def test_the_scaled_control_of_tfkd_reg_is_label_smoothing(archive):
+    spec = replace(archive.student(), method=Component("kdrun.methods.LSR", {"scale": 0.5}))
+    assert method_label(Entry(Row("cnn/tfkd_reg/scaled"), (spec,))) == "control scaled: LSR at the same weight"
+
+
+def test_signs():
+    assert [signed(value) for value in (-0.001, 0.0, 1.235, -2.0)] == ["+0.00", "+0.00", "+1.24", "-2.00"]
+    assert signed(-0.5, 0.25) == "-0.50 ± 0.25"
+
+
+@pytest.mark.parametrize(("n", "quantile"), CLEAR_OF_ZERO.items())
+def test_quantiles_of_student_t(n, quantile):
+    """Two-sided 95 %: the density integrated by Simpson's rule, with n - 1 degrees of freedom."""
+    degrees = n - 1
+    log_factor = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - 0.5 * math.log(degrees * math.pi)
+    steps = 20_000
+    heights = [
+        math.exp(log_factor) * (1 + (quantile * i / steps) ** 2 / degrees) ** (-(degrees + 1) / 2)
+        for i in range(steps + 1)
+    ]
+    simpson = heights[0] + heights[-1] + 4 * sum(heights[1:-1:2]) + 2 * sum(heights[2:-1:2])
+    assert 2 * simpson * quantile / steps / 3 == pytest.approx(0.95, abs=4e-4)
