@@ -49,7 +49,7 @@ def heading(definition: Definition, lines: Sequence[Line], *, published: bool) -
     """The table's title, on the paper's data or on those that were run, never on the one for the other."""
     specs = [spec for line in lines for spec in line.entry.specs]
     if published or not specs:
-        return f"{definition.title} on {definition.data}" if published and definition.data else definition.title
+        return definition.full_title if published else definition.title
     datasets = listed(spec.dataset.name for spec in specs)
     epochs = counted([spec.epochs_trained for spec in specs], "epoch")
     return f"{definition.title} on {datasets}, {epochs} (not the paper's scale)"

@@ -59,5 +59,5 @@ def test_they_are_kept_beside_the_run_and_drawn(finished, tmp_path):
     assert len(first["probs"]) == len(first["temperatures"]) == len(first["kl_to_uniform"])
     assert len(first["classes"]) == first["num_classes"] == 4
     assert sum(first["probs"][0]) == pytest.approx(1)
-    draw_soft_targets(tmp_path / "drawn.png", {"mlp": first})
+    draw_soft_targets(tmp_path / "drawn.png", {"mlp": first}, title="synthetic, 3 epochs, seed 0")
     assert (tmp_path / "drawn.png").stat().st_size > 20_000
