@@ -1,7 +1,7 @@
 """Composes every job of a command line, and tells all that is wrong with it in one message.
 
 Hydra's own main stops at the first bad override, after it has written files; so the command line composes each job
-itself. When that fails, the overrides are added one by one, and each that fails is told and left out.
+itself. When that fails, the overrides that do not fit are looked for, told and left out.
 """
 
 from __future__ import annotations
@@ -167,21 +167,30 @@ def _search_path(extra: Path | None) -> list[str]:
 
 
 def _accepted(overrides: Sequence[str], problems: list[str]) -> list[str]:
-    """Adds the overrides one by one; each that fails is explained and left out.
+    """The overrides that fit; each that does not is explained.
 
-    The search path comes first, then the choices of groups, since they decide what the others can be.
+    The search path comes first, then the choices of groups, since they decide what the others can be. Halves that fail
+    are halved again, since a composition takes time and few overrides are wrong.
     """
     accepted: list[str] = []
 
     def rank(text: str) -> int:
         return 0 if text.startswith(SEARCH_PATH) else 1 if _chooses_group(text, overrides) else 2
 
-    for text in sorted(overrides, key=rank):
+    def add(texts: Sequence[str]) -> None:
         try:
-            compose(CONFIG_NAME, overrides=[*accepted, text])
-            accepted.append(text)
+            compose(CONFIG_NAME, overrides=[*accepted, *texts])
+            accepted.extend(texts)
         except COMPOSE_ERRORS as error:
-            problems.append(_explain(text, error, accepted))
+            if len(texts) == 1:
+                problems.append(_explain(texts[0], error, accepted))
+            else:
+                middle = len(texts) // 2
+                add(texts[:middle])
+                add(texts[middle:])
+
+    if overrides:
+        add(sorted(overrides, key=rank))
     return accepted
 
 

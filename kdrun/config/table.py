@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from tqdm import tqdm
 
 from kdrun.config.compose import ConfigError, compose_job, expand, hydra_session
 from kdrun.config.preflight import Job, check_job
@@ -214,7 +215,7 @@ def _checked(
     entries: list[Entry] = []
     jobs: dict[str, Job] = {}
     faults: dict[str, list[str]] = {}
-    for row in definition.rows:
+    for row in tqdm(definition.rows, desc="checking rows", leave=False, disable=None):
         if definition.unavailable or row.unavailable:
             entries.append(Entry(row))
             continue
