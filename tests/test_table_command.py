@@ -100,6 +100,25 @@ def test_rendering_needs_no_data_and_runs_nothing(finished, here, kdrun):
     assert sorted(path for path in here.rglob("*") if "tables" not in path.parts) == before
 
 
+def test_the_soft_targets_are_drawn_without_data_once_they_were_computed(here, kdrun, monkeypatch):
+    text = MINE.replace("controls:", "figures: [soft_targets]\ncontrols:")
+    (here / "mine.yaml").write_text(text)
+    picture = here / "outputs" / "tables" / "mine" / "soft_targets.png"
+    words = ("table", "mine.yaml", "--seeds", "1", "--rows", "mlp/ce")
+    assert kdrun(*words)[0] == 0
+    assert picture.exists()
+    picture.unlink()
+    monkeypatch.setattr("kdrun.experiment.soft_targets.load_resident", None)
+    assert kdrun(*words, "--render-only")[0] == 0
+    assert picture.exists()
+    (kept,) = here.glob("outputs/runs/**/soft_targets.json")
+    kept.unlink()
+    code, out, _ = kdrun(*words, "--render-only")
+    assert code == 0
+    assert any(line.startswith("no soft_targets.png: it takes the weights") for line in out)
+    assert not picture.exists(), "none that is older than the table"
+
+
 def test_published_runs_of_another_precision_are_rendered(finished, here, kdrun):
     """What a GPU computed in bf16 stands in the table of a machine that would compute in fp32."""
     entries = compose_table(load_table("mine.yaml"), [], num_seeds=1).entries

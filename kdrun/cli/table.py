@@ -84,7 +84,7 @@ def table_main(words: Sequence[str]) -> int:
             sheet.table = _at_best_precision(table, sheet.store, options.overrides)
         else:
             failed = _run(sheet)
-        sheet.show()
+        sheet.show(compute=not options.render_only)
     except (RuntimeError, OSError) as error:  # a result that cannot be read, a directory that cannot be written
         log.error("kdrun: %s", error)
         return 1
@@ -161,13 +161,17 @@ class _Sheet:
             elsewhere=self.published,
         )
 
-    def show(self) -> None:
-        """Renders everything, and tells the table and where it lies."""
+    def show(self, *, compute: bool) -> None:
+        """Renders everything, and tells the table and where it lies.
+
+        Args:
+            compute: whether figures may run networks on data.
+        """
         from kdrun.experiment.reporting import log
 
         text = self.write()
         if "soft_targets" in self.table.definition.figures:
-            _draw_soft_targets(self.directory / "soft_targets.png", self.table, self.store)
+            _draw_soft_targets(self.directory / "soft_targets.png", self.table, self.store, compute=compute)
         log.info("\n%s", text)
         for picture in sorted(self.directory.glob("*.png")):
             log.info("picture: %s", picture)
@@ -244,18 +248,26 @@ def _at_best_precision(table: ComposedTable, store: Store, overrides: Sequence[s
     return dataclasses.replace(table, entries=entries)
 
 
-def _draw_soft_targets(path: Path, table: ComposedTable, store: Store) -> None:
-    """Draws what the first seed's networks say about test images; for that, weights and data must be here."""
+def _draw_soft_targets(path: Path, table: ComposedTable, store: Store, *, compute: bool) -> None:
+    """Draws what the first seed's networks say about test images; without `compute`, what was computed before.
+
+    To compute it takes weights and data. A picture of which there is nothing to draw is not there afterwards.
+    """
     from kdrun.analysis.soft_targets import draw_soft_targets
     from kdrun.experiment.reporting import log
-    from kdrun.experiment.soft_targets import soft_targets
+    from kdrun.experiment.soft_targets import kept, soft_targets
 
-    runs = {entry.row.student: store.run(entry.specs[0]) for entry in table.entries if entry.specs}
-    finished = {name: run for name, run in runs.items() if run.finished}
-    if not finished:
-        log.info("no %s: none of these networks has been trained under %s", path.name, table.shared.output_root)
+    runs = {entry.student: store.find(entry.specs[0]) for entry in table.entries if entry.specs}
+    finished = {name: run for name, run in runs.items() if run is not None}
+    if compute:  # published runs have no weights
+        shared = next(iter(table.jobs.values()))
+        for run in finished.values():
+            if run.weights.exists():
+                soft_targets(run, shared.data_root, shared.device)
+    seen = {name: found for name, run in finished.items() if (found := kept(run)) is not None}
+    if not seen:
+        path.unlink(missing_ok=True)
+        log.info("no %s: it takes the weights and the data of these networks; run the table to have it", path.name)
         return
-    shared = next(iter(table.jobs.values()))
-    seen = {name: soft_targets(run, shared.data_root, shared.device) for name, run in finished.items()}
-    spec = next(iter(finished.values())).spec
+    spec = next(finished[name] for name in seen).spec
     draw_soft_targets(path, seen, title=f"{spec.dataset.name}, {spec.epochs_trained} epochs, seed {spec.seed}")

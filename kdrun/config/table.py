@@ -113,11 +113,11 @@ def compose_table(
     if definition.unavailable and _harmless(overrides) != list(overrides):
         problems.append(f"table {definition.name} is of published figures only: {definition.unavailable}")
     with hydra_session():
-        ((*fitting,),) = expand(overrides, multirun=False, problems=problems, one_value="a table takes one value")
-        taken = [text for text in fitting if _key(text) in CHOSEN_BY_ROWS]
+        (typed,) = expand(overrides, multirun=False, problems=problems, one_value="a table takes one value")
+        taken = [text for text in typed if _key(text) in CHOSEN_BY_ROWS]
         problems += [f"{text}: cannot be given, it is for the rows to say" for text in taken if _key(text) != "seed"]
         problems += [f"{text}: the seeds of a table are --seeds N, from 0 on" for text in taken if _key(text) == "seed"]
-        user = _User([text for text in fitting if text not in taken], extra)
+        user = _User([text for text in typed if text not in taken], extra)
         shared = user.check_general(definition.overrides, problems)
         try:
             names, rows = _asked(definition, patterns)
@@ -301,17 +301,22 @@ def _with_included(definition: Definition) -> Definition:
     """A table that collects others: their rows with controls, and the baselines; published figures stay with them.
 
     A row that stands in several of them (as in tables 1 and 9 of Tf-KD) is the same run, and is taken once.
+
+    Raises:
+        ConfigError: no such table, or tables whose published runs differ in their number of classes.
     """
     parts = [load_table(name) for name in definition.include]
+    (num_classes, *others) = dict.fromkeys(part.num_classes for part in parts)
+    if others:
+        raise ConfigError([f"table {definition.name}: include: the tables must share one num_classes"])
     rows: dict[str, Row] = {}
     for part in parts:
         for row in part.rows:
             if row.kind != "lsr" and not row.unavailable:
                 overrides = (*part.overrides, *row.overrides)
                 rows.setdefault(row.name, dataclasses.replace(row, overrides=overrides, published=Published(), note=""))
-    return dataclasses.replace(
-        definition, rows=tuple(rows.values()), controls=parts[0].controls, num_classes=parts[0].num_classes
-    )
+    controls = tuple(dict.fromkeys(name for part in parts for name in part.controls))
+    return dataclasses.replace(definition, rows=tuple(rows.values()), controls=controls, num_classes=num_classes)
 
 
 def _merged(*overrides: str) -> list[str]:

@@ -23,6 +23,12 @@ NUM_IMAGES = 1000
 """The first test images; all where there are fewer."""
 
 
+def kept(run: Run) -> dict[str, Any] | None:
+    """What `soft_targets` left beside a run's result; None where it was never asked for."""
+    path = _file(run)
+    return json.loads(path.read_text()) if path.exists() else None
+
+
 def soft_targets(run: Run, data_root: Path, device: torch.device) -> dict[str, Any]:
     """Describes a finished run's outputs on test images; kept as `soft_targets.json` beside its result.
 
@@ -35,15 +41,19 @@ def soft_targets(run: Run, data_root: Path, device: torch.device) -> dict[str, A
         kdrun.data.DataError: the data is absent or damaged.
         kdrun.training.checkpoint.CheckpointError: the weights are not those of the result.
     """
-    path = run.directory / "soft_targets.json"
-    if not path.exists():
+    found = kept(run)
+    if found is None:
         spec = run.spec
         test = load_resident(spec.dataset, data_root, device).test
         model = load_teacher(run, test, device, spec.precision)
         logits = predict(model, test, autocast(device, spec.precision), limit=NUM_IMAGES).double()
-        write_json(path, describe(logits, test.labels[: len(logits)]))
-    found: dict[str, Any] = json.loads(path.read_text())
+        found = describe(logits, test.labels[: len(logits)])
+        write_json(_file(run), found)
     return found
+
+
+def _file(run: Run) -> Path:
+    return run.directory / "soft_targets.json"
 
 
 def describe(logits: Tensor, labels: Tensor) -> dict[str, Any]:

@@ -99,12 +99,11 @@ def matched_lsr(spec: Spec) -> Spec | None:
 
 
 def untrained(spec: Spec) -> Spec | None:
-    """The same teacher as it was before its first step."""
+    """The same teacher as it was before its first step; one with weights of the user's own is initialised instead."""
     if not spec.teachers:
         return None
-    return dataclasses.replace(
-        spec, teachers=tuple(dataclasses.replace(teacher, stop_epoch=0) for teacher in spec.teachers)
-    )
+    teachers = tuple(dataclasses.replace(teacher, stop_epoch=0, weights=None) for teacher in spec.teachers)
+    return dataclasses.replace(spec, teachers=teachers)
 
 
 def uniform(spec: Spec) -> Spec | None:

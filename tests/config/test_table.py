@@ -237,6 +237,13 @@ def test_a_faulty_definition_is_told_by_its_file(tmp_path, text, problem):
     assert all(text.startswith(str(path)) for text in refused.value.problems)
 
 
+def test_tables_of_different_numbers_of_classes_are_not_collected(tmp_path):
+    path = tmp_path / "both.yaml"
+    path.write_text("title: x\ninclude: [tfkd_t1, tfkd_t3]")
+    with pytest.raises(ConfigError, match="must share one num_classes"):
+        load_table(str(path))
+
+
 def test_an_unknown_table_is_told_with_the_nearest():
     with pytest.raises(ConfigError, match=r"did you mean tfkd_t1\?"):
         load_table("tfkd_tt1")

@@ -59,6 +59,12 @@ def test_every_control_changes_one_thing():
         assert bool(spec.teachers) == (name == "untrained")
 
 
+def test_an_untrained_teacher_has_no_weights_of_the_users_own():
+    own = dataclasses.replace(TEACHER, stop_epoch=None, weights="ab" * 32)
+    (teacher,) = CONTROLS["untrained"](run("KD", own)).teachers
+    assert (teacher.weights, teacher.stop_epoch, teacher.student) == (None, 0, own.student)
+
+
 def test_controls_that_do_not_apply_are_none():
     assert all(control(run("CE")) is None for control in CONTROLS.values())
     assert all(control(run("LSR")) is None for control in CONTROLS.values())
