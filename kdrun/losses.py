@@ -183,6 +183,18 @@ def label_smoothing_loss(logits: Tensor, labels: Tensor, *, epsilon: float, spre
     return -((1 - epsilon) * correct + epsilon * smoothed).mean()
 
 
+def virtual_teacher_probs(logits: Tensor, labels: Tensor, correct_prob: float) -> Tensor:
+    """p^d of Tf-KD_reg: `correct_prob` on the label, `(1 - correct_prob) / (K - 1)` on each other class.
+
+    Args:
+        logits: `[N, K]`: shape, type and device of the result.
+        labels: `[N]`, int64.
+        correct_prob: a in the paper (Yuan et al. 2020, eq. 8), in (0, 1].
+    """
+    probs = torch.full_like(logits, (1 - correct_prob) / (logits.shape[1] - 1))
+    return probs.scatter_(1, labels.unsqueeze(1), correct_prob)
+
+
 @_full_precision
 def virtual_teacher_loss(
     logits: Tensor,
@@ -212,10 +224,7 @@ def virtual_teacher_loss(
     check_range("correct_prob", correct_prob, 0, 1, open_low=True)
     check_choice("variant", variant, TFKD_REG_VARIANTS)
     _check_logits(logits, labels)
-    num_classes = logits.shape[1]
-    probs = torch.full_like(logits, (1 - correct_prob) / (num_classes - 1))
-    probs.scatter_(1, labels[:, None], correct_prob)
-    target = F.log_softmax(probs / temperature, dim=1)
+    target = F.log_softmax(virtual_teacher_probs(logits, labels, correct_prob) / temperature, dim=1)
     if variant == "paper":
         return _kl(target, logits / temperature, "batchmean")
     return _kl(target, logits, "mean")

@@ -23,6 +23,12 @@ def nobody_is_trusted(monkeypatch):
     monkeypatch.delenv("KDRUN_TRUST", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    """What kdrun learns about the machine in a test stays there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture
 def here(monkeypatch, tmp_path) -> Path:
     """An empty directory to run commands in; the console and the signals are as before afterwards."""

@@ -14,6 +14,7 @@ import torch
 
 from kdrun import __version__
 from kdrun.experiment import runner
+from kdrun.training import trainer
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -150,7 +151,7 @@ def test_a_run_trains_its_teacher_then_its_student_and_ends_with_its_result(fini
     assert result["test"]["last"]["epoch"] == 3
     assert set(result["val"]["selected"]) >= metrics
     assert 0 <= result["test"]["last"]["top1"] <= result["test"]["last"]["top5"] <= 100
-    assert set(result["train"]) == {"seconds", "images_per_second", "peak_memory_bytes"}
+    assert set(result["train"]) == {"seconds", "images_per_second", "peak_memory_bytes", "lockstep"}
     assert set(result["environment"]) >= {"torch", "cuda", "device", "threads", "git"}
     (teacher,) = result["teachers"]
     (teacher_path,) = directory.glob("outputs/runs/synthetic/cnn/ce-*/result.json")
@@ -257,7 +258,9 @@ def test_a_failing_job_stops_no_other_and_is_all_that_is_left_to_do(kdrun, here,
 
     trained = []
     fit = runner.fit
-    monkeypatch.setattr(runner, "fit", lambda training, *args, **kw: (trained.append(1), fit(training, *args, **kw)))
+    monkeypatch.setattr(
+        runner, "fit", lambda members, *args, **kw: (trained.extend(members), fit(members, *args, **kw))
+    )
     assert kdrun(*words)[0] == 1
     assert len(trained) == 2, "only the two that failed"
 
@@ -275,7 +278,7 @@ def test_a_failing_run_says_why_in_a_line(kdrun, here):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_run_that_the_same_command_resumes(kdrun, here, monkeypatch, number):
     words = (*TINY, "method=ce", "recipe.epochs=3")
-    evaluate = runner.fit.__globals__["evaluate"]
+    evaluate = trainer.evaluate
     calls = []
 
     def interrupted(*args):
@@ -284,7 +287,7 @@ def test_a_signal_leaves_a_run_that_the_same_command_resumes(kdrun, here, monkey
             signal.raise_signal(number)
         return evaluate(*args)
 
-    monkeypatch.setitem(runner.fit.__globals__, "evaluate", interrupted)
+    monkeypatch.setattr(trainer, "evaluate", interrupted)
     code, _, err = kdrun(*words)
     assert code == 128 + number
     assert "resumes after the last finished epoch" in err

@@ -14,6 +14,7 @@ ALLOWED = {
     "tables": {"experiment"},
     "experiment": {"training", "methods", "models", "data", "metrics"},
     "analysis": {"experiment", "metrics", "tables"},
+    "benchmark": {"experiment", "training", "methods", "models", "data", "losses", "metrics", "analysis"},
     "training": {"methods", "metrics"},
     "methods": {"losses"},
     "losses": set(),
@@ -70,4 +71,4 @@ def test_every_part_has_its_arrows():
 
 def test_config_uses_of_experiment_only_specs_and_building():
     used = {name for path in (ROOT / "config").glob("*.py") for name in imports(path) if "experiment" in name}
-    assert used <= {"kdrun.experiment.spec", "kdrun.experiment.build", "kdrun.experiment.signature"}
+    assert used <= {f"kdrun.experiment.{name}" for name in ("spec", "build", "signature", "runtime")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,8 @@ from kdrun.cli.options import refuse, run_parser
 
 if TYPE_CHECKING:
     from kdrun.config.preflight import Job
-    from kdrun.experiment.runner import Outcome, Runner
+    from kdrun.experiment.attempt import Request
+    from kdrun.experiment.runner import Runner
 
 
 def runs_main(words: Sequence[str]) -> int:
@@ -35,7 +37,7 @@ def runs_main(words: Sequence[str]) -> int:
     if options.dry_run:
         from kdrun.experiment.dry_run import Estimator, with_teachers
 
-        estimator = Estimator(jobs[0].device)
+        estimator = Estimator(jobs[0].runtime.device)
         for spec, role in with_teachers([job.spec for job in jobs]):
             log.info("%s", estimator.line(spec, role=role))
         return 0
@@ -73,8 +75,10 @@ def _jobs(options: argparse.Namespace) -> tuple[list[Job], list[dict[str, str]]]
                 problems += error.problems
             pairs = dict(text.partition("=")[::2] for text in job_overrides)
             choices.append({key: pairs[key] for key in swept})
-    for what in ("output_root", "data_root", "device", "threads"):
-        if len({getattr(job, what) for job in jobs}) > 1:
+    from kdrun.experiment.runtime import Runtime
+
+    for what in (field.name for field in dataclasses.fields(Runtime)):
+        if len({getattr(job.runtime, what) for job in jobs}) > 1:
             problems.append(f"the jobs of a sweep must share one {what}")
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
@@ -82,72 +86,84 @@ def _jobs(options: argparse.Namespace) -> tuple[list[Job], list[dict[str, str]]]
 
 
 def runner_for(jobs: Sequence[Job]) -> Runner:
-    """One runner for jobs that share where they run; what they do not share is refused before."""
+    """One runner for jobs that share where and how they run; what they do not share is refused before."""
     from kdrun.experiment.runner import Runner
     from kdrun.experiment.store import Store
 
     weight_files = {digest: path for job in jobs for digest, path in job.weight_files.items()}
-    first = jobs[0]
-    return Runner(
-        Store(first.output_root),
-        device=first.device,
-        data_root=first.data_root,
-        threads=first.threads,
-        weight_files=weight_files,
-    )
+    runtime = jobs[0].runtime
+    return Runner(Store(runtime.output_root), runtime, weight_files=weight_files)
+
+
+def execute(runner: Runner, requests: Sequence[Request], *, before: int = 0, total: int) -> dict[str, str]:
+    """Brings runs to their ends and tells each in a line; a traceback is in the run's kdrun.log.
+
+    Args:
+        runner: executes them.
+        requests: what to run.
+        before: how many of the command's runs have been told before.
+        total: how many there are.
+
+    Returns:
+        What went wrong, by run_id.
+    """
+    from kdrun.experiment.reporting import log
+
+    errors = {}
+    for number, (request, ended) in enumerate(runner.execute_all(requests), start=before + 1):
+        told = f"[{number}/{total}] {request.label}:"
+        if isinstance(ended, Exception):
+            errors[request.spec.run_id] = f"{type(ended).__name__}: {ended}"
+            log.error("%s failed: %s", told, errors[request.spec.run_id])
+        else:
+            top1, reused = ended.result["test"]["last"]["top1"], " (finished before)" if ended.reused else ""
+            log.info("%s top-1 %.2f %%%s", told, top1, reused)
+    return errors
 
 
 def _run_one(job: Job) -> int:
     from kdrun.analysis.aggregate import SweepRun
     from kdrun.analysis.sweep import draw_run, run_table
+    from kdrun.experiment.attempt import Request
     from kdrun.experiment.reporting import log
 
     runner = runner_for([job])
-    outcome, error = execute(runner, job)
-    if outcome is None:
-        log.error("kdrun: %s", error)
+    (ended,) = runner.execute_together([Request(job.spec, job.config)])
+    if isinstance(ended, Exception):
+        log.error("kdrun: %s: %s", type(ended).__name__, ended)
         return 1
-    finished = SweepRun({}, outcome.run, runner.teachers(job.spec))
-    if outcome.reused:
+    finished = SweepRun({}, ended.run, runner.teachers(job.spec))
+    if ended.reused:
         log.info("already finished, nothing to do")
     log.info("%s", run_table(finished))
     for picture in draw_run(finished):
         log.info("picture: %s", picture)
-    log.info("result: %s", outcome.run.result_path)
+    log.info("result: %s", ended.run.result_path)
     return 0
-
-
-def execute(runner: Runner, job: Job) -> tuple[Outcome | None, str | None]:
-    """One run to its end; a failure is told in a line, its traceback is in the run's kdrun.log."""
-    try:
-        return runner.execute(job.spec, config=job.config), None
-    except Exception as error:
-        return None, f"{type(error).__name__}: {error}"
 
 
 def _run_sweep(jobs: list[Job], choices: list[dict[str, str]]) -> int:
     from kdrun.analysis.aggregate import SweepRun
     from kdrun.analysis.sweep import summarise, sweep_directory
+    from kdrun.experiment.attempt import Request
     from kdrun.experiment.reporting import log
 
     runner = runner_for(jobs)
     log.info("%s", runner.plan([job.spec for job in jobs]))
-    runs: list[SweepRun] = []
-    for number, (job, choice) in enumerate(zip(jobs, choices, strict=True), start=1):
-        outcome, error = execute(runner, job)
-        spoken = " ".join(f"{key}={value}" for key, value in choice.items())
-        runs.append(SweepRun(choice, runner.store.run(job.spec), runner.teachers(job.spec), error))
-        if outcome is None:
-            log.error("[%d/%d] %s: failed: %s", number, len(jobs), spoken, error)
-        else:
-            top1, reused = outcome.result["test"]["last"]["top1"], " (finished before)" if outcome.reused else ""
-            log.info("[%d/%d] %s: top-1 %.2f %%%s", number, len(jobs), spoken, top1, reused)
-    directory = sweep_directory(jobs[0].output_root, runs)
+    requests = {
+        job.spec.run_id: Request(job.spec, job.config, " ".join(f"{key}={value}" for key, value in choice.items()))
+        for job, choice in zip(jobs, choices, strict=True)
+    }
+    errors = execute(runner, list(requests.values()), total=len(requests))
+    runs = [
+        SweepRun(choice, runner.store.run(job.spec), runner.teachers(job.spec), errors.get(job.spec.run_id))
+        for job, choice in zip(jobs, choices, strict=True)
+    ]
+    directory = sweep_directory(jobs[0].runtime.output_root, runs)
     log.info("\n%s", summarise(directory, runs))
     for picture in sorted(directory.glob("*.png")):
         log.info("picture: %s", picture)
-    failed = sum(run.error is not None for run in runs)
-    if failed:
-        log.error("%d of %d runs failed; the same command runs only what is missing", failed, len(runs))
+    if errors:
+        log.error("%d of %d runs failed; the same command runs only what is missing", len(errors), len(requests))
     log.info("result: %s", directory / "summary.csv")
-    return 1 if failed else 0
+    return 1 if errors else 0

@@ -71,7 +71,7 @@ def table_main(words: Sequence[str]) -> int:
     published = options.published or PUBLISHED
     sheet = _Sheet(
         table,
-        Store(table.shared.output_root, published),
+        Store(table.shared.runtime.output_root, published),
         published,
         command=" ".join(["kdrun table", *map(shlex.quote, words)]),
     )
@@ -144,7 +144,7 @@ class _Sheet:
 
     @property
     def directory(self) -> Path:
-        return self.table.shared.output_root / "tables" / self.table.definition.name
+        return self.table.shared.runtime.output_root / "tables" / self.table.definition.name
 
     def write(self) -> str:
         """Renders what is finished; returns the Markdown."""
@@ -184,6 +184,7 @@ def _run(sheet: _Sheet) -> int:
     The table is written after each seed.
     """
     from kdrun.cli.runs import execute, runner_for
+    from kdrun.experiment.attempt import Request
     from kdrun.experiment.reporting import log
 
     jobs, rounds = sheet.table.jobs, _rounds(sheet.table.entries)
@@ -192,19 +193,18 @@ def _run(sheet: _Sheet) -> int:
     log.info("%s", runner.plan([spec for members in rounds for _, spec in members]))
     number = failed = 0
     for members in rounds:
+        missing = []
         for name, spec in members:
-            number += 1
-            label = f"[{number}/{total}] {name} seed={spec.seed}"
+            label = f"{name} seed={spec.seed}"
             known = sheet.store.find(spec)
-            if known is not None:
-                log.info("%s: top-1 %.2f %% (finished before)", label, known.result()["test"]["last"]["top1"])
+            if known is None:
+                missing.append(Request(spec, jobs[spec.run_id].config, label))
                 continue
-            outcome, error = execute(runner, jobs[spec.run_id])
-            if outcome is None:
-                failed += 1
-                log.error("%s: failed: %s", label, error)
-            else:
-                log.info("%s: top-1 %.2f %%", label, outcome.result["test"]["last"]["top1"])
+            number += 1
+            top1 = known.result()["test"]["last"]["top1"]
+            log.info("[%d/%d] %s: top-1 %.2f %% (finished before)", number, total, label, top1)
+        failed += len(execute(runner, missing, before=number, total=total))
+        number += len(missing)
         if number < total:
             sheet.write()
             log.info("so far: %s", sheet.directory / "table.md")
@@ -263,7 +263,7 @@ def _draw_soft_targets(path: Path, table: ComposedTable, store: Store, *, comput
         shared = next(iter(table.jobs.values()))
         for run in finished.values():
             if run.weights.exists():
-                soft_targets(run, shared.data_root, shared.device)
+                soft_targets(run, shared.runtime.data_root, shared.runtime.device)
     seen = {name: found for name, run in finished.items() if (found := kept(run)) is not None}
     if not seen:
         path.unlink(missing_ok=True)

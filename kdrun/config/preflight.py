@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +31,7 @@ from kdrun.experiment.build import (
     resolve_precision,
     student_component,
 )
+from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.signature import bind, construct
 from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
 
@@ -47,20 +50,14 @@ class Job:
     Attributes:
         spec: what to run.
         config: the composed config as YAML, secrets masked; None for a run that follows from another's spec.
-        output_root: where runs are written.
-        data_root: where datasets lie.
-        device: where to compute.
-        threads: CPU threads; None chooses.
+        runtime: where and how to compute.
         weight_files: files with the user's own weights, by SHA-256.
         notices: what the user should know, one line each.
     """
 
     spec: Spec
     config: str | None
-    output_root: Path
-    data_root: Path
-    device: torch.device
-    threads: int | None = None
+    runtime: Runtime
     weight_files: Mapping[str, Path] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
@@ -121,6 +118,12 @@ class _Check:
         self._attempt("seed=", check_seeds, [seed])
         runtime = construct(RuntimeOptions, node.get("runtime"), "runtime", self.problems)
         device = runtime and self._attempt("runtime.device=", resolve_device, runtime.device)
+        if runtime and device and runtime.cuda_graphs == "on" and device.type != "cuda":
+            self.problems.append(
+                f"runtime.cuda_graphs=on: graphs are captured on CUDA devices only, not on {device.type}"
+            )
+        if runtime and device and runtime.compile == "on" and device.type == "cpu" and not _has_compiler():
+            self.problems.append("runtime.compile=on: needs a C++ compiler: $CXX, g++ or clang++ on the PATH")
         precision = device and self._attempt("runtime.precision=", resolve_precision, runtime.precision, device)
         dataset = self._dataset(node.get("dataset"))
         parts = self._parts("", node, node.get("student"), dataset)
@@ -133,10 +136,7 @@ class _Check:
         return Job(
             spec=dataclasses.replace(own, teachers=() if teacher is None else (teacher(own),)),
             config=masked_yaml(config),
-            output_root=Path(runtime.output_root),
-            data_root=data_root(node["dataset"].get("root")),
-            device=device,
-            threads=runtime.threads,
+            runtime=_runtime(runtime, device, data_root(node["dataset"].get("root"))),
             weight_files=self._weight_files,
             notices=tuple(self.notices),
         )
@@ -304,6 +304,16 @@ class _Check:
         # Nothing is trained, so how and from which seed is no part of it.
         method_unused = Component("kdrun.methods.CE")
         return lambda own: Spec(dataset, parts.student, method_unused, precision=own.precision, weights=digest)
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
+
+
+def _runtime(options: RuntimeOptions, device: torch.device, data: Path) -> Runtime:
+    settled = {**vars(options), "device": device, "output_root": Path(options.output_root), "data_root": data}
+    del settled["precision"]  # it is in the spec
+    return Runtime(**settled)
 
 
 def _selected(dataset: DatasetSpec, selection: Selection) -> DatasetSpec:

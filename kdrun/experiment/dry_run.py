@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from kdrun.experiment.build import build_optimisation, build_student, method_class
-from kdrun.experiment.cost import macs_per_image, threads_for
-from kdrun.experiment.spec import Component, DatasetSpec, Spec
+from kdrun.experiment.cost import macs_per_image, num_train_images, threads_for
+from kdrun.experiment.spec import Component, Spec
 from kdrun.methods import CE
 from kdrun.models.cost import num_parameters
 from kdrun.training.precision import autocast, on_device
@@ -49,13 +49,14 @@ class Estimator:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._all_threads = torch.get_num_threads()
         self._known: dict[str, tuple[float, float]] = {}
 
     def estimate(self, spec: Spec) -> Estimate:
         """The cost of a run."""
         training, evaluation = self._seconds_per_image(spec, spec.student)
         teaching = sum(self._seconds_per_image(spec, teacher.student)[1] for teacher in spec.teachers)
-        images = _train_images(spec.dataset)
+        images = num_train_images(spec.dataset)
         epoch = images * (training + teaching) + spec.dataset.test_size * evaluation
         return Estimate(
             params=num_parameters(build_student(spec.student, spec.dataset)),
@@ -80,7 +81,7 @@ class Estimator:
         size = spec.recipe.batch_size
         key = repr((network, spec.dataset.num_classes, spec.dataset.image_size, size, spec.precision))
         if key not in self._known:
-            torch.set_num_threads(threads_for(spec, self._device))
+            torch.set_num_threads(threads_for(spec, self._device, self._all_threads))
             self._known[key] = _time(spec, network, self._device)
         return self._known[key]
 
@@ -143,9 +144,3 @@ def _timed(function: Callable[[], None], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return (time.perf_counter() - started) / TIMED_STEPS
-
-
-def _train_images(dataset: DatasetSpec) -> int:
-    """Images trained on, to a rounding per class."""
-    share = len(dataset.classes) / dataset.num_classes if dataset.classes is not None else 1.0
-    return max(2, round(dataset.train_size * (1 - dataset.val_fraction) * dataset.train_fraction * share))

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from kdrun.training.trainer import PERCENT
+from kdrun.training.step import PERCENT
 
 log = logging.getLogger("kdrun")
 
@@ -40,9 +40,10 @@ def set_up_console() -> None:
 
 
 @contextlib.contextmanager
-def log_file(path: Path) -> Iterator[None]:
-    """Also writes the log, with times, to a file, appending."""
+def log_file(path: Path, run_id: str) -> Iterator[None]:
+    """Also writes the log, with times, to a file, appending; what belongs to another run is left out."""
     handler = logging.FileHandler(path, encoding="utf-8")
+    handler.addFilter(lambda record: getattr(record, "run", run_id) == run_id)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
@@ -52,8 +53,8 @@ def log_file(path: Path) -> Iterator[None]:
         handler.close()
 
 
-class EpochProgress:
-    """Shows one run's training: overall time left, epoch, loss terms, top-1, images per second.
+class TrainingProgress:
+    """Shows how far a group of runs is: a bar on a terminal, and a line for each run and epoch.
 
     Args:
         title: what is trained, for instance `student cnn kd`.
@@ -81,9 +82,18 @@ class EpochProgress:
         return f"{self._title} {min(done + 1, self._epochs)}/{self._epochs}"
 
     def step(self) -> None:
+        """Every run has taken a step."""
         self._bar.update()
 
-    def epoch(self, row: dict[str, Any], images_per_second: float) -> None:
+    def line(self, title: str, row: dict[str, Any], images_per_second: float, epochs: int) -> str:
+        """An ended epoch of one run in words: losses and accuracies, speed, and the time left for the whole group.
+
+        Args:
+            title: of the run.
+            row: of its metrics.
+            images_per_second: while it was trained.
+            epochs: it trains in all.
+        """
         done = row["epoch"]
         left = (time.monotonic() - self._started) / (done - self._done_before) * (self._epochs - done)
         train = dict(row["train"])
@@ -96,12 +106,11 @@ class EpochProgress:
             "img/s": f"{images_per_second:.0f}",
         }
         line = "  ".join(f"{name} {value}" for name, value in numbers.items())
-        number = f"{done:{len(str(self._epochs))}}/{self._epochs}"
-        log.info("%s epoch %s  %s  left %s", self._title, number, line, tqdm.format_interval(left))
         self._bar.set_description(self._description(done), refresh=False)
         self._bar.set_postfix_str(line, refresh=False)
+        return f"{title} epoch {done:{len(str(epochs))}}/{epochs}  {line}  left {tqdm.format_interval(left)}"
 
-    def __enter__(self) -> EpochProgress:
+    def __enter__(self) -> TrainingProgress:
         return self
 
     def __exit__(self, *_: object) -> None:

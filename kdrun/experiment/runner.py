@@ -1,92 +1,102 @@
-"""From a spec to its result: the teachers first, by the same road, then the student."""
+"""From specs to their results: the teachers first, by the same road, then the students, together where they can."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from kdrun.data import TrainingViews
-from kdrun.experiment.build import build_method, build_optimisation, build_student, load_weights
-from kdrun.experiment.cost import macs_per_image, threads_for
-from kdrun.experiment.environment import environment, peak_memory_bytes, reset_peak_memory, versions
-from kdrun.experiment.reporting import EpochProgress, log, log_file
+from kdrun.experiment.attempt import Attempt, Outcome, Request
+from kdrun.experiment.build import method_class
+from kdrun.experiment.choices import Choices, choose, recorded_choices
+from kdrun.experiment.cost import threads_for
+from kdrun.experiment.environment import reset_peak_memory
+from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
+from kdrun.experiment.replay import ReplayStore, replay_key
+from kdrun.experiment.reporting import TrainingProgress, log
 from kdrun.experiment.resident import ResidentSplits, load_resident
-from kdrun.experiment.result import accuracies, best, describe
+from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.spec import DatasetSpec, Spec
 from kdrun.experiment.store import Run, Store
-from kdrun.experiment.teachers import load_teacher, probe_top1
-from kdrun.files import write_json
-from kdrun.models.cost import num_parameters
-from kdrun.seeds import mix, seed_global_generators
-from kdrun.training import checkpoint
-from kdrun.training.evaluation import evaluate
-from kdrun.training.precision import autocast, forbid_tf32, on_device
-from kdrun.training.teacher import LiveTeacher
-from kdrun.training.trainer import DivergedError, Training, fit
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished run, and whether it was there before."""
-
-    run: Run
-    result: dict[str, Any]
-    reused: bool
+from kdrun.experiment.teachers import load_teacher
+from kdrun.training.precision import autocast, forbid_tf32
+from kdrun.training.replay import ReplayTeacher
+from kdrun.training.teacher import LiveTeacher, TeacherSource
+from kdrun.training.trainer import Training, fit
 
 
 class Runner:
-    """Executes specs on one device, sharing the data that consecutive runs have in common.
+    """Executes specs on one device, sharing data, views and teachers among those that have them in common.
 
     Args:
         store: where runs lie.
-        device: where to compute.
-        data_root: where datasets lie or are downloaded to.
-        threads: CPU threads to compute with; None chooses by the size of a step.
+        runtime: where and how to compute.
         weight_files: files with weights of the user's own, by their SHA-256.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        device: torch.device,
-        data_root: Path,
-        threads: int | None = None,
-        weight_files: Mapping[str, Path] | None = None,
-    ) -> None:
+    def __init__(self, store: Store, runtime: Runtime, *, weight_files: Mapping[str, Path] | None = None) -> None:
         self.store = store
-        self._device = device
-        self._data_root = data_root
+        self._runtime = runtime
         self._weight_files = weight_files or {}
-        self._threads = threads
         self._all_threads = torch.get_num_threads()
+        self._known_threads: dict[str, int] = {}
         self._data: tuple[DatasetSpec, ResidentSplits] | None = None
         forbid_tf32()
 
     def execute(self, spec: Spec, *, role: str = "student", config: str | None = None) -> Outcome:
-        """Returns the run's result, training first whatever is missing of it and of its teachers.
+        """One run to its end, see `Request`; what goes wrong is raised."""
+        (ended,) = self.execute_together([Request(spec, config, role=role)])
+        if isinstance(ended, Exception):
+            raise ended
+        return ended
 
-        Args:
-            spec: what to run.
-            role: `student` or `teacher`, for the messages.
-            config: the composed config as YAML, kept beside the spec.
+    def execute_all(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Outcome | Exception]]:
+        """Brings every run to its end, in groups that share views and teacher (`runtime.sweep`).
+
+        Yields:
+            Each request with its outcome or with what went wrong, as its group ends.
         """
-        run = self.store.run(spec)
-        if run.finished:
-            return Outcome(run, run.result(), reused=True)
-        teachers = [self.execute(teacher, role="teacher") for teacher in spec.teachers]
-        with run.lock(lambda status: _tell_waiting(run, status)):
-            if run.finished:  # by whoever held the lock
-                return Outcome(run, run.result(), reused=True)
-            run.open(config)
-            with log_file(run.directory / "kdrun.log"):
-                self._take_beginning(run)
-                return Outcome(run, self._guarded(run, teachers, role), reused=False)
+        by_id = {request.spec.run_id: request for request in requests}
+        specs = [request.spec for request in by_id.values()]
+        groups = [[spec] for spec in specs]
+        if self._runtime.sweep == "lockstep":
+            missing = [spec for spec in specs if not self.store.run(spec).finished]
+            groups = [[spec] for spec in specs if spec not in missing]
+            groups += lockstep_groups(missing, self._threads, self._runtime.device)
+        for group in groups:
+            members = [by_id[spec.run_id] for spec in group]
+            yield from zip(members, self.execute_together(members), strict=True)
+
+    def execute_together(self, requests: Sequence[Request]) -> list[Outcome | Exception]:
+        """Brings runs that share their views, and their teacher if they have one, to their ends in lockstep.
+
+        Returns:
+            For each its outcome, or what went wrong; the failure of one leaves the others as they are.
+
+        Raises:
+            ValueError: they do not share what they must, see `check_lockstep`.
+        """
+        check_lockstep([(request.spec, self._threads(request.spec)) for request in requests])
+        device = self._runtime.device
+        attempts = [Attempt(request, self.store.run(request.spec), device) for request in requests]
+        missing = [attempt for attempt in attempts if not attempt.take_finished()]
+        try:
+            teachers = {
+                teacher.run_id: self.execute(teacher, role="teacher")
+                for attempt in missing
+                for teacher in attempt.run.spec.teachers
+            }
+        except Exception as error:  # it stands in the teacher's own log and status
+            return [attempt.ended or error for attempt in attempts]
+        with contextlib.ExitStack() as opened:
+            # In one order for all processes, so that none waits for another that waits for it.
+            for attempt in sorted(missing, key=lambda attempt: attempt.run.directory):
+                opened.enter_context(attempt.opened(self.store, self._choices(attempt.run.spec)))
+            self._train([attempt for attempt in missing if attempt.ended is None], teachers)
+        return [_ended(attempt) for attempt in attempts]
 
     def teachers(self, spec: Spec) -> tuple[Run, ...]:
         """The places of a run's teachers."""
@@ -102,137 +112,87 @@ class Runner:
             f"taught by {len(teachers)} teacher{'s' if len(teachers) != 1 else ''} ({finished[1]} finished)"
         )
 
-    def _guarded(self, run: Run, teachers: list[Outcome], role: str) -> dict[str, Any]:
-        """Trains, and leaves a true status behind whatever happens."""
-        try:
-            result = self._train(run, teachers, role)
-            write_json(run.result_path, result)
-            run.write_status("finished")
-            return result
-        except BaseException as error:
-            interrupted = not isinstance(error, Exception)
-            state = "interrupted" if interrupted else "diverged" if isinstance(error, DivergedError) else "failed"
-            log.error("%s: %s", run.directory, error or type(error).__name__, exc_info=True, extra={"file_only": True})
-            run.write_status(state, error=f"{type(error).__name__}: {error}")
-            raise
-
-    def _train(self, run: Run, teachers: list[Outcome], role: str) -> dict[str, Any]:
-        """Trains what is left of a run, writes its files, and returns its result."""
-        spec, device = run.spec, self._device
-        data = self._resident(spec.dataset)
-        self._set_threads(run)
-        seed_global_generators(mix(spec.seed, "init"), device)
-        student = build_student(spec.student, spec.dataset)
-        if spec.weights is not None:
-            self._take_weights(student, spec.weights)
-        student = on_device(student, device)
-        method = build_method(spec.method, student).to(device)
-        context = autocast(device, spec.precision)
-        views = TrainingViews(data.train, spec.recipe.augmentation, batch_size=spec.recipe.batch_size, seed=spec.seed)
-        optimizer, learning_rate = build_optimisation(spec.recipe, method, len(views))
-        training = Training(method, optimizer)
-        if run.last_checkpoint.exists():
-            training.load_state_dict(checkpoint.load(run.last_checkpoint, device))
-        source = None
-        if teachers:
-            source = LiveTeacher(load_teacher(teachers[0].run, data.test, device, spec.precision), context)
-        reset_peak_memory(device)
-        title = f"{role} {spec.student.name} {type(method).name}"
-        with EpochProgress(
-            title, epochs=spec.epochs_trained, done=len(training.rows), steps_per_epoch=len(views)
-        ) as progress:
-            log.info("%s: %s", title, _plan(run, len(training.rows)))
-            fit(
-                training,
-                views,
-                source,
-                splits=data.evaluated(),
-                learning_rate=learning_rate,
-                autocast=context,
-                epochs=spec.recipe.epochs,
-                stop_epoch=spec.epochs_trained,
-                seed=spec.seed,
-                progress=progress,
-                on_epoch=lambda: _save_epoch(run, training),
-            )
-        run.write_rows(training.rows)
-        return self._result(run, training, data, teachers)
-
-    def _result(self, run: Run, training: Training, data: ResidentSplits, teachers: list[Outcome]) -> dict[str, Any]:
-        """Exports the student and puts the result together."""
-        spec, student = run.spec, training.method.student
-        context = autocast(self._device, spec.precision)
-        # Without an epoch (weights from elsewhere, stop_epoch=0) nothing has been evaluated yet.
-        untrained = {} if training.rows else data.evaluated()
-        return {
-            **describe(spec, [teacher.result for teacher in teachers]),
-            "student": {
-                "name": spec.student.name,
-                "params": num_parameters(student),
-                "macs": macs_per_image(spec),
-                "weights_sha256": checkpoint.export_weights(run.weights, student),
-                "probe_top1": probe_top1(student, data.test, context),
-            },
-            **accuracies(
-                training.rows, {name: evaluate(student, images, context) for name, images in untrained.items()}
-            ),
-            "train": {
-                "seconds": training.seconds,
-                "images_per_second": training.images / training.seconds if training.seconds else None,
-                "peak_memory_bytes": peak_memory_bytes(self._device),
-            },
-            "environment": environment(self._device),
-            "versions": versions(),
-        }
-
-    def _take_beginning(self, run: Run) -> None:
-        """A run that was never started goes on from a shorter one that shares its way (a teacher stopped early)."""
-        if run.last_checkpoint.exists() or run.spec.weights is not None:
+    def _train(self, attempts: list[Attempt], teachers: Mapping[str, Outcome]) -> None:
+        """Brings opened attempts to their ends; what fails for all of them ends them all."""
+        if not attempts:
             return
-        beginning = self.store.longest_beginning(run.spec)
-        if beginning is not None:
-            log.info("goes on from epoch %d of %s", beginning.spec.epochs_trained, beginning.directory)
-            run.begin_with(beginning)
+        try:
+            self._train_together(attempts, teachers)
+        except Exception as error:
+            for attempt in attempts:
+                attempt.fail(error)
 
-    def _set_threads(self, run: Run) -> None:
-        """Sets and records the number of CPU threads; a resumed run keeps what it began with, to keep its bits."""
-        torch.set_num_threads(self._all_threads)
-        threads = run.status().get("threads") or self._threads or threads_for(run.spec, self._device)
-        torch.set_num_threads(threads)
-        run.write_status("running", threads=threads)
+    def _train_together(self, attempts: list[Attempt], teachers: Mapping[str, Outcome]) -> None:
+        spec, device = attempts[0].run.spec, self._runtime.device
+        data = self._resident(spec.dataset)
+        views = TrainingViews(data.train, spec.recipe.augmentation, batch_size=spec.recipe.batch_size, seed=spec.seed)
+        trainings: dict[Attempt, Training] = {}
+        torch.set_num_threads(self._threads(spec))
+        for attempt in attempts:
+            with attempt.failing_alone():
+                trainings[attempt] = attempt.build(len(views), self._weight_files)
+        taught = [attempt for attempt in trainings if attempt.run.spec.teachers]
+        source = self._teacher_source(taught, teachers, data) if taught else None
+        reset_peak_memory(device)
+        done = min((len(training.rows) for training in trainings.values()), default=0)
+        stop = max((attempt.run.spec.epochs_trained for attempt in trainings), default=0)
+        title = attempts[0].title if len(attempts) == 1 else f"{len(attempts)} students in lockstep"
+        if len(attempts) > 1:
+            log.info("%d students in lockstep, on the same views%s", len(attempts), " and teacher" if taught else "")
+        with TrainingProgress(title, epochs=stop, done=done, steps_per_epoch=len(views)) as progress:
+            for attempt, training in trainings.items():
+                attempt.tell(f"{attempt.title}: {_plan(attempt.run, len(training.rows))}")
+            members = [attempt.member(training, data, progress) for attempt, training in trainings.items()]
+            fit(members, views, source, epochs=spec.recipe.epochs, seed=spec.seed, on_step=progress.step)
+        for attempt, training in trainings.items():
+            if attempt.ended is not None:
+                continue
+            with attempt.failing_alone():
+                results = [teachers[teacher.run_id].result for teacher in attempt.run.spec.teachers]
+                attempt.finish(training, data, results, lockstep=len(attempts))
+
+    def _teacher_source(
+        self, taught: Sequence[Attempt], teachers: Mapping[str, Outcome], data: ResidentSplits
+    ) -> TeacherSource:
+        """The teacher that these attempts share; what it has said before is replayed."""
+        spec, device = taught[0].run.spec, self._runtime.device
+        teacher = teachers[spec.teachers[0].run_id].run
+        model = load_teacher(teacher, data.test, device, spec.precision)
+        live = LiveTeacher(model, autocast(device, spec.precision), spec.precision)
+        if self._runtime.replay_gb == 0:
+            return live
+        kept = ReplayStore(self.store.root, 1e9 * self._runtime.replay_gb)
+        recording = kept.recording(replay_key(spec, teacher, device, torch.get_num_threads()))
+        return ReplayTeacher(live, recording, [method_class(attempt.run.spec.method).needs for attempt in taught])
+
+    def _threads(self, spec: Spec) -> int:
+        """The CPU threads of a run; worked out once, since counting MACs takes a moment."""
+        if spec.run_id not in self._known_threads:
+            recorded = recorded_choices(self.store.run(spec))
+            device, available = self._runtime.device, self._all_threads
+            self._known_threads[spec.run_id] = (
+                recorded.threads if recorded else self._runtime.threads or threads_for(spec, device, available)
+            )
+        return self._known_threads[spec.run_id]
+
+    def _choices(self, spec: Spec) -> Choices:
+        """How a run computes: as it began, else as is chosen now."""
+        torch.set_num_threads(self._threads(spec))
+        return recorded_choices(self.store.run(spec)) or choose(spec, self._runtime)
 
     def _resident(self, dataset: DatasetSpec) -> ResidentSplits:
         """A dataset on the device; the last one is kept, since the runs of a sweep share it."""
         if self._data is None or self._data[0] != dataset:
             self._data = None  # free the old one first
-            self._data = (dataset, load_resident(dataset, self._data_root, self._device))
+            self._data = (dataset, load_resident(dataset, self._runtime.data_root, self._runtime.device))
         return self._data[1]
 
-    def _take_weights(self, student: nn.Module, digest: str) -> None:
-        """Loads the user's own weights into a student."""
-        path = self._weight_files.get(digest)
-        if path is None:
-            raise FileNotFoundError(f"no file with SHA-256 {digest} was given: name it with teacher.checkpoint=FILE")
-        state, found = checkpoint.read_weights(path)
-        if found != digest:
-            raise checkpoint.CheckpointError(f"{path} changed while kdrun ran: SHA-256 {found}, not {digest}")
-        load_weights(student, state, path)
 
-
-def _save_epoch(run: Run, training: Training) -> None:
-    """What an ended epoch leaves behind; `last.pt` last, since it is what a resumed run trusts."""
-    state = training.state_dict()
-    if best(training.rows, "test") is training.rows[-1]:
-        checkpoint.save(run.best_checkpoint, {"epoch": len(training.rows), "method": state["method"]})
-    checkpoint.save(run.last_checkpoint, state)
-    run.write_rows(training.rows)
-    run.write_status("running", epoch=len(training.rows))
+def _ended(attempt: Attempt) -> Outcome | Exception:
+    assert attempt.ended is not None, "every attempt ends"
+    return attempt.ended
 
 
 def _plan(run: Run, done: int) -> str:
     resumed = f", resumed after epoch {done}" if done else ""
     return f"{run.spec.epochs_trained} epochs in {run.directory}{resumed}"
-
-
-def _tell_waiting(run: Run, status: dict[str, Any]) -> None:
-    log.info("waiting for %s, held by process %s on %s", run.directory, status.get("pid"), status.get("host"))

@@ -18,7 +18,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,8 @@ class Run:
         write_atomically(self.directory / "metrics.jsonl", "".join(lines))
 
     def write_status(self, state: str, **details: Any) -> None:
-        """Records the state: running, interrupted, failed, diverged or finished. Keeps `threads` and `started`."""
-        kept = {name: value for name, value in self.status().items() if name in ("threads", "started")}
+        """Records the state: running, interrupted, failed, diverged or finished. Keeps `choices` and `started`."""
+        kept = {name: value for name, value in self.status().items() if name in ("choices", "started")}
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         record = {"started": now, **kept, "state": state, "pid": os.getpid(), "host": socket.gethostname()}
         write_json(self.directory / "status.json", {**record, "heartbeat": now, **details})
@@ -106,7 +106,6 @@ class Run:
             (self.last_checkpoint, beginning.last_checkpoint),
         ):
             write_atomically(mine, theirs.read_bytes())
-        self.write_status("running", threads=beginning.status()["threads"])
 
     @contextlib.contextmanager
     def lock(self, waiting: Any) -> Iterator[None]:
@@ -166,15 +165,21 @@ class Store:
             raise RuntimeError(f"{published.result_path} is the result of another run: {found}, not {spec.run_id}")
         return published
 
-    def longest_beginning(self, spec: Spec) -> Run | None:
-        """Of the finished runs that are the first epochs of this one, the longest whose checkpoint is there."""
+    def longest_beginning(self, spec: Spec, choices: Mapping[str, Any]) -> Run | None:
+        """Of the finished runs that are the first epochs of this one, the longest whose checkpoint is there.
+
+        Args:
+            spec: of this run.
+            choices: how it computes; a beginning was computed in the same way.
+        """
         whole = _without_stop(spec.canonical())
         found: list[Run] = []
         for path in self.run(spec).directory.parent.glob("*/spec.json"):
             values = _read_json(path)
             if _without_stop(values) == whole and 0 < values.get("stop_epoch", 0) < spec.epochs_trained:
                 run = Run(path.parent, dataclasses.replace(spec, stop_epoch=values["stop_epoch"]))
-                if run.finished and run.last_checkpoint.exists() and run.best_checkpoint.exists():
+                kept = run.last_checkpoint.exists() and run.best_checkpoint.exists()
+                if run.finished and kept and run.status().get("choices") == choices:
                     found.append(run)
         return max(found, key=lambda run: run.spec.epochs_trained, default=None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -30,3 +30,27 @@ def num_macs(model: nn.Module, input_size: tuple[int, int, int]) -> int:
     with torch.no_grad(), counter:
         bare(torch.empty(1, *input_size, device="meta"))
     return counter.get_total_flops() // 2  # a multiplication and an addition each
+
+
+def saved_bytes(model: nn.Module, input_size: tuple[int, int, int]) -> int:
+    """Bytes that backward keeps of the forward pass on one image `[C, H, W]` in a batch, in float32.
+
+    Parameters are not counted. Nothing is computed, as in `num_macs`.
+
+    Args:
+        model: maps `[N, C, H, W]` to anything.
+        input_size: (C, H, W).
+    """
+    bare = copy.deepcopy(model).to("meta", torch.float32).train()
+    own = {parameter.untyped_storage()._cdata for parameter in bare.parameters()}
+    saved: dict[int, Tensor] = {}  # by storage: what two operations keep is there once
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in own:
+            saved[storage] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        bare(torch.empty(2, *input_size, device="meta"))
+    return sum(tensor.nbytes for tensor in saved.values()) // 2  # BatchNorm trains on two images at least

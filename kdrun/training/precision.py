@@ -44,7 +44,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return "bf16" if device.type == "cuda" else "fp32"
 
 
-def resolve_threads(macs_per_step: int, device: torch.device) -> int:
+def resolve_threads(macs_per_step: int, device: torch.device, available: int) -> int:
     """How many CPU threads a run computes with: all of them, or one where a step is small.
 
     Threads that share a small operation wait for each other longer than they compute; on a busy machine a hundred
@@ -53,9 +53,10 @@ def resolve_threads(macs_per_step: int, device: torch.device) -> int:
     Args:
         macs_per_step: multiply-accumulates of one forward pass over a batch.
         device: where the run computes.
+        available: threads there are.
     """
     small = device.type == "cpu" and macs_per_step < SMALL_STEP_MACS
-    return 1 if small else torch.get_num_threads()
+    return 1 if small else available
 
 
 def on_device(model: nn.Module, device: torch.device) -> nn.Module:
@@ -66,6 +67,14 @@ def on_device(model: nn.Module, device: torch.device) -> nn.Module:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """The context in which models run: bf16 autocast over fp32 weights, or plain fp32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done all it was given, so that a clock can be read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def forbid_tf32() -> None:

@@ -1,10 +1,15 @@
-"""The one training loop. It knows batches, objectives and epochs; not which method, model or data it runs."""
+"""The one training loop. It knows batches, objectives and epochs; not which method, model or data it runs.
+
+It trains any number of students in lockstep: each batch of views is made once, the teacher answers it once, and every
+student takes its step on it in turn. What a student computes does not depend on who else is there, so one alone and
+one of many end with the same bits.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,10 +17,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from kdrun.methods.base import Batch, Method, Objective, TeacherOutput
-from kdrun.metrics import num_agreeing, num_correct
+from kdrun.methods.base import Batch, Method, TeacherOutput
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.training.evaluation import EvalImages, evaluate
+from kdrun.training.precision import synchronize
+from kdrun.training.step import Step
 from kdrun.training.teacher import TeacherSource
 
 Row = dict[str, Any]
@@ -28,18 +34,6 @@ class TrainingViews(Protocol):
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yields `x [N, C, H, W]`, labels `[N]`, index `[N]`."""
-        ...
-
-
-class Progress(Protocol):
-    """What shows a person how far a run is."""
-
-    def step(self) -> None:
-        """One batch has been sent to the device."""
-        ...
-
-    def epoch(self, row: Row, images_per_second: float) -> None:
-        """An epoch has ended with this row of metrics."""
         ...
 
 
@@ -84,132 +78,129 @@ class Training:
         self.images = state["images"]
 
 
-PERCENT = ("top1", "teacher_top1", "agreement")
-"""The training metrics that are shares of the images; the others are the loss and its terms."""
+@dataclass
+class Member:
+    """One of the students that are trained in lockstep.
 
+    Attributes:
+        training: fresh, or restored from a checkpoint.
+        step: computes one training step of it.
+        learning_rate: as a function of the step, counted over the whole run.
+        autocast: the context in which it is evaluated.
+        splits: what to evaluate on after each epoch, by name (`test`, `val`).
+        stop_epoch: epochs to train, at most the length of the schedule.
+        on_epoch: called with images per second when an epoch's row has been added to `training.rows`, to save.
+        on_failure: called with what went wrong when this member has to leave; the others go on.
+    """
 
-class _Meter:
-    """Sums over an epoch, on the device, read once at its end."""
+    training: Training
+    step: Step
+    learning_rate: Callable[[int], float]
+    autocast: AbstractContextManager[None]
+    splits: Mapping[str, EvalImages]
+    stop_epoch: int
+    on_epoch: Callable[[float], None]
+    on_failure: Callable[[Exception], None]
+    failed: bool = False
 
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._images = 0
+    def is_due(self, epoch: int) -> bool:
+        """Whether this epoch (from 0) is the next one to train."""
+        return not self.failed and len(self.training.rows) == epoch < self.stop_epoch
 
-    @torch.no_grad()
-    def add(self, batch: Batch, objective: Objective, teacher: TeacherOutput | None) -> None:
-        size = len(batch.y)
-        self._images += size
-        self._add("loss", objective.loss.detach() * size)
-        for name, term in objective.terms.items():
-            self._add(name, term.detach() * size)
-        self._add("top1", num_correct(objective.logits, batch.y))
-        if teacher is not None:
-            self._add("teacher_top1", num_correct(teacher.logits, batch.y))
-            self._add("agreement", num_agreeing(objective.logits, teacher.logits))
+    def attempt(self, action: Callable[..., object], *arguments: Any) -> None:
+        """Calls one of the member's own actions; what goes wrong there is its own failure."""
+        try:
+            action(*arguments)
+        except Exception as error:
+            self.failed = True
+            self.on_failure(error)
 
-    def _add(self, name: str, value: Tensor) -> None:
-        total = self._sums.get(name)
-        self._sums[name] = value.float() if total is None else total + value
+    def take_step(self, batch: Batch, teacher: TeacherOutput | None, position: int) -> None:
+        """One step, the `position`-th of the run; a method that asks for no teacher is shown none."""
+        taught = self.training.method.needs.teacher
+        self.step(batch, teacher if taught else None, self.learning_rate(position))
 
-    def means(self) -> dict[str, float]:
-        values = torch.stack(list(self._sums.values())).tolist()  # the epoch's only wait for the device
-        scale = {name: 100 if name in PERCENT else 1 for name in self._sums}
-        return {name: scale[name] * value / self._images for name, value in zip(self._sums, values, strict=True)}
+    def end_epoch(self, epoch: int, position: int, seconds: float) -> None:
+        """Adds the epoch's row, evaluation included, and has it saved.
 
-    @property
-    def images(self) -> int:
-        return self._images
+        Args:
+            epoch: that has ended, from 0.
+            position: of its last step.
+            seconds: it took.
+
+        Raises:
+            DivergedError: a mean (training loss, its terms, evaluation) is not finite; nothing is added or saved.
+        """
+        lr = self.learning_rate(position)
+        means, images = self.step.end_epoch()
+        _check_finite(means, epoch, lr)
+        row: Row = {"epoch": epoch + 1, "lr": lr, "train": means}
+        for name, split in self.splits.items():
+            with self.step.uncompiled():
+                row[name] = evaluate(self.training.method.student, split, self.autocast)
+            _check_finite(row[name], epoch, lr)  # the last step's weights
+        self.training.rows.append(row)
+        self.training.seconds += seconds
+        self.training.images += images
+        self.on_epoch(images / seconds)
 
 
 def fit(
-    training: Training,
+    members: Sequence[Member],
     views: TrainingViews,
     teacher: TeacherSource | None,
     *,
-    splits: Mapping[str, EvalImages],
-    learning_rate: Callable[[int], float],
-    autocast: AbstractContextManager[None],
     epochs: int,
-    stop_epoch: int,
     seed: int,
-    progress: Progress,
-    on_epoch: Callable[[], None],
+    on_step: Callable[[], None] = lambda: None,
 ) -> None:
-    """Trains from the epoch after the last finished one up to `stop_epoch`.
+    """Trains each member from the epoch after its last finished one up to its `stop_epoch`.
+
+    A member that fails leaves, and the others go on. What fails for all of them (views, teacher) is raised.
 
     Args:
-        training: fresh, or restored from a checkpoint.
+        members: whom to train; the time of an epoch is shared out among them evenly.
         views: the training data.
-        teacher: answers the method's needs; None when it has none.
-        splits: what to evaluate on after each epoch, by name (`test`, `val`).
-        learning_rate: as a function of the step, counted over the whole run.
-        autocast: the context models compute in.
+        teacher: answers the methods' needs; None when they have none.
         epochs: length of the whole schedule.
-        stop_epoch: epochs to train, at most `epochs`.
-        seed: of the run; dropout and a method's draws follow from (seed, epoch, step).
-        progress: shown to a person.
-        on_epoch: called when an epoch's row has been added to `training.rows`, to save.
-
-    Raises:
-        DivergedError: a mean of an epoch (training loss, its terms, evaluation) was not finite; that epoch is not
-            saved.
+        seed: of the runs; dropout and a method's draws follow from (seed, epoch, step).
+        on_step: called when the members have taken a step, to show progress.
     """
-    for epoch in range(len(training.rows), stop_epoch):
+    for epoch in range(epochs):
+        due = [member for member in members if member.is_due(epoch)]
+        if not due:
+            continue
         started = time.perf_counter()
-        meter = _Meter()
-        training.method.train()
+        for member in due:
+            member.attempt(member.training.method.train)
         for step, (x, y, index) in enumerate(views.epoch(epoch)):
             position = epoch * len(views) + step
+            progress = position / (epochs * len(views))
+            generator = torch.Generator(x.device)
+            batch = Batch(x=x, y=y, index=index, epoch=epoch, step=step, progress=progress, generator=generator)
+            output = teacher(batch) if teacher is not None else None
             step_seed = mix(seed, "step", epoch, step)
-            seed_global_generators(step_seed, x.device)
-            batch = Batch(
-                x=x,
-                y=y,
-                index=index,
-                epoch=epoch,
-                step=step,
-                progress=position / (epochs * len(views)),
-                generator=torch.Generator(x.device).manual_seed(step_seed),
-            )
-            _set_learning_rate(training.optimizer, learning_rate(position))
-            meter.add(*_step(training, batch, teacher, autocast))
-            progress.step()
-        means = meter.means()
-        seconds = time.perf_counter() - started
-        _check_finite(means, epoch, training.optimizer)
-        row: Row = {"epoch": epoch + 1, "lr": training.optimizer.param_groups[0]["lr"], "train": means}
-        for name, images in splits.items():
-            row[name] = evaluate(training.method.student, images, autocast)
-            _check_finite(row[name], epoch, training.optimizer)  # the last step's weights
-        training.rows.append(row)
-        training.seconds += seconds
-        training.images += meter.images
-        on_epoch()
-        progress.epoch(row, meter.images / seconds)
+            for member in due:
+                if member.failed:
+                    continue
+                seed_global_generators(step_seed, x.device)
+                generator.manual_seed(step_seed)
+                member.attempt(member.take_step, batch, output, position)
+            on_step()
+        if teacher is not None:
+            teacher.end_epoch()
+        synchronize(x.device)
+        seconds = (time.perf_counter() - started) / len(due)
+        for member in due:
+            if not member.failed:
+                member.attempt(member.end_epoch, epoch, position, seconds)
 
 
-def _step(
-    training: Training, batch: Batch, teacher: TeacherSource | None, autocast: AbstractContextManager[None]
-) -> tuple[Batch, Objective, TeacherOutput | None]:
-    output = teacher(batch) if teacher is not None else None
-    with autocast:
-        objective: Objective = training.method(batch, output)
-    training.optimizer.zero_grad(set_to_none=True)
-    objective.loss.backward()
-    training.optimizer.step()
-    return batch, objective, output
-
-
-def _set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
-def _check_finite(means: dict[str, float], epoch: int, optimizer: torch.optim.Optimizer) -> None:
+def _check_finite(means: dict[str, float], epoch: int, lr: float) -> None:
     if all(math.isfinite(value) for value in means.values()):
         return
     terms = ", ".join(f"{name} {value:g}" for name, value in means.items())
     raise DivergedError(
-        f"training diverged in epoch {epoch + 1} (learning rate {optimizer.param_groups[0]['lr']:g}): {terms}. "
+        f"training diverged in epoch {epoch + 1} (learning rate {lr:g}): {terms}. "
         f"Try a smaller recipe.lr, or a longer recipe.warmup_epochs."
     )

@@ -27,7 +27,11 @@ BAD = [
     ("method.temprature=4", "method.temprature=4", "did you mean temperature?", "alpha, kl_reduction, multiplier"),
     ("student.hidden=[3]", "student.hidden=[3]: no such key in student; Allowed: dropout"),
     ("teacher.recipe.bach_size=3", "no such key in teacher.recipe; did you mean batch_size?"),
-    ("runtime.prescision=bf16", "did you mean precision?", "device, output_root, precision, threads"),
+    (
+        "runtime.prescision=bf16",
+        "did you mean precision?",
+        "compile, conv_plan, cuda_graphs, device, output_root, precision, replay_gb, sweep, threads",
+    ),
     # a plus lets Hydra take any key; kdrun does not
     ("+foo=1", "foo: no such option", GROUPS),
     ("+recipe.epoch=5", "recipe.epoch: no such option; did you mean epochs?"),
@@ -77,6 +81,11 @@ BAD = [
     ("runtime.device=gpu", "runtime.device='gpu' is no device: must be auto, cpu, cuda, cuda:N or mps"),
     ("runtime.device=cuda:99", "runtime.device='cuda:99' is not available on this machine"),
     ("runtime.precision=fp16", "runtime.precision='fp16' is no precision: must be one of auto, fp32, bf16"),
+    ("runtime.sweep=parallel", "runtime.sweep='parallel': must be one of lockstep, one_by_one"),
+    ("runtime.compile=yes", "runtime.compile='yes': must be one of off, auto, on"),
+    ("runtime.conv_plan=on", "runtime.conv_plan='on': must be one of off, auto"),
+    ("runtime.cuda_graphs=on", "runtime.cuda_graphs=on: graphs are captured on CUDA devices only, not on cpu"),
+    ("runtime.replay_gb=-1", "runtime.replay_gb=-1.0: must be a finite number of gigabytes, at least 0"),
     ("runtime.threads=0", "runtime.threads=0: must be null or at least 1"),
     # datasets
     ("dataset.train_fraction=0", "dataset.train_fraction=0.0: must be more than 0 and at most 1"),

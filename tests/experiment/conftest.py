@@ -9,7 +9,9 @@ import torch
 
 from kdrun.data import Augmentation
 from kdrun.experiment import runner
-from kdrun.experiment.runner import Outcome, Runner
+from kdrun.experiment.attempt import Outcome
+from kdrun.experiment.runner import Runner
+from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
 from kdrun.experiment.store import Run, Store
 
@@ -51,7 +53,10 @@ class Lab:
         return self.plain("cnn")
 
     def runner(self, place: str = "outputs", **options: Any) -> Runner:
-        return Runner(Store(self.root / place), device=torch.device("cpu"), data_root=self.root, **options)
+        """`options` are those of Runtime, and `weight_files`."""
+        files = options.pop("weight_files", None)
+        runtime = Runtime(torch.device("cpu"), data_root=self.root, output_root=self.root / place, **options)
+        return Runner(Store(runtime.output_root), runtime, weight_files=files)
 
     def execute(self, spec: Spec, place: str = "outputs", **options: Any) -> Outcome:
         """In a runner of its own."""
@@ -90,9 +95,9 @@ def trained(monkeypatch) -> list[str]:
     names = []
     fit = runner.fit
 
-    def recording(training, *arguments, **options):
-        names.append(type(training.method).name)
-        fit(training, *arguments, **options)
+    def recording(members, *arguments, **options):
+        names.extend(type(member.training.method).name for member in members)
+        fit(members, *arguments, **options)
 
     monkeypatch.setattr(runner, "fit", recording)
     return names

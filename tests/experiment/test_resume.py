@@ -118,9 +118,9 @@ def test_resumed_run_keeps_its_number_of_threads(lab):
     """One and two threads differ in the last bits."""
     run = lab.run(lab.plain())
     run.open(config=None)
-    run.write_status("interrupted", threads=2)
+    run.write_status("interrupted", choices={"threads": 2})
     result = lab.execute(lab.plain(), threads=1).result
-    assert (result["environment"]["threads"], run.status()["threads"]) == (2, 2)
+    assert (result["environment"]["threads"], run.status()["choices"]["threads"]) == (2, 2)
     assert lab.execute(lab.plain(), "fresh", threads=1).result["environment"]["threads"] == 1
 
 

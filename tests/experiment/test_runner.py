@@ -48,7 +48,8 @@ def test_result_has_schema_1(finished):
     student = result["student"]
     weights, biases = 64 * 32 + 32 * 4, 32 + 4
     assert (student["name"], student["params"], student["macs"]) == ("mlp", weights + biases, weights)
-    assert set(result["train"]) == {"seconds", "images_per_second", "peak_memory_bytes"}
+    assert set(result["train"]) == {"seconds", "images_per_second", "peak_memory_bytes", "lockstep"}
+    assert result["train"]["lockstep"] == 1
     assert result["train"]["seconds"] * result["train"]["images_per_second"] == pytest.approx(3 * 66)
     assert set(result["environment"]) == {"torch", "cuda", "device", "threads", "git", "platform"}
     assert result["environment"]["threads"] == 1
@@ -149,7 +150,9 @@ def test_a_longer_run_goes_on_from_a_shorter_one_to_the_same_bits(lab):
 def test_an_unfinished_or_other_run_is_no_beginning(lab):
     finished = lab.execute(lab.plain("cnn", stop_epoch=1)).run
     store = Store(lab.root / "outputs")
-    assert store.longest_beginning(lab.plain("cnn")).directory == finished.directory
+    choices = finished.status()["choices"]
+    assert store.longest_beginning(lab.plain("cnn"), choices).directory == finished.directory
+    assert store.longest_beginning(lab.plain("cnn"), {**choices, "threads": 7}) is None
     for other in (
         lab.plain("cnn", seed=1),
         lab.plain("cnn", stop_epoch=1),
@@ -157,9 +160,9 @@ def test_an_unfinished_or_other_run_is_no_beginning(lab):
         lab.plain("cnn", recipe=replace(lab.recipe, epochs=4)),
         lab.plain("resnet20"),
     ):
-        assert store.longest_beginning(other) is None
+        assert store.longest_beginning(other, choices) is None
     finished.result_path.unlink()
-    assert store.longest_beginning(lab.plain("cnn")) is None
+    assert store.longest_beginning(lab.plain("cnn"), choices) is None
 
 
 def test_progress_is_that_of_the_full_schedule_where_a_run_stops(lab, monkeypatch):
@@ -236,7 +239,7 @@ def test_threads_follow_from_the_size_of_a_runs_step_whatever_ran_before(lab, mo
     for small_step_macs in (10**9, 1, 10**9):
         monkeypatch.setattr(precision, "SMALL_STEP_MACS", small_step_macs)
         outcome = shared.execute(lab.plain(seed=len(threads), stop_epoch=1))
-        threads.append((outcome.result["environment"]["threads"], outcome.run.status()["threads"]))
+        threads.append((outcome.result["environment"]["threads"], outcome.run.status()["choices"]["threads"]))
     assert threads == [(1, 1), (2, 2), (1, 1)]
 
 
@@ -245,10 +248,10 @@ def test_processes_that_want_the_same_run_train_it_once(lab, monkeypatch):
     marks = lab.root / "trained"
     fit = runner.fit
 
-    def recording(training, *arguments, **options):
+    def recording(members, *arguments, **options):
         with marks.open("a") as file:
-            file.write(f"{training.method.name}\n")
-        fit(training, *arguments, **options)
+            file.writelines(f"{member.training.method.name}\n" for member in members)
+        fit(members, *arguments, **options)
 
     monkeypatch.setattr(runner, "fit", recording)
     specs = [lab.taught(temperature=1.0), lab.taught(temperature=1.0), lab.taught(temperature=2.0)]

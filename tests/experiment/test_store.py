@@ -108,9 +108,9 @@ def test_spec_and_config_are_written_at_the_start(run):
     assert (run.directory / "config.yaml").read_text() == "seed: 0\n"
 
 
-def test_status_keeps_when_it_began_and_with_how_many_threads(run):
+def test_status_keeps_when_it_began_and_how_it_computes(run):
     assert run.status() == {}
-    run.write_status("running", threads=2)
+    run.write_status("running", choices={"threads": 2})
     status_path = run.directory / "status.json"
     began = {**run.status(), "started": "2020-01-01T00:00:00+00:00"}
     status_path.write_text(json.dumps(began))
@@ -118,7 +118,7 @@ def test_status_keeps_when_it_began_and_with_how_many_threads(run):
     assert run.status()["error"] == "RuntimeError: no"
     run.write_status("running", epoch=3)
     status = run.status()
-    assert (status["started"], status["threads"]) == (began["started"], 2)
+    assert (status["started"], status["choices"]) == (began["started"], {"threads": 2})
     assert (status["state"], status["epoch"], status["pid"]) == ("running", 3, os.getpid())
     assert "error" not in status
     assert status["heartbeat"] > status["started"]

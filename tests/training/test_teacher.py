@@ -39,10 +39,12 @@ def network(request) -> nn.Module:
 
 
 def test_no_weight_and_no_buffer_moves_while_a_student_learns(network):
-    teacher = LiveTeacher(network.train(), PLAIN)
+    network.train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     modes = []
-    network.register_forward_hook(lambda module, *_: modes.append(module.training))
+    handle = network.register_forward_hook(lambda module, *_: modes.append(module.training))
+    teacher = LiveTeacher(network, PLAIN)
+    handle.remove()  # it stays with the teacher's copy
     student = cnn(num_classes=4, image_size=8)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
     for batch in batches(4):
@@ -51,7 +53,7 @@ def test_no_weight_and_no_buffer_moves_while_a_student_learns(network):
         F.mse_loss(student(batch.x), output.logits).backward()
         optimizer.step()
     assert modes == [False] * 4
-    assert not any(module.training for module in network.modules())
+    assert all(module.training for module in network.modules()), "the network itself is left as it is"
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert all(parameter.grad is None for parameter in network.parameters())
@@ -73,6 +75,7 @@ def test_output_is_an_ordinary_tensor_without_a_graph(network):
 def test_answer_depends_on_the_image_alone(network):
     """In train mode it would depend on the rest of the batch (BatchNorm) and on chance (dropout)."""
     teacher, batch = LiveTeacher(network.train(), PLAIN), batches(1)[0]
+    network.eval()
     together = teacher(batch).logits
     alone = torch.cat([network(image[None]) for image in batch.x])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)

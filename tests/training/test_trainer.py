@@ -2,7 +2,9 @@
 
 import contextlib
 import copy
+import itertools
 import math
+import time
 
 import pytest
 import torch
@@ -15,26 +17,12 @@ from kdrun.models import cnn
 from kdrun.seeds import mix
 from kdrun.training import checkpoint
 from kdrun.training.optimisation import build_optimizer
-from kdrun.training.trainer import DivergedError, Training, fit
+from kdrun.training.step import Step
+from kdrun.training.trainer import DivergedError, Member, Training, fit
 
 PLAIN = contextlib.nullcontext()
 NUM, CLASSES, BATCH_SIZE = 26, 4, 8  # 8, 8, 8 and 2 images
 STEPS = 4
-
-
-class Recorder:
-    """A progress that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self.rows: list[dict] = []
-
-    def step(self) -> None:
-        self.steps += 1
-
-    def epoch(self, row: dict, images_per_second: float) -> None:
-        assert images_per_second > 0
-        self.rows.append(row)
 
 
 class CrossEntropy(Method):
@@ -76,24 +64,31 @@ def build(method: type[Method] = CrossEntropy, *, lr: float = 0.05, student: nn.
     return Training(built, build_optimizer("sgd", built.parameters(), lr=lr, **options))
 
 
-def train(training: Training, images: ResidentImages, *, epochs: int = 3, **changes) -> Recorder:
-    """`fit` with what the tests do not care about filled in."""
-    recorder = Recorder()
-    law, seed = changes.pop("law", Augmentation()), changes.pop("seed", 0)
+def member(training: Training, images: ResidentImages, *, stop_epoch: int = 3, **changes) -> Member:
+    """A member with what the tests do not care about filled in; its failure is raised."""
+
+    def raise_it(error: Exception) -> None:
+        raise error
+
     arguments = {
-        "teacher": None,
-        "splits": {"test": images},
         "learning_rate": lambda step: 0.05,
         "autocast": PLAIN,
-        "epochs": epochs,
-        "stop_epoch": epochs,
-        "seed": seed,
-        "progress": recorder,
-        "on_epoch": lambda: None,
+        "splits": {"test": images},
+        "on_epoch": lambda images_per_second: None,
+        "on_failure": raise_it,
         **changes,
     }
-    fit(training, TrainingViews(images, law, batch_size=BATCH_SIZE, seed=seed), **arguments)
-    return recorder
+    return Member(training, Step(training.method, training.optimizer, PLAIN), stop_epoch=stop_epoch, **arguments)
+
+
+def train(training: Training, images: ResidentImages, *, epochs: int = 3, **changes) -> int:
+    """`fit` of one member; returns the number of steps it took."""
+    law, seed, steps = changes.pop("law", Augmentation()), changes.pop("seed", 0), []
+    fit_options = {name: changes.pop(name, default) for name, default in {"teacher": None, "views_seed": seed}.items()}
+    views = TrainingViews(images, law, batch_size=BATCH_SIZE, seed=fit_options.pop("views_seed"))
+    alone = member(training, images, **{"stop_epoch": epochs, **changes})
+    fit([alone], views, **fit_options, epochs=epochs, seed=seed, on_step=lambda: steps.append(1))
+    return len(steps)
 
 
 def weights(training: Training) -> dict[str, torch.Tensor]:
@@ -127,11 +122,11 @@ def test_loop_is_the_textbook_one(images):
             parameters = [(p - learning_rate(step) * v).detach() for p, v in zip(parameters, velocity, strict=True)]
             step += 1
     law = Augmentation(crop_padding=1, flip=True)
-    recorder = train(training, images, epochs=2, law=law, seed=3, learning_rate=learning_rate)
+    steps = train(training, images, epochs=2, law=law, seed=3, learning_rate=learning_rate)
     for trained, expected in zip(training.method.parameters(), parameters, strict=True):
         torch.testing.assert_close(trained.detach(), expected, rtol=1e-4, atol=1e-6)
     assert [row["lr"] for row in training.rows] == [learning_rate(STEPS - 1), learning_rate(2 * STEPS - 1)]
-    assert (recorder.steps, recorder.rows) == (2 * STEPS, training.rows)
+    assert steps == 2 * STEPS
 
 
 def test_student_is_in_train_mode_at_every_step_also_after_evaluations(images):
@@ -142,7 +137,7 @@ def test_student_is_in_train_mode_at_every_step_also_after_evaluations(images):
     )
     training.method.eval()
     splits = {"val": images, "test": images}
-    train(training, images, epochs=3, splits=splits, on_epoch=training.method.eval)
+    train(training, images, epochs=3, splits=splits, on_epoch=lambda _: training.method.eval())
     assert [mode for _, mode in training.method.seen] == [True] * 3 * STEPS
     assert evaluated == [False] * 6, "two splits after each of three epochs, without gradients"
     assert [set(row) for row in training.rows] == [{"epoch", "lr", "train", "val", "test"}] * 3
@@ -173,6 +168,9 @@ class EveryOtherRight:
         answer = torch.where(batch.index % 2 == 0, batch.y, (batch.y + 1) % CLASSES)
         return TeacherOutput(F.one_hot(answer, CLASSES).float())
 
+    def end_epoch(self):
+        pass
+
 
 def test_means_are_over_images_not_over_batches(images):
     """With a learning rate of 0 an epoch's means are those of one pass; the last batch is a quarter of the others."""
@@ -199,7 +197,7 @@ def test_same_seed_same_bits_whatever_else_draws_random_numbers(images):
     one, other = build(Noisy), build(Noisy)
     train(one, images)
     torch.manual_seed(99)
-    train(other, images, on_epoch=lambda: torch.rand(7))
+    train(other, images, on_epoch=lambda _: torch.rand(7))
     assert one.rows == other.rows
     assert_same_weights(one, other)
 
@@ -210,20 +208,7 @@ def test_another_seed_gives_other_dropout_and_other_draws(images):
     for seed in (0, 1):
         for method in (CrossEntropy, Noisy):
             training = build(method)
-            views = TrainingViews(images, Augmentation(), batch_size=BATCH_SIZE, seed=0)
-            fit(
-                training,
-                views,
-                None,
-                splits={"test": images},
-                learning_rate=lambda step: 0.05,
-                autocast=PLAIN,
-                epochs=1,
-                stop_epoch=1,
-                seed=seed,
-                progress=Recorder(),
-                on_epoch=lambda: None,
-            )
+            train(training, images, epochs=1, seed=seed, views_seed=0)
             trained.append(weights(training)["classifier.weight"])
     assert all(not torch.equal(a, b) for i, a in enumerate(trained) for b in trained[:i])
 
@@ -251,11 +236,10 @@ def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(images, tmp_path,
     whole, first, second = fresh(), fresh(), fresh()
     options = {"law": law, "epochs": 4, "learning_rate": lambda step: 0.01 / (step + 1)}
     train(whole, images, **options)
-    train(first, images, stop_epoch=2, on_epoch=lambda: checkpoint.save(path, first.state_dict()), **options)
+    train(first, images, stop_epoch=2, on_epoch=lambda _: checkpoint.save(path, first.state_dict()), **options)
     second.load_state_dict(checkpoint.load(path, torch.device("cpu")))
     assert len(second.rows) == 2
-    recorder = train(second, images, **options)
-    assert recorder.steps == 2 * STEPS
+    assert train(second, images, **options) == 2 * STEPS
     assert [row["epoch"] for row in second.rows] == [1, 2, 3, 4]
     assert second.rows == whole.rows
     assert second.images == whole.images
@@ -278,7 +262,7 @@ def test_divergence_ends_the_run_before_the_epoch_is_saved(images, value, monkey
     monkeypatch.setattr(Breaking, "value", value)
     training, saved = build(Breaking), []
     with pytest.raises(DivergedError, match=r"diverged in epoch 2 \(learning rate 0\.05\): loss (nan|inf)"):
-        train(training, images, on_epoch=lambda: saved.append(copy.deepcopy(training.state_dict())))
+        train(training, images, on_epoch=lambda _: saved.append(copy.deepcopy(training.state_dict())))
     assert [row["epoch"] for row in training.rows] == [1]
     assert len(saved) == 1
     assert all(tensor.isfinite().all() for tensor in saved[0]["method"].values())
@@ -292,7 +276,7 @@ def test_divergence_in_the_last_step_of_an_epoch_shows_in_the_evaluation(images)
             training,
             images,
             learning_rate=lambda step: math.inf if step == STEPS - 1 else 0.05,
-            on_epoch=lambda: saved.append(True),
+            on_epoch=lambda _: saved.append(True),
         )
     assert (training.rows, saved) == ([], [])
 
@@ -313,3 +297,78 @@ def test_method_s_own_parameters_are_trained_and_restored(images):
     assert not any("scale" in name for name in weights(training)), "it never enters the student"
     restored.load_state_dict(training.state_dict())
     assert torch.equal(restored.method.scale, training.method.scale)
+
+
+def lockstep(trainings: list[Training], images: ResidentImages, *, epochs: int = 2, **changes) -> list[Exception]:
+    """Trains them together, each with a dropout of its own; returns what went wrong."""
+    failures: list[Exception] = []
+    views = TrainingViews(images, Augmentation(crop_padding=1, rotation=10.0), batch_size=BATCH_SIZE, seed=0)
+    stops = changes.pop("stops", [epochs] * len(trainings))
+    members = [
+        member(training, images, stop_epoch=stop, on_failure=failures.append, **changes)
+        for training, stop in zip(trainings, stops, strict=True)
+    ]
+    fit(members, views, EveryOtherRight(), epochs=epochs, seed=0)
+    return failures
+
+
+def assorted() -> list[Training]:
+    """Students of different architectures and methods, with dropout and draws of their own."""
+    return [build(Noisy), build(), build(Noisy, student=nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES)))]
+
+
+def test_a_member_ends_with_the_bits_of_itself_alone(images):
+    together = assorted()
+    assert lockstep(together, images) == []
+    for training, alone in zip(together, assorted(), strict=True):
+        lockstep([alone], images)
+        assert training.rows == alone.rows
+        assert_same_weights(training, alone)
+
+
+@pytest.mark.parametrize("reason", ["diverges", "raises"])
+def test_one_that_fails_leaves_and_the_others_go_on_undisturbed(images, monkeypatch, reason):
+    def raising(self, batch, teacher):
+        if (batch.epoch, batch.step) == (1, 1):
+            raise MemoryError("no room for this one")
+        return CrossEntropy.forward(self, batch, teacher)
+
+    if reason == "raises":
+        monkeypatch.setattr(Breaking, "forward", raising)
+    broken, others = build(Breaking), assorted()
+    (failure,) = lockstep([others[0], broken, *others[1:]], images)
+    assert isinstance(failure, DivergedError if reason == "diverges" else MemoryError)
+    assert len(broken.rows) == 1
+    alone = assorted()
+    lockstep(alone, images)
+    for training, expected in zip(others, alone, strict=True):
+        assert training.rows == expected.rows
+        assert_same_weights(training, expected)
+
+
+def test_members_join_where_they_were_and_leave_where_they_stop(images):
+    """One was interrupted after its first epoch, one is to stop there: each trains its own epochs."""
+    whole, resumed, stopped = build(Noisy), build(Noisy), build(Noisy)
+    lockstep([whole], images, epochs=3)
+    lockstep([resumed], images, epochs=3, stops=[1])
+    assert lockstep([resumed, stopped], images, epochs=3, stops=[3, 1]) == []
+    assert (resumed.rows, stopped.rows) == (whole.rows, whole.rows[:1])
+    assert_same_weights(resumed, whole)
+
+
+def test_what_fails_for_all_is_raised(images):
+    class Silent(EveryOtherRight):
+        def __call__(self, batch):
+            raise RuntimeError("the teacher has gone")
+
+    views = TrainingViews(images, Augmentation(), batch_size=BATCH_SIZE, seed=0)
+    with pytest.raises(RuntimeError, match="the teacher has gone"):
+        fit([member(build(), images)], views, Silent(), epochs=1, seed=0)
+
+
+def test_time_is_shared_out_among_the_members(images, monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
+    two = [build(), build()]
+    lockstep(two, images)
+    assert [training.seconds for training in two] == [1.0, 1.0], "one tick for each of two epochs, halved"

@@ -1,0 +1,262 @@
+"""One run on its way from being asked for to its result: locked, logged, and with a true status whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdrun.experiment.build import build_method, build_optimisation, build_student, load_weights, method_class
+from kdrun.experiment.choices import Choices
+from kdrun.experiment.cost import macs_per_image
+from kdrun.experiment.environment import environment, peak_memory_bytes, versions
+from kdrun.experiment.reporting import TrainingProgress, log, log_file
+from kdrun.experiment.resident import ResidentSplits
+from kdrun.experiment.result import accuracies, best, describe
+from kdrun.experiment.spec import Spec
+from kdrun.experiment.store import Run, Store
+from kdrun.experiment.teachers import probe_top1
+from kdrun.files import write_json
+from kdrun.models.cost import num_parameters
+from kdrun.seeds import mix, seed_global_generators
+from kdrun.training import checkpoint
+from kdrun.training.convolution import apply_plan
+from kdrun.training.cuda_graphs import GraphedStep
+from kdrun.training.evaluation import evaluate
+from kdrun.training.precision import autocast, on_device
+from kdrun.training.step import Step
+from kdrun.training.trainer import DivergedError, Member, Training
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run that is asked for.
+
+    Attributes:
+        spec: what to run.
+        config: the composed config as YAML, kept beside the spec.
+        label: what tells it from the others of its sweep, for the messages.
+        role: `student` or `teacher`, for the messages.
+    """
+
+    spec: Spec
+    config: str | None = None
+    label: str = ""
+    role: str = "student"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run, and whether it was there before."""
+
+    run: Run
+    result: dict[str, Any]
+    reused: bool
+
+
+class Attempt:
+    """A request on its way.
+
+    Attributes:
+        run: its place.
+        ended: its outcome, or what went wrong; None while it is on its way.
+        choices: how it computes; from its opening on.
+        title: what the messages call it.
+    """
+
+    def __init__(self, request: Request, run: Run, device: torch.device) -> None:
+        self.run = run
+        self.ended: Outcome | Exception | None = None
+        self._request = request
+        self._device = device
+        self._context = autocast(device, run.spec.precision)
+        words = (request.role, run.spec.student.name, method_class(run.spec.method).name, request.label)
+        self.title = " ".join(word for word in words if word)
+
+    def take_finished(self) -> bool:
+        """Ends here if the run has been finished before."""
+        if self.run.finished:
+            self.ended = Outcome(self.run, self.run.result(), reused=True)
+        return self.ended is not None
+
+    @contextlib.contextmanager
+    def opened(self, store: Store, choices: Choices) -> Iterator[None]:
+        """Holds the run's lock and log; whatever leaves this context leaves a true status behind.
+
+        Args:
+            store: where a run may lie that is the beginning of this one.
+            choices: how to compute; kept with the run.
+        """
+        self.choices = choices
+        with self.run.lock(lambda status: _tell_waiting(self.run, status)):
+            if self.take_finished():  # by whoever held the lock
+                yield
+                return
+            self.run.open(self._request.config)
+            with log_file(self.run.directory / "kdrun.log", self.run.spec.run_id):
+                try:
+                    self._take_beginning(store)
+                    self.run.write_status("running", choices=dataclasses.asdict(choices))
+                    yield
+                except BaseException as error:
+                    self.fail(error)
+                    raise
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the run with what went wrong, unless it has ended."""
+        if self.ended is not None:
+            return
+        state = "diverged" if isinstance(error, DivergedError) else "failed"
+        if isinstance(error, Exception):
+            self.ended = error
+        else:
+            state = "interrupted"
+        what = f"{self.run.directory}: {error or type(error).__name__}"
+        log.error(what, exc_info=error, extra={"run": self.run.spec.run_id, "file_only": True})
+        self.run.write_status(state, error=f"{type(error).__name__}: {error}")
+
+    @contextlib.contextmanager
+    def failing_alone(self) -> Iterator[None]:
+        """What goes wrong in this context is this run's own failure."""
+        try:
+            yield
+        except Exception as error:
+            self.fail(error)
+
+    def tell(self, message: str) -> None:
+        """A message that belongs to this run's log alone."""
+        log.info("%s", message, extra={"run": self.run.spec.run_id})
+
+    def build(self, steps_per_epoch: int, weight_files: Mapping[str, Path]) -> Training:
+        """Builds the student with its method and optimiser, and restores what is trained of it.
+
+        Args:
+            steps_per_epoch: of the views.
+            weight_files: files with weights of the user's own, by their SHA-256.
+
+        Raises:
+            CheckpointError: the last checkpoint is damaged, or the user's weights are not those of the spec.
+        """
+        spec, device = self.run.spec, self._device
+        seed_global_generators(mix(spec.seed, "init"), device)
+        student = build_student(spec.student, spec.dataset)
+        if spec.weights is not None:
+            _take_weights(student, spec.weights, weight_files)
+        student = on_device(student, device)
+        apply_plan(student, self.choices.conv_plan)
+        method = build_method(spec.method, student).to(device)
+        optimizer, self._learning_rate = build_optimisation(spec.recipe, method, steps_per_epoch)
+        training = Training(method, optimizer)
+        if self.run.last_checkpoint.exists():
+            training.load_state_dict(checkpoint.load(self.run.last_checkpoint, device))
+        self._step = make_step(training, self._context, self.choices)
+        return training
+
+    def member(self, training: Training, data: ResidentSplits, progress: TrainingProgress) -> Member:
+        """The student as one of those that are trained in lockstep."""
+
+        def on_epoch(images_per_second: float) -> None:
+            _save_epoch(self.run, training)
+            self.tell(progress.line(self.title, training.rows[-1], images_per_second, self.run.spec.epochs_trained))
+
+        return Member(
+            training,
+            self._step,
+            self._learning_rate,
+            self._context,
+            splits=data.evaluated(),
+            stop_epoch=self.run.spec.epochs_trained,
+            on_epoch=on_epoch,
+            on_failure=self.fail,
+        )
+
+    def finish(self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]], lockstep: int) -> None:
+        """Writes the student and the result.
+
+        Args:
+            training: that has come to its end.
+            data: what it was trained and evaluated on.
+            teachers: their results.
+            lockstep: how many students were trained together with it, itself included.
+        """
+        self.run.write_rows(training.rows)
+        result = self._result(training, data, teachers, lockstep)
+        write_json(self.run.result_path, result)
+        self.run.write_status("finished")
+        self.ended = Outcome(self.run, result, reused=False)
+
+    def _result(
+        self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]], lockstep: int
+    ) -> dict[str, Any]:
+        """Exports the student and puts the result together."""
+        spec, student = self.run.spec, training.method.student
+        # Without an epoch (weights from elsewhere, stop_epoch=0) nothing has been evaluated yet.
+        untrained = {} if training.rows else data.evaluated()
+        return {
+            **describe(spec, teachers),
+            "student": {
+                "name": spec.student.name,
+                "params": num_parameters(student),
+                "macs": macs_per_image(spec),
+                "weights_sha256": checkpoint.export_weights(self.run.weights, student),
+                "probe_top1": probe_top1(student, data.test, self._context),
+            },
+            **accuracies(
+                training.rows, {name: evaluate(student, images, self._context) for name, images in untrained.items()}
+            ),
+            "train": {
+                "seconds": training.seconds,
+                "images_per_second": training.images / training.seconds if training.seconds else None,
+                "peak_memory_bytes": peak_memory_bytes(self._device),
+                "lockstep": lockstep,
+            },
+            "environment": environment(self._device),
+            "versions": versions(),
+        }
+
+    def _take_beginning(self, store: Store) -> None:
+        """A run that was never started goes on from a shorter one that shares its way (a teacher stopped early)."""
+        if self.run.last_checkpoint.exists() or self.run.spec.weights is not None:
+            return
+        beginning = store.longest_beginning(self.run.spec, dataclasses.asdict(self.choices))
+        if beginning is not None:
+            self.tell(f"goes on from epoch {beginning.spec.epochs_trained} of {beginning.directory}")
+            self.run.begin_with(beginning)
+
+
+def make_step(training: Training, context: AbstractContextManager[None], choices: Choices) -> Step:
+    """How a run's steps are computed."""
+    kind = GraphedStep if choices.cuda_graphs else Step
+    return kind(training.method, training.optimizer, context, compiled=choices.compile)
+
+
+def _take_weights(student: nn.Module, digest: str, files: Mapping[str, Path]) -> None:
+    """Loads the user's own weights into a student."""
+    path = files.get(digest)
+    if path is None:
+        raise FileNotFoundError(f"no file with SHA-256 {digest} was given: name it with teacher.checkpoint=FILE")
+    state, found = checkpoint.read_weights(path)
+    if found != digest:
+        raise checkpoint.CheckpointError(f"{path} changed while kdrun ran: SHA-256 {found}, not {digest}")
+    load_weights(student, state, path)
+
+
+def _save_epoch(run: Run, training: Training) -> None:
+    """What an ended epoch leaves behind; `last.pt` last, since it is what a resumed run trusts."""
+    state = training.state_dict()
+    if best(training.rows, "test") is training.rows[-1]:
+        checkpoint.save(run.best_checkpoint, {"epoch": len(training.rows), "method": state["method"]})
+    checkpoint.save(run.last_checkpoint, state)
+    run.write_rows(training.rows)
+    run.write_status("running", epoch=len(training.rows))
+
+
+def _tell_waiting(run: Run, status: Mapping[str, Any]) -> None:
+    log.info("waiting for %s, held by process %s on %s", run.directory, status.get("pid"), status.get("host"))

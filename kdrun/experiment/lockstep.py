@@ -1,0 +1,107 @@
+"""Which runs are trained together: those that see the same views in the same batches and have the same teacher."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from kdrun.experiment.build import build_student
+from kdrun.experiment.spec import Spec
+from kdrun.models.cost import num_parameters, saved_bytes
+
+SHARE_OF_MEMORY = 0.5
+"""Of the memory there is, so much may be taken by what a group keeps: the rest is for data, teacher and one step."""
+
+BYTES_PER_PARAMETER = 16
+"""Weight, gradient and two moments of the optimiser, in float32."""
+
+
+def shared(spec: Spec, threads: int) -> dict[str, Any]:
+    """What the members of a group have in common, by name; their teacher apart.
+
+    Args:
+        spec: of a member.
+        threads: CPU threads it computes with.
+    """
+    return {
+        "dataset": spec.dataset,
+        "seed": spec.seed,
+        "recipe.epochs": spec.recipe.epochs,
+        "recipe.batch_size": spec.recipe.batch_size,
+        "recipe.augmentation": spec.recipe.augmentation,
+        "precision": spec.precision,
+        "threads": threads,
+    }
+
+
+def check_lockstep(members: Sequence[tuple[Spec, int]]) -> None:
+    """Raises `ValueError` unless these runs (spec, threads) can be trained together, naming what differs."""
+    first, *others = [shared(spec, threads) for spec, threads in members]
+    different = [name for name in first if any(other[name] != first[name] for other in others)]
+    if len({_taught_by(spec) for spec, _ in members if spec.teachers}) > 1:
+        different.append("teacher")
+    if different:
+        raise ValueError(f"lockstep trains runs that see the same views; these differ in {', '.join(different)}")
+
+
+def lockstep_groups(specs: Sequence[Spec], threads: Callable[[Spec], int], device: torch.device) -> list[list[Spec]]:
+    """Divides runs into groups that can be trained together and fit into memory.
+
+    Runs with a teacher are with those of the same teacher; a run without joins the last group of its views. Groups
+    come in the order in which the first of their runs with a teacher (or without, where there is none) comes.
+
+    Args:
+        specs: the runs.
+        threads: CPU threads a run computes with.
+        device: where.
+    """
+    groups: dict[tuple[str, tuple[str, ...]], list[Spec]] = {}
+    for spec in specs:
+        groups.setdefault((repr(shared(spec, threads(spec))), _taught_by(spec)), []).append(spec)
+    for views, teachers in [key for key in groups if not key[1]]:
+        taught = [key for key in groups if key[0] == views and key[1]]
+        if taught:
+            groups[taught[-1]] += groups.pop((views, teachers))
+    return [part for members in groups.values() for part in _fitting(members, device)]
+
+
+def _taught_by(spec: Spec) -> tuple[str, ...]:
+    return tuple(teacher.run_id for teacher in spec.teachers)
+
+
+def _fitting(members: list[Spec], device: torch.device) -> list[list[Spec]]:
+    """Splits a group where the next member would not fit into memory beside those before."""
+    limit = SHARE_OF_MEMORY * _memory_bytes(device)
+    parts: list[list[Spec]] = []
+    taken = 0.0
+    for spec in members:
+        size = member_bytes(spec, device)
+        if not parts or taken + size > limit:
+            parts.append([])
+            taken = 0.0
+        parts[-1].append(spec)
+        taken += size
+    return parts
+
+
+def member_bytes(spec: Spec, device: torch.device) -> int:
+    """What a member takes for as long as its group trains: weights, gradients, the optimiser's state.
+
+    On CUDA the members' steps run at the same time, so there it is also what backward keeps of a batch.
+    """
+    size = spec.dataset.image_size
+    with torch.device("meta"):
+        student = build_student(spec.student, spec.dataset)
+    kept = BYTES_PER_PARAMETER * num_parameters(student)
+    if device.type == "cuda":
+        kept += spec.recipe.batch_size * saved_bytes(student, (spec.dataset.in_channels, size, size))
+    return kept
+
+
+def _memory_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,131 @@
+"""Where teachers' logits are kept for later runs: one directory a teacher and sequence of views, one file an epoch.
+
+replay/<key>/
+    key.json      what the logits depend on; its time of change is when they were last used
+    0001.pt       logits [N, K] and positions [N] of the first epoch, with their SHA-256
+
+Logits are the teacher's own, in its own type. They are given again only where the teacher would give the very same
+bits: same weights, views, batches and precision, on the same kind of device, with the same threads and torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdrun.experiment.environment import device_name
+from kdrun.experiment.reporting import log
+from kdrun.experiment.spec import Spec
+from kdrun.experiment.store import Run
+from kdrun.files import sha256, write_json
+from kdrun.training import checkpoint
+
+CPU = torch.device("cpu")
+FILE_OVERHEAD = 4096
+"""Bytes of a file beside its tensors, at most."""
+
+
+def replay_key(spec: Spec, teacher: Run, device: torch.device, threads: int) -> dict[str, Any]:
+    """All that the logits of a run's teacher on its training views depend on, to the last bit.
+
+    Args:
+        spec: of a student.
+        teacher: its teacher's finished run.
+        device: where it computes.
+        threads: CPU threads.
+    """
+    return {
+        "teacher": teacher.spec.run_id,
+        "weights": teacher.result()["student"]["weights_sha256"],
+        "dataset": dataclasses.asdict(spec.dataset),
+        "augmentation": dataclasses.asdict(spec.recipe.augmentation),
+        "batch_size": spec.recipe.batch_size,
+        "seed": spec.seed,
+        "precision": spec.precision,
+        "semantics": spec.semantics,
+        "device": device_name(device),
+        "threads": threads if device.type == "cpu" else None,
+        "torch": torch.__version__,
+    }
+
+
+class ReplayStore:
+    """Recorded logits under an output root, never more than a limit.
+
+    What was not used for the longest time makes room for what is recorded.
+
+    Args:
+        root: the output root.
+        limit_bytes: how much may be kept.
+    """
+
+    def __init__(self, root: Path, limit_bytes: float) -> None:
+        self._directory = root / "replay"
+        self._limit = limit_bytes
+
+    def recording(self, key: dict[str, Any]) -> KeptLogits:
+        """The place of the logits that depend on `key`."""
+        name = sha256(json.dumps(key, sort_keys=True).encode())[:12]
+        return KeptLogits(self._directory / name, key, self)
+
+    def make_room(self, size: int, keep: Path) -> bool:
+        """Removes recordings, the one unused for the longest time first, until `size` bytes more fit; all but `keep`.
+
+        Returns:
+            Whether they fit now.
+        """
+        sizes = {
+            path.parent: sum(file.stat().st_size for file in path.parent.iterdir())
+            for path in sorted(self._directory.glob("*/key.json"), key=lambda path: path.stat().st_mtime)
+        }
+        for directory in [directory for directory in sizes if directory != keep]:
+            if sum(sizes.values()) + size <= self._limit:
+                break
+            shutil.rmtree(directory)
+            del sizes[directory]
+        return sum(sizes.values()) + size <= self._limit
+
+
+class KeptLogits:
+    """The epochs kept of one teacher on one sequence of views: a `kdrun.training.replay.Recording`."""
+
+    def __init__(self, directory: Path, key: dict[str, Any], store: ReplayStore) -> None:
+        self._directory = directory
+        self._key = key
+        self._store = store
+        self._full = False
+
+    def read(self, epoch: int) -> dict[str, Tensor] | None:
+        """An epoch's tensors; None where there are none, or they are damaged, which is told."""
+        path = self._path(epoch)
+        if not path.exists():
+            return None
+        try:
+            tensors = checkpoint.load(path, CPU)
+        except checkpoint.CheckpointError as error:
+            log.warning("%s; the teacher computes this epoch again", str(error).partition(";")[0])
+            return None
+        os.utime(self._directory / "key.json")
+        return tensors
+
+    def write(self, epoch: int, tensors: dict[str, Tensor]) -> None:
+        """Keeps an epoch, if there is room within the limit."""
+        size = FILE_OVERHEAD + sum(tensor.nbytes for tensor in tensors.values())
+        if self._full or not self._store.make_room(size, keep=self._directory):
+            if not self._full:
+                log.info("no room to keep more of the teacher's logits: runtime.replay_gb is the limit")
+            self._full = True
+            return
+        self._directory.mkdir(parents=True, exist_ok=True)
+        write_json(self._directory / "key.json", self._key)
+        checkpoint.save(self._path(epoch), {name: tensor.cpu() for name, tensor in tensors.items()})
+
+    def _path(self, epoch: int) -> Path:
+        return self._directory / f"{epoch + 1:04}.pt"

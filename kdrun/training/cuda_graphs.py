@@ -1,0 +1,114 @@
+"""Whole steps captured once and replayed: a CUDA device is given one graph instead of a thousand small operations.
+
+Every student has its own stream and its own graph, so students in lockstep fill the device together.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdrun.methods.base import Batch, Method, TeacherOutput
+from kdrun.training.step import Step
+
+WARM_UP_STEPS = 3
+"""Ordinary steps before the capture: they make the optimiser's state, and libraries choose their algorithms."""
+
+
+logger = logging.getLogger(__name__)
+
+
+class NotCapturableError(RuntimeError):
+    """A method reads what changes at every step in Python, where a graph would keep the first value for ever."""
+
+
+class GraphedStep(Step):
+    """Steps on a CUDA device: forward, backward, optimiser and metrics as one graph.
+
+    The first steps are ordinary ones, as are those on batches of another size (an epoch's last). The learning rate is
+    a tensor that the graph reads; the global generator's seed is read at each replay, so dropout stays a function of
+    (seed, epoch, step). A method that reads `batch.progress` and the like cannot be captured: that is told, and its
+    steps stay ordinary ones.
+
+    Args:
+        method: owns the student; on a CUDA device.
+        optimizer: over the method's parameters, not yet stepped or restored from a checkpoint.
+        autocast: the context in which the method computes.
+        compiled: see `Step`; what is captured is then the compiled student.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        autocast: AbstractContextManager[None],
+        *,
+        compiled: bool = False,
+    ) -> None:
+        super().__init__(method, optimizer, autocast, compiled=compiled)
+        device = next(method.parameters()).device
+        self._stream = torch.cuda.Stream(device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._capturable = True
+        self._warm_up_steps = 0
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(float(group["lr"]), device=device)
+            if "capturable" in group:
+                group["capturable"] = True
+
+    def __call__(self, batch: Batch, teacher: TeacherOutput | None, lr: float) -> None:
+        """Moves the weights by one step of the optimiser, and counts the step's metrics."""
+        given = [batch.x, batch.y, batch.index, *([] if teacher is None else [teacher.logits])]
+        self._stream.wait_stream(torch.cuda.current_stream(batch.x.device))
+        with torch.cuda.stream(self._stream):
+            for tensor in given:  # its memory is not given away before this stream has read it
+                tensor.record_stream(self._stream)
+            for group in self.optimizer.param_groups:
+                group["lr"].fill_(lr)
+            if self._graph is not None and len(batch.y) == self._full_size:
+                for kept, tensor in zip(self._inputs, given, strict=True):
+                    kept.copy_(tensor)
+                self._graph.replay()
+                return
+            self._compute(batch, teacher)
+            self._warm_up_steps += 1
+            if self._warm_up_steps == WARM_UP_STEPS and self._capturable:
+                self._capture(given)
+
+    def _capture(self, given: list[Tensor]) -> None:
+        """Records a step without taking it: from the next one on it is replayed."""
+        self._inputs = [tensor.clone() for tensor in given]
+        x, y, index, *logits = self._inputs
+        batch: Any = _StaticBatch(x, y, index)
+        self.optimizer.zero_grad(set_to_none=True)  # gradients are to lie in the graph's own memory
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                self._compute(batch, TeacherOutput(logits[0]) if logits else None)
+            self._graph = graph
+        except NotCapturableError as error:
+            logger.warning("steps are not captured: %s", error)
+            self._capturable = False
+
+    def end_epoch(self) -> tuple[dict[str, float], int]:
+        """Means per image of the loss, its terms and the shares, and the number of images; then counts anew."""
+        torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+        return super().end_epoch()
+
+
+class _StaticBatch:
+    """The tensors of a batch, in the memory a graph reads; nothing else of it can be captured."""
+
+    def __init__(self, x: Tensor, y: Tensor, index: Tensor) -> None:
+        self.x = x
+        self.y = y
+        self.index = index
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotCapturableError(
+            f"the method reads batch.{name}, which changes from step to step; captured, its first value would stay"
+        )

@@ -1,0 +1,105 @@
+"""One training step: forward, backward, optimiser, metrics; nothing in it waits for the device."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from kdrun.methods.base import Batch, Method, Objective, TeacherOutput
+from kdrun.metrics import num_agreeing, num_correct
+
+PERCENT = ("top1", "teacher_top1", "agreement")
+"""The training metrics that are shares of the images; the others are the loss and its terms."""
+
+
+class Step:
+    """Steps of one student, one operation after the other: what faster ways to compute it are measured against.
+
+    Args:
+        method: owns the student; on the device of the batches.
+        optimizer: over the method's parameters.
+        autocast: the context in which the method computes.
+        compiled: compiles the student with torch.compile, for batches of the size of the first one: smaller ones
+            (an epoch's last) and evaluation are not worth a compilation of their own.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        autocast: AbstractContextManager[None],
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self.method = method
+        self.optimizer = optimizer
+        self._autocast = autocast
+        self._compiled = compiled
+        self._full_size: int | None = None
+        self._meter = _Meter()
+        if compiled:
+            method.student.compile(dynamic=False)
+
+    def __call__(self, batch: Batch, teacher: TeacherOutput | None, lr: float) -> None:
+        """Moves the weights by one step of the optimiser, and counts the step's metrics."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self._compute(batch, teacher)
+
+    def _compute(self, batch: Batch, teacher: TeacherOutput | None) -> None:
+        self._full_size = self._full_size or len(batch.y)
+        uncompiled = self.uncompiled() if len(batch.y) != self._full_size else contextlib.nullcontext()
+        with self._autocast, uncompiled:
+            objective: Objective = self.method(batch, teacher)
+        self.optimizer.zero_grad(set_to_none=True)
+        objective.loss.backward()
+        self.optimizer.step()
+        self._meter.add(batch, objective, teacher)
+
+    def uncompiled(self) -> AbstractContextManager[None]:
+        """A context in which the student computes as if it had not been compiled."""
+        return torch.compiler.set_stance("force_eager") if self._compiled else contextlib.nullcontext()
+
+    def end_epoch(self) -> tuple[dict[str, float], int]:
+        """Means per image of the loss, its terms and the shares, and the number of images; then counts anew."""
+        return self._meter.read()
+
+
+class _Meter:
+    """Sums over an epoch, on the device, read once at its end.
+
+    The tensors stay the same from epoch to epoch and are added to in place, so that a captured step can do it.
+    """
+
+    def __init__(self) -> None:
+        self._images = torch.zeros(())
+        self._sums: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def add(self, batch: Batch, objective: Objective, teacher: TeacherOutput | None) -> None:
+        size = len(batch.y)
+        self._images = self._images.to(batch.y.device)  # once
+        self._images.add_(size)
+        self._add("loss", objective.loss.detach() * size)
+        for name, term in objective.terms.items():
+            self._add(name, term.detach() * size)
+        self._add("top1", num_correct(objective.logits, batch.y))
+        if teacher is not None:
+            self._add("teacher_top1", num_correct(teacher.logits, batch.y))
+            self._add("agreement", num_agreeing(objective.logits, teacher.logits))
+
+    def _add(self, name: str, value: Tensor) -> None:
+        if name not in self._sums:
+            self._sums[name] = torch.zeros((), device=value.device)
+        self._sums[name].add_(value)
+
+    def read(self) -> tuple[dict[str, float], int]:
+        counters = [self._images, *self._sums.values()]
+        images, *values = torch.stack(counters).tolist()  # the epoch's only wait for the device
+        for counter in counters:
+            counter.zero_()
+        sums = zip(self._sums, values, strict=True)
+        return {name: (100 if name in PERCENT else 1) * value / images for name, value in sums}, round(images)

@@ -1,0 +1,183 @@
+"""Runs that are trained together: who may be, and that each is what it is alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kdrun.data import Augmentation
+from kdrun.experiment import lockstep
+from kdrun.experiment.attempt import Outcome, Request
+from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
+from kdrun.methods import CE, KD
+from kdrun.training.trainer import DivergedError
+
+CPU = torch.device("cpu")
+
+
+def groups(specs, threads=lambda spec: 1):
+    return [[spec.run_id for spec in group] for group in lockstep_groups(specs, threads, CPU)]
+
+
+def ids(*specs):
+    return [spec.run_id for spec in specs]
+
+
+def sweep(lab):
+    """Students of one teacher that differ in all that members of a group may differ in."""
+    return [
+        lab.taught(temperature=1.0),
+        lab.taught(temperature=8.0, alpha=0.3),
+        lab.taught("resnet20"),
+        replace(lab.taught(), recipe=replace(lab.recipe, lr=0.1, weight_decay=0.0, optimizer="adam")),
+        replace(lab.taught(), stop_epoch=2),
+        lab.plain("cnn", method=lab.by("TfKDSelf"), teachers=(lab.teacher,)),
+        lab.plain(),
+        lab.plain("resnet20", method=lab.by("LSR")),
+    ]
+
+
+def test_each_member_is_bit_for_bit_itself_alone(lab, trained):
+    """Weights, metrics and result of every method, architecture and recipe in the group."""
+    specs = sweep(lab)
+    ended = list(lab.runner("together").execute_all([Request(spec) for spec in specs]))
+    assert trained[0] == "ce", "the teacher"
+    assert [request.spec for request, _ in ended] == specs
+    for request, outcome in ended:
+        alone = lab.execute(request.spec, "alone", replay_gb=0.0)
+        assert lab.bits(outcome.run) == lab.bits(alone.run)
+        assert (outcome.result["train"]["lockstep"], alone.result["train"]["lockstep"]) == (len(specs), 1)
+        assert without_times(outcome.result) == without_times(alone.result)
+
+
+def without_times(result):
+    return {name: value for name, value in result.items() if name != "train"}
+
+
+def test_lockstep_trains_in_one_go_and_one_by_one_in_many(lab, monkeypatch):
+    from kdrun.experiment import runner
+
+    sizes = []
+    fit = runner.fit
+    monkeypatch.setattr(
+        runner, "fit", lambda members, *args, **kw: (sizes.append(len(members)), fit(members, *args, **kw))
+    )
+    requests = [Request(lab.taught(temperature=t)) for t in (1.0, 2.0, 4.0)]
+    list(lab.runner("together").execute_all(requests))
+    list(lab.runner("apart", sweep="one_by_one").execute_all(requests))
+    assert sizes == [1, 3, 1, 1, 1, 1]
+
+
+def test_one_that_diverges_or_fails_does_not_disturb_the_others(lab, monkeypatch):
+    forward = KD.forward
+
+    def failing(self, batch, teacher):
+        if self.temperature == 5.0 and batch.epoch == 1:
+            raise MemoryError("no room")
+        return forward(self, batch, teacher)
+
+    monkeypatch.setattr(KD, "forward", failing)
+    specs = [
+        lab.taught(temperature=2.0),
+        lab.taught(temperature=5.0),
+        replace(lab.taught(), recipe=replace(lab.recipe, lr=1e20)),
+    ]
+    good, failed, diverged = [ended for _, ended in lab.runner().execute_all([Request(spec) for spec in specs])]
+    assert isinstance(failed, MemoryError)
+    assert isinstance(diverged, DivergedError)
+    states = [lab.run(spec).status()["state"] for spec in specs]
+    assert states == ["finished", "failed", "diverged"]
+    assert "MemoryError" in (lab.run(specs[1]).directory / "kdrun.log").read_text()
+    assert "MemoryError" not in (lab.run(specs[0]).directory / "kdrun.log").read_text(), "each log is of its own run"
+    assert lab.bits(good.run) == lab.bits(lab.execute(specs[0], "alone").run)
+    monkeypatch.undo()
+    resumed = lab.execute(specs[1])
+    assert lab.bits(resumed.run) == lab.bits(lab.execute(specs[1], "alone").run)
+
+
+def test_an_interrupted_group_resumes_to_the_same_bits(lab, monkeypatch):
+    """The first had got one epoch further than the second when the process was stopped."""
+    specs = [lab.taught(temperature=1.0), lab.taught(temperature=8.0)]
+    forward = KD.forward
+
+    def stopping(self, batch, teacher):
+        if (batch.epoch, batch.step, self.temperature) == (2, 3, 8.0):
+            raise KeyboardInterrupt
+        return forward(self, batch, teacher)
+
+    lab.execute(replace(specs[0], stop_epoch=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(KD, "forward", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            list(lab.runner().execute_all([Request(spec) for spec in specs]))
+    assert [lab.run(spec).status()["state"] for spec in specs] == ["interrupted", "interrupted"]
+    for request, outcome in lab.runner().execute_all([Request(spec) for spec in specs]):
+        assert isinstance(outcome, Outcome)
+        assert lab.bits(outcome.run) == lab.bits(lab.execute(request.spec, "alone").run)
+
+
+def test_a_failing_teacher_fails_its_students_and_no_other(lab, monkeypatch):
+    forward = CE.forward
+
+    def failing(self, batch, teacher):
+        if self.scale == 0.5:
+            raise RuntimeError("broken teacher")
+        return forward(self, batch, teacher)
+
+    monkeypatch.setattr(CE, "forward", failing)
+    broken = lab.plain("cnn", method=lab.by("CE", scale=0.5))
+    specs = [lab.taught(teacher=broken), lab.taught(), lab.taught(teacher=broken, temperature=2.0)]
+    ended = {request.spec.run_id: end for request, end in lab.runner().execute_all([Request(s) for s in specs])}
+    assert [type(ended[spec.run_id]) for spec in specs] == [RuntimeError, Outcome, RuntimeError]
+    assert not lab.run(specs[0]).directory.exists(), "nothing is left of what was never begun"
+
+
+def test_groups_share_views_and_teacher(lab):
+    """Everything else a run has may differ."""
+    specs = sweep(lab)
+    assert groups(specs) == [ids(*specs)]
+    apart = [
+        replace(lab.taught(), seed=1),
+        lab.taught(teacher=lab.plain("resnet20")),
+        replace(lab.taught(), precision="bf16"),
+        replace(lab.taught(), recipe=replace(lab.recipe, batch_size=8)),
+        replace(lab.taught(), recipe=replace(lab.recipe, epochs=4)),
+        replace(lab.taught(), recipe=replace(lab.recipe, augmentation=Augmentation(flip=True))),
+        replace(lab.taught(), dataset=replace(lab.dataset, train_fraction=0.5)),
+    ]
+    assert groups([specs[0], *apart]) == [[run_id] for run_id in ids(specs[0], *apart)]
+    assert groups(specs[:2], threads=lambda spec: 1 if spec is specs[0] else 2) == [
+        [run_id] for run_id in ids(*specs[:2])
+    ]
+
+
+def test_a_run_without_a_teacher_joins_the_last_group_of_its_views(lab):
+    """So a baseline that is also a teacher, to be trained in steps, comes after those that stop it early."""
+    first, last = lab.taught(teacher=replace(lab.teacher, stop_epoch=1)), lab.taught()
+    assert groups([lab.plain(), first, last]) == [ids(first), ids(last, lab.plain())]
+    assert groups([lab.plain(), lab.plain(seed=1), lab.plain("cnn")]) == [
+        ids(lab.plain(), lab.plain("cnn")),
+        ids(lab.plain(seed=1)),
+    ]
+
+
+def test_groups_are_split_where_they_would_not_fit(lab, monkeypatch):
+    specs = [lab.taught(temperature=float(t)) for t in range(1, 6)]
+    each = lockstep.member_bytes(specs[0], CPU)
+    assert each == 16 * (64 * 32 + 32 + 32 * 4 + 4), "weight, gradient and two moments of every parameter"
+    monkeypatch.setattr(lockstep, "_memory_bytes", lambda device: 2 * (2 * each + 1))
+    assert groups(specs) == [ids(*specs[:2]), ids(*specs[2:4]), ids(specs[4])]
+    monkeypatch.setattr(lockstep, "_memory_bytes", lambda device: 0)
+    assert groups(specs) == [[run_id] for run_id in ids(*specs)]
+
+
+def test_lockstep_refuses_what_it_is_not_exact_for_by_name(lab):
+    one, other = (
+        lab.taught(),
+        replace(lab.taught(teacher=lab.plain("resnet20")), seed=1, recipe=replace(lab.recipe, batch_size=8)),
+    )
+    with pytest.raises(ValueError, match=r"these differ in seed, recipe\.batch_size, threads, teacher$"):
+        check_lockstep([(one, 1), (other, 2)])
+    with pytest.raises(ValueError, match="these differ in seed, recipe"):
+        lab.runner().execute_together([Request(one), Request(other)])
+    check_lockstep([(one, 1), (lab.taught(temperature=9.0), 1), (lab.plain(), 1)])

@@ -1,0 +1,113 @@
+"""Kept logits: used by every later run of the same views, never where they would not be the same, within a limit."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kdrun.data import Augmentation
+from kdrun.experiment.replay import ReplayStore, replay_key
+from kdrun.training.teacher import LiveTeacher
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def answered(monkeypatch) -> list[int]:
+    """The epochs of the batches that a teacher computed."""
+    epochs = []
+    call = LiveTeacher.__call__
+    monkeypatch.setattr(LiveTeacher, "__call__", lambda self, batch: epochs.append(batch.epoch) or call(self, batch))
+    return epochs
+
+
+def test_later_runs_of_the_same_views_compute_no_teacher_and_end_with_the_same_bits(lab, answered):
+    lab.execute(lab.taught(temperature=1.0))
+    assert answered == [epoch for epoch in range(3) for _ in range(5)]
+    answered.clear()
+    for spec in (lab.taught(temperature=8.0), replace(lab.taught("resnet20"), stop_epoch=2)):
+        replayed = lab.execute(spec).run
+        assert answered == []
+        assert lab.bits(replayed) == lab.bits(lab.execute(spec, "live", replay_gb=0.0).run)
+        answered.clear()
+    kept = sorted(path.name for path in lab.root.glob("outputs/replay/*/*"))
+    assert kept == ["0001.pt", "0002.pt", "0003.pt", "key.json"]
+    assert not (lab.root / "live" / "replay").exists()
+
+
+def test_an_epoch_costs_its_logits_and_positions(lab):
+    lab.execute(lab.taught())
+    for path in lab.root.glob("outputs/replay/*/0*.pt"):
+        assert path.stat().st_size < 66 * (4 * 4 + 8) + 3000, "66 images, 4 classes in float32, an int64"
+
+
+def test_what_could_differ_in_a_bit_is_another_recording(lab):
+    teacher = lab.execute(lab.teacher).run
+    keys = [
+        replay_key(spec, teacher, CPU, threads)
+        for spec, threads in [
+            (lab.taught(), 1),
+            (lab.taught(), 2),
+            (replace(lab.taught(), seed=1), 1),
+            (replace(lab.taught(), precision="bf16"), 1),
+            (replace(lab.taught(), dataset=replace(lab.dataset, train_fraction=0.5)), 1),
+            (replace(lab.taught(), recipe=replace(lab.recipe, batch_size=8)), 1),
+            (replace(lab.taught(), recipe=replace(lab.recipe, augmentation=Augmentation(flip=True))), 1),
+        ]
+    ]
+    other = lab.execute(replace(lab.teacher, seed=1)).run
+    keys.append(replay_key(lab.taught(), other, CPU, 1))
+    store = ReplayStore(lab.root, 1e9)
+    assert len({store.recording(key)._directory for key in keys}) == len(keys)
+    same = replay_key(
+        replace(lab.taught("resnet20", temperature=9.0), recipe=replace(lab.recipe, lr=0.1)), teacher, CPU, 1
+    )
+    assert same == keys[0], "what a student does with the views is nothing to the teacher"
+
+
+@pytest.mark.parametrize("damage", ["bit", "truncated"])
+def test_a_damaged_file_is_told_and_computed_again(lab, answered, caplog, damage):
+    expected = lab.bits(lab.execute(lab.taught(temperature=3.0), "live", replay_gb=0.0).run)
+    lab.execute(lab.taught())
+    (path,) = lab.root.glob("outputs/replay/*/0002.pt")
+    content = bytearray(path.read_bytes())
+    if damage == "bit":
+        content[-100] ^= 1
+    path.write_bytes(content if damage == "bit" else content[:200])
+    answered.clear()
+    assert lab.bits(lab.execute(lab.taught(temperature=3.0)).run) == expected
+    assert answered == [1] * 5, "the second epoch"
+    assert f"{path} is damaged" in caplog.text
+    answered.clear()
+    lab.execute(lab.taught(temperature=4.0))
+    assert answered == [], "it was recorded anew"
+
+
+def tensors(size: int) -> dict[str, torch.Tensor]:
+    return {"logits": torch.zeros(size // 4), "index": torch.zeros(0, dtype=torch.int64)}
+
+
+def test_what_was_unused_for_the_longest_time_makes_room(tmp_path):
+    store = ReplayStore(tmp_path, 65_000)
+    recordings = {name: store.recording({"teacher": name}) for name in "abc"}
+    for age, (name, recording) in enumerate(recordings.items()):
+        recording.write(0, tensors(12_000))
+        os.utime(recording._directory / "key.json", (age, age))
+        assert recordings[name].read(0) is not None
+    for age, name in enumerate("bca"):
+        os.utime(recordings[name]._directory / "key.json", (age, age))
+    recordings["c"].write(1, tensors(24_000))
+    assert [name for name in "abc" if recordings[name].read(0) is not None] == ["a", "c"]
+    assert recordings["c"].read(1) is not None
+
+
+def test_the_limit_is_kept_and_told_once(tmp_path, caplog):
+    caplog.set_level("INFO")
+    store = ReplayStore(tmp_path, 50_000)
+    recording = store.recording({"teacher": "a"})
+    for epoch in range(6):
+        recording.write(epoch, tensors(20_000))
+    assert [epoch for epoch in range(6) if recording.read(epoch) is not None] == [0, 1]
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 50_000
+    assert caplog.text.count("runtime.replay_gb is the limit") == 1
