@@ -150,7 +150,6 @@ class Attempt:
         if spec.weights is not None:
             _take_weights(student, spec.weights, weight_files)
         student = on_device(student, device)
-        apply_plan(student, self.choices.conv_plan)
         method = build_method(spec.method, student).to(device)
         optimizer, self._learning_rate = build_optimisation(spec.recipe, method, steps_per_epoch)
         training = Training(method, optimizer)
@@ -232,7 +231,8 @@ class Attempt:
 
 
 def make_step(training: Training, context: AbstractContextManager[None], choices: Choices) -> Step:
-    """How a run's steps are computed."""
+    """How a run's steps are computed: the choices applied to its student."""
+    apply_plan(training.method.student, choices.conv_plan)
     kind = GraphedStep if choices.cuda_graphs else Step
     return kind(training.method, training.optimizer, context, compiled=choices.compile)
 

@@ -37,6 +37,7 @@ CUDA_MACS_PER_SECOND = 1.5e14
 CUDA_STEP_SECONDS = 1e-3
 """What a step takes on CUDA at least, and what it computes in a second beyond that: estimates."""
 
+
 @dataclass(frozen=True)
 class Choices:
     """How a run computes.

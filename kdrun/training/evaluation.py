@@ -9,8 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from kdrun.metrics import classification_metrics
+from kdrun.training.folding import folded
 
-BATCH_SIZE = 500
+BATCH_SIZE = 64
+"""Images at a time on a CPU, whose cache should hold their activations: 2 to 2.7 times as fast as 500."""
+
+CUDA_BATCH_SIZE = 2000
 
 
 class EvalImages(Protocol):
@@ -36,12 +40,13 @@ def predict(
     was_training = model.training
     model.eval()
     positions = torch.arange(min(len(images), limit or len(images)), device=images.labels.device)
+    size = CUDA_BATCH_SIZE if positions.is_cuda else BATCH_SIZE
     with autocast:
-        logits = torch.cat([model(images.batch(part)).float() for part in positions.split(BATCH_SIZE)])
+        logits = torch.cat([model(images.batch(part)).float() for part in positions.split(size)])
     model.train(was_training)
     return logits
 
 
 def evaluate(model: nn.Module, images: EvalImages, autocast: AbstractContextManager[None]) -> dict[str, float]:
-    """`top1`, `top5` (percent), `nll` and `ece` of a model on a split."""
-    return classification_metrics(predict(model, images, autocast), images.labels)
+    """`top1`, `top5` (percent), `nll` and `ece` of a model, its BatchNorm folded, on a split."""
+    return classification_metrics(predict(folded(model), images, autocast), images.labels)

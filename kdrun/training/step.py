@@ -23,7 +23,7 @@ class Step:
         optimizer: over the method's parameters.
         autocast: the context in which the method computes.
         compiled: compiles the student with torch.compile, for batches of the size of the first one: smaller ones
-            (an epoch's last) and evaluation are not worth a compilation of their own.
+            (an epoch's last) are not worth a compilation of their own.
     """
 
     def __init__(
@@ -51,17 +51,14 @@ class Step:
 
     def _compute(self, batch: Batch, teacher: TeacherOutput | None) -> None:
         self._full_size = self._full_size or len(batch.y)
-        uncompiled = self.uncompiled() if len(batch.y) != self._full_size else contextlib.nullcontext()
-        with self._autocast, uncompiled:
+        smaller = self._compiled and len(batch.y) != self._full_size
+        stance = torch.compiler.set_stance("force_eager") if smaller else contextlib.nullcontext()
+        with self._autocast, stance:
             objective: Objective = self.method(batch, teacher)
         self.optimizer.zero_grad(set_to_none=True)
         objective.loss.backward()
         self.optimizer.step()
         self._meter.add(batch, objective, teacher)
-
-    def uncompiled(self) -> AbstractContextManager[None]:
-        """A context in which the student computes as if it had not been compiled."""
-        return torch.compiler.set_stance("force_eager") if self._compiled else contextlib.nullcontext()
 
     def end_epoch(self) -> tuple[dict[str, float], int]:
         """Means per image of the loss, its terms and the shares, and the number of images; then counts anew."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from kdrun.methods.base import Batch, TeacherOutput
+from kdrun.training.folding import folded
 
 
 class TeacherSource(Protocol):
@@ -50,22 +48,3 @@ class LiveTeacher:
 
     def end_epoch(self) -> None:
         """Nothing is kept from batch to batch."""
-
-
-def folded(model: nn.Module) -> nn.Module:
-    """A copy of a network for inference: in eval mode, without gradients, BatchNorm folded into convolutions.
-
-    Folded is what stands directly one after the other in an `nn.Sequential`, which nothing can come between (so do
-    all of kdrun's networks); another BatchNorm stays, exact and slower.
-
-    Its logits differ from those of the network by rounding.
-    """
-    bare = copy.deepcopy(model).eval().requires_grad_(False)
-    for sequence in [module for module in bare.modules() if isinstance(module, nn.Sequential)]:
-        names = list(sequence._modules)
-        for first, second in itertools.pairwise(names):
-            conv, bn = getattr(sequence, first), getattr(sequence, second)
-            if type(conv) is nn.Conv2d and type(bn) is nn.BatchNorm2d and bn.track_running_stats:
-                setattr(sequence, first, fuse_conv_bn_eval(conv, bn))
-                setattr(sequence, second, nn.Identity())
-    return bare

@@ -136,8 +136,7 @@ class Member:
         _check_finite(means, epoch, lr)
         row: Row = {"epoch": epoch + 1, "lr": lr, "train": means}
         for name, split in self.splits.items():
-            with self.step.uncompiled():
-                row[name] = evaluate(self.training.method.student, split, self.autocast)
+            row[name] = evaluate(self.training.method.student, split, self.autocast)
             _check_finite(row[name], epoch, lr)  # the last step's weights
         self.training.rows.append(row)
         self.training.seconds += seconds

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kdrun.data import Augmentation, ImageSet, ResidentImages, TrainingViews
-from kdrun.methods import Method, Objective, TeacherOutput
+from kdrun.methods import Method, Needs, Objective, TeacherOutput
 from kdrun.models import cnn
 from kdrun.seeds import mix
 from kdrun.training import checkpoint
@@ -174,7 +174,11 @@ class EveryOtherRight:
 
 def test_means_are_over_images_not_over_batches(images):
     """With a learning rate of 0 an epoch's means are those of one pass; the last batch is a quarter of the others."""
-    training = build(lr=0.0, student=nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES)))
+
+    class Taught(CrossEntropy):
+        needs = Needs(logits=True)
+
+    training = build(Taught, lr=0.0, student=nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES)))
     logits = training.method.student(images.batch(torch.arange(NUM))).detach()
     train(training, images, epochs=1, teacher=EveryOtherRight(), learning_rate=lambda step: 0.0)
     loss = F.cross_entropy(logits, images.labels).item()
