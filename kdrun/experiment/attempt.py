@@ -120,7 +120,10 @@ class Attempt:
             state = "interrupted"
         what = f"{self.run.directory}: {error or type(error).__name__}"
         log.error(what, exc_info=error, extra={"run": self.run.spec.run_id, "file_only": True})
-        self.run.write_status(state, error=f"{type(error).__name__}: {error}")
+        try:
+            self.run.write_status(state, error=f"{type(error).__name__}: {error}")
+        except OSError as status_error:  # what went wrong first is what is told
+            log.error("%s: its status cannot be written: %s", self.run.directory, status_error)
 
     @contextlib.contextmanager
     def failing_alone(self) -> Iterator[None]:

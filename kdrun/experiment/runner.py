@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -83,19 +83,13 @@ class Runner:
         device = self._runtime.device
         attempts = [Attempt(request, self.store.run(request.spec), device) for request in requests]
         missing = [attempt for attempt in attempts if not attempt.take_finished()]
-        try:
-            teachers = {
-                teacher.run_id: self.execute(teacher, role="teacher")
-                for attempt in missing
-                for teacher in attempt.run.spec.teachers
-            }
-        except Exception as error:  # it stands in the teacher's own log and status
-            return [attempt.ended or error for attempt in attempts]
+        teachers = self._teachers_first([attempt for attempt in missing if attempt.run.spec.teachers])
         with contextlib.ExitStack() as opened:
             # In one order for all processes, so that none waits for another that waits for it.
-            for attempt in sorted(missing, key=lambda attempt: attempt.run.directory):
-                opened.enter_context(attempt.opened(self.store, self._choices(attempt.run.spec)))
-            self._train([attempt for attempt in missing if attempt.ended is None], teachers)
+            for attempt in sorted(_still(missing), key=lambda attempt: attempt.run.directory):
+                with attempt.failing_alone():
+                    opened.enter_context(attempt.opened(self.store, self._choices(attempt.run.spec)))
+            self._train(_still(missing), teachers)
         return [_ended(attempt) for attempt in attempts]
 
     def teachers(self, spec: Spec) -> tuple[Run, ...]:
@@ -111,6 +105,16 @@ class Runner:
             f"{len(runs)} runs ({finished[0]} finished), "
             f"taught by {len(teachers)} teacher{'s' if len(teachers) != 1 else ''} ({finished[1]} finished)"
         )
+
+    def _teachers_first(self, taught: Sequence[Attempt]) -> dict[str, Outcome]:
+        """Brings the teachers that these attempts share to their ends; one that fails ends its students unbegun."""
+        specs = taught[0].run.spec.teachers if taught else ()
+        try:
+            return {spec.run_id: self.execute(spec, role="teacher") for spec in specs}
+        except Exception as error:  # it stands in the teacher's own log and status
+            for attempt in taught:
+                attempt.ended = error
+            return {}
 
     def _train(self, attempts: list[Attempt], teachers: Mapping[str, Outcome]) -> None:
         """Brings opened attempts to their ends; what fails for all of them ends them all."""
@@ -132,7 +136,12 @@ class Runner:
             with attempt.failing_alone():
                 trainings[attempt] = attempt.build(len(views), self._weight_files)
         taught = [attempt for attempt in trainings if attempt.run.spec.teachers]
-        source = self._teacher_source(taught, teachers, data) if taught else None
+        source = None
+        try:
+            source = self._teacher_source(taught, teachers, data) if taught else None
+        except Exception as error:
+            for attempt in taught:
+                attempt.fail(error)
         reset_peak_memory(device)
         done = min((len(training.rows) for training in trainings.values()), default=0)
         stop = max((attempt.run.spec.epochs_trained for attempt in trainings), default=0)
@@ -142,14 +151,12 @@ class Runner:
         with TrainingProgress(title, epochs=stop, done=done, steps_per_epoch=len(views)) as progress:
             for attempt, training in trainings.items():
                 attempt.tell(f"{attempt.title}: {_plan(attempt.run, len(training.rows))}")
-            members = [attempt.member(training, data, progress) for attempt, training in trainings.items()]
+            members = [attempt.member(trainings[attempt], data, progress) for attempt in _still(trainings)]
             fit(members, views, source, epochs=spec.recipe.epochs, seed=spec.seed, on_step=progress.step)
-        for attempt, training in trainings.items():
-            if attempt.ended is not None:
-                continue
+        for attempt in _still(trainings):
             with attempt.failing_alone():
                 results = [teachers[teacher.run_id].result for teacher in attempt.run.spec.teachers]
-                attempt.finish(training, data, results, lockstep=len(attempts))
+                attempt.finish(trainings[attempt], data, results, lockstep=len(attempts))
 
     def _teacher_source(
         self, taught: Sequence[Attempt], teachers: Mapping[str, Outcome], data: ResidentSplits
@@ -186,6 +193,11 @@ class Runner:
             self._data = None  # free the old one first
             self._data = (dataset, load_resident(dataset, self._runtime.data_root, self._runtime.device))
         return self._data[1]
+
+
+def _still(attempts: Iterable[Attempt]) -> list[Attempt]:
+    """Those that are on their way."""
+    return [attempt for attempt in attempts if attempt.ended is None]
 
 
 def _ended(attempt: Attempt) -> Outcome | Exception:

@@ -126,10 +126,11 @@ def test_a_failing_teacher_fails_its_students_and_no_other(lab, monkeypatch):
 
     monkeypatch.setattr(CE, "forward", failing)
     broken = lab.plain("cnn", method=lab.by("CE", scale=0.5))
-    specs = [lab.taught(teacher=broken), lab.taught(), lab.taught(teacher=broken, temperature=2.0)]
+    specs = [lab.taught(), lab.taught(teacher=broken), lab.taught(teacher=broken, temperature=2.0), lab.plain()]
+    assert groups(specs)[-1] == ids(*specs[1:])
     ended = {request.spec.run_id: end for request, end in lab.runner().execute_all([Request(s) for s in specs])}
-    assert [type(ended[spec.run_id]) for spec in specs] == [RuntimeError, Outcome, RuntimeError]
-    assert not lab.run(specs[0]).directory.exists(), "nothing is left of what was never begun"
+    assert [type(ended[spec.run_id]) for spec in specs] == [Outcome, RuntimeError, RuntimeError, Outcome]
+    assert not lab.run(specs[1]).directory.exists(), "nothing is left of what was never begun"
 
 
 def test_groups_share_views_and_teacher(lab):
@@ -181,3 +182,26 @@ def test_lockstep_refuses_what_it_is_not_exact_for_by_name(lab):
     with pytest.raises(ValueError, match="these differ in seed, recipe"):
         lab.runner().execute_together([Request(one), Request(other)])
     check_lockstep([(one, 1), (lab.taught(temperature=9.0), 1), (lab.plain(), 1)])
+
+
+def test_a_teacher_that_is_refused_fails_its_students_and_no_other(lab):
+    """Its weights were damaged after it had been trained."""
+    teacher = lab.execute(lab.teacher).run
+    content = bytearray(teacher.weights.read_bytes())
+    content[-1] ^= 1
+    teacher.weights.write_bytes(content)
+    specs = [lab.taught(), lab.plain()]
+    refused, alone = [end for _, end in lab.runner().execute_all([Request(spec) for spec in specs])]
+    assert "does not have the SHA-256 its result records" in str(refused)
+    assert lab.run(specs[0]).status()["state"] == "failed"
+    assert lab.bits(alone.run) == lab.bits(lab.execute(lab.plain(), "alone").run)
+
+
+def test_one_that_cannot_be_opened_fails_alone(lab):
+    specs = [lab.taught(), lab.taught(temperature=9.0)]
+    place = lab.run(specs[0]).directory
+    place.parent.mkdir(parents=True)
+    place.write_text("a file where a directory should be")
+    refused, other = [end for _, end in lab.runner().execute_all([Request(spec) for spec in specs])]
+    assert isinstance(refused, OSError)
+    assert isinstance(other, Outcome)
