@@ -22,6 +22,7 @@ from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.spec import DatasetSpec, Spec
 from kdrun.experiment.store import Run, Store
 from kdrun.experiment.teachers import load_teacher
+from kdrun.training.cuda_graphs import GraphedTeacher
 from kdrun.training.precision import autocast, forbid_tf32
 from kdrun.training.replay import ReplayTeacher
 from kdrun.training.teacher import LiveTeacher, TeacherSource
@@ -165,7 +166,8 @@ class Runner:
         spec, device = taught[0].run.spec, self._runtime.device
         teacher = teachers[spec.teachers[0].run_id].run
         model = load_teacher(teacher, data.test, device, spec.precision)
-        live = LiveTeacher(model, autocast(device, spec.precision), spec.precision)
+        kind = GraphedTeacher if taught[0].choices.cuda_graphs else LiveTeacher
+        live = kind(model, autocast(device, spec.precision), spec.precision)
         if self._runtime.replay_gb == 0:
             return live
         kept = ReplayStore(self.store.root, 1e9 * self._runtime.replay_gb)

@@ -1,10 +1,12 @@
 """Whole steps captured once and replayed: a CUDA device is given one graph instead of a thousand small operations.
 
-Every student has its own stream and its own graph, so students in lockstep fill the device together.
+Every student has its own stream and its own graph, so students in lockstep fill the device together. The teacher's graph
+is on the stream that makes the views.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from contextlib import AbstractContextManager
 from typing import Any
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from kdrun.methods.base import Batch, Method, TeacherOutput
 from kdrun.training.step import Step
+from kdrun.training.teacher import LiveTeacher
 
 WARM_UP_STEPS = 3
 """Ordinary steps before the capture: they make the optimiser's state, and libraries choose their algorithms."""
@@ -112,3 +115,33 @@ class _StaticBatch:
         raise NotCapturableError(
             f"the method reads batch.{name}, which changes from step to step; captured, its first value would stay"
         )
+
+
+class GraphedTeacher(LiveTeacher):
+    """A live teacher on a CUDA device whose forward pass is one graph, for batches of the size of the first one."""
+
+    _graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, batch: Batch) -> TeacherOutput:
+        """The logits on a batch, in memory of their own."""
+        if self._graph is None:
+            self._capture(batch)
+        if batch.x.shape != self._batch.x.shape:
+            return super().__call__(batch)
+        assert self._graph is not None
+        self._batch.x.copy_(batch.x)
+        self._graph.replay()
+        return TeacherOutput(self._answer.logits.clone())  # the next replay writes where these were
+
+    def _capture(self, batch: Batch) -> None:
+        answer = super().__call__
+        self._batch = dataclasses.replace(batch, x=batch.x.clone())  # a teacher looks at the images alone
+        stream = torch.cuda.Stream(batch.x.device)
+        stream.wait_stream(torch.cuda.current_stream(batch.x.device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_STEPS):
+                answer(self._batch)
+        torch.cuda.current_stream(batch.x.device).wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._answer = answer(self._batch)

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from kdrun.data import Augmentation, ImageSet, ResidentImages, TrainingViews
-from kdrun.methods import CE, KD
+from kdrun.methods import CE, KD, Batch
 from kdrun.models import cnn
-from kdrun.training.cuda_graphs import GraphedStep
+from kdrun.training.cuda_graphs import GraphedStep, GraphedTeacher
 from kdrun.training.optimisation import build_optimizer
 from kdrun.training.precision import (
     SMALL_STEP_MACS,
@@ -211,6 +211,21 @@ class TestOnTheGPU:
             for row, twin in zip(ordinary.rows, captured.rows, strict=True):
                 assert twin["train"] == pytest.approx(row["train"], rel=1e-3)
                 assert twin["test"]["nll"] == pytest.approx(row["test"]["nll"], rel=1e-2)
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_a_captured_teacher_says_what_it_says_otherwise(self, precision):
+        torch.manual_seed(0)
+        network = on_device(cnn(num_classes=4, image_size=8), CUDA)
+        context = autocast(CUDA, precision)
+        ordinary, captured = (kind(network, context, precision) for kind in (LiveTeacher, GraphedTeacher))
+        said = []
+        for size in (16, 16, 5, 16):  # the third is an epoch's last
+            x = torch.randn(size, 3, 8, 8, device=CUDA).to(memory_format=torch.channels_last)
+            y = torch.zeros(size, dtype=torch.long, device=CUDA)
+            batch = Batch(x, y, y, epoch=0, step=0, progress=0.0, generator=torch.Generator(CUDA))
+            said.append((captured(batch).logits, ordinary(batch).logits))
+        for mine, expected in said:
+            torch.testing.assert_close(mine, expected, rtol=1e-2, atol=1e-3)
 
     def test_a_method_that_reads_its_progress_is_told_and_takes_ordinary_steps(self, caplog, monkeypatch):
         forward = CE.forward
