@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from kdrun.experiment.runtime import Computation
 
 
 @dataclass(frozen=True)
@@ -66,51 +67,19 @@ class TeacherOptions:
                 raise ValueError(f"seeds={error}") from error
 
 
-CHOICES = {
-    "sweep": ("lockstep", "one_by_one"),
-    "compile": ("off", "auto", "on"),
-    "cuda_graphs": ("off", "auto", "on"),
-    "conv_plan": ("off", "auto"),
-}
-
-
-@dataclass(frozen=True)
-class RuntimeOptions:
-    """Where and how a run computes.
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions(Computation):
+    """Where and how a run computes, as it is written.
 
     Attributes:
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16.
         output_root: where runs and sweeps are written.
-        threads: CPU threads; None takes all, or one where a step is too small to share.
-        sweep: lockstep or one_by_one.
-        compile: off, auto or on.
-        cuda_graphs: off, auto or on.
-        conv_plan: off or auto.
-        replay_gb: at least 0.
     """
 
     device: str = "auto"
     precision: str = "auto"
     output_root: str = "outputs"
-    threads: int | None = None
-    sweep: str = "lockstep"
-    compile: str = "auto"
-    cuda_graphs: str = "auto"
-    conv_plan: str = "auto"
-    replay_gb: float = 10.0
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.threads is not None and self.threads < 1:
-            problems.append(f"threads={self.threads}: must be null or at least 1")
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                problems.append(f"{name}={getattr(self, name)!r}: must be one of {', '.join(allowed)}")
-        if not 0 <= self.replay_gb < math.inf:
-            problems.append(f"replay_gb={self.replay_gb}: must be a finite number of gigabytes, at least 0")
-        if problems:
-            raise ValueError("\n".join(problems))
 
 
 def check_seeds(seeds: Sequence[int]) -> None:

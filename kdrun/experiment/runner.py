@@ -172,7 +172,8 @@ class Runner:
             return live
         kept = ReplayStore(self.store.root, 1e9 * self._runtime.replay_gb)
         recording = kept.recording(replay_key(spec, teacher, device, torch.get_num_threads()))
-        return ReplayTeacher(live, recording, [method_class(attempt.run.spec.method).needs for attempt in taught])
+        needs = [method_class(attempt.run.spec.method).needs for attempt in taught]
+        return ReplayTeacher(live, recording, needs, num_images=len(data.train))
 
     def _threads(self, spec: Spec) -> int:
         """The CPU threads of a run; worked out once, since counting MACs takes a moment."""

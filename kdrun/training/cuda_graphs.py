@@ -1,7 +1,7 @@
 """Whole steps captured once and replayed: a CUDA device is given one graph instead of a thousand small operations.
 
-Every student has its own stream and its own graph, so students in lockstep fill the device together. The teacher's graph
-is on the stream that makes the views.
+Every student has its own stream and its own graph, so students in lockstep fill the device together. The teacher's
+graph is on the stream that makes the views.
 """
 
 from __future__ import annotations

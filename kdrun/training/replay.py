@@ -38,38 +38,43 @@ class ReplayTeacher:
         live: computes what is missing.
         recording: of this teacher, on these views, computed in this way.
         needs: of the methods that ask.
+        num_images: in the training set, the most that an epoch has.
 
     Raises:
         ValueError: a method needs more than logits.
     """
 
-    def __init__(self, live: TeacherSource, recording: Recording, needs: Sequence[Needs]) -> None:
+    def __init__(self, live: TeacherSource, recording: Recording, needs: Sequence[Needs], num_images: int) -> None:
         for asked in needs:
             if asked != Needs(logits=True, own_architecture=asked.own_architecture):
                 raise ValueError(f"replay holds a teacher's logits and nothing else: it is not exact for {asked}")
         self._live = live
         self._recording = recording
-        self._recorded: dict[str, Tensor] | None = None
-        self._logits: list[Tensor] = []
-        self._index: list[Tensor] = []
+        self._num_images = num_images
+        self._logits: Tensor | None = None
+        self._recorded_index: Tensor | None = None
 
     def __call__(self, batch: Batch) -> TeacherOutput:
         if batch.step == 0:
             self._begin_epoch(batch)
-        if self._recorded is None:
-            logits = self._live(batch).logits
-        else:
-            first = sum(map(len, self._index))
-            logits = self._recorded["logits"][first : first + len(batch.y)]
-        self._logits.append(logits)
-        self._index.append(batch.index)
-        return TeacherOutput(logits)
+        here = slice(self._seen, self._seen + len(batch.y))
+        self._seen = here.stop
+        self._index[here] = batch.index
+        if self._recorded_index is not None:
+            assert self._logits is not None
+            return TeacherOutput(self._logits[here])
+        output = self._live(batch)
+        if self._logits is None:
+            self._logits = output.logits.new_empty(self._num_images, output.logits.shape[1])
+        self._logits[here] = output.logits
+        return output
 
     def _begin_epoch(self, batch: Batch) -> None:
-        self._epoch = batch.epoch
-        self._logits, self._index = [], []
+        self._epoch, self._seen = batch.epoch, 0
+        self._index = batch.index.new_empty(self._num_images)
         found = self._recording.read(batch.epoch)
-        self._recorded = found and {name: tensor.to(batch.x.device) for name, tensor in found.items()}
+        self._logits = None if found is None else found["logits"].to(batch.x.device)
+        self._recorded_index = None if found is None else found["index"].to(batch.x.device)
 
     def end_epoch(self) -> None:
         """Publishes an epoch that was computed; of one that was replayed, checks that it was of these views.
@@ -77,10 +82,11 @@ class ReplayTeacher:
         Raises:
             RuntimeError: it was not: the epoch's students were taught about other images.
         """
-        index = torch.cat(self._index)
-        if self._recorded is None:
-            self._recording.write(self._epoch, {"logits": torch.cat(self._logits), "index": index})
-        elif not torch.equal(index, self._recorded["index"]):
+        index = self._index[: self._seen]
+        if self._recorded_index is None:
+            assert self._logits is not None, "an epoch has a batch"
+            self._recording.write(self._epoch, {"logits": self._logits[: self._seen], "index": index})
+        elif not torch.equal(index, self._recorded_index):
             raise RuntimeError(
                 f"replay: the logits recorded for epoch {self._epoch + 1} are not those of its views, in order"
             )

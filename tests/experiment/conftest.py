@@ -55,7 +55,7 @@ class Lab:
     def runner(self, place: str = "outputs", **options: Any) -> Runner:
         """`options` are those of Runtime, and `weight_files`."""
         files = options.pop("weight_files", None)
-        runtime = Runtime(torch.device("cpu"), data_root=self.root, output_root=self.root / place, **options)
+        runtime = Runtime(device=torch.device("cpu"), data_root=self.root, output_root=self.root / place, **options)
         return Runner(Store(runtime.output_root), runtime, weight_files=files)
 
     def execute(self, spec: Spec, place: str = "outputs", **options: Any) -> Outcome:

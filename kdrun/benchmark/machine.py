@@ -1,0 +1,53 @@
+"""The machine that the figures are of."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """CPU model, cores, threads, what it can do with bf16, libraries, how busy it is, and the GPU where one is used.
+
+    `load` is the mean number of processes that computed in the last minute.
+    """
+    fields = _cpuinfo()
+    flags = fields.get("flags", "").split()
+    return {
+        "cpu": fields.get("model name") or platform.processor() or platform.machine(),
+        "cores": num_cores(),
+        "threads": torch.get_num_threads(),
+        "amx": "amx_bf16" in flags,
+        "avx512_bf16": "avx512_bf16" in flags,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "load": os.getloadavg()[0],
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    }
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_words(facts: dict[str, Any]) -> str:
+    """One line about a machine."""
+    bf16 = "AMX" if facts["amx"] else "no AMX" + (", AVX-512 bf16" if facts["avx512_bf16"] else "")
+    gpu = f"{facts['gpu']}; " if facts["gpu"] else ""
+    counts = [f"{facts[name]} {name if facts[name] != 1 else name[:-1]}" for name in ("cores", "threads")]
+    return f"{gpu}{facts['cpu']} ({bf16}), {', '.join(counts)}, torch {facts['torch']}"
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says about the first CPU, by name; elsewhere nothing."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return {}
+    pairs = [line.partition(":") for line in path.read_text().split("\n\n")[0].splitlines()]
+    return {name.strip(): value.strip() for name, _, value in pairs}
