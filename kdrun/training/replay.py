@@ -53,6 +53,8 @@ class ReplayTeacher:
         self._num_images = num_images
         self._logits: Tensor | None = None
         self._recorded_index: Tensor | None = None
+        self._index = torch.empty(0, dtype=torch.int64)
+        self._seen = 0
 
     def __call__(self, batch: Batch) -> TeacherOutput:
         if batch.step == 0:
