@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kdrun.methods.base import Batch, Method, TeacherOutput
-from kdrun.training.step import Step
+from kdrun.training.step import EpochMeans, Step
 from kdrun.training.teacher import LiveTeacher
 
 WARM_UP_STEPS = 3
@@ -97,8 +97,8 @@ class GraphedStep(Step):
             logger.warning("steps are not captured: %s", error)
             self._capturable = False
 
-    def end_epoch(self) -> tuple[dict[str, float], int]:
-        """Means per image of the loss, its terms and the shares, and the number of images; then counts anew."""
+    def end_epoch(self) -> EpochMeans:
+        """What the epoch's steps have counted; then counts anew."""
         torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
         return super().end_epoch()
 

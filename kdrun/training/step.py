@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -60,9 +61,24 @@ class Step:
         self.optimizer.step()
         self._meter.add(batch, objective, teacher)
 
-    def end_epoch(self) -> tuple[dict[str, float], int]:
-        """Means per image of the loss, its terms and the shares, and the number of images; then counts anew."""
+    def end_epoch(self) -> EpochMeans:
+        """What the epoch's steps have counted; then counts anew."""
         return self._meter.read()
+
+
+@dataclass(frozen=True)
+class EpochMeans:
+    """What the steps of an epoch have counted.
+
+    Attributes:
+        means: per image, of the loss, its terms and the shares (in percent).
+        images: that were trained on.
+        first_bad_step: the first step (from 1) whose loss was not a finite number; None where all were.
+    """
+
+    means: dict[str, float]
+    images: int
+    first_bad_step: int | None
 
 
 class _Meter:
@@ -72,15 +88,20 @@ class _Meter:
     """
 
     def __init__(self) -> None:
-        self._images = torch.zeros(())
+        self._images, self._steps, self._first_bad = torch.zeros(3).unbind()
         self._sums: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def add(self, batch: Batch, objective: Objective, teacher: TeacherOutput | None) -> None:
         size = len(batch.y)
-        self._images = self._images.to(batch.y.device)  # once
+        loss = objective.loss.detach()
+        if self._images.device != loss.device:
+            self._images, self._steps, self._first_bad = torch.zeros(3, device=loss.device).unbind()
         self._images.add_(size)
-        self._add("loss", objective.loss.detach() * size)
+        self._steps.add_(1)
+        first = ~loss.isfinite() & (self._first_bad == 0)
+        self._first_bad.add_(self._steps * first)
+        self._add("loss", loss * size)
         for name, term in objective.terms.items():
             self._add(name, term.detach() * size)
         self._add("top1", num_correct(objective.logits, batch.y))
@@ -93,10 +114,11 @@ class _Meter:
             self._sums[name] = torch.zeros((), device=value.device)
         self._sums[name].add_(value)
 
-    def read(self) -> tuple[dict[str, float], int]:
-        counters = [self._images, *self._sums.values()]
-        images, *values = torch.stack(counters).tolist()  # the epoch's only wait for the device
+    def read(self) -> EpochMeans:
+        counters = [self._images, self._steps, self._first_bad, *self._sums.values()]
+        images, _, first_bad, *values = torch.stack(counters).tolist()  # the epoch's only wait for the device
         for counter in counters:
             counter.zero_()
         sums = zip(self._sums, values, strict=True)
-        return {name: (100 if name in PERCENT else 1) * value / images for name, value in sums}, round(images)
+        means = {name: (100 if name in PERCENT else 1) * value / images for name, value in sums}
+        return EpochMeans(means, round(images), round(first_bad) or None)

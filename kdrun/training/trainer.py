@@ -132,16 +132,17 @@ class Member:
             DivergedError: a mean (training loss, its terms, evaluation) is not finite; nothing is added or saved.
         """
         lr = self.learning_rate(position)
-        means, images = self.step.end_epoch()
-        _check_finite(means, epoch, lr)
-        row: Row = {"epoch": epoch + 1, "lr": lr, "train": means}
+        trained = self.step.end_epoch()
+        bad_step = trained.first_bad_step
+        _check_finite(trained.means, lr, f"epoch {epoch + 1}" + (f", step {bad_step}" if bad_step else ""))
+        row: Row = {"epoch": epoch + 1, "lr": lr, "train": trained.means}
         for name, split in self.splits.items():
             row[name] = evaluate(self.training.method.student, split, self.autocast)
-            _check_finite(row[name], epoch, lr)  # the last step's weights
+            _check_finite(row[name], lr, f"the last step of epoch {epoch + 1}")  # its weights are the first evaluated
         self.training.rows.append(row)
         self.training.seconds += seconds
-        self.training.images += images
-        self.on_epoch(images / seconds)
+        self.training.images += trained.images
+        self.on_epoch(trained.images / seconds)
 
 
 def fit(
@@ -195,11 +196,11 @@ def fit(
                 member.attempt(member.end_epoch, epoch, position, seconds)
 
 
-def _check_finite(means: dict[str, float], epoch: int, lr: float) -> None:
+def _check_finite(means: dict[str, float], lr: float, where: str) -> None:
     if all(math.isfinite(value) for value in means.values()):
         return
     terms = ", ".join(f"{name} {value:g}" for name, value in means.items())
     raise DivergedError(
-        f"training diverged in epoch {epoch + 1} (learning rate {lr:g}): {terms}. "
+        f"training diverged in {where} (learning rate {lr:g}): {terms}. "
         f"Try a smaller recipe.lr, or a longer recipe.warmup_epochs."
     )

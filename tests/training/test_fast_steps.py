@@ -78,7 +78,7 @@ class Fast:
         x = x.contiguous(memory_format=torch.channels_last)
         batch = Batch(x, y, torch.arange(len(y)), epoch=0, step=0, progress=0.0, generator=torch.Generator())
         self._step(batch, self._teacher(batch), LR)
-        return self._step.end_epoch()[0]["loss"], gradients(self.method.student)
+        return self._step.end_epoch().means["loss"], gradients(self.method.student)
 
 
 def gradients(network: nn.Module) -> Tensor:

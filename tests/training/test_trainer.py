@@ -265,7 +265,7 @@ class Breaking(CrossEntropy):
 def test_divergence_ends_the_run_before_the_epoch_is_saved(images, value, monkeypatch):
     monkeypatch.setattr(Breaking, "value", value)
     training, saved = build(Breaking), []
-    with pytest.raises(DivergedError, match=r"diverged in epoch 2 \(learning rate 0\.05\): loss (nan|inf)"):
+    with pytest.raises(DivergedError, match=r"diverged in epoch 2, step 2 \(learning rate 0\.05\): loss (nan|inf)"):
         train(training, images, on_epoch=lambda _: saved.append(copy.deepcopy(training.state_dict())))
     assert [row["epoch"] for row in training.rows] == [1]
     assert len(saved) == 1
@@ -275,7 +275,7 @@ def test_divergence_ends_the_run_before_the_epoch_is_saved(images, value, monkey
 def test_divergence_in_the_last_step_of_an_epoch_shows_in_the_evaluation(images):
     """All the losses of the epoch are finite; the weights that the last step leaves are not."""
     training, saved = build(student=nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))), []
-    with pytest.raises(DivergedError, match=r"diverged in epoch 1 .* nll nan"):
+    with pytest.raises(DivergedError, match=r"diverged in the last step of epoch 1 .* nll nan"):
         train(
             training,
             images,
