@@ -33,6 +33,18 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     _sync_directory(path.parent)
 
 
+def keep_under(path: Path, other: Path) -> None:
+    """Makes a file appear under another name of the same directory, too, in the place of what is there.
+
+    Whatever `path` is replaced by later, `other` keeps the content of now.
+    """
+    temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    os.link(path, temporary)
+    os.replace(temporary, other)
+    _sync_directory(other.parent)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as indented JSON, atomically; NaN and infinity are refused (they are not JSON)."""
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -36,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from kdrun.cli.table import table_main
 
             return table_main(words)
+        if verb == "ls":
+            from kdrun.cli.ls import ls_main
+
+            return ls_main(words)
         from kdrun.cli.runs import runs_main
 
         return runs_main(words)

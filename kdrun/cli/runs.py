@@ -79,7 +79,8 @@ def _jobs(options: argparse.Namespace) -> tuple[list[Job], list[dict[str, str]]]
 
     for what in (field.name for field in dataclasses.fields(Runtime)):
         if len({getattr(job.runtime, what) for job in jobs}) > 1:
-            problems.append(f"the jobs of a sweep must share one {what}")
+            key = "dataset.root" if what == "data_root" else f"runtime.{what}"
+            problems.append(f"the jobs of a sweep must share one {key}")
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return jobs, choices

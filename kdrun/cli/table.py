@@ -24,8 +24,8 @@ PRECISIONS = ("fp32", "bf16")
 """What a published run can have been computed in."""
 
 DESCRIPTION = """\
-Without NAME: lists the tables. With it: runs what is missing of the table, one run after the other, and writes
-table.md, table.csv, table.tex and table.png under outputs/tables/NAME/, in the place of what was rendered there before.
+Without NAME: lists the tables. With it: runs what is missing of the table, in lockstep what can train together, and
+writes table.md, table.csv, table.tex and table.png under outputs/tables/NAME/, in the place of what was there before.
 The same command again goes on where it was; --render-only, at any time, shows what is finished.
 
   kdrun table tfkd_t1                                      every row, 3 seeds, at the paper's scale (CIFAR-100)

@@ -23,7 +23,7 @@ from kdrun.experiment.result import accuracies, best, describe
 from kdrun.experiment.spec import Spec
 from kdrun.experiment.store import Run, Store
 from kdrun.experiment.teachers import probe_top1
-from kdrun.files import write_json
+from kdrun.files import keep_under, write_json
 from kdrun.models.cost import num_parameters
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.training import checkpoint
@@ -120,6 +120,8 @@ class Attempt:
             state = "interrupted"
         what = f"{self.run.directory}: {error or type(error).__name__}"
         log.error(what, exc_info=error, extra={"run": self.run.spec.run_id, "file_only": True})
+        if not self.run.directory.is_dir():  # it was never opened
+            return
         try:
             self.run.write_status(state, error=f"{type(error).__name__}: {error}")
         except OSError as status_error:  # what went wrong first is what is told
@@ -145,7 +147,7 @@ class Attempt:
             weight_files: files with weights of the user's own, by their SHA-256.
 
         Raises:
-            CheckpointError: the last checkpoint is damaged, or the user's weights are not those of the spec.
+            CheckpointError: all checkpoints are damaged, or the user's weights are not those of the spec.
         """
         spec, device = self.run.spec, self._device
         seed_global_generators(mix(spec.seed, "init"), device)
@@ -156,17 +158,26 @@ class Attempt:
         method = build_method(spec.method, student).to(device)
         optimizer, self._learning_rate = build_optimisation(spec.recipe, method, steps_per_epoch)
         training = Training(method, optimizer)
-        if self.run.last_checkpoint.exists():
-            training.load_state_dict(checkpoint.load(self.run.last_checkpoint, device))
+        state = self._newest_checkpoint()
+        if state is not None:
+            training.load_state_dict(state)
+        if self.choices.compile:
+            self.tell(f"{self.title}: its first step compiles the student, which takes a minute or so")
         self._step = make_step(training, self._context, self.choices)
         return training
 
-    def member(self, training: Training, data: ResidentSplits, progress: TrainingProgress) -> Member:
-        """The student as one of those that are trained in lockstep."""
+    def member(self, training: Training, data: ResidentSplits, progress: TrainingProgress, *, alone: bool) -> Member:
+        """The student as one of those that are trained in lockstep, or `alone`."""
 
         def on_epoch(images_per_second: float) -> None:
             _save_epoch(self.run, training)
             self.tell(progress.line(self.title, training.rows[-1], images_per_second, self.run.spec.epochs_trained))
+
+        def on_failure(error: Exception) -> None:
+            self.fail(error)
+            if not alone:  # else it is told when the run returns, which is now
+                told = f"{self.title} leaves: {type(error).__name__}: {error}"
+                log.error(told, extra={"run": self.run.spec.run_id})
 
         return Member(
             training,
@@ -176,7 +187,7 @@ class Attempt:
             splits=data.evaluated(),
             stop_epoch=self.run.spec.epochs_trained,
             on_epoch=on_epoch,
-            on_failure=self.fail,
+            on_failure=on_failure,
         )
 
     def finish(self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]], lockstep: int) -> None:
@@ -191,6 +202,7 @@ class Attempt:
         self.run.write_rows(training.rows)
         result = self._result(training, data, teachers, lockstep)
         write_json(self.run.result_path, result)
+        self.run.previous_checkpoint.unlink(missing_ok=True)
         self.run.write_status("finished")
         self.ended = Outcome(self.run, result, reused=False)
 
@@ -219,9 +231,30 @@ class Attempt:
                 "peak_memory_bytes": peak_memory_bytes(self._device),
                 "lockstep": lockstep,
             },
-            "environment": environment(self._device),
+            "environment": {
+                **environment(self._device),
+                "compile": self.choices.compile,
+                "cuda_graphs": self.choices.cuda_graphs,
+                "conv_plan": len(self.choices.conv_plan),
+            },
             "versions": versions(),
         }
+
+    def _newest_checkpoint(self) -> dict[str, Any] | None:
+        """What to resume from: the last checkpoint or, where that is damaged, the one before, which is told."""
+        damaged = None
+        for path in (self.run.last_checkpoint, self.run.previous_checkpoint):
+            try:
+                return checkpoint.load(path, self._device)
+            except FileNotFoundError:
+                continue
+            except checkpoint.CheckpointError as error:
+                what = str(error).partition(";")[0]
+                log.warning("%s; goes on from the epoch before", what, extra={"run": self.run.spec.run_id})
+                damaged = damaged or error
+        if damaged is not None:
+            raise damaged
+        return None
 
     def _take_beginning(self, store: Store) -> None:
         """A run that was never started goes on from a shorter one that shares its way (a teacher stopped early)."""
@@ -256,6 +289,8 @@ def _save_epoch(run: Run, training: Training) -> None:
     state = training.state_dict()
     if best(training.rows, "test") is training.rows[-1]:
         checkpoint.save(run.best_checkpoint, {"epoch": len(training.rows), "method": state["method"]})
+    if run.last_checkpoint.exists():
+        keep_under(run.last_checkpoint, run.previous_checkpoint)
     checkpoint.save(run.last_checkpoint, state)
     run.write_rows(training.rows)
     run.write_status("running", epoch=len(training.rows))

@@ -94,12 +94,16 @@ def _conv_plan(spec: Spec) -> dict[str, str]:
     """The plan of a student's convolutions; what this machine does not know yet is timed, some seconds a network."""
     size = spec.dataset.image_size
     directory = _cache_home() / "conv_plan"
-    known = load_known(directory)
+    try:
+        known = load_known(directory)
+    except OSError as error:
+        log.warning("what is known about convolutions cannot be read, they are timed again: %s", error)
+        known = {}
     with torch.device("meta"):
         student = build_student(spec.student, spec.dataset)
     plan = tune(student, (spec.recipe.batch_size, spec.dataset.in_channels, size, size), known=known)
     if not plan.keys() <= known.keys():
-        log.info("timed the convolutions of %s in bf16, once for this machine", spec.student.name)
+        log.info("timed the convolutions of %s in bf16, once for this machine (%s)", spec.student.name, directory)
         try:
             save_known(directory, known | plan)
         except OSError as error:

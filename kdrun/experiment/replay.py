@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from kdrun.experiment.store import Run
 from kdrun.files import sha256, write_json
 from kdrun.training import checkpoint
 
+ABANDONED_SECONDS = 3600
 CPU = torch.device("cpu")
 FILE_OVERHEAD = 4096
 """Bytes of a file beside its tensors, at most."""
@@ -52,7 +54,7 @@ def replay_key(spec: Spec, teacher: Run, device: torch.device, threads: int) -> 
         "semantics": spec.semantics,
         "device": device_name(device),
         "threads": threads if device.type == "cpu" else None,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
 
 
@@ -68,11 +70,11 @@ class ReplayStore:
 
     def __init__(self, root: Path, limit_bytes: float) -> None:
         self._directory = root / "replay"
-        self._limit = limit_bytes
+        self.limit_bytes = limit_bytes
 
     def recording(self, key: dict[str, Any]) -> KeptLogits:
         """The place of the logits that depend on `key`."""
-        name = sha256(json.dumps(key, sort_keys=True).encode())[:12]
+        name = sha256(_text(key).encode())[:12]
         return KeptLogits(self._directory / name, key, self)
 
     def make_room(self, size: int, keep: Path) -> bool:
@@ -86,11 +88,12 @@ class ReplayStore:
             for path in sorted(self._directory.glob("*/key.json"), key=lambda path: path.stat().st_mtime)
         }
         for directory in [directory for directory in sizes if directory != keep]:
-            if sum(sizes.values()) + size <= self._limit:
+            if sum(sizes.values()) + size <= self.limit_bytes:
                 break
+            log.info("%s, unused for the longest time, makes room for other teachers' logits", directory)
             shutil.rmtree(directory)
             del sizes[directory]
-        return sum(sizes.values()) + size <= self._limit
+        return sum(sizes.values()) + size <= self.limit_bytes
 
 
 class KeptLogits:
@@ -100,32 +103,56 @@ class KeptLogits:
         self._directory = directory
         self._key = key
         self._store = store
-        self._full = False
+        self._stopped = False
 
     def read(self, epoch: int) -> dict[str, Tensor] | None:
         """An epoch's tensors; None where there are none, or they are damaged, which is told."""
         path = self._path(epoch)
-        if not path.exists():
-            return None
         try:
-            tensors = checkpoint.load(path, CPU)
-        except checkpoint.CheckpointError as error:
+            kept = checkpoint.load(path, CPU)
+            if kept.pop("epoch", None) != epoch or kept.pop("key", None) != _text(self._key):
+                raise checkpoint.CheckpointError(f"{path} is not what was kept under this name")
+            os.utime(self._directory / "key.json")
+        except FileNotFoundError:
+            return None
+        except (checkpoint.CheckpointError, OSError) as error:
             log.warning("%s; the teacher computes this epoch again", str(error).partition(";")[0])
             return None
-        os.utime(self._directory / "key.json")
-        return tensors
+        return kept
 
     def write(self, epoch: int, tensors: dict[str, Tensor]) -> None:
-        """Keeps an epoch, if there is room within the limit."""
-        size = FILE_OVERHEAD + sum(tensor.nbytes for tensor in tensors.values())
-        if self._full or not self._store.make_room(size, keep=self._directory):
-            if not self._full:
-                log.info("no room to keep more of the teacher's logits: runtime.replay_gb is the limit")
-            self._full = True
+        """Keeps an epoch, if there is room within the limit; what is in the way of that is told, once."""
+        if self._stopped:
             return
-        self._directory.mkdir(parents=True, exist_ok=True)
-        write_json(self._directory / "key.json", self._key)
-        checkpoint.save(self._path(epoch), {name: tensor.cpu() for name, tensor in tensors.items()})
+        size = FILE_OVERHEAD + sum(tensor.nbytes for tensor in tensors.values())
+        try:
+            self._stopped = not self._store.make_room(size, keep=self._directory)
+            if not self._stopped:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                self._sweep()
+                write_json(self._directory / "key.json", self._key)
+                kept = {name: tensor.cpu() for name, tensor in tensors.items()}
+                checkpoint.save(self._path(epoch), {"epoch": epoch, "key": _text(self._key), **kept})
+                return
+            reason = f"runtime.replay_gb={self._store.limit_bytes / 1e9:g} is the limit"
+        except OSError as error:
+            self._stopped = True
+            reason = str(error)
+        log.warning("no more of the teacher's logits is kept for later runs (these do not need it): %s", reason)
+
+    def _sweep(self) -> None:
+        """Removes what a process left that was killed while it wrote; what is young may be another's."""
+        for leftover in self._directory.glob(".*.tmp"):
+            if time.time() - leftover.stat().st_mtime > ABANDONED_SECONDS:
+                leftover.unlink(missing_ok=True)
+
+    def num_kept(self, epochs: int) -> int:
+        """How many of the first `epochs` epochs are there."""
+        return sum(self._path(epoch).exists() for epoch in range(epochs))
 
     def _path(self, epoch: int) -> Path:
         return self._directory / f"{epoch + 1:04}.pt"
+
+
+def _text(key: dict[str, Any]) -> str:
+    return json.dumps(key, sort_keys=True)

@@ -109,13 +109,17 @@ class Runner:
 
     def _teachers_first(self, taught: Sequence[Attempt]) -> dict[str, Outcome]:
         """Brings the teachers that these attempts share to their ends; one that fails ends its students unbegun."""
-        specs = taught[0].run.spec.teachers if taught else ()
-        try:
-            return {spec.run_id: self.execute(spec, role="teacher") for spec in specs}
-        except Exception as error:  # it stands in the teacher's own log and status
-            for attempt in taught:
-                attempt.ended = error
-            return {}
+        teachers = {}
+        for spec in taught[0].run.spec.teachers if taught else ():
+            try:
+                teachers[spec.run_id] = self.execute(spec, role="teacher")
+            except Exception as error:  # it stands in the teacher's own log and status
+                place = self.store.run(spec).directory
+                failure = RuntimeError(f"its teacher {place} failed: {type(error).__name__}: {error}")
+                for attempt in taught:
+                    attempt.ended = failure
+                break
+        return teachers
 
     def _train(self, attempts: list[Attempt], teachers: Mapping[str, Outcome]) -> None:
         """Brings opened attempts to their ends; what fails for all of them ends them all."""
@@ -148,11 +152,12 @@ class Runner:
         stop = max((attempt.run.spec.epochs_trained for attempt in trainings), default=0)
         title = attempts[0].title if len(attempts) == 1 else f"{len(attempts)} students in lockstep"
         if len(attempts) > 1:
-            log.info("%d students in lockstep, on the same views%s", len(attempts), " and teacher" if taught else "")
+            log.info("%d students in lockstep on the same views, %d of them taught", len(attempts), len(taught))
         with TrainingProgress(title, epochs=stop, done=done, steps_per_epoch=len(views)) as progress:
             for attempt, training in trainings.items():
                 attempt.tell(f"{attempt.title}: {_plan(attempt.run, len(training.rows))}")
-            members = [attempt.member(trainings[attempt], data, progress) for attempt in _still(trainings)]
+            alone = len(attempts) == 1
+            members = [attempt.member(trainings[attempt], data, progress, alone=alone) for attempt in _still(trainings)]
             fit(members, views, source, epochs=spec.recipe.epochs, seed=spec.seed, on_step=progress.step)
         for attempt in _still(trainings):
             with attempt.failing_alone():
@@ -172,6 +177,9 @@ class Runner:
             return live
         kept = ReplayStore(self.store.root, 1e9 * self._runtime.replay_gb)
         recording = kept.recording(replay_key(spec, teacher, device, torch.get_num_threads()))
+        epochs = max(attempt.run.spec.epochs_trained for attempt in taught)
+        if kept_epochs := recording.num_kept(epochs):
+            log.info("what teacher %s says in %d of %d epochs is known", teacher.directory, kept_epochs, epochs)
         needs = [method_class(attempt.run.spec.method).needs for attempt in taught]
         return ReplayTeacher(live, recording, needs, num_images=len(data.train))
 

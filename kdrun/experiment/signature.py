@@ -43,7 +43,9 @@ def bind(
         for name, parameter in inspect.signature(target).parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name not in set(injected)
     }
-    annotations = typing.get_type_hints(target if inspect.isfunction(target) else target.__init__)
+    # A dataclass's own hints are read where each of its bases is defined, those of its __init__ only where it is.
+    hinted = target if inspect.isfunction(target) or dataclasses.is_dataclass(target) else target.__init__
+    annotations = typing.get_type_hints(hinted)
     bound = {}
     prefix = f"{path}." if path else ""
     for name, value in values.items():
@@ -78,6 +80,11 @@ def _normalise(value: Any, annotation: Any, path: str, problems: list[str]) -> A
     """`value` as the annotated type, or None after a problem was noted."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any:
+        return value
+    if origin is typing.Literal:
+        if value not in arguments or isinstance(value, bool):
+            problems.append(f"{path}={value!r}: must be {_describe(annotation)}")
+            return None
         return value
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -136,6 +143,8 @@ def _describe(annotation: Any) -> str:
     if annotation in names:
         return names[annotation]
     arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return f"one of {', '.join(map(str, arguments))}"
     if typing.get_origin(annotation) is tuple:
         return f"a list, each item {_describe(arguments[0])}"
     if arguments:

@@ -28,6 +28,8 @@ from kdrun.experiment.result import RESULT_SCHEMA
 from kdrun.experiment.spec import Spec
 from kdrun.files import write_atomically, write_json
 
+STATES = ("finished", "running", "stale", "interrupted", "failed", "diverged")
+
 
 class Run:
     """One run's directory."""
@@ -43,6 +45,11 @@ class Run:
     @property
     def last_checkpoint(self) -> Path:
         return self.directory / "checkpoints" / "last.pt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """Of the epoch before the last, while a run trains: in case `last_checkpoint` is damaged."""
+        return self.directory / "checkpoints" / "previous.pt"
 
     @property
     def best_checkpoint(self) -> Path:
@@ -77,6 +84,26 @@ class Run:
         """What `status.json` holds; empty before the run was ever started."""
         path = self.directory / "status.json"
         return _read_json(path) if path.exists() else {}
+
+    @property
+    def state(self) -> str:
+        """One of `STATES`: what the files say, and for a run that says it is running whether a process holds it."""
+        if self.finished:
+            return "finished"
+        state: str = self.status().get("state", "stale")
+        return "stale" if state == "running" and not self._held() else state
+
+    def _held(self) -> bool:
+        """Whether a process has the lock."""
+        path = self.directory / ".lock"
+        if not path.exists():
+            return False
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def open(self, config: str | None) -> None:
         """Creates the directory, sweeps what a crash left over, and writes the spec (and the composed config)."""
@@ -164,6 +191,21 @@ class Store:
         if found != spec.run_id:
             raise RuntimeError(f"{published.result_path} is the result of another run: {found}, not {spec.run_id}")
         return published
+
+    def runs(self) -> Iterator[Run | Exception]:
+        """Every run under the root, in the order of their places; what cannot be read as one is the reason why."""
+        for path in sorted(self.root.glob("runs/*/*/*/spec.json")):
+            try:
+                run = Run(path.parent, Spec.from_canonical(_read_json(path)))
+                run.status()
+                if run.finished:
+                    run.result()
+            except (RuntimeError, OSError) as error:
+                yield error
+            except (KeyError, TypeError, ValueError) as error:
+                yield RuntimeError(f"{path} is no spec of this kdrun ({type(error).__name__}: {error})")
+            else:
+                yield run
 
     def longest_beginning(self, spec: Spec, choices: Mapping[str, Any]) -> Run | None:
         """Of the finished runs that are the first epochs of this one, the longest whose checkpoint is there.

@@ -42,7 +42,8 @@ class Step:
         self._full_size: int | None = None
         self._meter = _Meter()
         if compiled:
-            method.student.compile(dynamic=False)
+            # With eager's own random numbers: dropout is the same function of (seed, epoch, step).
+            method.student.compile(dynamic=False, options={"fallback_random": True})
 
     def __call__(self, batch: Batch, teacher: TeacherOutput | None, lr: float) -> None:
         """Moves the weights by one step of the optimiser, and counts the step's metrics."""

@@ -159,7 +159,8 @@ def fit(
     A member that fails leaves, and the others go on. What fails for all of them (views, teacher) is raised.
 
     Args:
-        members: whom to train; the time of an epoch is shared out among them evenly.
+        members: whom to train. An epoch's time is for each that of its own steps, and an even share of the rest: views,
+            teacher, and where the device works on its own, waiting for it.
         views: the training data.
         teacher: answers the methods' needs; None when they have none.
         epochs: length of the whole schedule.
@@ -173,6 +174,7 @@ def fit(
         started = time.perf_counter()
         for member in due:
             member.attempt(member.training.method.train)
+        busy = dict.fromkeys(map(id, due), 0.0)
         for step, (x, y, index) in enumerate(views.epoch(epoch)):
             position = epoch * len(views) + step
             progress = position / (epochs * len(views))
@@ -183,17 +185,19 @@ def fit(
             for member in due:
                 if member.failed:
                     continue
+                begun = time.perf_counter()
                 seed_global_generators(step_seed, x.device)
                 generator.manual_seed(step_seed)
                 member.attempt(member.take_step, batch, output, position)
+                busy[id(member)] += time.perf_counter() - begun
             on_step()
         if teacher is not None:
             teacher.end_epoch()
         synchronize(x.device)
-        seconds = (time.perf_counter() - started) / len(due)
+        shared = (time.perf_counter() - started - sum(busy.values())) / len(due)
         for member in due:
             if not member.failed:
-                member.attempt(member.end_epoch, epoch, position, seconds)
+                member.attempt(member.end_epoch, epoch, position, busy[id(member)] + shared)
 
 
 def _check_finite(means: dict[str, float], lr: float, where: str) -> None:

@@ -83,6 +83,7 @@ BAD = [
     ("runtime.precision=fp16", "runtime.precision='fp16' is no precision: must be one of auto, fp32, bf16"),
     ("runtime.sweep=parallel", "runtime.sweep='parallel': must be one of lockstep, one_by_one"),
     ("runtime.compile=yes", "runtime.compile='yes': must be one of off, auto, on"),
+    ("runtime.compile=true", "runtime.compile=True: must be one of off, auto, on"),
     ("runtime.conv_plan=on", "runtime.conv_plan='on': must be one of off, auto"),
     ("runtime.cuda_graphs=on", "runtime.cuda_graphs=on: graphs are captured on CUDA devices only, not on cpu"),
     ("runtime.replay_gb=-1", "runtime.replay_gb=-1.0: must be a finite number of gigabytes, at least 0"),

@@ -1,13 +1,17 @@
 """Kept logits: used by every later run of the same views, never where they would not be the same, within a limit."""
 
+import errno
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from kdrun.data import Augmentation
+from kdrun.experiment import replay
 from kdrun.experiment.replay import ReplayStore, replay_key
+from kdrun.training import checkpoint
 from kdrun.training.teacher import LiveTeacher
 
 CPU = torch.device("cpu")
@@ -110,4 +114,32 @@ def test_the_limit_is_kept_and_told_once(tmp_path, caplog):
         recording.write(epoch, tensors(20_000))
     assert [epoch for epoch in range(6) if recording.read(epoch) is not None] == [0, 1]
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 50_000
-    assert caplog.text.count("runtime.replay_gb is the limit") == 1
+    assert caplog.text.count("runtime.replay_gb=5e-05 is the limit") == 1
+
+
+def test_a_file_of_another_epoch_or_teacher_is_not_replayed(lab, answered, caplog):
+    expected = lab.bits(lab.execute(lab.taught(temperature=3.0), "live", replay_gb=0.0).run)
+    lab.execute(lab.taught())
+    (first,) = lab.root.glob("outputs/replay/*/0001.pt")
+    first.write_bytes(first.with_name("0002.pt").read_bytes())
+    answered.clear()
+    assert lab.bits(lab.execute(lab.taught(temperature=3.0)).run) == expected
+    assert answered == [0] * 5
+    assert f"{first} is not what was kept under this name" in caplog.text
+
+
+@pytest.mark.parametrize("obstacle", ["file", "full"])
+def test_what_cannot_be_kept_harms_no_run(lab, caplog, monkeypatch, obstacle):
+    """A file where the directory should be; a disk that is full."""
+    expected = lab.bits(lab.execute(lab.taught(), "live", replay_gb=0.0).run)
+    (lab.root / "outputs").mkdir()
+    if obstacle == "file":
+        (lab.root / "outputs" / "replay").write_text("")
+    else:
+
+        def full(path, state):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+        monkeypatch.setattr(replay, "checkpoint", SimpleNamespace(save=full, load=checkpoint.load))
+    assert lab.bits(lab.execute(lab.taught()).run) == expected
+    assert caplog.text.count("no more of the teacher's logits is kept for later runs (these do not need it)") == 1

@@ -51,7 +51,10 @@ def test_result_has_schema_1(finished):
     assert set(result["train"]) == {"seconds", "images_per_second", "peak_memory_bytes", "lockstep"}
     assert result["train"]["lockstep"] == 1
     assert result["train"]["seconds"] * result["train"]["images_per_second"] == pytest.approx(3 * 66)
-    assert set(result["environment"]) == {"torch", "cuda", "device", "threads", "git", "platform"}
+    assert set(result["environment"]) == {
+        *("torch", "cuda", "device", "threads", "git", "platform"),
+        *("compile", "cuda_graphs", "conv_plan"),
+    }
     assert result["environment"]["threads"] == 1
 
 

@@ -1,0 +1,135 @@
+"""Killed with -9 at random moments and started again until it is done, a run ends with the bytes it has undisturbed."""
+
+import collections
+import mmap
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from kdrun.experiment.attempt import Request
+from kdrun.experiment.spec import Spec
+from kdrun.training import checkpoint, trainer
+from kdrun.training.step import Step
+
+PHASES = ("start", "teacher", "student", "evaluation", "saving")
+BEYOND = 1.3  # a kill comes at a moment up to so many times the undisturbed duration
+
+
+class Child:
+    """A process that executes runs and says in shared memory what it is doing."""
+
+    def __init__(self, execute: Callable[[], None]) -> None:
+        self._phase = mmap.mmap(-1, 1)
+        self._process = os.fork()
+        if self._process == 0:
+            code = 1
+            try:
+                self._watch()
+                execute()
+                code = 0
+            finally:
+                os._exit(code)
+
+    def _watch(self) -> None:
+        def told(function, phase_of):
+            def wrapped(*arguments, **options):
+                before = self._phase[0]
+                self._phase[0] = PHASES.index(phase_of(*arguments))
+                try:
+                    return function(*arguments, **options)
+                finally:
+                    self._phase[0] = before
+
+            return wrapped
+
+        def whose(step, *_):
+            return "student" if step.method.needs.teacher else "teacher"
+
+        # In a process of its own, which is not handed back.
+        Step.__call__ = told(Step.__call__, whose)
+        trainer.evaluate = told(trainer.evaluate, lambda *_: "evaluation")
+        checkpoint.save = told(checkpoint.save, lambda *_: "saving")
+
+    def kill_after(self, seconds: float) -> str | None:
+        """What it was doing when it was killed; None if it had come to its end."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            process, status = os.waitpid(self._process, os.WNOHANG)
+            if process:
+                assert status == 0, "it failed"
+                return None
+            time.sleep(0.001)
+        os.kill(self._process, signal.SIGKILL)
+        if os.waitpid(self._process, 0)[1] == 0:
+            return None
+        return PHASES[self._phase[0]]
+
+
+def killed_again_and_again(execute: Callable[[], None], duration: float, rng: random.Random) -> Iterator[str]:
+    """Starts it until it comes to its end; yields the phase of each kill."""
+    while (phase := Child(execute).kill_after(rng.uniform(0, BEYOND * duration))) is not None:
+        yield phase
+
+
+def specs_of(lab) -> dict[str, list[Spec]]:
+    """Every method, with and without a teacher, and a group in lockstep."""
+    alone = {name: lab.plain("cnn", method=lab.by(name)) for name in ("CE", "LSR", "KDUniform", "TfKDReg")}
+    taught = {"KD": lab.taught("cnn"), "TfKDSelf": lab.plain("cnn", method=lab.by("TfKDSelf"), teachers=(lab.teacher,))}
+    group = [lab.taught(temperature=2.0), lab.taught("cnn", temperature=8.0), lab.plain()]
+    return {**{name: [spec] for name, spec in {**alone, **taught}.items()}, "lockstep": group}
+
+
+def survive(lab, name: str, rng: random.Random, place: str, durations: dict[str, float]) -> list[str]:
+    """One row of kills; returns their phases, after comparing all the runs with undisturbed ones.
+
+    `durations` keeps how long these take.
+    """
+    specs = specs_of(lab)[name]
+
+    def execute(where: str) -> None:
+        for _, ended in lab.runner(where).execute_all([Request(spec) for spec in specs]):
+            if isinstance(ended, Exception):
+                raise ended
+
+    whole = f"whole {name}"
+    if name not in durations:
+        started = time.monotonic()
+        execute(whole)
+        durations[name] = time.monotonic() - started
+    phases = list(killed_again_and_again(lambda: execute(place), durations[name], rng))
+    teachers = [teacher for spec in specs for teacher in spec.teachers]
+    for each in [*specs, *teachers]:
+        run, undisturbed = lab.run(each, place), lab.run(each, whole)
+        assert lab.bits(run) == lab.bits(undisturbed)
+        found, expected = (
+            {name: value for name, value in either.result().items() if name != "train"} for either in (run, undisturbed)
+        )
+        assert found == expected
+        assert run.status()["state"] == "finished"
+        assert list(run.directory.rglob(".*.tmp")) == []
+    return phases
+
+
+@pytest.mark.parametrize("name", ["KD", "lockstep"])
+def test_a_run_survives_kills(lab, name):
+    rng, durations = random.Random(0), {}
+    phases: list[str] = []
+    while len(phases) < 3:
+        phases += survive(lab, name, rng, f"killed after {len(phases)}", durations)
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_in_every_phase(lab, capsys):
+    rng, durations = random.Random(1), {}
+    phases: collections.Counter[str] = collections.Counter()
+    names = list(specs_of(lab))
+    trial = 0
+    while phases.total() < 100 or min(phases[phase] for phase in PHASES[1:]) < 10:
+        phases.update(survive(lab, names[trial % len(names)], rng, f"trial {trial}", durations))
+        trial += 1
+    with capsys.disabled():
+        print(f"\n{phases.total()} kills in {trial} trials, all survived: {dict(phases)}")

@@ -1,0 +1,68 @@
+"""`kdrun ls` tells how every run is, whatever the files of a dead process say."""
+
+import json
+import re
+
+import pytest
+
+from kdrun.experiment.spec import Spec
+from kdrun.experiment.store import Run
+
+TINY = ("dataset=synthetic", "student=mlp", "teacher=none", "method=ce", "recipe.epochs=2", "runtime.device=cpu")
+
+
+@pytest.fixture
+def runs(kdrun, here) -> list[Run]:
+    """Three runs, in the order of their seeds."""
+    assert kdrun("-m", *TINY, "seed=0,1,2")[0] == 0
+    found = [Run(path.parent, Spec.from_canonical(json.loads(path.read_text()))) for path in here.rglob("spec.json")]
+    return sorted(found, key=lambda run: run.spec.seed)
+
+
+def listed(kdrun, *words: str) -> dict[int, list[str]]:
+    """Cells by seed."""
+    code, lines, err = kdrun("ls", *words)
+    assert code == 0, err
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "/ce-" in line]
+    assert lines[-1] == f"{len(rows)} run" + ("s" if len(rows) != 1 else "")
+    return {int(row[1]): row for row in rows}
+
+
+def test_finished_runs_with_their_accuracy(kdrun, runs):
+    rows = listed(kdrun)
+    for run in runs:
+        state, _, epoch, top1, when, place = rows[run.spec.seed]
+        assert (state, epoch, when) == ("finished", "2/2", "now")
+        assert top1 == f"{run.result()['test']['last']['top1']:.2f}"
+        assert place == str(run.directory.relative_to(run.directory.parents[4]))
+
+
+def test_a_run_is_running_while_a_process_holds_it_and_stale_afterwards(kdrun, runs):
+    for run in runs:
+        run.result_path.unlink()
+    runs[0].write_status("running", epoch=1)
+    runs[1].write_status("running", epoch=1)
+    runs[2].write_status("interrupted", error="KeyboardInterrupt: ")
+    with runs[0].lock(lambda status: None):
+        states = {seed: row[0] for seed, row in listed(kdrun).items()}
+        assert states == {0: "running", 1: "stale", 2: "interrupted"}
+        assert listed(kdrun, "--state", "running", "--state", "stale").keys() == {0, 1}
+    assert listed(kdrun)[0][0] == "stale"
+    assert listed(kdrun)[0][2] == "1/2"
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_listed(kdrun, runs):
+    (runs[0].directory / "spec.json").write_text("{}")
+    result = json.loads(runs[1].result_path.read_text())
+    runs[1].result_path.write_text(json.dumps({**result, "schema": 99}))
+    code, lines, err = kdrun("ls")
+    assert code == 1
+    assert re.search(r"spec\.json is no spec of this kdrun", err)
+    assert re.search(r"result\.json has schema 99, this kdrun reads 1", err)
+    assert lines[-1] == "1 run"
+
+
+def test_a_root_that_is_not_there_is_refused(kdrun):
+    code, _, err = kdrun("ls", "nowhere")
+    assert code == 2
+    assert "nowhere: no such directory" in err
