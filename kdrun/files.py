@@ -42,6 +42,7 @@ def keep_under(path: Path, other: Path) -> None:
     temporary.unlink(missing_ok=True)
     os.link(path, temporary)
     os.replace(temporary, other)
+    temporary.unlink(missing_ok=True)  # renaming does nothing where both names are of one file already
     _sync_directory(other.parent)
 
 

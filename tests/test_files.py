@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kdrun.files import sha256, write_atomically, write_json
+from kdrun.files import keep_under, sha256, write_atomically, write_json
 
 
 @pytest.fixture
@@ -108,3 +108,15 @@ def test_what_is_not_json_is_refused(path, value):
 def test_sha256_of_the_standards_example():
     """FIPS 180-2, appendix B.1."""
     assert sha256(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_what_is_kept_under_another_name_stays_when_the_first_is_replaced(tmp_path):
+    path, other = tmp_path / "last", tmp_path / "previous"
+    write_atomically(path, "one")
+    for _ in range(2):  # the second time both names are of one file
+        keep_under(path, other)
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["last", "previous"]
+    write_atomically(path, "two")
+    assert (path.read_text(), other.read_text()) == ("two", "one")
+    keep_under(path, other)
+    assert other.read_text() == "two"

@@ -84,6 +84,8 @@ class Attempt:
         """Ends here if the run has been finished before."""
         if self.run.finished:
             self.ended = Outcome(self.run, self.run.result(), reused=True)
+            if self.run.status().get("state") == "running":  # killed after its result, before its status was written
+                self.run.write_status("finished")
         return self.ended is not None
 
     @contextlib.contextmanager

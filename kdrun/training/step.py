@@ -42,7 +42,8 @@ class Step:
         self._full_size: int | None = None
         self._meter = _Meter()
         if compiled:
-            # With eager's own random numbers: dropout is the same function of (seed, epoch, step).
+            # Random numbers are drawn by torch's own generator, so dropout stays a function of (seed, epoch, step);
+            # its masks are others than those of uncompiled steps.
             method.student.compile(dynamic=False, options={"fallback_random": True})
 
     def __call__(self, batch: Batch, teacher: TeacherOutput | None, lr: float) -> None:
