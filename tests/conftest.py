@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdrun import stopping
 from kdrun.cli import main
 from kdrun.experiment.reporting import log
 
@@ -38,7 +39,7 @@ def here(monkeypatch, tmp_path) -> Path:
     monkeypatch.setenv("KDRUN_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(log, "handlers", [])
     monkeypatch.setattr(log, "propagate", True)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (*stopping.SIGNALS, signal.SIGALRM)}
     yield directory
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -275,7 +275,7 @@ def test_a_failing_run_says_why_in_a_line(kdrun, here):
     assert not kept.with_name("result.json").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_leaves_a_run_that_the_same_command_resumes(kdrun, here, monkeypatch, number):
     words = (*TINY, "method=ce", "recipe.epochs=3")
     evaluate = trainer.evaluate

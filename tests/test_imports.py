@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "kdrun"
 
-LEAVES = {"files", "seeds"}  # standard library (and torch) only; anybody may use them
+LEAVES = {"files", "seeds", "stopping"}  # standard library (and torch) only; anybody may use them
 ALLOWED = {
     "cli": {"config", "experiment", "analysis", "tables"},
     "config": {"experiment", "tables"},
@@ -23,6 +23,7 @@ ALLOWED = {
     "data": set(),
     "files": set(),
     "seeds": set(),
+    "stopping": set(),
     "__init__": set(),
     "__main__": {"cli"},
 }

@@ -6,19 +6,11 @@ something is to be run, so that `--help`, `--cfg` and completion answer at once.
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 
 from kdrun.cli.options import VERBS, served_by_hydra
-
-
-class _Stopped(BaseException):
-    """A signal asked the process to stop."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.number = number
+from kdrun.stopping import Stopped, listen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,8 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from kdrun.cli.hydra_main import hydra_main
 
         return hydra_main(words)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
+    listen()
     try:
         if verb == "table":
             from kdrun.cli.table import table_main
@@ -43,10 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from kdrun.cli.runs import runs_main
 
         return runs_main(words)
-    except _Stopped as stop:
+    except Stopped as stop:
         print(f"kdrun: {stop}; the same command resumes after the last finished epoch", file=sys.stderr)
         return 128 + stop.number
-
-
-def _stop(number: int, _frame: object) -> None:
-    raise _Stopped(number)

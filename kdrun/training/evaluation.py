@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from kdrun import stopping
 from kdrun.metrics import classification_metrics
 from kdrun.training.folding import folded
 
@@ -41,10 +42,13 @@ def predict(
     model.eval()
     positions = torch.arange(min(len(images), limit or len(images)), device=images.labels.device)
     size = CUDA_BATCH_SIZE if positions.is_cuda else BATCH_SIZE
+    logits = []
     with autocast:
-        logits = torch.cat([model(images.batch(part)).float() for part in positions.split(size)])
+        for part in positions.split(size):
+            logits.append(model(images.batch(part)).float())
+            stopping.check()
     model.train(was_training)
-    return logits
+    return torch.cat(logits)
 
 
 def evaluate(model: nn.Module, images: EvalImages, autocast: AbstractContextManager[None]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from kdrun import stopping
 from kdrun.methods.base import Batch, Method, TeacherOutput
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.training.evaluation import EvalImages, evaluate
@@ -167,37 +168,52 @@ def fit(
         seed: of the runs; dropout and a method's draws follow from (seed, epoch, step).
         on_step: called when the members have taken a step, to show progress.
     """
-    for epoch in range(epochs):
-        due = [member for member in members if member.is_due(epoch)]
-        if not due:
-            continue
-        started = time.perf_counter()
+    with stopping.deferred():
+        for epoch in range(epochs):
+            due = [member for member in members if member.is_due(epoch)]
+            if due:
+                _train_epoch(due, views, teacher, epoch=epoch, epochs=epochs, seed=seed, on_step=on_step)
+
+
+def _train_epoch(
+    due: Sequence[Member],
+    views: TrainingViews,
+    teacher: TeacherSource | None,
+    *,
+    epoch: int,
+    epochs: int,
+    seed: int,
+    on_step: Callable[[], None],
+) -> None:
+    """One epoch (from 0) of the members that are due, see `fit`."""
+    started = time.perf_counter()
+    for member in due:
+        member.attempt(member.training.method.train)
+    busy = dict.fromkeys(map(id, due), 0.0)
+    for step, (x, y, index) in enumerate(views.epoch(epoch)):
+        position = epoch * len(views) + step
+        progress = position / (epochs * len(views))
+        generator = torch.Generator(x.device)
+        batch = Batch(x=x, y=y, index=index, epoch=epoch, step=step, progress=progress, generator=generator)
+        output = teacher(batch) if teacher is not None else None
+        step_seed = mix(seed, "step", epoch, step)
         for member in due:
-            member.attempt(member.training.method.train)
-        busy = dict.fromkeys(map(id, due), 0.0)
-        for step, (x, y, index) in enumerate(views.epoch(epoch)):
-            position = epoch * len(views) + step
-            progress = position / (epochs * len(views))
-            generator = torch.Generator(x.device)
-            batch = Batch(x=x, y=y, index=index, epoch=epoch, step=step, progress=progress, generator=generator)
-            output = teacher(batch) if teacher is not None else None
-            step_seed = mix(seed, "step", epoch, step)
-            for member in due:
-                if member.failed:
-                    continue
-                begun = time.perf_counter()
-                seed_global_generators(step_seed, x.device)
-                generator.manual_seed(step_seed)
-                member.attempt(member.take_step, batch, output, position)
-                busy[id(member)] += time.perf_counter() - begun
-            on_step()
-        if teacher is not None:
-            teacher.end_epoch()
-        synchronize(x.device)
-        shared = (time.perf_counter() - started - sum(busy.values())) / len(due)
-        for member in due:
-            if not member.failed:
-                member.attempt(member.end_epoch, epoch, position, busy[id(member)] + shared)
+            if member.failed:
+                continue
+            begun = time.perf_counter()
+            seed_global_generators(step_seed, x.device)
+            generator.manual_seed(step_seed)
+            member.attempt(member.take_step, batch, output, position)
+            busy[id(member)] += time.perf_counter() - begun
+        on_step()
+        stopping.check()
+    if teacher is not None:
+        teacher.end_epoch()
+    synchronize(x.device)
+    shared = (time.perf_counter() - started - sum(busy.values())) / len(due)
+    for member in due:
+        if not member.failed:
+            member.attempt(member.end_epoch, epoch, position, busy[id(member)] + shared)
 
 
 def _check_finite(means: dict[str, float], lr: float, where: str) -> None:

@@ -1,0 +1,77 @@
+"""Stopping at a signal: at once, or, where work is deferring it, at the next place where nothing is half done."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""What a scheduler or a person stops a run with; Slurm's --signal is SIGUSR1 by convention."""
+
+GRACE_SECONDS = 4.0
+"""So long work may defer a signal; then it stops where it is."""
+
+
+class Stopped(BaseException):
+    """A signal asked the process to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+_deferring = False
+_requested: int | None = None
+
+
+def listen() -> None:
+    """From now on the signals raise `Stopped` in the main thread."""
+    _forget()
+    for number in SIGNALS:
+        signal.signal(number, _handle)
+    signal.signal(signal.SIGALRM, _overdue)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """In this context a signal waits for the next `check`, at most `GRACE_SECONDS`; a second one does not wait."""
+    global _deferring
+    _deferring = True
+    try:
+        yield
+        check()
+    finally:
+        _deferring = False
+
+
+def check() -> None:
+    """Raises `Stopped` if a signal has come."""
+    if _requested is not None:
+        _stop()
+
+
+def _handle(number: int, _frame: object) -> None:
+    global _requested
+    if not _deferring or _requested is not None:
+        _requested = number
+        _stop()
+    _requested = number
+    signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+
+
+def _overdue(_number: int, _frame: object) -> None:
+    check()
+
+
+def _stop() -> None:
+    number = _requested
+    assert number is not None
+    _forget()
+    raise Stopped(number)
+
+
+def _forget() -> None:
+    global _requested
+    _requested = None
+    signal.setitimer(signal.ITIMER_REAL, 0)
