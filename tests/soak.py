@@ -1,0 +1,177 @@
+"""Random sweeps, killed, stopped and damaged at random until they are done; then all must be as if undisturbed.
+
+    scripts/soak --minutes 30
+
+Each trial draws a sweep over synthetic images, runs it undisturbed in one output root and disturbed in another: killed
+with -9, stopped by SIGTERM, SIGINT or SIGUSR1, once or twice, and between the starts a bit of a checkpoint or of kept
+logits is flipped, a file of kept logits truncated or deleted, rubbish left lying about. Then the bytes of all weights
+and metrics, the results but for their times, and the statuses are compared, and temporary files looked for. The first
+difference ends it with exit code 1 and leaves the files for a look.
+"""
+
+import argparse
+import collections
+import contextlib
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+MOST_STARTS = 40
+Counts = collections.Counter[str]
+METHODS = ("ce", "lsr", "kd", "kd_uniform", "tfkd_self", "tfkd_reg")
+
+
+class DifferenceError(AssertionError):
+    """Something is not as it is undisturbed."""
+
+
+def draw_sweep(rng: random.Random) -> list[str]:
+    """A command line of a few short runs."""
+    methods = ",".join(rng.sample(METHODS, rng.randint(1, 3)))
+    return [
+        *("-m", "dataset=synthetic", "dataset.train_size=1500", "dataset.test_size=60", "dataset.image_size=8"),
+        *("dataset.num_classes=4", "recipe.batch_size=32", "runtime.device=cpu", "runtime.threads=1"),
+        f"student={rng.choice(['mlp', 'cnn', 'mlp,cnn'])}",
+        f"teacher={rng.choice(['cnn', 'mlp'])}",
+        f"method={methods}",
+        f"seed={rng.choice(['0', '1', '0,1'])}",
+        f"recipe.epochs={rng.randint(2, 6)}",
+        f"runtime.sweep={rng.choice(['lockstep', 'lockstep', 'one_by_one'])}",
+        f"runtime.replay_gb={rng.choice(['10', '10', '0', '0.00002'])}",
+    ]
+
+
+def start(words: list[str], root: Path) -> subprocess.Popen[bytes]:
+    log = root.with_suffix(".log").open("ab")
+    command = [sys.executable, "-m", "kdrun", *words, f"runtime.output_root={root}"]
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+
+def disturb(process: subprocess.Popen[bytes], seconds: float, rng: random.Random, counts: Counts) -> None:
+    """Stops a process after so long, if it has not ended, in one of several ways; its exit code must fit."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    if process.poll() is None:
+        sent = rng.choice([(signal.SIGKILL,), *((number,) for number in SIGNALS), (signal.SIGTERM, signal.SIGINT)])
+        for number in sent:
+            process.send_signal(number)
+            time.sleep(rng.uniform(0, 0.1))
+        process.wait(60)
+        counts[" then ".join(signal.Signals(number).name for number in sent)] += 1
+        # Negative: before kdrun listens, while Python starts.
+        allowed = {0, *(code for number in sent for code in (-number, 128 + number))}
+    else:
+        allowed = {0}
+    if process.returncode not in allowed:
+        raise DifferenceError(f"exit code {process.returncode}, not one of {sorted(allowed)}")
+
+
+def damage(root: Path, rng: random.Random, counts: Counts) -> None:
+    """Harms a file that a run must be able to do without."""
+    unfinished = [
+        path for path in root.glob("runs/*/*/*/checkpoints/last.pt") if not (path.parents[1] / "result.json").exists()
+    ]
+    spare = [path for path in unfinished if path.with_name("previous.pt").exists()]
+    kept = list(root.glob("replay/*/0*.pt"))
+    kind = rng.choice(
+        ["bit of last.pt", "bit of kept logits", "kept logits cut", "kept logits deleted", "rubbish", "none", "none"]
+    )
+    if kind == "bit of last.pt" and spare:
+        flip(rng.choice(spare), rng)
+    elif kind == "bit of kept logits" and kept:
+        flip(rng.choice(kept), rng)
+    elif kind == "kept logits cut" and kept:
+        path = rng.choice(kept)
+        path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
+    elif kind == "kept logits deleted" and kept:
+        rng.choice(kept).unlink()
+    elif kind == "rubbish" and unfinished:
+        (rng.choice(unfinished).parents[1] / ".result.json.soak.tmp").write_text("half a res")
+    else:
+        return
+    counts[kind] += 1
+
+
+def flip(path: Path, rng: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    bit = rng.randrange(8 * len(content))
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def compare(disturbed: Path, whole: Path) -> int:
+    """Compares all the runs of two output roots; returns how many there are."""
+    places = [sorted(path.relative_to(root) for path in root.glob("runs/*/*/*")) for root in (disturbed, whole)]
+    if places[0] != places[1]:
+        raise DifferenceError(f"other runs: {set(places[0]) ^ set(places[1])}")
+    for place in places[0]:
+        for name in ("student.safetensors", "metrics.jsonl", "spec.json"):
+            if (disturbed / place / name).read_bytes() != (whole / place / name).read_bytes():
+                raise DifferenceError(f"{place / name} has other bytes")
+        results = [json.loads((root / place / "result.json").read_text()) for root in (disturbed, whole)]
+        for result in results:
+            del result["train"]
+        if results[0] != results[1]:
+            raise DifferenceError(f"{place / 'result.json'} differs")
+        state = json.loads((disturbed / place / "status.json").read_text())["state"]
+        if state != "finished":
+            raise DifferenceError(f"{place} says that it is {state}")
+        if leftovers := list((disturbed / place).rglob(".*.tmp")):
+            raise DifferenceError(f"left over: {leftovers}")
+    return len(places[0])
+
+
+def trial(directory: Path, rng: random.Random, counts: Counts) -> None:
+    """One sweep, undisturbed and disturbed."""
+    words = draw_sweep(rng)
+    print(f"  {' '.join(words[8:])}", flush=True)
+    whole, disturbed = directory / "whole", directory / "disturbed"
+    started = time.monotonic()
+    if start(words, whole).wait() != 0:
+        raise DifferenceError("the undisturbed sweep failed")
+    duration = time.monotonic() - started
+    for number in range(MOST_STARTS):
+        calm = number > MOST_STARTS // 2
+        process = start(words, disturbed)
+        disturb(process, 600 if calm else rng.uniform(0.3, 1.2) * duration, rng, counts)
+        counts["starts"] += 1
+        if process.returncode == 0:
+            break
+        damage(disturbed, rng, counts)
+    else:
+        raise DifferenceError(f"not done after {MOST_STARTS} starts")
+    counts["runs compared"] += compare(disturbed, whole)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="scripts/soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=30, help="how long (default 30)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    options = parser.parse_args()
+    directory = Path(tempfile.mkdtemp(prefix="kdrun-soak-"))
+    rng, counts = random.Random(options.seed), collections.Counter()
+    deadline = time.monotonic() + 60 * options.minutes
+    trials = 0
+    try:
+        while time.monotonic() < deadline:
+            trials += 1
+            (directory / f"{trials:04}").mkdir()
+            trial(directory / f"{trials:04}", rng, counts)
+            print(f"{trials} sweeps: {dict(counts)}", flush=True)
+    except DifferenceError as difference:
+        print(f"DIFFERENCE in {directory / f'{trials:04}'}: {difference}")
+        return 1
+    print(f"{trials} sweeps in {options.minutes:g} minutes, all as undisturbed: {dict(counts)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
