@@ -32,8 +32,16 @@ def _full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return wrapped
 
 
+LARGEST_LOGIT = 1e30
+"""Logits beyond are taken as this large, so that losses stay finite at every temperature from 0.1 to 100."""
+
+
 def _widened(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor
+    """Logits in at least float32 and within bounds; infinity becomes NaN, so that it is never taken for a large logit."""
+    if not tensor.is_floating_point():
+        return tensor
+    wide = tensor if tensor.dtype == torch.float64 else tensor.float()
+    return wide.clamp(-LARGEST_LOGIT, LARGEST_LOGIT) + (wide - wide)
 
 
 def check_range(name: str, value: float, low: float, high: float = float("inf"), *, open_low: bool = False) -> None:

@@ -189,3 +189,44 @@ def test_wrong_arguments_are_refused_by_name(logits, change, message):
     arguments = {"student_logits": student, "teacher_logits": teacher, "labels": labels}
     with pytest.raises(ValueError, match=message):
         losses.kd_loss(**{**arguments, "temperature": 4.0, "alpha": 0.9, **change})
+
+
+def every_loss(student, teacher, labels, temperature: float) -> dict[str, torch.Tensor]:
+    """Each loss at a temperature, and at the extremes of its other options."""
+    found = {"ce": losses.cross_entropy(student, labels)}
+    for reduction in losses.KL_REDUCTIONS:
+        options = {"temperature": temperature, "kl_reduction": reduction}
+        found[f"kd {reduction}"] = losses.kd_loss(student, teacher, labels, alpha=0.9, **options)
+    for spread in losses.SPREADS:
+        found[f"lsr {spread}"] = losses.label_smoothing_loss(student, labels, epsilon=0.1, spread=spread)
+    for variant in losses.TFKD_REG_VARIANTS:
+        found[f"reg {variant}"] = losses.tfkd_reg_loss(
+            student, labels, temperature=temperature, alpha=0.5, variant=variant
+        )
+    return found
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 4.0, 100.0])
+def test_losses_and_gradients_are_finite_for_logits_of_any_magnitude(temperature):
+    generator = torch.Generator().manual_seed(0)
+    largest = torch.finfo(torch.float32).max
+    for exponent in range(-30, 39, 4):
+        student, teacher = (
+            (torch.randn(64, 10, generator=generator) * 10.0**exponent).clamp(-largest, largest) for _ in range(2)
+        )
+        student[0, :2] = torch.tensor([largest, -largest])
+        teacher[1, :2] = torch.tensor([-largest, largest])
+        labels = torch.randint(10, (64,), generator=generator)
+        labels[0] = 1  # the label has the smallest logit there is
+        student.requires_grad_()
+        for name, loss in every_loss(student, teacher, labels, temperature).items():
+            assert loss.isfinite(), (name, exponent, loss)
+            (gradient,) = torch.autograd.grad(loss, student)
+            assert gradient.isfinite().all(), (name, exponent)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), -float("inf"), float("nan")])
+def test_logits_that_are_no_numbers_are_never_hidden(bad):
+    student, teacher, labels = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    student[2, 1] = bad
+    assert not any(loss.isfinite() for loss in every_loss(student, teacher, labels, 2.0).values())
