@@ -1,11 +1,14 @@
 """Checkpoints that are not what was written are noticed, whichever bit it is, and never trained on."""
 
+import errno
 import random
+import shutil
 
 import pytest
 import torch
 
-from kdrun.methods import CE
+from kdrun.experiment.attempt import Request
+from kdrun.methods import CE, KD
 from kdrun.training import checkpoint
 
 CPU = torch.device("cpu")
@@ -79,3 +82,48 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(lab):
             continue
         unnoticed.append(bit)
     assert unnoticed == []
+
+
+def together(lab, specs):
+    """How each ended, in the order of `specs`."""
+    ended = {request.spec.run_id: end for request, end in lab.runner().execute_all([Request(spec) for spec in specs])}
+    return [ended[spec.run_id] for spec in specs]
+
+
+def test_a_full_disk_fails_the_run_that_met_it_and_leaves_its_files_intact(lab, monkeypatch):
+    specs = [lab.taught(temperature=2.0), lab.taught(temperature=8.0)]
+    victim, save = lab.run(specs[0]), checkpoint.save
+
+    def full(path, state):
+        if path == victim.last_checkpoint and len(state["rows"]) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(path, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", full)
+        failed, other = together(lab, specs)
+    assert "No space left on device" in str(failed)
+    assert victim.status()["state"] == "failed"
+    assert len(checkpoint.load(victim.last_checkpoint, CPU)["rows"]) == 1, "the epoch before is there"
+    for spec, ended in zip(specs, together(lab, specs), strict=True):
+        assert lab.bits(ended.run) == lab.bits(lab.execute(spec, "alone").run)
+    assert other.result["run_id"] == specs[1].run_id
+
+
+def test_a_deleted_run_directory_fails_that_run_and_no_other(lab, monkeypatch):
+    specs = [lab.taught(temperature=2.0), lab.taught(temperature=8.0)]
+    victim, forward = lab.run(specs[0]), KD.forward
+
+    def deleting(self, batch, teacher):
+        if (batch.epoch, batch.step, self.temperature) == (1, 0, 8.0):
+            shutil.rmtree(victim.directory)
+        return forward(self, batch, teacher)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KD, "forward", deleting)
+        failed, other = together(lab, specs)
+    assert isinstance(failed, FileNotFoundError)
+    assert str(victim.directory) in str(failed)
+    assert lab.bits(other.run) == lab.bits(lab.execute(specs[1], "alone").run)
+    (again, _) = together(lab, specs)
+    assert lab.bits(again.run) == lab.bits(lab.execute(specs[0], "alone").run)
