@@ -37,7 +37,7 @@ LARGEST_LOGIT = 1e30
 
 
 def _widened(tensor: Tensor) -> Tensor:
-    """Logits in at least float32 and within bounds; infinity becomes NaN, so that it is never taken for a large logit."""
+    """Logits in at least float32 and within bounds; infinity becomes NaN, never a large logit."""
     if not tensor.is_floating_point():
         return tensor
     wide = tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
@@ -28,7 +29,7 @@ SPOKEN = {"teacher": "student", "teacher.method": "method"}
 """Groups as the user types them, and where their options come from."""
 
 SEARCH_PATH = "hydra.searchpath="
-COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
 class ConfigError(ValueError):
@@ -238,4 +239,5 @@ def _group_options(group: str, overrides: Sequence[str]) -> list[str]:
 
 def _first_lines(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "; ".join(lines[:3])
+    # Of broken YAML, file, line and column come last.
+    return "; ".join(lines if isinstance(error, yaml.YAMLError) else lines[:3])

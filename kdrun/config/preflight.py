@@ -40,7 +40,7 @@ EMBEDDED = "digits"
 EMBEDDED_NOTICE = (
     "dataset=digits: the 1,797 small digits that come with kdrun; for the real thing: dataset=cifar100 (or mnist, ...)"
 )
-SECRET = re.compile("token|secret|password|api_?key|credential", re.IGNORECASE)
+SECRET = re.compile("token|secret|passw|passphrase|(api|access|private)[_-]?key|credential", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,8 @@ class _Check:
         seed = root.get("seed", RootOptions.seed)
         self._attempt("seed=", check_seeds, [seed])
         runtime = construct(RuntimeOptions, node.get("runtime"), "runtime", self.problems)
+        if runtime:
+            self._attempt(f"runtime.output_root={runtime.output_root}: ", _check_directory, runtime.output_root)
         device = runtime and self._attempt("runtime.device=", resolve_device, runtime.device)
         if runtime and device and runtime.cuda_graphs == "on" and device.type != "cuda":
             self.problems.append(
@@ -190,6 +192,9 @@ class _Check:
         except (ValueError, RuntimeError) as error:
             self.problems.append(f"dataset: {error}")
             return None
+        except Exception as error:  # whatever the user's own loader raises
+            self.problems.append(f"dataset._target_={node['_target_']}: {type(error).__name__}: {error}")
+            return None
         values = {name: value for name, value in found.items() if name not in ("_target_", "root")}
         dataset: DatasetSpec | None = construct(
             DatasetSpec, {"target": node["_target_"], **values}, "dataset", self.problems
@@ -241,7 +246,7 @@ class _Check:
         """
         try:
             method = method_class(Component(node["method"]["_target_"]))
-        except (KeyError, TypeError, ValueError):  # told before
+        except (AttributeError, KeyError, TypeError, ValueError):  # told before
             return None
         self._tell_unused(method)
         if not method.needs.teacher:
@@ -304,6 +309,14 @@ class _Check:
         # Nothing is trained, so how and from which seed is no part of it.
         method_unused = Component("kdrun.methods.CE")
         return lambda own: Spec(dataset, parts.student, method_unused, precision=own.precision, weights=digest)
+
+
+def _check_directory(name: str) -> None:
+    """Raises `ValueError` where a directory of this name neither is nor can be made, because a file is in its place."""
+    path = Path(name)
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not name or not there.is_dir():
+        raise ValueError(f"must be a directory, or a name for one; {str(there) if name else 'nothing'} is none")
 
 
 def _has_compiler() -> bool:

@@ -81,7 +81,7 @@ def find(root: Path, directory: str, names: Sequence[str], *, title: str) -> Pat
     """`root/directory` if all the files `names` lie in it, None if none does.
 
     Raises:
-        DataError: some of them are missing, or `root` is `root/directory` itself.
+        DataError: some of them are missing, or `root` is already inside of `directory`.
     """
     place = root / directory
     missing = [name for name in names if not (place / name).exists()]
@@ -92,9 +92,12 @@ def find(root: Path, directory: str, names: Sequence[str], *, title: str) -> Pat
             f"{title}: {place} is incomplete, missing: {', '.join(missing)}\n"
             f"Add what is missing, or remove {place} to have it downloaded again."
         )
-    if all((root / name).exists() for name in names):
-        parent = root.parents[len(Path(directory).parts) - 1]
-        raise DataError(f"{title}: dataset.root={root} is one level too deep; use dataset.root={parent}")
+    parts = Path(directory).parts
+    for depth in range(1, len(parts) + 1):
+        if all((root.joinpath(*parts[depth:]) / name).exists() for name in names):
+            parent = Path(os.path.abspath(root)).parents[depth - 1]
+            levels = "one level" if depth == 1 else f"{depth} levels"
+            raise DataError(f"{title}: dataset.root={root} is {levels} too deep; use dataset.root={parent}")
     return None
 
 

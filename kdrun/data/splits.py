@@ -78,6 +78,7 @@ def select(
 
     Raises:
         ValueError: a fraction out of its range, or `classes` empty, repeated or unknown.
+        DataError: fewer than two images are left to train on.
     """
     _check_selection(train_fraction, val_fraction, classes, num_classes=len(splits.class_names))
     labels = splits.train.labels
@@ -86,6 +87,11 @@ def select(
     train = remaining[stratified_subset(labels[remaining], train_fraction)]
     if classes is not None:
         train = train[torch.isin(labels[train], torch.tensor(list(classes)))]
+    if len(train) < 2:
+        raise DataError(
+            f"{len(train)} training image(s) are left by dataset.train_fraction={train_fraction!r} and "
+            f"dataset.classes={list(classes) if classes else 'null'}, at least 2 are needed"
+        )
     val = splits.train.subset(held_out.nonzero().flatten()) if val_fraction else None
     whole = len(train) == len(labels)
     return Selected(splits.train if whole else splits.train.subset(train), val, splits.test)

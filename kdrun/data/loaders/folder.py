@@ -21,7 +21,8 @@ def folder(root: Path, image_size: int, in_channels: int) -> Splits:
 
     Raises:
         ValueError: `in_channels` is neither 1 nor 3, or `image_size` is not positive.
-        DataError: directories or classes are missing, a class is empty, or images cannot be read.
+        DataError: directories or classes are missing, there is one class only, a class is empty, or images cannot be
+            read.
     """
     train = root / "train"
     test = next((root / name for name in _TEST_NAMES if (root / name).is_dir()), None)
@@ -32,6 +33,8 @@ def folder(root: Path, image_size: int, in_channels: int) -> Splits:
         )
     class_names = _class_names(train)
     _check_same_classes(train, class_names, test, _class_names(test))
+    if len(class_names) < 2:
+        raise DataError(f"{train}: has one class only, {class_names[0]}; there is nothing to learn")
     return decode(
         Listing(root, _labelled(root, train, class_names), _labelled(root, test, class_names), tuple(class_names)),
         image_size=image_size,

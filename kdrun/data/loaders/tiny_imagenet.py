@@ -31,10 +31,21 @@ def tiny_imagenet(root: Path) -> Splits:
         DataError: absent and not to be downloaded, incomplete, damaged, or not with the official number of images.
     """
     place = find(root, ARCHIVE.directory, _NEEDED, title=ARCHIVE.title) or unpack_archive(ARCHIVE, root)
+    try:
+        listing = _listing(place)
+    except (KeyError, ValueError) as error:
+        files = "wnids.txt, words.txt and val/val_annotations.txt"
+        raise DataError(f"{place}: {files} are damaged or do not fit together ({error!r})") from error
+    _check_counts(listing)
+    return decode(listing, image_size=64, in_channels=3)
+
+
+def _listing(place: Path) -> Listing:
+    """The images that the text files of the archive name, labelled."""
     ids = sorted(_lines(place / "wnids.txt"))
     labels = {wordnet_id: label for label, wordnet_id in enumerate(ids)}
     words = dict(line.split("\t", 1) for line in _lines(place / "words.txt"))
-    listing = Listing(
+    return Listing(
         root=place,
         train=[
             (path.relative_to(place).as_posix(), label)
@@ -47,8 +58,6 @@ def tiny_imagenet(root: Path) -> Splits:
         ],
         class_names=tuple(words[wordnet_id].split(",")[0] for wordnet_id in ids),
     )
-    _check_counts(listing)
-    return decode(listing, image_size=64, in_channels=3)
 
 
 def _lines(path: Path) -> list[str]:
