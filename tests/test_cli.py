@@ -298,3 +298,12 @@ def test_a_signal_leaves_a_run_that_the_same_command_resumes(kdrun, here, monkey
     assert code == 0
     assert [line.split()[4] for line in out if " ce epoch " in line] == ["2/3", "3/3"]
     assert status.with_name("result.json").exists()
+
+
+def test_version_names_the_package_that_runs(tmp_path):
+    """Where several copies are installed, it is told which of them an edit must go to."""
+    copy = tmp_path / "kdrun"
+    subprocess.run(["cp", "-R", ROOT / "kdrun", copy], check=True)
+    for package in (ROOT / "kdrun", copy):
+        done, _, _ = asked("--version", PYTHONPATH=str(package.parent))
+        assert done.stdout == f"kdrun {__version__} ({package})\n"

@@ -143,3 +143,14 @@ def test_what_cannot_be_kept_harms_no_run(lab, caplog, monkeypatch, obstacle):
         monkeypatch.setattr(replay, "checkpoint", SimpleNamespace(save=full, load=checkpoint.load))
     assert lab.bits(lab.execute(lab.taught()).run) == expected
     assert caplog.text.count("no more of the teacher's logits is kept for later runs (these do not need it)") == 1
+
+
+def test_views_of_another_law_are_answered_anew(lab, answered):
+    """The order of the images is the same, so what was kept would fit, and be wrong."""
+    lab.execute(lab.taught())
+    for law in (Augmentation(), Augmentation(crop_padding=2, flip=True, rotation=15.0)):
+        spec = replace(lab.taught(), recipe=replace(lab.recipe, augmentation=law))
+        answered.clear()
+        run = lab.execute(spec).run
+        assert len(answered) == 3 * 5
+        assert lab.bits(run) == lab.bits(lab.execute(spec, "live", replay_gb=0.0).run)

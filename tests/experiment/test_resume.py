@@ -153,3 +153,14 @@ def test_absurd_learning_rate_diverges_and_never_fails_otherwise(lab, lr):
     with contextlib.suppress(DivergedError):
         lab.execute(spec)
     assert lab.run(spec).status()["state"] == ("finished" if lr == 1e4 else "diverged")
+
+
+def test_a_resumed_run_remembers_the_best_epoch_before_the_interruption(lab, monkeypatch):
+    said = iter([90.0, 70.0, 80.0])
+    monkeypatch.setattr("kdrun.training.trainer.evaluate", lambda *_: {"top1": next(said), "nll": 1.0})
+    with breaking(CE, KeyboardInterrupt(), epoch=1, step=2), pytest.raises(KeyboardInterrupt):
+        lab.execute(lab.plain())
+    outcome = lab.execute(lab.plain())
+    assert (outcome.result["test"]["best"]["epoch"], outcome.result["test"]["best"]["top1"]) == (1, 90.0)
+    assert checkpoint.load(outcome.run.best_checkpoint, torch.device("cpu"))["epoch"] == 1
+    assert [row["epoch"] for row in outcome.run.rows()] == [1, 2, 3]

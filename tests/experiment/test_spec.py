@@ -208,3 +208,42 @@ def test_epochs_trained():
     assert [s.epochs_trained for s in (SPEC, stopped, dataclasses.replace(stopped, weights="0"))] == [200, 50, 0]
     assert Recipe(batch_size=64).scaled_lr == 0.05
     assert Recipe(batch_size=64, lr_batch_size=None).scaled_lr == 0.1
+
+
+def test_every_field_changes_the_weights(lab):
+    """No option is without effect: none is lost on its way from the spec to the training, or overruled there."""
+    base = dataclasses.replace(
+        lab.taught(), stop_epoch=2
+    )  # of the lab's three epochs: beyond the warm-up and the first milestone
+    law = lab.recipe.augmentation
+    laws = {"crop_padding": 2, "flip": False, "rotation": 30.0}
+    assert set(laws) == {field.name for field in dataclasses.fields(Augmentation)}
+    recipes = {
+        **{"epochs": 4, "batch_size": 8, "lr": 0.2, "lr_batch_size": 64, "optimizer": "adam", "momentum": 0.5},
+        **{"nesterov": True, "weight_decay": 0.0, "milestones": (0.5,), "gamma": 0.5, "warmup_epochs": 0},
+        "augmentation": Augmentation(),
+    }
+    assert set(recipes) == {field.name for field in dataclasses.fields(Recipe)}
+    datasets = {"mean": (0.4,), "std": (0.2,), "train_fraction": 0.5, "val_fraction": 0.2, "classes": (0, 1, 2)}
+    data = {"target", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size"}
+    assert set(datasets) | data == {field.name for field in dataclasses.fields(DatasetSpec)}
+    specs = [
+        *(("recipe", dataclasses.replace(lab.recipe, **{name: value})) for name, value in recipes.items()),
+        *(
+            ("recipe", dataclasses.replace(lab.recipe, augmentation=dataclasses.replace(law, **{name: value})))
+            for name, value in laws.items()
+        ),
+        *(("dataset", dataclasses.replace(lab.dataset, **{name: value})) for name, value in datasets.items()),
+        *(("student", Component("kdrun.models.mlp", options)) for options in ({"hidden": (32,)}, {"hidden": (31,)})),
+        ("student", Component("kdrun.models.mlp", {"hidden": (32,), "dropout": 0.2, "input_dropout": 0.2})),
+        *(("method", lab.by("KD", **options)) for options in ({"temperature": 2.0}, {"alpha": 0.5})),
+        *(("method", lab.by("KD", **options)) for options in ({"kl_reduction": "mean"}, {"multiplier": 50.0})),
+        *(("seed", 1), ("precision", "bf16"), ("stop_epoch", 1)),
+        *(("teachers", (dataclasses.replace(lab.teacher, **change),)) for change in ({"seed": 1}, {"stop_epoch": 1})),
+    ]
+    trained = {}
+    for name, value in [("stop_epoch", 2), *specs]:
+        spec = dataclasses.replace(base, **{name: value})
+        weights = lab.execute(spec).run.weights.read_bytes()
+        assert weights not in trained, f"{name}={value} trains what {trained[weights]} does"
+        trained[weights] = f"{name}={value}"

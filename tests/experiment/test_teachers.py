@@ -95,3 +95,29 @@ def test_own_weights_must_be_there_and_unchanged(lab):
     checkpoint.export_weights(path, build_student(lab.teacher.student, lab.dataset))
     with pytest.raises(CheckpointError, match="changed while kdrun ran"):
         lab.execute(own, weight_files={digest: path})
+
+
+def test_the_test_set_chooses_nothing_that_teaches_or_is_handed_on(lab, monkeypatch):
+    """Also where an earlier epoch was better: the last one is what a poor teacher is asked for, and what is kept."""
+    poor = lab.plain("cnn", stop_epoch=2)
+    honest = lab.execute(lab.taught(teacher=poor), "honest").run
+    said = iter([90.0, 10.0, 80.0, 30.0, 20.0])  # of two epochs of the teacher, three of the student
+    monkeypatch.setattr("kdrun.training.trainer.evaluate", lambda *_: {"top1": next(said), "nll": 1.0})
+    student = lab.execute(lab.taught(teacher=poor))
+    assert student.result["test"]["best"]["epoch"] == 1
+    assert (student.result["test"]["last"]["epoch"], student.result["test"]["last"]["top1"]) == (3, 20.0)
+    assert student.result["teachers"][0]["top1"] == 10.0
+    assert student.run.weights.read_bytes() == honest.weights.read_bytes()
+    assert lab.run(poor).weights.read_bytes() == lab.run(poor, "honest").weights.read_bytes()
+
+
+def test_a_poor_teacher_leaves_the_runs_of_the_good_one_alone(lab):
+    """KD and De-KD of one pair."""
+    good = lab.execute(lab.taught()).run
+    before = {run: files(run.directory) for run in (good, lab.run(lab.teacher))}
+    poor = lab.execute(lab.taught(teacher=lab.plain("cnn", stop_epoch=1)))
+    assert not poor.reused
+    assert lab.bits(poor.run) != lab.bits(good)
+    assert {run: files(run.directory) for run in before} == before
+    again = lab.execute(lab.taught())
+    assert (again.reused, again.run.directory) == (True, good.directory)

@@ -240,3 +240,25 @@ def test_no_option_is_left_out_of_the_directions():
 def test_wrong_options_are_refused_before_training(kind, option, wrong):
     with pytest.raises(ValueError, match=rf"^{option}={wrong!r}: must be"):
         kind(Answer(), **{option: wrong})
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_the_number_of_operations_does_not_grow_with_the_batch(batch, teacher, kind):
+    """No loop over the images, as there is in released code where soft labels are built."""
+
+    class Counting(torch.utils._python_dispatch.TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+            self.calls += 1
+            return operation(*arguments, **(options or {}))
+
+    counts = []
+    for times in (1, 8):
+        method = kind(Answer())
+        method.student.logits = nn.Parameter(method.student.logits.detach().repeat(times, 1))
+        larger = Batch(**{**vars(batch), "y": batch.y.repeat(times)})
+        with Counting() as counting:
+            method(larger, TeacherOutput(teacher.logits.repeat(times, 1))).loss.backward()
+        counts.append(counting.calls)
+    assert counts[0] == counts[1] > 0
