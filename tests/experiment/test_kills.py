@@ -124,7 +124,8 @@ def test_a_run_survives_kills(lab, name):
     rng, durations = random.Random(0), {}
     phases: list[str] = []
     while len(phases) < 3:
-        phases += survive(lab, name, rng, f"killed after {len(phases)}", durations)
+        phases += survive(lab, name, rng, f"killed after {len(phases)}", durations)  # compares
+    assert set(phases) <= set(PHASES)
 
 
 @pytest.mark.slow
