@@ -40,7 +40,11 @@ def keep_under(path: Path, other: Path) -> None:
     """
     temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
-    os.link(path, temporary)
+    try:
+        os.link(path, temporary)
+    except OSError:  # a file system without hard links
+        write_atomically(other, path.read_bytes())
+        return
     os.replace(temporary, other)
     temporary.unlink(missing_ok=True)  # renaming does nothing where both names are of one file already
     _sync_directory(other.parent)

@@ -110,7 +110,15 @@ def test_sha256_of_the_standards_example():
     assert sha256(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_what_is_kept_under_another_name_stays_when_the_first_is_replaced(tmp_path):
+@pytest.mark.parametrize("links", [True, False])
+def test_what_is_kept_under_another_name_stays_when_the_first_is_replaced(tmp_path, monkeypatch, links):
+    """Also on a file system without hard links."""
+
+    def refused(*_):
+        raise PermissionError("Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
     path, other = tmp_path / "last", tmp_path / "previous"
     write_atomically(path, "one")
     for _ in range(2):  # the second time both names are of one file
