@@ -13,7 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdrun.experiment.build import build_method, build_optimisation, build_student, load_weights, method_class
+from kdrun.experiment.build import (
+    build_method,
+    build_optimisation,
+    build_schedule,
+    build_student,
+    load_weights,
+    method_class,
+    pair_for,
+    stage_recipes,
+)
 from kdrun.experiment.choices import Choices
 from kdrun.experiment.cost import macs_per_image
 from kdrun.experiment.environment import environment, peak_memory_bytes, versions
@@ -32,7 +41,7 @@ from kdrun.training.cuda_graphs import GraphedStep
 from kdrun.training.evaluation import evaluate
 from kdrun.training.precision import autocast, on_device
 from kdrun.training.step import Step
-from kdrun.training.trainer import DivergedError, Member, Training
+from kdrun.training.trainer import DivergedError, Member, Stage, Training
 
 
 @dataclass(frozen=True)
@@ -157,10 +166,18 @@ class Attempt:
         if spec.weights is not None:
             _take_weights(student, spec.weights, weight_files)
         student = on_device(student, device)
-        method = build_method(spec.method, student).to(device)
-        optimizer, self._learning_rate = build_optimisation(spec.recipe, method, steps_per_epoch)
-        training = Training(method, optimizer)
+        method = build_method(spec.method, student, pair_for(spec, device)).to(device)
         state = self._newest_checkpoint()
+        if state is not None:
+            method.stage = state["stage"]
+        recipes = stage_recipes(spec.recipe, method)
+        self._stages = [
+            Stage(method.stage1_epochs * number, recipe.epochs, build_schedule(recipe, steps_per_epoch))
+            for number, recipe in enumerate(recipes)
+        ]
+        optimizer, _ = build_optimisation(recipes[method.stage], method.trained(), steps_per_epoch)
+        training = Training(method, optimizer)
+        self._steps_per_epoch = steps_per_epoch
         if state is not None:
             training.load_state_dict(state)
         if self.choices.compile:
@@ -175,6 +192,12 @@ class Attempt:
             _save_epoch(self.run, training)
             self.tell(progress.line(self.title, training.rows[-1], images_per_second, self.run.spec.epochs_trained))
 
+        def begin_stage2() -> Step:
+            training.method.begin_stage2()
+            method, recipe = training.method, self.run.spec.recipe
+            training.optimizer, _ = build_optimisation(recipe, method.trained(), self._steps_per_epoch)
+            return make_step(training, self._context, self.choices)
+
         def on_failure(error: Exception) -> None:
             self.fail(error)
             if not alone:  # else it is told when the run returns, which is now
@@ -184,7 +207,8 @@ class Attempt:
         return Member(
             training,
             self._step,
-            self._learning_rate,
+            self._stages,
+            begin_stage2,
             self._context,
             splits=data.evaluated(),
             stop_epoch=self.run.spec.epochs_trained,
@@ -212,7 +236,7 @@ class Attempt:
         self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]], lockstep: int
     ) -> dict[str, Any]:
         """Exports the student and puts the result together."""
-        spec, student = self.run.spec, training.method.student
+        spec, student = self.run.spec, training.method.delivered()
         # Without an epoch (weights from elsewhere, stop_epoch=0) nothing has been evaluated yet.
         untrained = {} if training.rows else data.evaluated()
         return {

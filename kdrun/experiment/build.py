@@ -7,7 +7,7 @@ import importlib
 import inspect
 import os
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,20 @@ from torch import nn
 
 from kdrun.data import CONTENT_HASH, DataError, Splits, check, data_home, identity
 from kdrun.experiment.signature import bind, without_defaults
-from kdrun.experiment.spec import Component, DatasetSpec, Recipe
+from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
 from kdrun.files import sha256
 from kdrun.methods import Method as Method
+from kdrun.methods.base import Pair
+from kdrun.taps import Outline, outline
 from kdrun.training.checkpoint import CheckpointError, read_weights
 from kdrun.training.optimisation import MultiStepSchedule, build_optimizer
+from kdrun.training.precision import on_device
 from kdrun.training.precision import resolve_device as resolve_device  # how config reaches them
 from kdrun.training.precision import resolve_precision as resolve_precision
 
 TRUST_VARIABLE = "KDRUN_TRUST"
 MODEL_INJECTED = ("num_classes", "in_channels", "image_size")
-METHOD_INJECTED = ("student",)
+METHOD_INJECTED = ("student", "pair")
 
 
 def trusted_packages() -> tuple[str, ...]:
@@ -148,13 +151,38 @@ def check_network(student: Component, dataset: DatasetSpec) -> None:
         raise ValueError(f"{student.name} returns {found} for 2 images, not logits [2, {dataset.num_classes}]")
 
 
-def build_method(method: Component, student: nn.Module) -> Method:
+def outline_of(student: Component, dataset: DatasetSpec) -> Outline:
+    """The taps and parameters of a network for a dataset; nothing is computed."""
+    with torch.device("meta"):
+        network = build_student(student, dataset)
+    return outline(network, (dataset.in_channels, dataset.image_size, dataset.image_size), student.name)
+
+
+def pair_for(spec: Spec, device: torch.device) -> Pair | None:
+    """What a run's method is told of the networks; None where its constructor has no use for it."""
+    if "pair" not in inspect.signature(method_class(spec.method)).parameters:
+        return None
+    teachers = [outline_of(teacher.student, teacher.dataset) for teacher in spec.teachers]
+    return Pair(
+        student=outline_of(spec.student, spec.dataset),
+        teacher=teachers[0] if teachers else Outline(),
+        fresh=lambda: on_device(build_student(spec.student, spec.dataset), device),
+    )
+
+
+def build_method(method: Component, student: nn.Module, pair: Pair | None = None) -> Method:
     """The method around its student.
+
+    Args:
+        method: its class and options.
+        student: the network to train.
+        pair: see `pair_for`.
 
     Raises:
         ValueError: an option the method refuses.
     """
-    built: Method = resolve(method.target)(student, **method.options)
+    offered = {} if pair is None else {"pair": pair}
+    built: Method = resolve(method.target)(student, **offered, **method.options)
     return built
 
 
@@ -261,20 +289,38 @@ def own_weights(path: Path, student: Component, dataset: DatasetSpec) -> str:
     return digest
 
 
-def build_optimisation(
-    recipe: Recipe, method: Method, steps_per_epoch: int
-) -> tuple[torch.optim.Optimizer, MultiStepSchedule]:
-    """The optimiser over a method's parameters, and the learning rate as a function of the step."""
-    schedule = MultiStepSchedule(
+def stage_recipes(recipe: Recipe, method: Method) -> list[Recipe]:
+    """The recipes of a method's stages, one or two: the last is the run's own.
+
+    Raises:
+        ValueError: the first stage does not fit the run's recipe.
+    """
+    if not method.stage1_epochs:
+        return [recipe]
+    warmup = min(recipe.warmup_epochs, method.stage1_epochs)
+    changes = {"warmup_epochs": warmup, **method.stage1_recipe(), "epochs": method.stage1_epochs}
+    return [dataclasses.replace(recipe, **changes), recipe]
+
+
+def build_schedule(recipe: Recipe, steps_per_epoch: int) -> MultiStepSchedule:
+    """The learning rate as a function of the step."""
+    return MultiStepSchedule(
         lr=recipe.scaled_lr,
         total_steps=recipe.epochs * steps_per_epoch,
         warmup_steps=recipe.warmup_epochs * steps_per_epoch,
         milestones=recipe.milestones,
         gamma=recipe.gamma,
     )
+
+
+def build_optimisation(
+    recipe: Recipe, parameters: Iterable[nn.Parameter], steps_per_epoch: int
+) -> tuple[torch.optim.Optimizer, MultiStepSchedule]:
+    """The optimiser over parameters, and the learning rate as a function of the step."""
+    schedule = build_schedule(recipe, steps_per_epoch)
     optimizer = build_optimizer(
         recipe.optimizer,
-        method.parameters(),
+        parameters,
         lr=schedule(0),
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,

@@ -109,7 +109,7 @@ def _time(spec: Spec, network: Component, device: torch.device) -> tuple[float, 
     """Seconds per image of a training step, and of evaluation."""
     student = on_device(build_student(network, spec.dataset), device)
     method = CE(student).to(device).train()
-    optimizer, _ = build_optimisation(spec.recipe, method, 1)
+    optimizer, _ = build_optimisation(spec.recipe, method.parameters(), 1)
     context = autocast(device, spec.precision)
     size, pixels = spec.recipe.batch_size, spec.dataset.image_size
     if device.type == "cpu":

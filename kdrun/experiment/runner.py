@@ -10,7 +10,6 @@ import torch
 
 from kdrun.data import TrainingViews
 from kdrun.experiment.attempt import Attempt, Outcome, Request
-from kdrun.experiment.build import method_class
 from kdrun.experiment.choices import Choices, choose, recorded_choices
 from kdrun.experiment.cost import threads_for
 from kdrun.experiment.environment import reset_peak_memory
@@ -22,10 +21,11 @@ from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.spec import DatasetSpec, Spec
 from kdrun.experiment.store import Run, Store
 from kdrun.experiment.teachers import load_teacher
+from kdrun.methods import Needs
 from kdrun.training.cuda_graphs import GraphedTeacher
 from kdrun.training.precision import autocast, forbid_tf32
-from kdrun.training.replay import ReplayTeacher
-from kdrun.training.teacher import LiveTeacher, TeacherSource
+from kdrun.training.replay import ReplayTeacher, replays
+from kdrun.training.teacher import LiveTeacher, SeveralTeachers, TeacherSource, together
 from kdrun.training.trainer import Training, fit
 
 
@@ -143,7 +143,7 @@ class Runner:
         taught = [attempt for attempt in trainings if attempt.run.spec.teachers]
         source = None
         try:
-            source = self._teacher_source(taught, teachers, data) if taught else None
+            source = self._teacher_source(trainings, teachers, data) if taught else None
         except Exception as error:
             for attempt in taught:
                 attempt.fail(error)
@@ -158,30 +158,43 @@ class Runner:
                 attempt.tell(f"{attempt.title}: {_plan(attempt.run, len(training.rows))}")
             alone = len(attempts) == 1
             members = [attempt.member(trainings[attempt], data, progress, alone=alone) for attempt in _still(trainings)]
-            fit(members, views, source, epochs=spec.recipe.epochs, seed=spec.seed, on_step=progress.step)
+            fit(members, views, source, seed=spec.seed, on_step=progress.step)
         for attempt in _still(trainings):
             with attempt.failing_alone():
                 results = [teachers[teacher.run_id].result for teacher in attempt.run.spec.teachers]
                 attempt.finish(trainings[attempt], data, results, lockstep=len(attempts))
 
     def _teacher_source(
-        self, taught: Sequence[Attempt], teachers: Mapping[str, Outcome], data: ResidentSplits
+        self, trainings: Mapping[Attempt, Training], teachers: Mapping[str, Outcome], data: ResidentSplits
     ) -> TeacherSource:
-        """The teacher that these attempts share; what it has said before is replayed."""
-        spec, device = taught[0].run.spec, self._runtime.device
-        teacher = teachers[spec.teachers[0].run_id].run
+        """The teacher, or the teachers, that the taught ones of these attempts share."""
+        taught = [attempt for attempt in trainings if attempt.run.spec.teachers]
+        needs = together([trainings[attempt].method.needs for attempt in taught])
+        epochs = max(attempt.run.spec.epochs_trained for attempt in taught)
+        sources = [
+            self._source(taught[0], teachers[spec.run_id].run, data, needs, epochs)
+            for spec in taught[0].run.spec.teachers
+        ]
+        return sources[0] if len(sources) == 1 else SeveralTeachers(sources)
+
+    def _source(self, student: Attempt, teacher: Run, data: ResidentSplits, needs: Needs, epochs: int) -> TeacherSource:
+        """One teacher; where logits are all that is asked of it, what it has said before is replayed."""
+        spec, device = student.run.spec, self._runtime.device
         model = load_teacher(teacher, data.test, device, spec.precision)
-        kind = GraphedTeacher if taught[0].choices.cuda_graphs else LiveTeacher
-        live = kind(model, autocast(device, spec.precision), spec.precision)
+        kind = GraphedTeacher if student.choices.cuda_graphs else LiveTeacher
+        live = kind(model, autocast(device, spec.precision), spec.precision, needs)
         if self._runtime.replay_gb == 0:
+            return live
+        if not replays(needs):
+            log.info(
+                "what teacher %s says is not kept for later runs: more than logits is asked of it", teacher.directory
+            )
             return live
         kept = ReplayStore(self.store.root, 1e9 * self._runtime.replay_gb)
         recording = kept.recording(replay_key(spec, teacher, device, torch.get_num_threads()))
-        epochs = max(attempt.run.spec.epochs_trained for attempt in taught)
         if kept_epochs := recording.num_kept(epochs):
             log.info("what teacher %s says in %d of %d epochs is known", teacher.directory, kept_epochs, epochs)
-        needs = [method_class(attempt.run.spec.method).needs for attempt in taught]
-        return ReplayTeacher(live, recording, needs, num_images=len(data.train))
+        return ReplayTeacher(live, recording, [needs], num_images=len(data.train))
 
     def _threads(self, spec: Spec) -> int:
         """The CPU threads of a run; worked out once, since counting MACs takes a moment."""

@@ -201,11 +201,17 @@ class Spec:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:10]
 
     @property
+    def total_epochs(self) -> int:
+        """Length of the whole schedule: the recipe's epochs, after those of a method's first stage."""
+        stage1_epochs: int = self.method.options.get("stage1_epochs", 0)
+        return stage1_epochs + self.recipe.epochs
+
+    @property
     def epochs_trained(self) -> int:
         """Epochs this run trains."""
         if self.weights is not None:
             return 0
-        return self.recipe.epochs if self.stop_epoch is None else self.stop_epoch
+        return self.total_epochs if self.stop_epoch is None else self.stop_epoch
 
     def at_precision(self, precision: str) -> Spec:
         """The same run and teachers, computed in another precision."""

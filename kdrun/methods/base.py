@@ -6,12 +6,17 @@ teacher: it says in `needs` what it asks of one, and gets it as a `TeacherOutput
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+
+from kdrun import losses
+from kdrun.taps import Outline, tapped
 
 
 @dataclass(frozen=True)
@@ -19,18 +24,39 @@ class Needs:
     """What a method asks of the teacher.
 
     Attributes:
-        logits: the teacher's logits on the very views the student sees.
+        logits: the teacher's logits on the very views the student sees: that there is a teacher at all.
+        features: what the teacher's modules of these paths return on them, see `kdrun.taps`.
+        weights: the teacher's parameters and buffers.
+        several: any number of teachers is taken, one at least.
         own_architecture: the teacher must be another training of the student's own architecture
             (self-distillation), whatever teacher the config names.
     """
 
     logits: bool = False
+    features: tuple[str, ...] = ()
+    weights: bool = False
+    several: bool = False
     own_architecture: bool = False
 
     @property
     def teacher(self) -> bool:
         """Whether there must be a teacher at all."""
         return self.logits
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a method knows of the networks before they are trained.
+
+    Attributes:
+        student: its outline.
+        teacher: of the (first) teacher; an empty outline where there is none.
+        fresh: makes another network of the student's architecture, freshly initialised, on the student's device.
+    """
+
+    student: Outline
+    teacher: Outline
+    fresh: Callable[[], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -41,9 +67,9 @@ class Batch:
         x: images `[N, C, H, W]`, float32, normalised.
         y: labels `[N]`, int64.
         index: positions `[N]` in the training set, int64.
-        epoch: counted from 0.
+        epoch: counted from 0 over the whole run.
         step: counted from 0 within the epoch.
-        progress: share of the whole schedule that lies behind, in [0, 1).
+        progress: share of the schedule of the method's stage that lies behind, in [0, 1).
         generator: on the device of x, seeded from (seed, epoch, step): for a method's own draws.
     """
 
@@ -58,9 +84,27 @@ class Batch:
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """What a teacher says about a batch: `logits [N, K]`, an ordinary tensor without gradient."""
+    """What the teacher says about a batch: ordinary tensors without gradient.
+
+    Attributes:
+        logits: `[N, K]`; of several teachers the log of their mean probabilities.
+        features: by tap, `[N, ...]`.
+        weights: the teacher's state dict, the same tensors at every step.
+        members: logits of each of several teachers, `[M, N, K]`; None for one.
+    """
 
     logits: Tensor
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    members: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StudentOutput:
+    """What the student says about a batch: `logits [N, K]`, and `features` by tap, `[N, ...]`."""
+
+    logits: Tensor
+    features: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,18 +125,31 @@ class Objective:
 class Method(nn.Module, ABC):
     """Owns the student, and whatever else is learned with it. Subclasses are `methods` of the command line.
 
-    The subclass's constructor takes the student first and its options by keyword; their types and defaults are the
-    schema of `method.*`. Wrong values raise `ValueError` there, before anything is trained.
+    The subclass's constructor takes the student first, `pair` if it has use for it, and its options by keyword; their
+    types and defaults are the schema of `method.*`. Wrong values raise `ValueError` there, before anything is trained.
+
+    Attributes:
+        name: as it is called in directories and tables.
+        knowledge: what is taught: labels, or the teacher's responses (logits), features, or relations between images.
+        scheme: `offline` from a trained teacher, `online` together with it, `self` from the own architecture.
+        needs: what is asked of the teacher; its features are known once the method is built.
+        taps: the student's, whose features `objective` gets.
+        stage: 0, or 1 once the second of two stages has begun.
+        stage1_epochs: length of a first stage before the one of `recipe.epochs`; 0 where there is none.
     """
 
     name: ClassVar[str]
-    needs: ClassVar[Needs] = Needs()
+    knowledge: ClassVar[Literal["labels", "response", "feature", "relation"]] = "labels"
+    scheme: ClassVar[Literal["offline", "online", "self"]] = "offline"
+    needs: Needs = Needs()
+    taps: tuple[str, ...] = ()
+    stage: int = 0
+    stage1_epochs: int = 0
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
         self.student = student
 
-    @abstractmethod
     def forward(self, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         """Returns the objective on one batch.
 
@@ -100,3 +157,67 @@ class Method(nn.Module, ABC):
             batch: the views and their labels.
             teacher: what `needs` asks for; None when it asks for nothing.
         """
+        return self.objective(self.ask(batch, teacher), batch, teacher)
+
+    def ask(self, batch: Batch, teacher: TeacherOutput | None) -> StudentOutput:
+        """What the student says about the batch: its one forward pass."""
+        with tapped(self.student, self.taps) as features:
+            logits = self.student(batch.x)
+        return StudentOutput(logits, features)
+
+    @abstractmethod
+    def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
+        """The objective, from what the student says about the batch."""
+
+    def trained(self) -> Iterable[nn.Parameter]:
+        """The parameters that this stage trains: all there are."""
+        return self.parameters()
+
+    def stage1_recipe(self) -> Mapping[str, Any]:
+        """What the first of two stages changes of the recipe, by the names of its fields: nothing but the epochs."""
+        return {}
+
+    def begin_stage2(self) -> None:
+        """Called once, between the last step of the first stage and the first of the second."""
+        self.stage = 1
+
+    def delivered(self) -> nn.Module:
+        """The student as it stands, to be evaluated and exported."""
+        return self.student
+
+    def peers(self) -> Mapping[str, nn.Module]:
+        """Other networks that are trained with the student and evaluated beside it, by name: none."""
+        return {}
+
+
+class Distillation(Method):
+    """`hard_weight * CE + weight * term`: what most methods are, and what `sum` adds up.
+
+    Subclasses compute their term in `distill`, without its weight.
+
+    Attributes:
+        term: the name that the term is logged by; empty where it is the method's own.
+        hard_weight: of the cross-entropy with the labels.
+        weight: of the term.
+    """
+
+    knowledge = "response"
+    needs = Needs(logits=True)
+    term: ClassVar[str] = ""
+    hard_weight: float = 1.0
+    weight: float = 1.0
+
+    def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
+        ce = losses.cross_entropy(student.logits, batch.y)
+        term = self.distill(student, batch, teacher)
+        return Objective(
+            self.hard_weight * ce + self.weight * term, student.logits, {"ce": ce, self.term or self.name: term}
+        )
+
+    @abstractmethod
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
+        """The distillation term, a scalar."""
+
+    def _ask_features(self, *taps: str) -> None:
+        """Asks for what the teacher's modules of these paths return."""
+        self.needs = dataclasses.replace(self.needs, features=tuple(dict.fromkeys(taps)))

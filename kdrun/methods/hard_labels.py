@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from kdrun import losses
-from kdrun.methods.base import Batch, Method, Objective, TeacherOutput
+from kdrun.methods.base import Batch, Method, Objective, StudentOutput, TeacherOutput
 
 
 class CE(Method):
@@ -24,10 +24,9 @@ class CE(Method):
         losses.check_range("scale", scale, 0, open_low=True)
         self.scale = scale
 
-    def forward(self, batch: Batch, teacher: TeacherOutput | None) -> Objective:
-        logits = self.student(batch.x)
-        ce = losses.cross_entropy(logits, batch.y)
-        return Objective(self.scale * ce, logits, {"ce": ce})
+    def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
+        ce = losses.cross_entropy(student.logits, batch.y)
+        return Objective(self.scale * ce, student.logits, {"ce": ce})
 
 
 class LSR(Method):
@@ -54,7 +53,6 @@ class LSR(Method):
         self.spread = spread
         self.scale = scale
 
-    def forward(self, batch: Batch, teacher: TeacherOutput | None) -> Objective:
-        logits = self.student(batch.x)
-        lsr = losses.label_smoothing_loss(logits, batch.y, epsilon=self.epsilon, spread=self.spread)
-        return Objective(self.scale * lsr, logits, {"lsr": lsr})
+    def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
+        lsr = losses.label_smoothing_loss(student.logits, batch.y, epsilon=self.epsilon, spread=self.spread)
+        return Objective(self.scale * lsr, student.logits, {"lsr": lsr})

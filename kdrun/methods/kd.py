@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from kdrun import losses
-from kdrun.methods.base import Batch, Method, Needs, Objective, TeacherOutput
+from kdrun.methods.base import Batch, Distillation, Needs, StudentOutput, TeacherOutput
 
 
-class KD(Method):
+class KD(Distillation):
     """Knowledge distillation (Hinton, Vinyals, Dean 2015): `(1 - alpha) CE + alpha * multiplier * T^2 KL`.
 
     Re-KD is this with a small teacher, De-KD with a poorly trained one (`teacher.stop_epoch`); Yuan et al. 2020
@@ -24,7 +24,7 @@ class KD(Method):
     """
 
     name = "kd"
-    needs = Needs(logits=True)
+    term = "kd"
 
     def __init__(
         self,
@@ -40,18 +40,16 @@ class KD(Method):
         losses.check_range("alpha", alpha, 0, 1)
         losses.check_choice("kl_reduction", kl_reduction, losses.KL_REDUCTIONS)
         losses.check_range("multiplier", multiplier, 0)
+        self.hard_weight = 1 - alpha
+        self.weight = alpha * multiplier
         self.temperature = temperature
-        self.alpha = alpha
         self.kl_reduction = kl_reduction
-        self.multiplier = multiplier
 
-    def forward(self, batch: Batch, teacher: TeacherOutput | None) -> Objective:
-        logits = self.student(batch.x)
-        targets = self.target_logits(logits, teacher)
-        ce = losses.cross_entropy(logits, batch.y)
-        kd = losses.soft_target_loss(logits, targets, temperature=self.temperature, kl_reduction=self.kl_reduction)
-        loss = losses.blend(ce, kd, alpha=self.alpha, multiplier=self.multiplier)
-        return Objective(loss, logits, {"ce": ce, "kd": kd})
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
+        targets = self.target_logits(student.logits, teacher)
+        return losses.soft_target_loss(
+            student.logits, targets, temperature=self.temperature, kl_reduction=self.kl_reduction
+        )
 
     def target_logits(self, logits: Tensor, teacher: TeacherOutput | None) -> Tensor:
         """What the student's logits `[N, K]` are drawn towards: the teacher's."""
@@ -63,6 +61,7 @@ class TfKDSelf(KD):
     """Tf-KD_self (Yuan et al. 2020, eq. 7): KD from a pre-trained copy of the student's own architecture."""
 
     name = "tfkd_self"
+    scheme = "self"
     needs = Needs(logits=True, own_architecture=True)
 
 
@@ -73,6 +72,7 @@ class KDUniform(KD):
     """
 
     name = "kd_uniform"
+    scheme = "self"
     needs = Needs()
 
     def target_logits(self, logits: Tensor, teacher: TeacherOutput | None) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from kdrun import losses
-from kdrun.methods.base import Batch, Method, Objective, TeacherOutput
+from kdrun.methods.base import Batch, Distillation, Needs, StudentOutput, TeacherOutput
 
 
-class TfKDReg(Method):
+class TfKDReg(Distillation):
     """Tf-KD_reg (Yuan et al. 2020, eq. 8-9): `(1 - alpha) CE + alpha * multiplier * KL(p_T^d || p)`.
 
     Args:
@@ -21,6 +21,9 @@ class TfKDReg(Method):
     """
 
     name = "tfkd_reg"
+    scheme = "self"
+    needs = Needs()
+    term = "virtual_teacher"
 
     def __init__(
         self,
@@ -39,20 +42,16 @@ class TfKDReg(Method):
         losses.check_range("multiplier", multiplier, 0)
         losses.check_choice("variant", variant, losses.TFKD_REG_VARIANTS)
         self.temperature = temperature
-        self.alpha = alpha
+        self.hard_weight = 1 - alpha
+        self.weight = alpha * multiplier
         self.correct_prob = correct_prob
-        self.multiplier = multiplier
         self.variant = variant
 
-    def forward(self, batch: Batch, teacher: TeacherOutput | None) -> Objective:
-        logits = self.student(batch.x)
-        ce = losses.cross_entropy(logits, batch.y)
-        virtual = losses.virtual_teacher_loss(
-            logits,
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
+        return losses.virtual_teacher_loss(
+            student.logits,
             batch.y,
             temperature=self.temperature,
             correct_prob=self.correct_prob,
             variant=self.variant,
         )
-        loss = losses.blend(ce, virtual, alpha=self.alpha, multiplier=self.multiplier)
-        return Objective(loss, logits, {"ce": ce, "virtual_teacher": virtual})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -65,7 +66,7 @@ class GraphedStep(Step):
 
     def __call__(self, batch: Batch, teacher: TeacherOutput | None, lr: float) -> None:
         """Moves the weights by one step of the optimiser, and counts the step's metrics."""
-        given = [batch.x, batch.y, batch.index, *([] if teacher is None else [teacher.logits])]
+        given = [batch.x, batch.y, batch.index, *_changing(teacher)]
         self._stream.wait_stream(torch.cuda.current_stream(batch.x.device))
         with torch.cuda.stream(self._stream):
             for tensor in given:  # its memory is not given away before this stream has read it
@@ -80,18 +81,19 @@ class GraphedStep(Step):
             self._compute(batch, teacher)
             self._warm_up_steps += 1
             if self._warm_up_steps == WARM_UP_STEPS and self._capturable:
-                self._capture(given)
+                self._capture(given, teacher)
 
-    def _capture(self, given: list[Tensor]) -> None:
+    def _capture(self, given: list[Tensor], teacher: TeacherOutput | None) -> None:
         """Records a step without taking it: from the next one on it is replayed."""
         self._inputs = [tensor.clone() for tensor in given]
-        x, y, index, *logits = self._inputs
+        x, y, index, *answers = self._inputs
         batch: Any = _StaticBatch(x, y, index)
+        static = None if teacher is None else _replaced(teacher, answers)
         self.optimizer.zero_grad(set_to_none=True)  # gradients are to lie in the graph's own memory
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream):
-                self._compute(batch, TeacherOutput(logits[0]) if logits else None)
+                self._compute(batch, static)
             self._graph = graph
         except NotCapturableError as error:
             logger.warning("steps are not captured: %s", error)
@@ -101,6 +103,21 @@ class GraphedStep(Step):
         """What the epoch's steps have counted; then counts anew."""
         torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
         return super().end_epoch()
+
+
+def _changing(teacher: TeacherOutput | None) -> list[Tensor]:
+    """What of a teacher's output is another tensor at every step."""
+    if teacher is None:
+        return []
+    return [teacher.logits, *([] if teacher.members is None else [teacher.members]), *teacher.features.values()]
+
+
+def _replaced(teacher: TeacherOutput, tensors: Sequence[Tensor]) -> TeacherOutput:
+    """A teacher's output with other tensors in the place of those that `_changing` names."""
+    rest = list(tensors)
+    logits, members = rest.pop(0), None if teacher.members is None else rest.pop(0)
+    features = dict(zip(teacher.features, rest, strict=True))
+    return dataclasses.replace(teacher, logits=logits, members=members, features=features)
 
 
 class _StaticBatch:
@@ -131,7 +148,8 @@ class GraphedTeacher(LiveTeacher):
         assert self._graph is not None
         self._batch.x.copy_(batch.x)
         self._graph.replay()
-        return TeacherOutput(self._answer.logits.clone())  # the next replay writes where these were
+        # The next replay writes where these were.
+        return _replaced(self._answer, [tensor.clone() for tensor in _changing(self._answer)])
 
     def _capture(self, batch: Batch) -> None:
         answer = super().__call__

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from kdrun.methods.base import Batch, TeacherOutput
+from kdrun.methods.base import Batch, Needs, TeacherOutput
+from kdrun.taps import tapped
 from kdrun.training.folding import folded
 
 
@@ -22,6 +25,15 @@ class TeacherSource(Protocol):
         ...
 
 
+LOGITS = Needs(logits=True)
+
+
+def together(needs: Sequence[Needs]) -> Needs:
+    """What several methods ask of one teacher."""
+    taps = dict.fromkeys(tap for asked in needs for tap in asked.features)
+    return Needs(logits=True, features=tuple(taps), weights=any(asked.weights for asked in needs))
+
+
 class LiveTeacher:
     """Runs the frozen teacher on every batch: exact for every augmentation law.
 
@@ -32,9 +44,18 @@ class LiveTeacher:
         model: the trained teacher, on the device of the batches.
         autocast: the context it computes in, that of the run.
         precision: `fp32` or `bf16`, that of the run.
+        needs: of the methods that ask, taken together; by default logits.
     """
 
-    def __init__(self, model: nn.Module, autocast: AbstractContextManager[None], precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        autocast: AbstractContextManager[None],
+        precision: str = "fp32",
+        needs: Needs = LOGITS,
+    ) -> None:
+        self._taps = needs.features
+        self._weights: dict[str, Tensor] = dict(model.state_dict()) if needs.weights else {}
         self._model = folded(model)
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._model.to(self._dtype)  # once, not in autocast at every step
@@ -43,8 +64,30 @@ class LiveTeacher:
     # Not inference_mode: its tensors cannot take part in the student's backward.
     @torch.no_grad()
     def __call__(self, batch: Batch) -> TeacherOutput:
-        with self._autocast:
-            return TeacherOutput(logits=self._model(batch.x.to(self._dtype)))
+        with self._autocast, tapped(self._model, self._taps) as features:
+            logits = self._model(batch.x.to(self._dtype))
+        return TeacherOutput(logits, features, self._weights)
 
     def end_epoch(self) -> None:
         """Nothing is kept from batch to batch."""
+
+
+class SeveralTeachers:
+    """Several teachers, asked one after the other: exact for whatever each of them is exact for.
+
+    Args:
+        sources: one a teacher, in order.
+    """
+
+    def __init__(self, sources: Sequence[TeacherSource]) -> None:
+        self._sources = sources
+
+    def __call__(self, batch: Batch) -> TeacherOutput:
+        members = torch.stack([source(batch).logits.float() for source in self._sources])
+        mean = members.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(members))
+        return TeacherOutput(mean, members=members)
+
+    def end_epoch(self) -> None:
+        """Ends that of each."""
+        for source in self._sources:
+            source.end_epoch()

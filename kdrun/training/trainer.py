@@ -7,6 +7,7 @@ one of many end with the same bits.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdrun import stopping
 from kdrun.methods.base import Batch, Method, TeacherOutput
@@ -48,7 +49,7 @@ class Training:
 
     Attributes:
         method: owns the student and whatever is learned with it.
-        optimizer: over the method's parameters.
+        optimizer: over the parameters that the method's stage trains.
         rows: one row of metrics per finished epoch; the row of epoch e is `rows[e - 1]`.
         seconds: spent in training steps, over all the processes that worked on the run.
         images: trained on in that time.
@@ -64,6 +65,7 @@ class Training:
         """Tensors and plain values."""
         return {
             "method": self.method.state_dict(),
+            "stage": self.method.stage,
             "optimizer": self.optimizer.state_dict(),
             "rows": self.rows,
             "seconds": self.seconds,
@@ -71,12 +73,28 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from what `state_dict` returned."""
+        """Continues from what `state_dict` returned; the optimiser is to be that of the state's stage."""
+        assert state["stage"] == self.method.stage, "stage and optimiser come first"
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.rows = list(state["rows"])
         self.seconds = state["seconds"]
         self.images = state["images"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run with an optimiser and a schedule of its own. Most methods have one, some have two.
+
+    Attributes:
+        first_epoch: of the run, from 0.
+        epochs: length of its schedule.
+        learning_rate: as a function of the step, counted from the stage's beginning.
+    """
+
+    first_epoch: int
+    epochs: int
+    learning_rate: Callable[[int], float]
 
 
 @dataclass
@@ -85,18 +103,20 @@ class Member:
 
     Attributes:
         training: fresh, or restored from a checkpoint.
-        step: computes one training step of it.
-        learning_rate: as a function of the step, counted over the whole run.
+        step: computes one training step of its stage.
+        stages: of its method, one or two.
+        begin_stage2: prepares `training` for the second stage, and returns what computes its steps.
         autocast: the context in which it is evaluated.
         splits: what to evaluate on after each epoch, by name (`test`, `val`).
-        stop_epoch: epochs to train, at most the length of the schedule.
+        stop_epoch: epochs to train, at most those of all stages.
         on_epoch: called with images per second when an epoch's row has been added to `training.rows`, to save.
         on_failure: called with what went wrong when this member has to leave; the others go on.
     """
 
     training: Training
     step: Step
-    learning_rate: Callable[[int], float]
+    stages: Sequence[Stage]
+    begin_stage2: Callable[[], Step]
     autocast: AbstractContextManager[None]
     splits: Mapping[str, EvalImages]
     stop_epoch: int
@@ -116,34 +136,56 @@ class Member:
             self.failed = True
             self.on_failure(error)
 
-    def take_step(self, batch: Batch, teacher: TeacherOutput | None, position: int) -> None:
-        """One step, the `position`-th of the run; a method that asks for no teacher is shown none."""
-        taught = self.training.method.needs.teacher
-        self.step(batch, teacher if taught else None, self.learning_rate(position))
+    @property
+    def stage(self) -> Stage:
+        """The stage that is under way."""
+        return self.stages[self.training.method.stage]
 
-    def end_epoch(self, epoch: int, position: int, seconds: float) -> None:
+    def begin_epoch(self, epoch: int) -> None:
+        """Gets ready for an epoch (from 0); the second stage begins with its first one."""
+        if epoch == self.stages[-1].first_epoch and self.training.method.stage < len(self.stages) - 1:
+            self.step = self.begin_stage2()
+        self.training.method.train()
+
+    def take_step(self, batch: Batch, teacher: TeacherOutput | None, steps: int) -> None:
+        """One step of an epoch that has `steps`; a method that asks for no teacher is shown none."""
+        position = (batch.epoch - self.stage.first_epoch) * steps + batch.step
+        own = dataclasses.replace(batch, progress=position / (self.stage.epochs * steps))
+        taught = self.training.method.needs.teacher
+        self.step(own, teacher if taught else None, self.stage.learning_rate(position))
+
+    def end_epoch(self, epoch: int, steps: int, seconds: float) -> None:
         """Adds the epoch's row, evaluation included, and has it saved.
 
         Args:
             epoch: that has ended, from 0.
-            position: of its last step.
+            steps: it had.
             seconds: it took.
 
         Raises:
             DivergedError: a mean (training loss, its terms, evaluation) is not finite; nothing is added or saved.
         """
-        lr = self.learning_rate(position)
+        method = self.training.method
+        lr = self.stage.learning_rate((epoch + 1 - self.stage.first_epoch) * steps - 1)
         trained = self.step.end_epoch()
         bad_step = trained.first_bad_step
         _check_finite(trained.means, lr, f"epoch {epoch + 1}" + (f", step {bad_step}" if bad_step else ""))
-        row: Row = {"epoch": epoch + 1, "lr": lr, "train": trained.means}
-        for name, split in self.splits.items():
-            row[name] = evaluate(self.training.method.student, split, self.autocast)
-            _check_finite(row[name], lr, f"the last step of epoch {epoch + 1}")  # its weights are the first evaluated
+        row: Row = {"epoch": epoch + 1, "lr": lr, "train": trained.means, **self._evaluated(method.delivered())}
+        if len(self.stages) > 1:
+            row["stage"] = method.stage + 1
+        if peers := method.peers():
+            row["peers"] = {name: self._evaluated(peer) for name, peer in peers.items()}
+        for metrics in (row, *row.get("peers", {}).values()):
+            for name in self.splits:  # the last step's weights are the first that are evaluated
+                _check_finite(metrics[name], lr, f"the last step of epoch {epoch + 1}")
         self.training.rows.append(row)
         self.training.seconds += seconds
         self.training.images += trained.images
         self.on_epoch(trained.images / seconds)
+
+    def _evaluated(self, network: nn.Module) -> dict[str, dict[str, float]]:
+        """A network's metrics by split."""
+        return {name: evaluate(network, split, self.autocast) for name, split in self.splits.items()}
 
 
 def fit(
@@ -151,7 +193,6 @@ def fit(
     views: TrainingViews,
     teacher: TeacherSource | None,
     *,
-    epochs: int,
     seed: int,
     on_step: Callable[[], None] = lambda: None,
 ) -> None:
@@ -164,15 +205,14 @@ def fit(
             teacher, and where the device works on its own, waiting for it.
         views: the training data.
         teacher: answers the methods' needs; None when they have none.
-        epochs: length of the whole schedule.
         seed: of the runs; dropout and a method's draws follow from (seed, epoch, step).
         on_step: called when the members have taken a step, to show progress.
     """
     with stopping.deferred():
-        for epoch in range(epochs):
+        for epoch in range(max((member.stop_epoch for member in members), default=0)):
             due = [member for member in members if member.is_due(epoch)]
             if due:
-                _train_epoch(due, views, teacher, epoch=epoch, epochs=epochs, seed=seed, on_step=on_step)
+                _train_epoch(due, views, teacher, epoch=epoch, seed=seed, on_step=on_step)
 
 
 def _train_epoch(
@@ -181,20 +221,17 @@ def _train_epoch(
     teacher: TeacherSource | None,
     *,
     epoch: int,
-    epochs: int,
     seed: int,
     on_step: Callable[[], None],
 ) -> None:
     """One epoch (from 0) of the members that are due, see `fit`."""
     started = time.perf_counter()
     for member in due:
-        member.attempt(member.training.method.train)
+        member.attempt(member.begin_epoch, epoch)
     busy = dict.fromkeys(map(id, due), 0.0)
     for step, (x, y, index) in enumerate(views.epoch(epoch)):
-        position = epoch * len(views) + step
-        progress = position / (epochs * len(views))
         generator = torch.Generator(x.device)
-        batch = Batch(x=x, y=y, index=index, epoch=epoch, step=step, progress=progress, generator=generator)
+        batch = Batch(x=x, y=y, index=index, epoch=epoch, step=step, progress=0.0, generator=generator)
         output = teacher(batch) if teacher is not None else None
         step_seed = mix(seed, "step", epoch, step)
         for member in due:
@@ -203,7 +240,7 @@ def _train_epoch(
             begun = time.perf_counter()
             seed_global_generators(step_seed, x.device)
             generator.manual_seed(step_seed)
-            member.attempt(member.take_step, batch, output, position)
+            member.attempt(member.take_step, batch, output, len(views))
             busy[id(member)] += time.perf_counter() - begun
         on_step()
         stopping.check()
@@ -213,7 +250,7 @@ def _train_epoch(
     shared = (time.perf_counter() - started - sum(busy.values())) / len(due)
     for member in due:
         if not member.failed:
-            member.attempt(member.end_epoch, epoch, position, busy[id(member)] + shared)
+            member.attempt(member.end_epoch, epoch, len(views), busy[id(member)] + shared)
 
 
 def _check_finite(means: dict[str, float], lr: float, where: str) -> None:

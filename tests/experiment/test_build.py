@@ -182,7 +182,7 @@ def test_weights_must_have_the_names_and_shapes_of_the_network(tmp_path):
 def test_the_papers_learning_rates_at_batch_128():
     """The effective rates of the released code: 391 steps an epoch, WarmUpLR, MultiStepLR [60, 120, 160]."""
     method = build_method(Component("kdrun.methods.CE"), build_student(MLP, MADE_UP))
-    optimizer, learning_rate = build_optimisation(Recipe(), method, 391)
+    optimizer, learning_rate = build_optimisation(Recipe(), method.parameters(), 391)
     epochs = {1: 0.1, 59: 0.1, 60: 0.02, 119: 0.02, 120: 0.004, 159: 0.004, 160: 0.0008, 199: 0.0008}
     for epoch, lr in epochs.items():
         assert learning_rate(epoch * 391) == pytest.approx(lr)
@@ -199,7 +199,7 @@ def test_the_papers_learning_rates_at_batch_128():
 def test_an_optimiser_is_built_as_the_recipe_says():
     method = build_method(Component("kdrun.methods.CE"), build_student(MLP, MADE_UP))
     recipe = Recipe(optimizer="adam", batch_size=64, momentum=0.8, warmup_epochs=0, weight_decay=0.0)
-    optimizer, learning_rate = build_optimisation(recipe, method, 10)
+    optimizer, learning_rate = build_optimisation(recipe, method.parameters(), 10)
     (group,) = optimizer.param_groups
     assert type(optimizer) is torch.optim.Adam
     assert (group["betas"], group["weight_decay"]) == ((0.8, 0.999), 0.0)

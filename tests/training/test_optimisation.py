@@ -23,7 +23,7 @@ def method() -> nn.Module:
 
 def test_default_recipe_is_the_papers_schedule(method):
     """Yuan et al. 2020: 0.1, divided by 5 at epochs 60, 120 and 160 of 200; the released code warms up for one."""
-    _, schedule = build_optimisation(Recipe(), method, STEPS)
+    _, schedule = build_optimisation(Recipe(), method.parameters(), STEPS)
     published = [0.1] * 60 + [0.02] * 60 + [0.004] * 40 + [0.0008] * 40
     assert len(published) == EPOCHS
     ramp = [0.1 * (step + 1) / STEPS for step in range(STEPS)]
@@ -66,7 +66,7 @@ def test_milestones_and_warm_up_fall_on_whole_epochs_for_any_share():
     ],
 )
 def test_learning_rate_follows_the_batch_size(method, change, lr):
-    optimizer, schedule = build_optimisation(Recipe(**change), method, STEPS)
+    optimizer, schedule = build_optimisation(Recipe(**change), method.parameters(), STEPS)
     assert schedule(STEPS) == pytest.approx(lr, rel=1e-12)
     assert optimizer.param_groups[0]["lr"] == schedule(0) == pytest.approx(lr / STEPS, rel=1e-12)
 

@@ -23,7 +23,7 @@ from kdrun.training.precision import (
 )
 from kdrun.training.step import Step
 from kdrun.training.teacher import LiveTeacher
-from kdrun.training.trainer import Member, Training, fit
+from kdrun.training.trainer import Member, Stage, Training, fit
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -151,7 +151,8 @@ def trained(
             Member(
                 training,
                 step(method, training.optimizer, context),
-                learning_rate=lambda step: 0.05,
+                stages=[Stage(0, 2, lambda step: 0.05)],
+                begin_stage2=lambda: None,
                 autocast=context,
                 splits={"test": images},
                 stop_epoch=2,
@@ -161,7 +162,7 @@ def trained(
         )
     law = Augmentation(crop_padding=1, flip=True, rotation=15.0)
     views = wrap(TrainingViews(images, law, batch_size=32, seed=0))
-    fit(members, views, LiveTeacher(teacher, context, precision) if teach else None, epochs=2, seed=0)
+    fit(members, views, LiveTeacher(teacher, context, precision) if teach else None, seed=0)
     return training
 
 

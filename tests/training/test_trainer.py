@@ -17,7 +17,7 @@ from kdrun.seeds import mix
 from kdrun.training import checkpoint
 from kdrun.training.optimisation import build_optimizer
 from kdrun.training.step import Step
-from kdrun.training.trainer import DivergedError, Member, Training, fit
+from kdrun.training.trainer import DivergedError, Member, Stage, Training, fit
 
 PLAIN = contextlib.nullcontext()
 NUM, CLASSES, BATCH_SIZE = 26, 4, 8  # 8, 8, 8 and 2 images
@@ -33,9 +33,9 @@ class CrossEntropy(Method):
         super().__init__(student)
         self.seen: list = []
 
-    def forward(self, batch, teacher):
+    def objective(self, student, batch, teacher):
         self.seen.append((batch, self.training and all(module.training for module in self.student.modules())))
-        logits = self.student(batch.x)
+        logits = student.logits
         loss = F.cross_entropy(logits, batch.y)
         return Objective(loss, logits, {"twice": 2 * loss, "size": torch.tensor(len(batch.y))})
 
@@ -43,8 +43,8 @@ class CrossEntropy(Method):
 class Noisy(CrossEntropy):
     """Its loss takes draws from the batch's own generator, the student's dropout from the global one."""
 
-    def forward(self, batch, teacher):
-        objective = super().forward(batch, teacher)
+    def objective(self, student, batch, teacher):
+        objective = super().objective(student, batch, teacher)
         noise = torch.randn(objective.logits.shape, generator=batch.generator)
         return Objective(F.cross_entropy(objective.logits + noise, batch.y), objective.logits, objective.terms)
 
@@ -63,14 +63,19 @@ def build(method: type[Method] = CrossEntropy, *, lr: float = 0.05, student: nn.
     return Training(built, build_optimizer("sgd", built.parameters(), lr=lr, **options))
 
 
-def member(training: Training, images: ResidentImages, *, stop_epoch: int = 3, **changes) -> Member:
+def never() -> Step:
+    raise AssertionError("there is one stage")
+
+
+def member(training: Training, images: ResidentImages, *, stop_epoch: int = 3, epochs: int = 3, **changes) -> Member:
     """A member with what the tests do not care about filled in; its failure is raised."""
 
     def raise_it(error: Exception) -> None:
         raise error
 
     arguments = {
-        "learning_rate": lambda step: 0.05,
+        "stages": [Stage(0, epochs, changes.pop("learning_rate", lambda step: 0.05))],
+        "begin_stage2": never,
         "autocast": PLAIN,
         "splits": {"test": images},
         "on_epoch": lambda images_per_second: None,
@@ -85,8 +90,8 @@ def train(training: Training, images: ResidentImages, *, epochs: int = 3, **chan
     law, seed, steps = changes.pop("law", Augmentation()), changes.pop("seed", 0), []
     fit_options = {name: changes.pop(name, default) for name, default in {"teacher": None, "views_seed": seed}.items()}
     views = TrainingViews(images, law, batch_size=BATCH_SIZE, seed=fit_options.pop("views_seed"))
-    alone = member(training, images, **{"stop_epoch": epochs, **changes})
-    fit([alone], views, **fit_options, epochs=epochs, seed=seed, on_step=lambda: steps.append(1))
+    alone = member(training, images, **{"stop_epoch": epochs, "epochs": epochs, **changes})
+    fit([alone], views, **fit_options, seed=seed, on_step=lambda: steps.append(1))
     return len(steps)
 
 
@@ -220,9 +225,9 @@ def test_every_step_has_its_own_randomness(images):
     draws = []
 
     class Drawing(CrossEntropy):
-        def forward(self, batch, teacher):
+        def objective(self, student, batch, teacher):
             draws.append((torch.rand((), generator=batch.generator).item(), torch.rand(()).item()))
-            return super().forward(batch, teacher)
+            return super().objective(student, batch, teacher)
 
     train(build(Drawing), images, epochs=2)
     assert len({own for own, _ in draws}) == len({shared for _, shared in draws}) == 2 * STEPS
@@ -254,8 +259,8 @@ class Breaking(CrossEntropy):
 
     value = math.nan
 
-    def forward(self, batch, teacher):
-        objective = super().forward(batch, teacher)
+    def objective(self, student, batch, teacher):
+        objective = super().objective(student, batch, teacher)
         broken = (batch.epoch, batch.step) == (1, 1)
         return Objective(objective.loss * (self.value if broken else 1.0), objective.logits, objective.terms)
 
@@ -290,8 +295,8 @@ def test_method_s_own_parameters_are_trained_and_restored(images):
             super().__init__(student)
             self.scale = nn.Parameter(torch.ones(CLASSES))
 
-        def forward(self, batch, teacher):
-            objective = super().forward(batch, teacher)
+        def objective(self, student, batch, teacher):
+            objective = super().objective(student, batch, teacher)
             return Objective(F.cross_entropy(objective.logits * self.scale, batch.y), objective.logits)
 
     training, restored = build(WithRegressor), build(WithRegressor)
@@ -311,7 +316,7 @@ def lockstep(trainings: list[Training], images: ResidentImages, *, epochs: int =
         member(training, images, stop_epoch=stop, on_failure=failures.append, **changes)
         for training, stop in zip(trainings, stops, strict=True)
     ]
-    fit(members, views, EveryOtherRight(), epochs=epochs, seed=0)
+    fit(members, views, EveryOtherRight(), seed=0)
     return failures
 
 
@@ -366,7 +371,7 @@ def test_what_fails_for_all_is_raised(images):
 
     views = TrainingViews(images, Augmentation(), batch_size=BATCH_SIZE, seed=0)
     with pytest.raises(RuntimeError, match="the teacher has gone"):
-        fit([member(build(), images)], views, Silent(), epochs=1, seed=0)
+        fit([member(build(), images)], views, Silent(), seed=0)
 
 
 def test_each_member_has_its_own_time_and_an_even_share_of_the_rest(images, monkeypatch):
@@ -375,9 +380,9 @@ def test_each_member_has_its_own_time_and_an_even_share_of_the_rest(images, monk
     monkeypatch.setattr(EveryOtherRight, "__call__", lambda self, batch: elapsed.append(elapsed.pop() + 1.0))
 
     class Slow(CrossEntropy):
-        def forward(self, batch, teacher):
+        def objective(self, student, batch, teacher):
             elapsed.append(elapsed.pop() + 5.0)
-            return super().forward(batch, teacher)
+            return super().objective(student, batch, teacher)
 
     two = [build(), build(Slow)]
     lockstep(two, images, epochs=1)

@@ -1,0 +1,103 @@
+"""Taps: what the modules of a network return, by the path of the module. Any network has them, unmodified."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+
+
+@contextlib.contextmanager
+def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Within it, each forward pass of the network leaves what the named modules return in the mapping that is given.
+
+    Nothing stays on the network: copies, compilations and its state dict never see a hook.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
+        seen[name] = output
+
+    with contextlib.ExitStack() as hooks:
+        for name in names:
+            handle = network.get_submodule(name).register_forward_hook(functools.partial(keep, name))
+            hooks.callback(handle.remove)
+        yield seen
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A network without its numbers.
+
+    Attributes:
+        name: of the network, for messages.
+        taps: shape of what each module returns for one image, in the order of the forward pass: `(C, H, W)` for a
+            feature map, `(C,)` for a vector.
+        parameters: shape of each parameter.
+    """
+
+    name: str = ""
+    taps: Mapping[str, Shape] = field(default_factory=dict)
+    parameters: Mapping[str, Shape] = field(default_factory=dict)
+
+    def shape(self, tap: str) -> Shape:
+        """The shape at a tap.
+
+        Raises:
+            ValueError: there is none of this name, with the nearest names and those of the network's top.
+        """
+        if tap not in self.taps:
+            near = difflib.get_close_matches(tap, self.taps, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            top = ", ".join(name for name in self.taps if "." not in name)
+            raise ValueError(f"{tap!r}: {self.name} has no such tap; {hint}Its taps: {top}, and the modules within")
+        return self.taps[tap]
+
+    @property
+    def maps(self) -> list[str]:
+        """The last tap of each size of feature map, in order: where the network's stages end."""
+        last = {shape[1:]: name for name, shape in self._top().items() if len(shape) == 3}
+        return list(last.values())
+
+    @property
+    def vector(self) -> str:
+        """The tap of the vector that the last layer takes: the penultimate layer.
+
+        Raises:
+            ValueError: no module returns one vector per image before the last one does.
+        """
+        vectors = [name for name, shape in self._top().items() if len(shape) == 1]
+        if len(vectors) < 2:
+            raise ValueError(f"{self.name} has no tap of one vector per image before its logits")
+        return vectors[-2]
+
+    def _top(self) -> dict[str, Shape]:
+        """The taps of the network's own children; of all modules where these are fewer than two (a wrapper)."""
+        top = {name: shape for name, shape in self.taps.items() if "." not in name}
+        return top if len(top) > 1 else dict(self.taps)
+
+
+def outline(network: nn.Module, image: Shape, name: str = "network") -> Outline:
+    """The outline of a network on the meta device, for images `[C, H, W]`."""
+    taps: dict[str, Shape] = {}
+
+    def note(path: str, module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim >= 2 and len(output) == 2:
+            taps[path] = tuple(output.shape[1:])
+
+    with contextlib.ExitStack() as hooks:
+        for path, module in network.named_modules():
+            if path:
+                hooks.callback(module.register_forward_hook(functools.partial(note, path)).remove)
+        was_training = network.training
+        with torch.no_grad():
+            network.eval()(torch.empty(2, *image, device="meta"))
+        network.train(was_training)
+    return Outline(name, taps, {path: tuple(tensor.shape) for path, tensor in network.named_parameters()})
