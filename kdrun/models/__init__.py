@@ -4,15 +4,19 @@
     cnn                 the Tf-KD paper's plain 5-layer CNN        plain.py       PyTorch's
     mlp                 Hinton's fully connected network           plain.py       PyTorch's
     resnet18, 50        residual, 64 to 512 channels, 4 stages     resnet.py      PyTorch's
-    resnet20, 32, 56,   residual, 16-32-64 channels, 3 stages      resnet.py      kaiming normal, fan out
-      110
+    resnet8, 14, 20,    residual, 16-32-64 channels, 3 stages      resnet.py      kaiming normal, fan out
+      26, 32, 56, 110
+    resnet8x4, 32x4     the same with 64-128-256 channels          resnet.py      kaiming normal, fan out
+    wrn_16_1, 16_2,     wide residual, pre-activation, 3 stages    wide_resnet.py kaiming normal, fan out
+      40_1, 40_2
+    vgg8, 13            plain, 5 stages, BatchNorm                 vgg.py         kaiming normal, fan out
     resnext29_8x64d     grouped bottlenecks, 3 stages              resnext.py     kaiming normal, fan out
     mobilenetv2         inverted residuals                         mobilenet.py   PyTorch's
     shufflenetv2        channel split and shuffle                  shufflenet.py  PyTorch's
     densenet121         dense connectivity                         densenet.py    PyTorch's
     googlenet           Inception with BatchNorm                   googlenet.py   PyTorch's
 
-All but the 16-32-64 residual networks (those of RepDistiller) and the mlp are the networks of the Tf-KD release (Yuan
+All but the mlp and RepDistiller's (three stages, or VGG) are the networks of the Tf-KD release (Yuan
 et al. 2020) for 32x32 images: no early downsampling. They take 1 or more channels and any images of 8x8 and more (cnn
 and mlp: of `image_size`, which they are built for); in train mode at least 2 images.
 
@@ -29,9 +33,23 @@ from kdrun.models.densenet import densenet121
 from kdrun.models.googlenet import googlenet
 from kdrun.models.mobilenet import mobilenetv2
 from kdrun.models.plain import cnn, mlp
-from kdrun.models.resnet import resnet18, resnet20, resnet32, resnet50, resnet56, resnet110
+from kdrun.models.resnet import (
+    resnet8,
+    resnet8x4,
+    resnet14,
+    resnet18,
+    resnet20,
+    resnet26,
+    resnet32,
+    resnet32x4,
+    resnet50,
+    resnet56,
+    resnet110,
+)
 from kdrun.models.resnext import resnext29_8x64d
 from kdrun.models.shufflenet import shufflenetv2
+from kdrun.models.vgg import vgg8, vgg13
+from kdrun.models.wide_resnet import wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 
 __all__ = [
     "cnn",
@@ -39,12 +57,23 @@ __all__ = [
     "googlenet",
     "mlp",
     "mobilenetv2",
+    "resnet8",
+    "resnet8x4",
+    "resnet14",
     "resnet18",
     "resnet20",
+    "resnet26",
     "resnet32",
+    "resnet32x4",
     "resnet50",
     "resnet56",
     "resnet110",
     "resnext29_8x64d",
     "shufflenetv2",
+    "vgg8",
+    "vgg13",
+    "wrn_16_1",
+    "wrn_16_2",
+    "wrn_40_1",
+    "wrn_40_2",
 ]

@@ -1,8 +1,8 @@
 """Residual networks (He et al. 2016) for small images.
 
 `resnet18` and `resnet50` are the ImageNet networks with a 3x3 stem and no early pooling, as released with Yuan et al.
-2020 (there an average over 4x4 at the end: the same at 32x32). `resnet20`, 32, 56 and 110 are the CIFAR family of He et
-al., part 4.2, as in RepDistiller (Tian et al. 2020): where He et al. shorten with zero padding, these project.
+2020 (there an average over 4x4 at the end: the same at 32x32). `resnet8`, 14, 20, 26, 32, 56 and 110 are the CIFAR family
+of He et al., part 4.2, as in RepDistiller (Tian et al. 2020): where He et al. shorten with zero padding, these project.
 """
 
 from __future__ import annotations
@@ -92,9 +92,24 @@ def resnet50(num_classes: int, in_channels: int = 3) -> nn.Sequential:
     )
 
 
+def resnet8(num_classes: int, in_channels: int = 3) -> nn.Sequential:
+    """ResNet-8 of the CIFAR family: 1 block in each of 3 stages."""
+    return _cifar_resnet(num_classes, in_channels, depth=8)
+
+
+def resnet14(num_classes: int, in_channels: int = 3) -> nn.Sequential:
+    """ResNet-14 of the CIFAR family: 2 blocks in each of 3 stages."""
+    return _cifar_resnet(num_classes, in_channels, depth=14)
+
+
 def resnet20(num_classes: int, in_channels: int = 3) -> nn.Sequential:
     """ResNet-20 of the CIFAR family: 3 blocks in each of 3 stages."""
     return _cifar_resnet(num_classes, in_channels, depth=20)
+
+
+def resnet26(num_classes: int, in_channels: int = 3) -> nn.Sequential:
+    """ResNet-26 of the CIFAR family: 4 blocks in each of 3 stages."""
+    return _cifar_resnet(num_classes, in_channels, depth=26)
 
 
 def resnet32(num_classes: int, in_channels: int = 3) -> nn.Sequential:
@@ -112,10 +127,25 @@ def resnet110(num_classes: int, in_channels: int = 3) -> nn.Sequential:
     return _cifar_resnet(num_classes, in_channels, depth=110)
 
 
-def _cifar_resnet(num_classes: int, in_channels: int, depth: int) -> nn.Sequential:
+def resnet8x4(num_classes: int, in_channels: int = 3) -> nn.Sequential:
+    """ResNet-8 of the CIFAR family, four times as wide but for the stem, as in RepDistiller."""
+    return _cifar_resnet(num_classes, in_channels, depth=8, stem=32, width=64)
+
+
+def resnet32x4(num_classes: int, in_channels: int = 3) -> nn.Sequential:
+    """ResNet-32 of the CIFAR family, four times as wide but for the stem, as in RepDistiller."""
+    return _cifar_resnet(num_classes, in_channels, depth=32, stem=32, width=64)
+
+
+def _cifar_resnet(num_classes: int, in_channels: int, depth: int, *, stem: int = 16, width: int = 16) -> nn.Sequential:
     blocks = (depth - 2) // 6  # of two convolutions, in three stages; beside them the stem and the classifier
     network = residual_network(
-        num_classes, in_channels, stem=16, widths=(16, 32, 64), blocks=(blocks,) * 3, block=basic_block
+        num_classes,
+        in_channels,
+        stem=stem,
+        widths=(width, 2 * width, 4 * width),
+        blocks=(blocks,) * 3,
+        block=basic_block,
     )
     init_convolutions(network)
     return network

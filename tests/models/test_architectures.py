@@ -54,7 +54,7 @@ def test_which_convolutions_have_a_bias():
         biases = {module.bias is not None for module in network.modules() if isinstance(module, nn.Conv2d)}
         assert len(biases) <= 1, name
         with_bias |= {name} if biases == {True} else set()
-    assert with_bias == {"cnn", "mobilenetv2", "shufflenetv2", "googlenet"}
+    assert with_bias == {"cnn", "mobilenetv2", "shufflenetv2", "googlenet", "vgg8", "vgg13"}
 
 
 def test_cnn_pools_before_relu():

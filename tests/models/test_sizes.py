@@ -35,6 +35,18 @@ RELEASED_64 = {
 }
 
 
+# The networks of RepDistiller, parameters at K=100.
+REP_DISTILLER = {
+    "resnet8x4": 1_233_540,
+    "resnet32x4": 7_433_860,
+    "wrn_16_2": 703_284,
+    "wrn_40_1": 569_780,
+    "wrn_40_2": 2_255_156,
+    "vgg8": 3_965_028,
+    "vgg13": 9_462_180,
+}
+
+
 def build(name, num_classes, **options):
     with torch.device("meta"):
         return getattr(models, name)(num_classes, **options)
@@ -55,6 +67,11 @@ def test_sizes_of_the_tfkd_release_at_64x64(name):
     network = build(name, 200)
     assert num_parameters(network) == parameters
     assert round(num_macs(network, (3, 64, 64)) / 1e6, 1) == millions_of_macs
+
+
+@pytest.mark.parametrize("name", REP_DISTILLER)
+def test_sizes_of_rep_distiller(name):
+    assert num_parameters(build(name, 100)) == REP_DISTILLER[name]
 
 
 # He et al. 2016, table 6, in millions, with shortcuts that have no parameters.
