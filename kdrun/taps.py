@@ -40,11 +40,13 @@ class Outline:
         name: of the network, for messages.
         taps: shape of what each module returns for one image, in the order of the forward pass: `(C, H, W)` for a
             feature map, `(C,)` for a vector.
+        output: the taps whose output is the network's own: its logits.
         parameters: shape of each parameter.
     """
 
     name: str = ""
     taps: Mapping[str, Shape] = field(default_factory=dict)
+    output: frozenset[str] = frozenset()
     parameters: Mapping[str, Shape] = field(default_factory=dict)
 
     def shape(self, tap: str) -> Shape:
@@ -73,10 +75,14 @@ class Outline:
         Raises:
             ValueError: no module returns one vector per image before the last one does.
         """
-        vectors = [name for name, shape in self._top().items() if len(shape) == 1]
-        if len(vectors) < 2:
+        if not self.vectors:
             raise ValueError(f"{self.name} has no tap of one vector per image before its logits")
-        return vectors[-2]
+        return self.vectors[-1]
+
+    @property
+    def vectors(self) -> list[str]:
+        """The taps of one vector per image, in order, without the logits."""
+        return [name for name, shape in self._top().items() if len(shape) == 1 and name not in self.output]
 
     def _top(self) -> dict[str, Shape]:
         """The taps of the network's own children; of all modules where these are fewer than two (a wrapper)."""
@@ -86,11 +92,11 @@ class Outline:
 
 def outline(network: nn.Module, image: Shape, name: str = "network") -> Outline:
     """The outline of a network on the meta device, for images `[C, H, W]`."""
-    taps: dict[str, Shape] = {}
+    seen: dict[str, Tensor] = {}
 
     def note(path: str, module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim >= 2 and len(output) == 2:
-            taps[path] = tuple(output.shape[1:])
+            seen[path] = output
 
     with contextlib.ExitStack() as hooks:
         for path, module in network.named_modules():
@@ -98,6 +104,11 @@ def outline(network: nn.Module, image: Shape, name: str = "network") -> Outline:
                 hooks.callback(module.register_forward_hook(functools.partial(note, path)).remove)
         was_training = network.training
         with torch.no_grad():
-            network.eval()(torch.empty(2, *image, device="meta"))
+            logits = network.eval()(torch.empty(2, *image, device="meta"))
         network.train(was_training)
-    return Outline(name, taps, {path: tuple(tensor.shape) for path, tensor in network.named_parameters()})
+    return Outline(
+        name,
+        taps={path: tuple(tensor.shape[1:]) for path, tensor in seen.items()},
+        output=frozenset(path for path, tensor in seen.items() if tensor is logits),
+        parameters={path: tuple(tensor.shape) for path, tensor in network.named_parameters()},
+    )

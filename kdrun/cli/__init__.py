@@ -31,6 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from kdrun.cli.ls import ls_main
 
             return ls_main(words)
+        if verb == "show":
+            from kdrun.cli.show import show_main
+
+            return show_main(words)
         from kdrun.cli.runs import runs_main
 
         return runs_main(words)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 BAD_INPUT = 2
-VERBS = ("table", "ls")
+VERBS = ("table", "ls", "show")
 """First words that are no override; without one, kdrun trains."""
 
 SERVED_BY_HYDRA = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")

@@ -1,0 +1,59 @@
+"""`kdrun show taps`: what a network's modules return, by the names that methods take."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdrun.cli.options import refuse
+
+if TYPE_CHECKING:
+    from kdrun.taps import Outline
+
+DESCRIPTION = """\
+Lists the taps of a network: the outputs of its modules, which methods on features and relations take by name
+(method.student_taps=[layer2,layer3], method.teacher_tap=pool). Shapes are those of one image of the dataset.
+
+  kdrun show taps student=resnet18
+  kdrun show taps student=mobilenetv2 teacher=resnet50 dataset=cifar100
+"""
+
+
+def show_main(words: Sequence[str]) -> int:
+    """Prints the taps of the student, and of the teacher where one is named; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="kdrun show", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["taps"])
+    parser.add_argument("overrides", nargs="*", help="as of a run: student=OPTION, teacher=OPTION, dataset=OPTION, ...")
+    parser.add_argument("--all", action="store_true", help="the modules within the network's children, too")
+    parser.add_argument("-cd", "--config-dir", type=Path, help="a config tree of one's own")
+    options = parser.parse_intermixed_args(words)
+    from kdrun.config.compose import ConfigError, compose_job, expand, hydra_session
+    from kdrun.config.preflight import check_job
+    from kdrun.experiment.build import outline_of
+
+    problems: list[str] = []
+    try:
+        with hydra_session():
+            (overrides,) = expand(options.overrides, multirun=False, problems=problems) or [[]]
+            job = check_job(compose_job(overrides, problems, extra=options.config_dir), overrides)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        return refuse(problems, "kdrun show")
+    asked = [job.spec, *(job.spec.teachers if any(word.startswith("teacher") for word in overrides) else ())]
+    print("\n".join(_listed(outline_of(spec.student, spec.dataset), inner=options.all) for spec in asked), end="")
+    return 0
+
+
+def _listed(network: Outline, *, inner: bool) -> str:
+    """A network's taps as a table."""
+    from kdrun.analysis.tables import aligned
+
+    names = [name for name in network.taps if inner or "." not in name]
+    uses = dict.fromkeys(network.maps, "last of its size") | dict.fromkeys(network.vectors[-1:], "penultimate")
+    rows = [[name, " x ".join(map(str, network.taps[name])), uses.get(name, "")] for name in names]
+    return f"{network.name}\n{aligned(['tap', 'shape', 'by default'], rows)}"

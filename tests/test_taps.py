@@ -1,0 +1,83 @@
+"""Taps: what modules return, under their names, and nothing left on the network."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from kdrun import models
+from kdrun.taps import outline, tapped
+
+MAPS = {  # the last tap of each size of feature map at 32x32
+    "resnet18": ["layer1", "layer2", "layer3", "layer4"],
+    "resnet20": ["layer1", "layer2", "layer3"],
+    "cnn": ["layer1", "layer2", "layer3"],
+    "mobilenetv2": ["layer1", "layer2", "layer3", "head"],
+    "vgg8": ["stem", "layer1", "layer2", "layer4"],
+    "wrn_16_2": ["layer1", "layer2", "head"],
+    "mlp": [],
+}
+
+
+def outline_of(name: str, size: int = 32):
+    with torch.device("meta"):
+        return outline(getattr(models, name)(10), (3, size, size), name)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_shapes_are_those_of_a_real_pass(name):
+    network = getattr(models, name)(10).eval()
+    described = outline_of(name)
+    with torch.no_grad(), tapped(network, list(described.taps)) as seen:
+        logits = network(torch.randn(3, 3, 32, 32))
+    assert list(seen) == list(described.taps), "in the order of the forward pass"
+    assert {tap: tuple(tensor.shape[1:]) for tap, tensor in seen.items()} == dict(described.taps)
+    assert seen["classifier"] is logits
+    assert described.parameters == {path: tuple(tensor.shape) for path, tensor in network.named_parameters()}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_stages_end_at_the_last_map_of_a_size_and_the_vector_goes_into_the_last_layer(name):
+    described = outline_of(name)
+    assert described.maps == MAPS[name]
+    network = getattr(models, name)(10).eval()
+    with torch.no_grad(), tapped(network, [described.vector]) as seen:
+        logits = network(torch.randn(2, 3, 32, 32))
+    assert torch.equal(network.classifier(seen[described.vector]), logits)
+
+
+def test_a_network_within_a_network_has_the_taps_of_its_modules():
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = models.resnet20(10)
+
+        def forward(self, x):
+            return self.inner(x)
+
+    with torch.device("meta"):
+        described = outline(Wrapped(), (3, 32, 32))
+    assert described.maps[-1].startswith("inner.layer3")
+    assert described.vector == "inner.pool"
+
+
+def test_an_unknown_tap_is_told_with_the_nearest_and_the_others():
+    with pytest.raises(ValueError, match=r"'layer9': resnet20 has no such tap; did you mean layer3\?.*stem, layer1, "):
+        outline_of("resnet20").shape("layer9")
+    with pytest.raises(ValueError, match="mlp_0 has no tap of one vector per image"):
+        with torch.device("meta"):
+            _ = outline(
+                nn.Sequential(nn.Flatten(1, 2), nn.Conv1d(96, 4, 3), nn.AdaptiveAvgPool1d(1)), (3, 32, 32), "mlp_0"
+            ).vector
+
+
+def test_taps_leave_nothing_on_the_network_even_after_a_failure():
+    network = models.cnn(10, image_size=8)
+    with pytest.raises(RuntimeError), tapped(network, ["layer1", "layer2.conv"]) as seen:
+        network(torch.randn(2, 3, 5, 5))
+    with tapped(network, ["hidden"]) as seen:
+        network(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert seen["hidden"].requires_grad, "the student's take part in backward"
+    assert not any(module._forward_hooks for module in network.modules())
+    copy.deepcopy(network)  # as evaluation does: no tensor of a graph is left on it
