@@ -1,0 +1,59 @@
+"""Networks that teach each other while they learn: deep mutual learning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from kdrun import losses
+from kdrun.methods.base import Batch, Method, Objective, Pair, StudentOutput, TeacherOutput
+
+
+class DML(Method):
+    """Deep mutual learning (Zhang et al., CVPR 2018): `CE_k + weight / (K - 1) sum_{l != k} KL(p_l || p_k)`, each k.
+
+    K networks of one architecture, differently initialised, learn on the same views. The update is synchronous: all of
+    them answer a batch, then all take their step; the paper updates one after the other, each against the others' new
+    answers. The student is one of them, the others are its peers.
+
+    Args:
+        student: maps `[N, C, H, W]` to logits `[N, K]`.
+        pair: makes the peers.
+        num_networks: the student included, at least 2.
+        temperature: T > 0 of the KL, which carries T^2; the paper has 1.
+        weight: of the KL, at least 0.
+    """
+
+    name = "dml"
+    knowledge = "response"
+    scheme = "online"
+
+    def __init__(
+        self, student: nn.Module, pair: Pair, *, num_networks: int = 2, temperature: float = 1.0, weight: float = 1.0
+    ) -> None:
+        super().__init__(student)
+        losses.check_range("num_networks", num_networks, 2)
+        losses.check_range("temperature", temperature, 0, open_low=True)
+        losses.check_range("weight", weight, 0)
+        self.others = nn.ModuleList(pair.fresh() for _ in range(num_networks - 1))
+        self.temperature = temperature
+        self.weight = weight
+
+    def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
+        answers = [student.logits, *(peer(batch.x) for peer in self.others)]
+        hard = [losses.cross_entropy(logits, batch.y) for logits in answers]
+        mutual = [self._mutual(k, answers) for k in range(len(answers))]
+        loss = sum((ce + self.weight * kl for ce, kl in zip(hard, mutual, strict=True)), start=hard[0].new_zeros(()))
+        return Objective(loss, student.logits, {"ce": hard[0], "dml": mutual[0]})
+
+    def _mutual(self, k: int, answers: list[Tensor]) -> Tensor:
+        """The mean KL from the others' answers to that of network k."""
+        others = [logits for i, logits in enumerate(answers) if i != k]
+        kls = [losses.soft_target_loss(answers[k], logits, temperature=self.temperature) for logits in others]
+        return torch.stack(kls).mean()
+
+    def peers(self) -> Mapping[str, nn.Module]:
+        """The other networks: `peer1`, `peer2`, ..."""
+        return {f"peer{i + 1}": peer for i, peer in enumerate(self.others)}

@@ -1,0 +1,88 @@
+"""Several distillation terms at once, each with its weight and options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from kdrun import losses
+from kdrun.methods.attention import AT
+from kdrun.methods.base import Batch, Distillation, Method, Needs, Objective, Pair, StudentOutput, TeacherOutput
+
+TERMS: dict[str, type[Distillation]] = {kind.name: kind for kind in (AT,)}
+"""What can be a term, by name."""
+
+WEIGHING = ("alpha", "multiplier", "weight", "hard_weight", "stage1_epochs")
+"""Options by which a method alone weighs its term; in a sum each term has its `weight` instead."""
+
+
+def term_class(name: str) -> type[Distillation]:
+    """The method whose term has this name.
+
+    Raises:
+        ValueError: no method of this name can be a term.
+    """
+    if name not in TERMS:
+        raise ValueError(f"terms.{name}: must be one of {', '.join(sorted(TERMS))}")
+    return TERMS[name]
+
+
+class Sum(Method):
+    """`hard_weight * CE + sum_i weight_i * term_i`: any methods of one term each, on the same forward pass.
+
+    Args:
+        student: maps `[N, C, H, W]` to logits `[N, K]`.
+        pair: for the terms that need it.
+        terms: by the name of a method, its options, and `weight` of its term (by default what the method has alone).
+        hard_weight: of the cross-entropy with the labels, at least 0.
+
+    Raises:
+        ValueError: no terms, a name that is none, or what a term's method refuses.
+    """
+
+    name = "sum"
+    knowledge = "response"
+    needs = Needs(logits=True)
+
+    def __init__(
+        self, student: nn.Module, pair: Pair, *, terms: Mapping[str, Mapping[str, Any]], hard_weight: float = 1.0
+    ) -> None:
+        super().__init__(student)
+        losses.check_range("hard_weight", hard_weight, 0)
+        if not terms:
+            raise ValueError(f"terms={{}}: must have one term at least; terms are {', '.join(sorted(TERMS))}")
+        self.hard_weight = hard_weight
+        self.terms = nn.ModuleDict({name: _term(name, pair, options) for name, options in terms.items()})
+        self.weights = {name: terms[name].get("weight", term.weight) for name, term in self._terms()}
+        for name, weight in self.weights.items():
+            losses.check_range(f"terms.{name}.weight", weight, 0)
+        self.taps = tuple(dict.fromkeys(tap for _, term in self._terms() for tap in term.taps))
+        features = dict.fromkeys(tap for _, term in self._terms() for tap in term.needs.features)
+        self.needs = Needs(
+            logits=True, features=tuple(features), weights=any(term.needs.weights for _, term in self._terms())
+        )
+
+    def _terms(self) -> list[tuple[str, Distillation]]:
+        return [(name, term) for name, term in self.terms.items() if isinstance(term, Distillation)]
+
+    def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
+        values = {"ce": losses.cross_entropy(student.logits, batch.y)}
+        loss = self.hard_weight * values["ce"]
+        for name, term in self._terms():
+            values[name] = term.distill(student, batch, teacher)
+            loss = loss + self.weights[name] * values[name]
+        return Objective(loss, student.logits, values)
+
+
+def _term(name: str, pair: Pair, options: Mapping[str, Any]) -> Distillation:
+    """A method without a student of its own: it sees what the sum's student says."""
+    kind = term_class(name)
+    own = {option: value for option, value in options.items() if option != "weight"}
+    given = {"pair": pair} if "pair" in inspect.signature(kind).parameters else {}
+    try:
+        return kind(nn.Identity(), **given, **own)
+    except ValueError as error:
+        raise ValueError("\n".join(f"terms.{name}.{line}" for line in str(error).splitlines())) from error
