@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+
+class DamagedError(RuntimeError):
+    """A file is not what was written: cut short, altered, or of another kind."""
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file so that a reader, or a crash, meets the old content or the new, never a part.
 
-    Temporary file in the same directory, flush, fsync, rename, fsync of the directory.
+    Temporary file in the same directory, flush, fsync, rename, fsync of the directory. The temporary file is locked
+    for as long as it has its name, so that `sweep` knows it from one that a killed process left.
 
     Raises:
         OSError: the write failed (disk full, read-only, ...); the old file is intact and nothing is left over.
@@ -22,15 +29,27 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     _sync_directory(path.parent)
+
+
+def sweep(directory: Path) -> None:
+    """Removes the temporary files that killed processes left in a directory; one that is being written stays."""
+    for leftover in directory.glob(".*.tmp"):
+        try:
+            with leftover.open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                leftover.unlink()
+        except (FileNotFoundError, BlockingIOError):  # it has got its name meanwhile, or will
+            continue
 
 
 def keep_under(path: Path, other: Path) -> None:
@@ -52,7 +71,53 @@ def keep_under(path: Path, other: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as indented JSON, atomically; NaN and infinity are refused (they are not JSON)."""
-    write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_atomically(path, _json(value))
+
+
+def read_json(path: Path) -> Any:
+    """Reads what `write_json` wrote.
+
+    Raises:
+        DamagedError: it is no JSON, or not written in that way: a flipped bit may leave a number as it is.
+        FileNotFoundError: there is none.
+    """
+    try:
+        text = path.read_bytes().decode()
+        value = json.loads(text)
+        written = _json(value)
+    except ValueError as error:
+        raise DamagedError(f"{path} is not readable JSON ({error})") from error
+    if text != written:
+        raise DamagedError(f"{path} is not whole: it is not written as kdrun writes")
+    return value
+
+
+def write_record(path: Path, fields: Mapping[str, Any]) -> None:
+    """Writes an object as JSON, atomically, with the SHA-256 of its canonical form (sorted keys, no spaces) in it."""
+    write_json(path, {**fields, "sha256": _digest(fields)})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Reads what `write_record` wrote, without the SHA-256; whichever bit of the file is another, it is refused.
+
+    Raises:
+        DamagedError: it is no JSON, has no SHA-256, or another content than was written.
+        FileNotFoundError: there is none.
+    """
+    fields = read_json(path)
+    if not isinstance(fields, dict) or "sha256" not in fields:
+        raise DamagedError(f"{path} is not whole: it has no SHA-256 of its content")
+    if fields.pop("sha256") != _digest(fields):
+        raise DamagedError(f"{path} is not whole: its content does not have the SHA-256 it was written with")
+    return fields
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
 
 
 def sha256(content: bytes) -> str:

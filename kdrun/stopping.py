@@ -21,6 +21,10 @@ class Stopped(BaseException):
         self.number = number
 
 
+class DeviceLost(BaseException):
+    """The device of all runs computes no more: no run's own failure, so it goes past whatever handles those."""
+
+
 _deferring = False
 _requested: int | None = None
 

@@ -3,8 +3,9 @@
     scripts/soak --minutes 30
 
 Each trial draws a sweep over synthetic images, runs it undisturbed in one output root and disturbed in another: killed
-with -9, stopped by SIGTERM, SIGINT or SIGUSR1, once or twice, and between the starts a bit of a checkpoint or of kept
-logits is flipped, a file of kept logits truncated or deleted, rubbish left lying about. Then the bytes of all weights
+with -9, stopped by SIGTERM, SIGINT or SIGUSR1, once or twice, and between the starts a bit of a checkpoint, of a
+status, of the record of a teacher's check or of kept logits is flipped, a file of kept logits truncated or deleted, a
+status deleted, rubbish left lying about. Then the bytes of all weights
 and metrics, the results but for their times, and the statuses are compared, and temporary files looked for. The first
 difference ends it with exit code 1 and leaves the files for a look.
 """
@@ -24,6 +25,10 @@ from pathlib import Path
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 MOST_STARTS = 40
 Counts = collections.Counter[str]
+DAMAGES = (
+    *("bit of last.pt", "bit of status.json", "status.json deleted", "bit of a teacher's check"),
+    *("bit of kept logits", "kept logits cut", "kept logits deleted", "rubbish", "none", "none"),
+)
 METHODS = ("ce", "lsr", "kd", "kd_uniform", "tfkd_self", "tfkd_reg")
 
 
@@ -79,13 +84,19 @@ def damage(root: Path, rng: random.Random, counts: Counts) -> None:
     ]
     spare = [path for path in unfinished if path.with_name("previous.pt").exists()]
     kept = list(root.glob("replay/*/0*.pt"))
-    kind = rng.choice(
-        ["bit of last.pt", "bit of kept logits", "kept logits cut", "kept logits deleted", "rubbish", "none", "none"]
-    )
+    statuses = [path for run in unfinished if (path := run.parents[1] / "status.json").exists()]
+    checks = list(root.glob("runs/*/*/*/verified-*.json"))
+    kind = rng.choice(DAMAGES)
     if kind == "bit of last.pt" and spare:
         flip(rng.choice(spare), rng)
     elif kind == "bit of kept logits" and kept:
         flip(rng.choice(kept), rng)
+    elif kind == "bit of status.json" and statuses:
+        flip(rng.choice(statuses), rng)
+    elif kind == "status.json deleted" and statuses:
+        rng.choice(statuses).unlink()
+    elif kind == "bit of a teacher's check" and checks:
+        flip(rng.choice(checks), rng)
     elif kind == "kept logits cut" and kept:
         path = rng.choice(kept)
         path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
@@ -116,7 +127,7 @@ def compare(disturbed: Path, whole: Path) -> int:
                 raise DifferenceError(f"{place / name} has other bytes")
         results = [json.loads((root / place / "result.json").read_text()) for root in (disturbed, whole)]
         for result in results:
-            del result["train"]
+            del result["train"], result["finished"], result["sha256"]
         if results[0] != results[1]:
             raise DifferenceError(f"{place / 'result.json'} differs")
         state = json.loads((disturbed / place / "status.json").read_text())["state"]

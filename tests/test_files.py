@@ -1,6 +1,7 @@
 """Files written whole or not at all."""
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -8,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from kdrun.files import keep_under, sha256, write_atomically, write_json
+from kdrun.files import (
+    DamagedError,
+    keep_under,
+    read_json,
+    read_record,
+    sha256,
+    sweep,
+    write_atomically,
+    write_json,
+    write_record,
+)
 
 
 @pytest.fixture
@@ -96,6 +107,60 @@ def test_json_reads_back_and_ends_in_a_newline(path):
     write_json(path, value)
     assert json.loads(path.read_text()) == value
     assert path.read_text().endswith("}\n")
+    assert read_json(path) == value
+
+
+RECORD = {"top1": 71.25, "rate": 1e-05, "third": 1 / 3, "teachers": [], "val": None, "name": "ü", "on": True}
+
+
+def test_a_record_holds_the_sha256_of_its_canonical_form(path):
+    write_record(path, RECORD)
+    assert read_record(path) == RECORD
+    canonical = json.dumps(RECORD, sort_keys=True, separators=(",", ":"))
+    assert json.loads(path.read_text()) == {**RECORD, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
+
+
+def test_every_flipped_bit_of_a_record_is_noticed(path):
+    """Also those that leave what is read as it is: 1e-05 and 1E-05, the last digit of a third, digits of the hash."""
+    write_record(path, RECORD)
+    content = path.read_bytes()
+    unnoticed = []
+    for bit in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            read_record(path)
+        except DamagedError:
+            continue
+        unnoticed.append((bit, bytes(changed)))
+    assert unnoticed == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]\n", "{}\n", '{\n  "a": 1\n}\n', '{\n  "a": NaN\n}\n', "\x00\x00"])
+def test_what_is_no_record_is_refused(path, content):
+    path.write_text(content)
+    with pytest.raises(DamagedError, match=r"result\.json is not (readable JSON|whole: it has no SHA-256)"):
+        read_record(path)
+
+
+def test_what_a_killed_process_left_is_swept_and_what_is_being_written_is_not(path, monkeypatch):
+    """Whatever the clock says."""
+    leftover = path.with_name(".result.json.abc.tmp")
+    leftover.write_text("half a res")
+    os.utime(leftover, (2**31, 2**31))
+    seen = []
+
+    def sweeping(descriptor):
+        sweep(path.parent)
+        seen.append(sorted(file.name for file in path.parent.iterdir()))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", sweeping)
+        write_atomically(path, "new")
+    assert path.read_text() == "new"
+    assert [len(names) for names in seen] == [2, 1], "the old file and the one that is written, then the new one"
+    assert not leftover.exists()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}])

@@ -7,6 +7,7 @@ import pytest
 
 from kdrun.experiment.spec import Spec
 from kdrun.experiment.store import Run
+from kdrun.files import write_json, write_record
 
 TINY = ("dataset=synthetic", "student=mlp", "teacher=none", "method=ce", "recipe.epochs=2", "runtime.device=cpu")
 
@@ -52,14 +53,26 @@ def test_a_run_is_running_while_a_process_holds_it_and_stale_afterwards(kdrun, r
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_is_listed(kdrun, runs):
-    (runs[0].directory / "spec.json").write_text("{}")
-    result = json.loads(runs[1].result_path.read_text())
-    runs[1].result_path.write_text(json.dumps({**result, "schema": 99}))
+    write_json(runs[0].directory / "spec.json", {})
+    write_record(runs[1].result_path, {**runs[1].result(), "schema": 99})
     code, lines, err = kdrun("ls")
     assert code == 1
     assert re.search(r"spec\.json is no spec of this kdrun", err)
     assert re.search(r"result\.json has schema 99, this kdrun reads 1", err)
     assert lines[-1] == "1 run"
+
+
+def test_a_damaged_file_is_named(kdrun, runs):
+    for run, name in zip(runs, ("spec.json", "status.json", "result.json"), strict=True):
+        path = run.directory / name
+        path.write_text(path.read_text().replace('"seed": 1', '"seed": 0').replace("finished", "finishes"))
+    (runs[0].directory / "spec.json").write_text((runs[1].directory / "spec.json").read_text())
+    code, lines, err = kdrun("ls")
+    assert code == 1
+    for name in ("spec", "status", "result"):
+        assert re.search(rf"/ce-\w+/{name}\.json is not whole", err)
+    assert "status.json is not whole: its content does not have the SHA-256 it was written with; the command" in err
+    assert lines[-1] == "0 runs"
 
 
 def test_a_root_that_is_not_there_is_refused(kdrun):

@@ -14,6 +14,7 @@ import pytest
 
 from kdrun.config.table import compose_table, load_table
 from kdrun.experiment.store import Store
+from kdrun.files import write_record
 
 ROOT = Path(__file__).parents[1]
 MINE = """
@@ -127,7 +128,7 @@ def test_published_runs_of_another_precision_are_rendered(finished, here, kdrun)
         result = Store(finished / "outputs").run(own).result() | {"run_id": other.run_id, "precision": "bf16"}
         place = here / "shelf" / other.dataset.name / other.student.name / f"{result['method']['name']}-{other.run_id}"
         place.mkdir(parents=True)
-        (place / "result.json").write_text(json.dumps(result))
+        write_record(place / "result.json", result)
     code, out, _ = kdrun("table", "mine.yaml", "--render-only", "--published", "shelf", "--seeds", "1")
     assert code == 0
     assert "bf16" in "\n".join(out)

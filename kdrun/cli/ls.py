@@ -65,6 +65,8 @@ def _row(run: Run) -> list[str]:
 def _ago(passed: timedelta) -> str:
     """A time that has passed as a person says it."""
     minutes = passed.total_seconds() / 60
+    if minutes < -2:
+        return "later than now: the clock was set back"
     if minutes < 2:
         return "now"
     return f"{minutes:.0f} min ago" if minutes < 120 else f"{minutes / 60:.0f} h ago"

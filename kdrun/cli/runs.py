@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdrun import __version__
 from kdrun.cli.options import refuse, run_parser
+from kdrun.files import DamagedError
+from kdrun.stopping import DeviceLost
 
 if TYPE_CHECKING:
     from kdrun.config.preflight import Job
@@ -96,6 +99,18 @@ def runner_for(jobs: Sequence[Job]) -> Runner:
     return Runner(Store(runtime.output_root), runtime, weight_files=weight_files)
 
 
+@contextlib.contextmanager
+def ending_with_the_device() -> Iterator[None]:
+    """A device that computes no more ends the command in this context: told once, exit code 1, the rest is pending."""
+    from kdrun.experiment.reporting import log
+
+    try:
+        yield
+    except DeviceLost as lost:
+        log.error("kdrun: %s; the same command resumes all of it", lost)
+        raise SystemExit(1) from lost
+
+
 def execute(runner: Runner, requests: Sequence[Request], *, before: int = 0, total: int) -> dict[str, str]:
     """Brings runs to their ends and tells each in a line; a traceback is in the run's kdrun.log.
 
@@ -111,15 +126,29 @@ def execute(runner: Runner, requests: Sequence[Request], *, before: int = 0, tot
     from kdrun.experiment.reporting import log
 
     errors = {}
-    for number, (request, ended) in enumerate(runner.execute_all(requests), start=before + 1):
-        told = f"[{number}/{total}] {request.label}:"
-        if isinstance(ended, Exception):
-            errors[request.spec.run_id] = f"{type(ended).__name__}: {ended}"
-            log.error("%s failed: %s", told, errors[request.spec.run_id])
-        else:
-            top1, reused = ended.result["test"]["last"]["top1"], " (finished before)" if ended.reused else ""
-            log.info("%s top-1 %.2f %%%s", told, top1, reused)
+    with ending_with_the_device():
+        for number, (request, ended) in enumerate(runner.execute_all(requests), start=before + 1):
+            told = f"[{number}/{total}] {request.label}:"
+            if isinstance(ended, Exception):
+                errors[request.spec.run_id] = f"{type(ended).__name__}: {ended}"
+                log.error("%s failed: %s", told, errors[request.spec.run_id])
+            else:
+                reused = f" (finished before: {ended.run.origin()})" if ended.reused else ""
+                log.info("%s top-1 %.2f %%%s", told, ended.result["test"]["last"]["top1"], reused)
     return errors
+
+
+@contextlib.contextmanager
+def told_in_a_line() -> Iterator[list[Exception]]:
+    """Runs are over in this context: a file that is damaged or cannot be written is told, and is in the list."""
+    from kdrun.experiment.reporting import log
+
+    failed: list[Exception] = []
+    try:
+        yield failed
+    except (DamagedError, OSError) as error:
+        log.error("kdrun: no summary: %s", error)
+        failed.append(error)
 
 
 def _run_one(job: Job) -> int:
@@ -129,18 +158,20 @@ def _run_one(job: Job) -> int:
     from kdrun.experiment.reporting import log
 
     runner = runner_for([job])
-    (ended,) = runner.execute_together([Request(job.spec, job.config)])
+    with ending_with_the_device():
+        (ended,) = runner.execute_together([Request(job.spec, job.config)])
     if isinstance(ended, Exception):
         log.error("kdrun: %s: %s", type(ended).__name__, ended)
         return 1
     finished = SweepRun({}, ended.run, runner.teachers(job.spec))
     if ended.reused:
-        log.info("already finished, nothing to do")
-    log.info("%s", run_table(finished))
-    for picture in draw_run(finished):
-        log.info("picture: %s", picture)
+        log.info("already finished, nothing to do: %s", ended.run.origin())
+    with told_in_a_line() as failed:
+        log.info("%s", run_table(finished))
+        for picture in draw_run(finished):
+            log.info("picture: %s", picture)
     log.info("result: %s", ended.run.result_path)
-    return 0
+    return 1 if failed else 0
 
 
 def _run_sweep(jobs: list[Job], choices: list[dict[str, str]]) -> int:
@@ -161,10 +192,12 @@ def _run_sweep(jobs: list[Job], choices: list[dict[str, str]]) -> int:
         for job, choice in zip(jobs, choices, strict=True)
     ]
     directory = sweep_directory(jobs[0].runtime.output_root, runs)
-    log.info("\n%s", summarise(directory, runs))
-    for picture in sorted(directory.glob("*.png")):
-        log.info("picture: %s", picture)
+    with told_in_a_line() as failed:
+        log.info("\n%s", summarise(directory, runs))
+        for picture in sorted(directory.glob("*.png")):
+            log.info("picture: %s", picture)
     if errors:
         log.error("%d of %d runs failed; the same command runs only what is missing", len(errors), len(requests))
-    log.info("result: %s", directory / "summary.csv")
-    return 1 if errors else 0
+    if not failed:
+        log.info("result: %s", directory / "summary.csv")
+    return 1 if errors or failed else 0

@@ -202,7 +202,7 @@ def _run(sheet: _Sheet) -> int:
                 continue
             number += 1
             top1 = known.result()["test"]["last"]["top1"]
-            log.info("[%d/%d] %s: top-1 %.2f %% (finished before)", number, total, label, top1)
+            log.info("[%d/%d] %s: top-1 %.2f %% (finished before: %s)", number, total, label, top1, known.origin())
         failed += len(execute(runner, missing, before=number, total=total))
         number += len(missing)
         if number < total:

@@ -26,15 +26,17 @@ from kdrun.experiment.build import (
 from kdrun.experiment.choices import Choices
 from kdrun.experiment.cost import macs_per_image
 from kdrun.experiment.environment import environment, peak_memory_bytes, versions
+from kdrun.experiment.failures import first_line, is_device_lost, is_out_of_memory, let_go, out_of_memory
 from kdrun.experiment.reporting import TrainingProgress, log, log_file
 from kdrun.experiment.resident import ResidentSplits
 from kdrun.experiment.result import accuracies, best, describe
 from kdrun.experiment.spec import Spec
 from kdrun.experiment.store import Run, Store
 from kdrun.experiment.teachers import probe_top1
-from kdrun.files import keep_under, write_json
+from kdrun.files import keep_under
 from kdrun.models.cost import num_parameters
 from kdrun.seeds import mix, seed_global_generators
+from kdrun.stopping import DeviceLost
 from kdrun.training import checkpoint
 from kdrun.training.convolution import apply_plan
 from kdrun.training.cuda_graphs import GraphedStep
@@ -77,11 +79,13 @@ class Attempt:
         run: its place.
         ended: its outcome, or what went wrong; None while it is on its way.
         choices: how it computes; from its opening on.
+        lockstep: how many runs are trained together with it, itself included.
         title: what the messages call it.
     """
 
     def __init__(self, request: Request, run: Run, device: torch.device) -> None:
         self.run = run
+        self.lockstep = 1
         self.ended: Outcome | Exception | None = None
         self._request = request
         self._device = device
@@ -93,7 +97,7 @@ class Attempt:
         """Ends here if the run has been finished before."""
         if self.run.finished:
             self.ended = Outcome(self.run, self.run.result(), reused=True)
-            if self.run.status().get("state") == "running":  # killed after its result, before its status was written
+            if self.run.status().get("state") != "finished":  # killed after its result, before its status was written
                 self.run.write_status("finished")
         return self.ended is not None
 
@@ -113,6 +117,7 @@ class Attempt:
             self.run.open(self._request.config)
             with log_file(self.run.directory / "kdrun.log", self.run.spec.run_id):
                 try:
+                    self._tell_damaged_status()
                     self._take_beginning(store)
                     self.run.write_status("running", choices=dataclasses.asdict(choices))
                     yield
@@ -121,16 +126,32 @@ class Attempt:
                     raise
 
     def fail(self, error: BaseException) -> None:
-        """Ends the run with what went wrong, unless it has ended."""
+        """Ends the run with what went wrong, unless it has ended.
+
+        Raises:
+            DeviceLost: no other run can go on either.
+        """
         if self.ended is not None:
             return
+        what = f"{self.run.directory}: {error or type(error).__name__}"
+        log.error(what, exc_info=error, extra={"run": self.run.spec.run_id, "file_only": True})
+        let_go(error)
+        lost = is_device_lost(error)
+        if is_out_of_memory(error):
+            error = out_of_memory(error, batch_size=self.run.spec.recipe.batch_size, lockstep=self.lockstep)
         state = "diverged" if isinstance(error, DivergedError) else "failed"
         if isinstance(error, Exception):
             self.ended = error
         else:
             state = "interrupted"
-        what = f"{self.run.directory}: {error or type(error).__name__}"
-        log.error(what, exc_info=error, extra={"run": self.run.spec.run_id, "file_only": True})
+        self._leave(state, error)
+        if lost:
+            raise DeviceLost(
+                f"the device computes no more ({first_line(error)}): {self.run.directory} failed, the rest is pending"
+            ) from None
+
+    def _leave(self, state: str, error: BaseException) -> None:
+        """Writes the status of a run that is given up."""
         if not self.run.directory.is_dir():  # it was never opened
             return
         try:
@@ -185,11 +206,11 @@ class Attempt:
         self._step = make_step(training, self._context, self.choices)
         return training
 
-    def member(self, training: Training, data: ResidentSplits, progress: TrainingProgress, *, alone: bool) -> Member:
-        """The student as one of those that are trained in lockstep, or `alone`."""
+    def member(self, training: Training, data: ResidentSplits, progress: TrainingProgress) -> Member:
+        """The student as one of those that are trained in lockstep, or alone."""
 
         def on_epoch(images_per_second: float) -> None:
-            _save_epoch(self.run, training)
+            _save_epoch(self.run, training, self.choices)
             self.tell(progress.line(self.title, training.rows[-1], images_per_second, self.run.spec.epochs_trained))
 
         def begin_stage2() -> Step:
@@ -200,8 +221,8 @@ class Attempt:
 
         def on_failure(error: Exception) -> None:
             self.fail(error)
-            if not alone:  # else it is told when the run returns, which is now
-                told = f"{self.title} leaves: {type(error).__name__}: {error}"
+            if self.lockstep > 1:  # else it is told when the run returns, which is now
+                told = f"{self.title} leaves: {type(self.ended).__name__}: {self.ended}"
                 log.error(told, extra={"run": self.run.spec.run_id})
 
         return Member(
@@ -216,25 +237,20 @@ class Attempt:
             on_failure=on_failure,
         )
 
-    def finish(self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]], lockstep: int) -> None:
+    def finish(self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]]) -> None:
         """Writes the student and the result.
 
         Args:
             training: that has come to its end.
             data: what it was trained and evaluated on.
             teachers: their results.
-            lockstep: how many students were trained together with it, itself included.
         """
-        self.run.write_rows(training.rows)
-        result = self._result(training, data, teachers, lockstep)
-        write_json(self.run.result_path, result)
+        result = self.run.write_result(self._result(training, data, teachers), training.rows)
         self.run.previous_checkpoint.unlink(missing_ok=True)
         self.run.write_status("finished")
         self.ended = Outcome(self.run, result, reused=False)
 
-    def _result(
-        self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]], lockstep: int
-    ) -> dict[str, Any]:
+    def _result(self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]]) -> dict[str, Any]:
         """Exports the student and puts the result together."""
         spec, student = self.run.spec, training.method.delivered()
         # Without an epoch (weights from elsewhere, stop_epoch=0) nothing has been evaluated yet.
@@ -255,7 +271,7 @@ class Attempt:
                 "seconds": training.seconds,
                 "images_per_second": training.images / training.seconds if training.seconds else None,
                 "peak_memory_bytes": peak_memory_bytes(self._device),
-                "lockstep": lockstep,
+                "lockstep": self.lockstep,
             },
             "environment": {
                 **environment(self._device),
@@ -282,14 +298,26 @@ class Attempt:
             raise damaged
         return None
 
+    def _tell_damaged_status(self) -> None:
+        status = self.run.status()
+        if "damaged" in status:
+            known = "choices" in status
+            what = "its checkpoint says how the run computes" if known else "nothing was trained, the run begins anew"
+            log.warning("%s; %s", status["damaged"], what, extra={"run": self.run.spec.run_id})
+
     def _take_beginning(self, store: Store) -> None:
         """A run that was never started goes on from a shorter one that shares its way (a teacher stopped early)."""
         if self.run.last_checkpoint.exists() or self.run.spec.weights is not None:
             return
         beginning = store.longest_beginning(self.run.spec, dataclasses.asdict(self.choices))
         if beginning is not None:
-            self.tell(f"goes on from epoch {beginning.spec.epochs_trained} of {beginning.directory}")
-            self.run.begin_with(beginning)
+            try:
+                self.run.begin_with(beginning)
+            except checkpoint.CheckpointError as error:
+                what = str(error).partition(";")[0]
+                log.warning("%s; trains from the start instead", what, extra={"run": self.run.spec.run_id})
+            else:
+                self.tell(f"goes on from epoch {beginning.spec.epochs_trained} of {beginning.origin()}")
 
 
 def make_step(training: Training, context: AbstractContextManager[None], choices: Choices) -> Step:
@@ -310,9 +338,9 @@ def _take_weights(student: nn.Module, digest: str, files: Mapping[str, Path]) ->
     load_weights(student, state, path)
 
 
-def _save_epoch(run: Run, training: Training) -> None:
+def _save_epoch(run: Run, training: Training, choices: Choices) -> None:
     """What an ended epoch leaves behind; `last.pt` last, since it is what a resumed run trusts."""
-    state = training.state_dict()
+    state = {**training.state_dict(), "choices": dataclasses.asdict(choices)}
     if best(training.rows, "test") is training.rows[-1]:
         checkpoint.save(run.best_checkpoint, {"epoch": len(training.rows), "method": state["method"]})
     if run.last_checkpoint.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import platform
 import resource
@@ -50,6 +51,13 @@ def reset_peak_memory(device: torch.device) -> None:
     """Starts counting a CUDA device's peak memory anew, so that a run of a sweep reports its own."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def free_memory(device: torch.device) -> None:
+    """Gives back what nothing refers to any more: to be called where runs have failed."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def device_name(device: torch.device) -> str:

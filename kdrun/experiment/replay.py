@@ -14,7 +14,6 @@ import dataclasses
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,9 @@ from kdrun.experiment.environment import device_name
 from kdrun.experiment.reporting import log
 from kdrun.experiment.spec import Spec
 from kdrun.experiment.store import Run
-from kdrun.files import sha256, write_json
+from kdrun.files import sha256, sweep, write_json
 from kdrun.training import checkpoint
 
-ABANDONED_SECONDS = 3600
 CPU = torch.device("cpu")
 FILE_OVERHEAD = 4096
 """Bytes of a file beside its tensors, at most."""
@@ -61,7 +59,8 @@ def replay_key(spec: Spec, teacher: Run, device: torch.device, threads: int) -> 
 class ReplayStore:
     """Recorded logits under an output root, never more than a limit.
 
-    What was not used for the longest time makes room for what is recorded.
+    What was not used for the longest time makes room for what is recorded. After the clock was set back that may be
+    another than it should be, which costs a teacher's time and nothing else.
 
     Args:
         root: the output root.
@@ -129,7 +128,7 @@ class KeptLogits:
             self._stopped = not self._store.make_room(size, keep=self._directory)
             if not self._stopped:
                 self._directory.mkdir(parents=True, exist_ok=True)
-                self._sweep()
+                sweep(self._directory)
                 write_json(self._directory / "key.json", self._key)
                 kept = {name: tensor.cpu() for name, tensor in tensors.items()}
                 checkpoint.save(self._path(epoch), {"epoch": epoch, "key": _text(self._key), **kept})
@@ -139,12 +138,6 @@ class KeptLogits:
             self._stopped = True
             reason = str(error)
         log.warning("no more of the teacher's logits is kept for later runs (these do not need it): %s", reason)
-
-    def _sweep(self) -> None:
-        """Removes what a process left that was killed while it wrote; what is young may be another's."""
-        for leftover in self._directory.glob(".*.tmp"):
-            if time.time() - leftover.stat().st_mtime > ABANDONED_SECONDS:
-                leftover.unlink(missing_ok=True)
 
     def num_kept(self, epochs: int) -> int:
         """How many of the first `epochs` epochs are there."""

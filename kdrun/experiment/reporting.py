@@ -32,6 +32,17 @@ class _Console(logging.Handler):
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (stays open until the end)
 
 
+class _RunLog(logging.FileHandler):
+    """A run's `kdrun.log`; that it cannot be written (the disk is full) is told once, and fails no run."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        if not self._told:
+            self._told = True
+            log.warning("%s is not complete: %s", self.baseFilename, sys.exc_info()[1])
+
+
 def set_up_console() -> None:
     """Sends the log to stdout; called once by the command line."""
     log.setLevel(logging.INFO)
@@ -42,7 +53,7 @@ def set_up_console() -> None:
 @contextlib.contextmanager
 def log_file(path: Path, run_id: str) -> Iterator[None]:
     """Also writes the log, with times, to a file, appending; what belongs to another run is left out."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _RunLog(path, encoding="utf-8")
     handler.addFilter(lambda record: getattr(record, "run", run_id) == run_id)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
@@ -50,7 +61,8 @@ def log_file(path: Path, run_id: str) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # of what could not be written before, which is told
+            handler.close()
 
 
 class TrainingProgress:
@@ -75,6 +87,9 @@ class TrainingProgress:
             leave=False,
             dynamic_ncols=True,
         )
+        if not self._bar.disable:  # tqdm reads the wall clock, and stands still where that is set back
+            self._bar._time = time.monotonic
+            self._bar.start_t = self._bar.last_print_t = time.monotonic()
         self._done_before = done
         self._started = time.monotonic()
 

@@ -12,7 +12,7 @@ from kdrun.data import TrainingViews
 from kdrun.experiment.attempt import Attempt, Outcome, Request
 from kdrun.experiment.choices import Choices, choose, recorded_choices
 from kdrun.experiment.cost import threads_for
-from kdrun.experiment.environment import reset_peak_memory
+from kdrun.experiment.environment import free_memory, reset_peak_memory
 from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
 from kdrun.experiment.replay import ReplayStore, replay_key
 from kdrun.experiment.reporting import TrainingProgress, log
@@ -69,7 +69,10 @@ class Runner:
             groups += lockstep_groups(missing, self._threads, self._runtime.device)
         for group in groups:
             members = [by_id[spec.run_id] for spec in group]
-            yield from zip(members, self.execute_together(members), strict=True)
+            ended = self.execute_together(members)
+            if any(isinstance(end, Exception) for end in ended):
+                free_memory(self._runtime.device)
+            yield from zip(members, ended, strict=True)
 
     def execute_together(self, requests: Sequence[Request]) -> list[Outcome | Exception]:
         """Brings runs that share their views, and their teacher if they have one, to their ends in lockstep.
@@ -79,11 +82,15 @@ class Runner:
 
         Raises:
             ValueError: they do not share what they must, see `check_lockstep`.
+            DeviceLost: CUDA computes no more; the others are left to be resumed.
         """
         check_lockstep([(request.spec, self._threads(request.spec)) for request in requests])
         device = self._runtime.device
         attempts = [Attempt(request, self.store.run(request.spec), device) for request in requests]
-        missing = [attempt for attempt in attempts if not attempt.take_finished()]
+        for attempt in attempts:
+            with attempt.failing_alone():  # its result is damaged
+                attempt.take_finished()
+        missing = _still(attempts)
         teachers = self._teachers_first([attempt for attempt in missing if attempt.run.spec.teachers])
         with contextlib.ExitStack() as opened:
             # In one order for all processes, so that none waits for another that waits for it.
@@ -112,7 +119,9 @@ class Runner:
         teachers = {}
         for spec in taught[0].run.spec.teachers if taught else ():
             try:
-                teachers[spec.run_id] = self.execute(spec, role="teacher")
+                teacher = teachers[spec.run_id] = self.execute(spec, role="teacher")
+                if teacher.reused:
+                    log.info("taught by %s", teacher.run.origin())
             except Exception as error:  # it stands in the teacher's own log and status
                 place = self.store.run(spec).directory
                 failure = RuntimeError(f"its teacher {place} failed: {type(error).__name__}: {error}")
@@ -125,6 +134,8 @@ class Runner:
         """Brings opened attempts to their ends; what fails for all of them ends them all."""
         if not attempts:
             return
+        for attempt in attempts:
+            attempt.lockstep = len(attempts)
         try:
             self._train_together(attempts, teachers)
         except Exception as error:
@@ -156,13 +167,12 @@ class Runner:
         with TrainingProgress(title, epochs=stop, done=done, steps_per_epoch=len(views)) as progress:
             for attempt, training in trainings.items():
                 attempt.tell(f"{attempt.title}: {_plan(attempt.run, len(training.rows))}")
-            alone = len(attempts) == 1
-            members = [attempt.member(trainings[attempt], data, progress, alone=alone) for attempt in _still(trainings)]
+            members = [attempt.member(trainings[attempt], data, progress) for attempt in _still(trainings)]
             fit(members, views, source, seed=spec.seed, on_step=progress.step)
         for attempt in _still(trainings):
             with attempt.failing_alone():
                 results = [teachers[teacher.run_id].result for teacher in attempt.run.spec.teachers]
-                attempt.finish(trainings[attempt], data, results, lockstep=len(attempts))
+                attempt.finish(trainings[attempt], data, results)
 
     def _teacher_source(
         self, trainings: Mapping[Attempt, Training], teachers: Mapping[str, Outcome], data: ResidentSplits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 from kdrun.experiment.resident import load_resident
 from kdrun.experiment.store import Run
 from kdrun.experiment.teachers import load_teacher
-from kdrun.files import write_json
+from kdrun.files import read_record, write_record
 from kdrun.training.evaluation import predict
 from kdrun.training.precision import autocast
 
@@ -24,9 +23,13 @@ NUM_IMAGES = 1000
 
 
 def kept(run: Run) -> dict[str, Any] | None:
-    """What `soft_targets` left beside a run's result; None where it was never asked for."""
+    """What `soft_targets` left beside a run's result; None where it was never asked for.
+
+    Raises:
+        DamagedError: it is not what was left there.
+    """
     path = _file(run)
-    return json.loads(path.read_text()) if path.exists() else None
+    return read_record(path) if path.exists() else None
 
 
 def soft_targets(run: Run, data_root: Path, device: torch.device) -> dict[str, Any]:
@@ -48,7 +51,7 @@ def soft_targets(run: Run, data_root: Path, device: torch.device) -> dict[str, A
         model = load_teacher(run, test, device, spec.precision)
         logits = predict(model, test, autocast(device, spec.precision), limit=NUM_IMAGES).double()
         found = describe(logits, test.labels[: len(logits)])
-        write_json(_file(run), found)
+        write_record(_file(run), found)
     return found
 
 

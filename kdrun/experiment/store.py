@@ -18,15 +18,28 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kdrun.experiment.build import method_class
+from kdrun.experiment.reporting import log
 from kdrun.experiment.result import RESULT_SCHEMA
 from kdrun.experiment.spec import Spec
-from kdrun.files import write_atomically, write_json
+from kdrun.files import (
+    DamagedError,
+    read_json,
+    read_record,
+    sha256,
+    sweep,
+    write_atomically,
+    write_json,
+    write_record,
+)
+from kdrun.training import checkpoint
 
 STATES = ("finished", "running", "stale", "interrupted", "failed", "diverged")
 
@@ -68,29 +81,67 @@ class Run:
         """What `result.json` holds.
 
         Raises:
-            RuntimeError: it was written by another schema, or cannot be read.
+            RuntimeError: it is damaged, or was written by another schema.
         """
-        result = _read_json(self.result_path)
+        result: dict[str, Any] = _checked(self.result_path, read_record)
         if result.get("schema") != RESULT_SCHEMA:
             schema = result.get("schema")
             raise RuntimeError(f"{self.result_path} has schema {schema}, this kdrun reads {RESULT_SCHEMA}")
         return result
 
+    def origin(self) -> str:
+        """Of a finished run: where its result lies and when it was written, for those who are told of its reuse."""
+        return f"{self.directory}, finished {self.result()['finished']}"
+
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of `metrics.jsonl`, one per epoch."""
-        return [json.loads(line) for line in (self.directory / "metrics.jsonl").read_text().splitlines()]
+        """The rows of `metrics.jsonl`, one per epoch.
+
+        Raises:
+            RuntimeError: the run is finished, and they are not those of its result.
+        """
+        content = self._metrics.read_bytes()
+        if self.finished and sha256(content) != self.result().get("metrics_sha256"):
+            raise DamagedError(
+                f"{self._metrics} is not whole: it does not have the SHA-256 that {self.result_path.name} records; "
+                "move both away, and the same command writes them again"
+            )
+        return [json.loads(line) for line in content.splitlines()]
+
+    @property
+    def _status_path(self) -> Path:
+        return self.directory / "status.json"
+
+    @property
+    def _metrics(self) -> Path:
+        return self.directory / "metrics.jsonl"
 
     def status(self) -> dict[str, Any]:
-        """What `status.json` holds; empty before the run was ever started."""
-        path = self.directory / "status.json"
-        return _read_json(path) if path.exists() else {}
+        """What `status.json` holds; nothing before the run was ever started.
+
+        How a run computes decides its last bits, so its `choices` are in its checkpoints, too. Where `status.json` is
+        absent or damaged they are taken from there; then `damaged` says what is wrong with the file.
+        """
+        try:
+            return read_record(self._status_path)
+        except (FileNotFoundError, NotADirectoryError):
+            return self._choices_kept()
+        except DamagedError as error:
+            return {"damaged": str(error), **self._choices_kept()}
+
+    def _choices_kept(self) -> dict[str, Any]:
+        """The choices in the newest checkpoint that is whole; none where nothing has been trained yet."""
+        for path in (self.last_checkpoint, self.previous_checkpoint):
+            # One that is damaged is told when it is to be resumed from.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, checkpoint.CheckpointError):
+                return {"choices": checkpoint.load(path, torch.device("cpu"))["choices"]}
+        return {}
 
     @property
     def state(self) -> str:
         """One of `STATES`: what the files say, and for a run that says it is running whether a process holds it."""
         if self.finished:
             return "finished"
-        state: str = self.status().get("state", "stale")
+        state: str = self.status().get("state", "running")
         return "stale" if state == "running" and not self._held() else state
 
     def _held(self) -> bool:
@@ -108,30 +159,51 @@ class Run:
     def open(self, config: str | None) -> None:
         """Creates the directory, sweeps what a crash left over, and writes the spec (and the composed config)."""
         self.last_checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in [*self.directory.glob(".*.tmp"), *self.last_checkpoint.parent.glob(".*.tmp")]:
-            leftover.unlink()
+        for directory in (self.directory, self.last_checkpoint.parent):
+            sweep(directory)
         write_json(self.directory / "spec.json", self.spec.canonical())
         if config is not None:
             write_atomically(self.directory / "config.yaml", config)
 
-    def write_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Rewrites `metrics.jsonl` whole, so it always agrees with the checkpoint."""
-        lines = [json.dumps(row, allow_nan=False) + "\n" for row in rows]
-        write_atomically(self.directory / "metrics.jsonl", "".join(lines))
+    def write_rows(self, rows: list[dict[str, Any]]) -> str:
+        """Rewrites `metrics.jsonl` whole, so it always agrees with the checkpoint; returns its SHA-256."""
+        content = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
+        write_atomically(self._metrics, content)
+        return sha256(content)
+
+    def write_result(self, result: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Writes `metrics.jsonl` and then `result.json`, which ties them together; returns what the result holds now.
+
+        Args:
+            result: of the run; the time, and the SHA-256 of the metrics, are added to it.
+            rows: of the metrics.
+        """
+        whole = {**result, "finished": _now(), "metrics_sha256": self.write_rows(rows)}
+        write_record(self.result_path, whole)
+        return whole
 
     def write_status(self, state: str, **details: Any) -> None:
         """Records the state: running, interrupted, failed, diverged or finished. Keeps `choices` and `started`."""
-        kept = {name: value for name, value in self.status().items() if name in ("choices", "started")}
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        record = {"started": now, **kept, "state": state, "pid": os.getpid(), "host": socket.gethostname()}
-        write_json(self.directory / "status.json", {**record, "heartbeat": now, **details})
+        path, before, now = self._status_path, self.status(), _now()
+        kept: dict[str, Any] = {name: before[name] for name in ("started", "choices") if name in before}
+        if not path.exists():  # with a damaged one it is lost when the run was started
+            kept["started"] = now
+        record = {**kept, "state": state, "pid": os.getpid(), "host": socket.gethostname()}
+        write_record(path, {**record, "heartbeat": now, **details})
 
     def begin_with(self, beginning: Run) -> None:
-        """Takes over the checkpoints of a run that is the beginning of this one, to be resumed from."""
-        for mine, theirs in (
+        """Takes over the checkpoints of a run that is the beginning of this one, to be resumed from.
+
+        Raises:
+            CheckpointError: one of them is damaged; nothing is taken over.
+        """
+        pairs = (
             (self.best_checkpoint, beginning.best_checkpoint),
             (self.last_checkpoint, beginning.last_checkpoint),
-        ):
+        )
+        for _, theirs in pairs:
+            checkpoint.load(theirs, torch.device("cpu"))
+        for mine, theirs in pairs:
             write_atomically(mine, theirs.read_bytes())
 
     @contextlib.contextmanager
@@ -196,14 +268,13 @@ class Store:
         """Every run under the root, in the order of their places; what cannot be read as one is the reason why."""
         for path in sorted(self.root.glob("runs/*/*/*/spec.json")):
             try:
-                run = Run(path.parent, Spec.from_canonical(_read_json(path)))
-                run.status()
+                run = Run(path.parent, _read_spec(path))
+                if damaged := run.status().get("damaged"):
+                    raise DamagedError(f"{damaged}; the command that made the run resumes it")
                 if run.finished:
                     run.result()
             except (RuntimeError, OSError) as error:
                 yield error
-            except (KeyError, TypeError, ValueError) as error:
-                yield RuntimeError(f"{path} is no spec of this kdrun ({type(error).__name__}: {error})")
             else:
                 yield run
 
@@ -214,16 +285,26 @@ class Store:
             spec: of this run.
             choices: how it computes; a beginning was computed in the same way.
         """
-        whole = _without_stop(spec.canonical())
         found: list[Run] = []
         for path in self.run(spec).directory.parent.glob("*/spec.json"):
-            values = _read_json(path)
-            if _without_stop(values) == whole and 0 < values.get("stop_epoch", 0) < spec.epochs_trained:
-                run = Run(path.parent, dataclasses.replace(spec, stop_epoch=values["stop_epoch"]))
-                kept = run.last_checkpoint.exists() and run.best_checkpoint.exists()
-                if run.finished and kept and run.status().get("choices") == choices:
-                    found.append(run)
+            try:
+                run = Run(path.parent, _read_spec(path))
+                if not self._begins(run, spec) or run.status().get("choices") != choices:
+                    continue
+                run.result()
+            except RuntimeError as error:
+                log.warning("%s; nothing goes on from there", error)
+                continue
+            found.append(run)
         return max(found, key=lambda run: run.spec.epochs_trained, default=None)
+
+    @staticmethod
+    def _begins(run: Run, spec: Spec) -> bool:
+        """Whether a run is finished, is the first epochs of `spec`, and has its checkpoints."""
+        shorter = 0 < (run.spec.stop_epoch or 0) < spec.epochs_trained
+        same = dataclasses.replace(run.spec, stop_epoch=spec.stop_epoch) == spec
+        kept = run.last_checkpoint.exists() and run.best_checkpoint.exists()
+        return shorter and same and run.finished and kept
 
 
 def _place(spec: Spec) -> Path:
@@ -231,20 +312,35 @@ def _place(spec: Spec) -> Path:
     return Path(_safe(spec.dataset.name)) / _safe(spec.student.name) / f"{method}-{spec.run_id}"
 
 
-def _without_stop(canonical: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in canonical.items() if name != "stop_epoch"}
-
-
 def _safe(name: str) -> str:
     """A name as one path component: nothing that could leave the output root."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _now() -> str:
+    """The wall clock, for people: nothing is decided by it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _read_spec(path: Path) -> Spec:
+    """The spec in a run's directory, whose name has its run_id.
+
+    Raises:
+        RuntimeError: it is damaged, of another kdrun, or of another run.
+    """
+    values = _checked(path, read_json)
     try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise RuntimeError(f"{path} is not readable JSON ({error}); move its directory away") from error
-    if not isinstance(value, dict):
-        raise RuntimeError(f"{path} holds no JSON object; move its directory away")
-    return value
+        spec = Spec.from_canonical(values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RuntimeError(f"{path} is no spec of this kdrun ({type(error).__name__}: {error})") from error
+    if path.parent.name.rpartition("-")[2] != spec.run_id:
+        raise DamagedError(f"{path} is not whole: it is the spec of {spec.run_id}, not of the run in its directory")
+    return spec
+
+
+def _checked(path: Path, read: Callable[[Path], Any]) -> Any:
+    """Reads a file that a command can write again."""
+    try:
+        return read(path)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; move it away, and the command that made the run writes it again") from error

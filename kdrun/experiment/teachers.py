@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,8 +10,9 @@ from torch import nn
 
 from kdrun.data import ResidentImages
 from kdrun.experiment.build import build_student, load_weights
+from kdrun.experiment.reporting import log
 from kdrun.experiment.store import Run
-from kdrun.files import write_json
+from kdrun.files import DamagedError, read_record, write_record
 from kdrun.metrics import num_correct
 from kdrun.training.checkpoint import CheckpointError, read_weights
 from kdrun.training.evaluation import predict
@@ -48,12 +50,23 @@ def load_teacher(run: Run, test: ResidentImages, device: torch.device, precision
     load_weights(model, state, run.weights)
     model = on_device(model, device)
     verified = run.directory / f"verified-{device.type}-{precision}.json"
-    if not verified.exists():
+    if not _is_verified(verified, digest):
         top1 = probe_top1(model, test, autocast(device, precision))
         if abs(top1 - recorded["probe_top1"]) > TOLERANCE:
             raise RuntimeError(
                 f"teacher {run.directory} has {top1:.2f} % top-1 on {min(PROBE_IMAGES, len(test))} test images here, "
                 f"its result records {recorded['probe_top1']:.2f} %: refused, more than {TOLERANCE:g} point apart"
             )
-        write_json(verified, {"probe_top1": top1, "weights_sha256": digest})
+        write_record(verified, {"probe_top1": top1, "weights_sha256": digest})
     return model
+
+
+def _is_verified(path: Path, digest: str) -> bool:
+    """Whether weights with this SHA-256 have been checked before; a record that is damaged is told and made again."""
+    try:
+        return bool(read_record(path)["weights_sha256"] == digest)
+    except FileNotFoundError:
+        return False
+    except DamagedError as error:
+        log.warning("%s; the teacher's accuracy is checked again", error)
+        return False

@@ -12,7 +12,6 @@ from kdrun.analysis.aggregate import SweepRun
 from kdrun.analysis.paper_table import render
 from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
 from kdrun.experiment.store import Run, Store
-from kdrun.files import write_json
 from kdrun.tables import Definition, Entry, Published, Row
 from kdrun.tables.controls import no_kl
 
@@ -39,7 +38,6 @@ class Archive:
         run.open(config=None)
         curve = [top1 - 10, top1][: spec.epochs_trained]
         rows = [{"epoch": i + 1, "test": {"top1": value, "nll": 1.0}} for i, value in enumerate(curve)]
-        run.write_rows(rows)
         selected = {} if val is None else {"val": {"selected": {"epoch": 1, "test": {"top1": val}}}}
         result = {
             "schema": 1,
@@ -57,7 +55,7 @@ class Archive:
             "environment": {"device": "cpu (x)"},
             **selected,
         }
-        write_json(run.result_path, result)
+        run.write_result(result, rows)
         return run
 
     def teacher(self, seed: int = 0, stop_epoch: int | None = None) -> Spec:

@@ -86,7 +86,7 @@ def specs_of(lab) -> dict[str, list[Spec]]:
 def told_of(run) -> dict:
     """Its result but for times, and for the commit of the checkout, which may move during a long test."""
     result = run.result()
-    del result["train"], result["environment"]["git"]
+    del result["train"], result["finished"], result["environment"]["git"]
     return result
 
 

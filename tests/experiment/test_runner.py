@@ -1,10 +1,12 @@
 """From a spec to its files: what a run leaves behind, what a spec can ask for, and how runs leave each other alone."""
 
 import contextlib
+import hashlib
 import json
 import os
 import traceback
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 
 import pytest
 import torch
@@ -27,10 +29,12 @@ CPU = torch.device("cpu")
 
 def test_result_has_schema_1(finished):
     result = json.loads(finished.run.result_path.read_text())
-    assert result == finished.result
+    digest = result.pop("sha256")
+    assert digest == hashlib.sha256(json.dumps(result, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    assert result == finished.result == finished.run.result()
     assert set(result) == {
         *("schema", "run_id", "status", "semantics", "dataset", "method", "teachers", "seed", "precision", "epochs"),
-        *("student", "test", "train", "environment", "versions"),
+        *("student", "test", "train", "environment", "versions", "finished", "metrics_sha256"),
     }
     facts = {name: result[name] for name in ("schema", "run_id", "status", "dataset", "seed", "precision", "epochs")}
     assert facts == {
@@ -56,6 +60,10 @@ def test_result_has_schema_1(finished):
         *("compile", "cuda_graphs", "conv_plan"),
     }
     assert result["environment"]["threads"] == 1
+    metrics = (finished.run.directory / "metrics.jsonl").read_bytes()
+    assert result["metrics_sha256"] == hashlib.sha256(metrics).hexdigest()
+    assert datetime.fromisoformat(result["finished"]).utcoffset() == timedelta(0)
+    assert 0 <= (datetime.now(timezone.utc) - datetime.fromisoformat(result["finished"])).total_seconds() < 3600
 
 
 def test_metrics_have_one_row_per_epoch_and_no_times(finished):

@@ -1,6 +1,5 @@
 """Soft targets as numbers: closed forms, and the file beside a run."""
 
-import json
 import math
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 
 from kdrun.analysis.soft_targets import distance_to_uniform, draw_soft_targets, smoothed, virtual_teacher
 from kdrun.experiment.soft_targets import TEMPERATURES, describe, kl_to_uniform, soft_targets
+from kdrun.files import read_record
 from kdrun.losses import label_smoothing_loss, virtual_teacher_loss
 
 
@@ -54,7 +54,7 @@ def test_the_smoothed_label_and_the_virtual_teacher_are_those_of_the_losses():
 def test_they_are_kept_beside_the_run_and_drawn(finished, tmp_path):
     run = finished.run
     first = soft_targets(run, tmp_path, torch.device("cpu"))
-    kept = json.loads((run.directory / "soft_targets.json").read_text())
+    kept = read_record(run.directory / "soft_targets.json")
     assert kept == first
     assert len(first["probs"]) == len(first["temperatures"]) == len(first["kl_to_uniform"])
     assert len(first["classes"]) == first["num_classes"] == 4

@@ -12,6 +12,7 @@ import pytest
 
 from kdrun.experiment.spec import Component, DatasetSpec, Spec
 from kdrun.experiment.store import Run, Store
+from kdrun.files import DamagedError, write_record
 from kdrun.methods import CE
 
 DATASET = DatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 64, 40, (0.5,), (0.25,))
@@ -41,16 +42,19 @@ def test_published_runs_are_found_where_the_own_root_has_none(tmp_path):
     assert store.find(SPEC) is None
     published = tmp_path / "published" / "synthetic" / "cnn" / f"ce-{SPEC.run_id}"
     published.mkdir(parents=True)
-    (published / "result.json").write_text('{"schema": 1, "run_id": "0123456789"}')
+    write_record(published / "result.json", {"schema": 1, "run_id": "0123456789"})
     with pytest.raises(RuntimeError, match="is the result of another run: 0123456789"):
         store.find(SPEC)
-    (published / "result.json").write_text(json.dumps({"schema": 1, "run_id": SPEC.run_id, "of": "published"}))
+    (published / "result.json").write_text(json.dumps({"schema": 1, "run_id": SPEC.run_id, "of": "nobody"}, indent=2))
+    with pytest.raises(DamagedError, match=r"published/.*result\.json is not whole: "):
+        store.find(SPEC)
+    write_record(published / "result.json", {"schema": 1, "run_id": SPEC.run_id, "of": "published"})
     assert store.find(SPEC).result()["of"] == "published"
     assert store.find(dataclasses.replace(SPEC, seed=1)) is None
     own = store.run(SPEC)
     own.open(config=None)
     assert store.find(SPEC).directory == published, "an own run that is not finished is no result"
-    own.result_path.write_text('{"schema": 1, "of": "own"}')
+    write_record(own.result_path, {"schema": 1, "of": "own"})
     assert store.find(SPEC).result()["of"] == "own"
     assert Store(tmp_path / "outputs").find(dataclasses.replace(SPEC, seed=1)) is None
 
@@ -71,14 +75,14 @@ def test_no_name_leaves_the_output_root(tmp_path, monkeypatch, name):
 
 def test_finished_means_there_is_a_result(run):
     assert not run.finished
-    run.result_path.write_text('{"schema": 1, "run_id": "x"}')
+    write_record(run.result_path, {"schema": 1, "run_id": "x"})
     assert run.finished
     assert run.result() == {"schema": 1, "run_id": "x"}
 
 
-@pytest.mark.parametrize("content", ['{"schema": 2}', "{}"])
+@pytest.mark.parametrize("content", [{"schema": 2}, {}])
 def test_result_of_another_schema_is_refused(run, content):
-    run.result_path.write_text(content)
+    write_record(run.result_path, content)
     with pytest.raises(RuntimeError, match=r"result\.json has schema (2|None), this kdrun reads 1"):
         run.result()
 
@@ -86,7 +90,7 @@ def test_result_of_another_schema_is_refused(run, content):
 @pytest.mark.parametrize("content", ["", '{"schema": 1', "\x00\x00"])
 def test_unreadable_result_says_which_file_and_what_to_do(run, content):
     run.result_path.write_text(content)
-    with pytest.raises(RuntimeError, match=r"result\.json is not readable JSON .* move its directory away"):
+    with pytest.raises(RuntimeError, match=r"result\.json is not readable JSON .* move it away, and the command"):
         run.result()
 
 
@@ -113,7 +117,7 @@ def test_status_keeps_when_it_began_and_how_it_computes(run):
     run.write_status("running", choices={"threads": 2})
     status_path = run.directory / "status.json"
     began = {**run.status(), "started": "2020-01-01T00:00:00+00:00"}
-    status_path.write_text(json.dumps(began))
+    write_record(status_path, began)
     run.write_status("failed", error="RuntimeError: no")
     assert run.status()["error"] == "RuntimeError: no"
     run.write_status("running", epoch=3)

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from kdrun.experiment.build import build_student
+from kdrun.files import write_record
 from kdrun.training import checkpoint
 from kdrun.training.checkpoint import CheckpointError
 
@@ -42,7 +43,7 @@ def test_teacher_that_is_not_as_good_as_recorded_is_refused(lab, off_by, refused
     teacher = lab.execute(lab.teacher).run
     result = teacher.result()
     result["student"]["probe_top1"] += off_by
-    teacher.result_path.write_text(json.dumps(result))
+    write_record(teacher.result_path, result)
     expected = pytest.raises(RuntimeError, match="refused, more than 1 point apart")
     with expected if refused else contextlib.nullcontext():
         lab.execute(lab.taught())
@@ -54,7 +55,7 @@ def test_accuracy_is_checked_once_and_the_weights_every_time(lab):
     lab.execute(lab.taught(temperature=1.0))
     result = teacher.result()
     result["student"]["probe_top1"] += 50
-    teacher.result_path.write_text(json.dumps(result))
+    write_record(teacher.result_path, result)
     lab.execute(lab.taught(temperature=2.0))  # not looked at again
     other_precision = lab.plain(precision="bf16", method=lab.by("KD"), teachers=(lab.teacher,))
     with pytest.raises(RuntimeError, match="refused"):

@@ -1,0 +1,263 @@
+"""What a run depends on gives way while it runs: its data, its output root, the clock."""
+
+import errno
+import io
+import os
+import random
+import re
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+from PIL import Image
+
+from kdrun.data import DataError, folder, identity
+from kdrun.experiment import store
+from kdrun.experiment.attempt import Outcome, Request
+from kdrun.experiment.reporting import TrainingProgress
+from kdrun.experiment.spec import DatasetSpec, Spec
+from kdrun.methods import CE, KD
+
+TINY = ("dataset=synthetic", "student=mlp", "teacher=none", "method=ce", "recipe.epochs=2", "runtime.device=cpu")
+
+
+@pytest.fixture
+def pictures(lab) -> Spec:
+    """A run on a folder of images, 20 of each of two classes; it lies where the lab's data is."""
+    rng = random.Random(0)
+    for split, number in (("train", 20), ("test", 4)):
+        for name in ("dark", "light"):
+            (lab.root / split / name).mkdir(parents=True)
+            for i in range(number):
+                picture = Image.frombytes("L", (8, 8), rng.randbytes(64))
+                picture.save(lab.root / split / name / f"{i}.png")
+    found = identity(folder(lab.root, image_size=8, in_channels=1))
+    return lab.plain("cnn", dataset=DatasetSpec("kdrun.data.folder", found, 2, 1, 8, 40, 8, (0.5,), (0.25,)))
+
+
+def take_away(lab) -> None:
+    for split in ("train", "test"):
+        (lab.root / split).rename(lab.root / f"{split} away")
+
+
+def put_back(lab) -> None:
+    for split in ("train", "test"):
+        (lab.root / f"{split} away").rename(lab.root / split)
+
+
+def test_data_that_vanishes_while_a_run_trains_is_missed_by_nobody(lab, pictures, monkeypatch):
+    """It was read, verified and kept before the first step."""
+    expected = lab.bits(lab.execute(pictures, "undisturbed").run)
+    forward = CE.forward
+
+    def vanishing(self, batch, teacher):
+        if (batch.epoch, batch.step) == (1, 1):
+            take_away(lab)
+        return forward(self, batch, teacher)
+
+    monkeypatch.setattr(CE, "forward", vanishing)
+    assert lab.bits(lab.execute(pictures).run) == expected
+    assert not (lab.root / "train").exists()
+
+
+def test_data_that_vanishes_between_runs_fails_those_that_need_it_by_its_place(lab, pictures, monkeypatch):
+    half = replace(pictures, dataset=replace(pictures.dataset, train_fraction=0.5))
+    specs = [pictures, half, lab.plain()]
+    requests = [Request(spec) for spec in specs]
+    runner, ended = lab.runner(sweep="one_by_one"), []
+    for _, end in runner.execute_all(requests):
+        ended.append(end)
+        if len(ended) == 1:
+            take_away(lab)
+    assert [type(end) for end in ended] == [Outcome, DataError, Outcome]
+    assert str(lab.root) in str(ended[1])
+    assert lab.run(half).status()["state"] == "failed"
+    put_back(lab)
+    for request, end in lab.runner().execute_all(requests):
+        assert lab.bits(end.run) == lab.bits(lab.execute(request.spec, "undisturbed").run)
+
+
+def test_a_run_that_resumes_without_its_data_fails_and_keeps_what_it_has(lab, pictures, monkeypatch):
+    forward = CE.forward
+
+    def stopping(self, batch, teacher):
+        if batch.epoch == 1:
+            raise KeyboardInterrupt
+        return forward(self, batch, teacher)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CE, "forward", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            lab.execute(pictures)
+    checkpoint = lab.run(pictures).last_checkpoint
+    content = checkpoint.read_bytes()
+    take_away(lab)
+    with pytest.raises(DataError, match="needs a directory train/"):
+        lab.execute(pictures)
+    assert checkpoint.read_bytes() == content
+    put_back(lab)
+    assert lab.bits(lab.execute(pictures).run) == lab.bits(lab.execute(pictures, "undisturbed").run)
+
+
+def read_only(patch) -> None:
+    """Makes every file system read-only, as far as kdrun writes; whoever runs the tests may be allowed everything."""
+
+    def refuse(path=None, *_, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(options.get("dir", path)))
+
+    opened = os.open
+
+    def opening(path, flags, *arguments, **options):
+        return refuse(path) if flags & (os.O_CREAT | os.O_WRONLY) else opened(path, flags, *arguments, **options)
+
+    patch.setattr(os, "mkdir", refuse)
+    patch.setattr(os, "open", opening)
+    patch.setattr(tempfile, "mkstemp", refuse)
+
+
+def test_a_read_only_output_root_is_told_run_by_run_and_leaves_nothing(kdrun, here, monkeypatch):
+    words = ("-m", *TINY, "seed=0,1")
+    with monkeypatch.context() as patch:
+        read_only(patch)
+        code, _, err = kdrun(*words)
+    assert code == 1
+    assert "Traceback" not in err
+    for seed in (0, 1):
+        assert re.search(rf"seed={seed}: failed: OSError: .*Read-only file system: '?outputs/runs/", err)
+    assert "no summary: [Errno 30] Read-only file system" in err
+    assert list(here.iterdir()) == []
+    assert kdrun(*words)[0] == 0
+
+
+def test_what_is_finished_is_read_from_a_read_only_output_root(kdrun, here, monkeypatch):
+    words = (*TINY, "seed=0")
+    code, out, _ = kdrun(*words)
+    assert code == 0
+    with monkeypatch.context() as patch:
+        read_only(patch)
+        code, again, err = kdrun(*words)
+        assert (code, err) == (0, "")
+        assert again[-1] == out[-1]
+        assert kdrun("ls")[0] == 0
+
+
+def test_an_output_root_that_becomes_read_only_fails_the_run_and_keeps_its_last_epoch(lab, monkeypatch):
+    forward = KD.forward
+    expected = lab.bits(lab.execute(lab.taught(), "undisturbed").run)
+    with monkeypatch.context() as patch:
+
+        def remounting(self, batch, teacher):
+            if batch.epoch == 1:
+                read_only(patch)
+            return forward(self, batch, teacher)
+
+        patch.setattr(KD, "forward", remounting)
+        with pytest.raises(OSError, match="Read-only file system"):
+            lab.execute(lab.taught())
+    run = lab.run(lab.taught())
+    assert len(run.rows()) == 1
+    assert run.state == "stale", "its status could not be written, and nobody holds it"
+    assert lab.bits(lab.execute(lab.taught()).run) == expected
+
+
+def test_a_log_that_cannot_be_written_is_told_once_and_fails_no_run(lab, caplog, capsys):
+    """The device that is always full."""
+    run = lab.run(lab.plain())
+    run.open(config=None)
+    (run.directory / "kdrun.log").symlink_to("/dev/full")
+    caplog.set_level("INFO")
+    assert lab.bits(lab.execute(lab.plain()).run) == lab.bits(lab.execute(lab.plain(), "undisturbed").run)
+    assert caplog.text.count("kdrun.log is not complete: [Errno 28] No space left on device") == 1
+    assert "Logging error" not in capsys.readouterr().err
+
+
+class Clock:
+    """A wall clock that jumps by days, forwards and backwards, at every look."""
+
+    def __init__(self) -> None:
+        self.rng, self.looks = random.Random(0), 0
+
+    def jump(self) -> float:
+        self.looks += 1
+        return 86400.0 * self.rng.randint(-400, 400)
+
+
+def test_no_number_depends_on_the_wall_clock(lab, monkeypatch):
+    spec = lab.taught()
+    expected = lab.bits(lab.execute(spec, "undisturbed").run)
+    clock, now = Clock(), time.time
+
+    class Jumping(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(seconds=clock.jump())
+
+    monkeypatch.setattr(time, "time", lambda: now() + clock.jump())
+    monkeypatch.setattr(store, "datetime", Jumping)
+    for place in lab.root.glob("outputs/**/*"):
+        os.utime(place, (0, 0))
+    before = time.perf_counter()
+    outcome = lab.execute(spec)
+    assert clock.looks > 10
+    assert lab.bits(outcome.run) == expected
+    assert 0 < outcome.result["train"]["seconds"] < time.perf_counter() - before
+    assert outcome.result["train"]["images_per_second"] > 0
+    assert outcome.run.state == "finished"
+    for line in (outcome.run.directory / "kdrun.log").read_text().splitlines():
+        assert not re.search(r"left -|img/s -", line)
+
+
+@pytest.mark.parametrize(("day", "shown"), [(1, "later than now: the clock was set back"), (-3, "72 h ago")])
+def test_a_run_that_is_held_is_running_whatever_its_heartbeat_says(kdrun, here, monkeypatch, day, shown):
+    class Shifted(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(days=day)
+
+    assert kdrun(*TINY, "seed=0")[0] == 0
+    (run,) = store.Store(here / "outputs").runs()
+    run.result_path.unlink()
+    with monkeypatch.context() as patch, run.lock(lambda status: None):
+        patch.setattr(store, "datetime", Shifted)
+        run.write_status("running", epoch=1)
+        (line,) = (line for line in kdrun("ls")[1] if "/ce-" in line)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert (cells[0], cells[4]) == ("running", shown)
+
+
+def test_the_bar_goes_on_when_the_clock_is_set_back(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal, shift = Terminal(), [0.0]
+    now = time.time
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("tqdm.std.time", lambda: now() + shift[0])
+    with TrainingProgress("student", epochs=1, done=0, steps_per_epoch=4) as progress:
+        shift[0] = -7200.0
+        for _ in range(3):
+            time.sleep(0.11)
+            progress.step()
+        shown = terminal.getvalue()
+    assert " 75%" in shown
+    assert "-" not in re.sub(r"[^\d:<-]", "", shown), "no time is negative"
+
+
+def test_reused_results_say_from_which_run_and_when(kdrun, here):
+    words = (*TINY[:2], "teacher=mlp", "recipe.epochs=2", "runtime.device=cpu", "method=kd")
+    assert kdrun(*words, "method.temperature=2")[0] == 0
+    runs = {run.spec.method.name: run for run in store.Store(here / "outputs").runs()}
+
+    def told(run) -> str:
+        return f"{run.directory.relative_to(here)}, finished {run.result()['finished']}"
+
+    again = kdrun(*words, "method.temperature=2")[1]
+    assert f"already finished, nothing to do: {told(runs['KD'])}" in again
+    sweep = kdrun("-m", *words, "method.temperature=2,8")[1]
+    assert f"taught by {told(runs['CE'])}" in sweep
+    top1 = f"{runs['KD'].result()['test']['last']['top1']:.2f}"
+    assert f"[1/2] method.temperature=2: top-1 {top1} % (finished before: {told(runs['KD'])})" in sweep
