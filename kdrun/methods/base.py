@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from kdrun import losses
 from kdrun.taps import Outline, tapped
 
+Knowledge = Literal["labels", "response", "feature", "relation"]
+Scheme = Literal["offline", "online", "self"]
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -139,8 +142,8 @@ class Method(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    knowledge: ClassVar[Literal["labels", "response", "feature", "relation"]] = "labels"
-    scheme: ClassVar[Literal["offline", "online", "self"]] = "offline"
+    knowledge: ClassVar[Knowledge] = "labels"
+    scheme: ClassVar[Scheme] = "offline"
     needs: Needs = Needs()
     taps: tuple[str, ...] = ()
     stage: int = 0
@@ -201,7 +204,7 @@ class Distillation(Method):
         weight: of the term.
     """
 
-    knowledge = "response"
+    knowledge: ClassVar[Knowledge] = "response"
     needs = Needs(logits=True)
     term: ClassVar[str] = ""
     hard_weight: float = 1.0

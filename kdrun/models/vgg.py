@@ -26,13 +26,14 @@ def vgg(num_classes: int, in_channels: int, *, depth: int) -> nn.Sequential:
             stage.insert(0, nn.MaxPool2d(2))
         network.add_module(f"layer{i}" if i else "stem", stage)
     network.add_module("pool", GlobalAverage())
-    network.add_module("classifier", nn.Linear(channels, num_classes))
+    classifier = nn.Linear(channels, num_classes)
+    network.add_module("classifier", classifier)
     init_convolutions(network)
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.bias is not None:
             nn.init.zeros_(module.bias)
-    nn.init.normal_(network.classifier.weight, std=0.01)
-    nn.init.zeros_(network.classifier.bias)
+    nn.init.normal_(classifier.weight, std=0.01)
+    nn.init.zeros_(classifier.bias)
     return network
 
 

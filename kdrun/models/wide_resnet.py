@@ -44,9 +44,10 @@ def wide_resnet(num_classes: int, in_channels: int, *, depth: int, width: int) -
         channels = planes
     network.add_module("head", named(bn=nn.BatchNorm2d(channels), act=nn.ReLU()))
     network.add_module("pool", GlobalAverage())
-    network.add_module("classifier", nn.Linear(channels, num_classes))
+    classifier = nn.Linear(channels, num_classes)
+    network.add_module("classifier", classifier)
     init_convolutions(network)
-    nn.init.zeros_(network.classifier.bias)
+    nn.init.zeros_(classifier.bias)
     return network
 
 
