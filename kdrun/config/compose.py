@@ -131,7 +131,7 @@ def compose_job(overrides: Sequence[str], problems: list[str], *, extra: Path | 
     idle = [text for text in overrides if text.lstrip("+~").startswith(("hydra.", "hydra/"))]
     problems += [f"{text}: has no effect on runs; where they are written is runtime.output_root" for text in idle]
     words = [in_hydras_words(text) for text in overrides if text not in idle]
-    words = _with_a_recipe([*_search_path(extra), *words], problems)
+    words = _with_a_recipe(_with_single_options([*_search_path(extra), *words], problems), problems)
     try:
         return compose(CONFIG_NAME, overrides=words)
     except COMPOSE_ERRORS as error:
@@ -139,6 +139,23 @@ def compose_job(overrides: Sequence[str], problems: list[str], *, extra: Path | 
         if len(accepted) == len(words):
             raise ConfigError([_first_lines(error)]) from error
         return compose(CONFIG_NAME, overrides=accepted)
+
+
+def _with_single_options(words: list[str], problems: list[str]) -> list[str]:
+    """Tells and leaves out lists and mappings in place of a group's option: Hydra merges them or passes them over."""
+    kept = []
+    for word in words:
+        value = None
+        if _chooses_group(word, words) and not word.startswith("~"):
+            value = OverridesParser.create().parse_override(word).value()
+        spoken = word.rpartition("@")[2]
+        if isinstance(value, dict):
+            problems.append(f"{spoken}: {unknown('', _group_options(_group(word), words), 'option')}")
+        elif isinstance(value, list):
+            problems.append(f"{spoken}: must be one option; to run each: -m {spoken.replace('[', '').replace(']', '')}")
+        else:
+            kept.append(word)
+    return kept
 
 
 def _with_a_recipe(words: list[str], problems: list[str]) -> list[str]:
@@ -235,6 +252,11 @@ def _group_options(group: str, overrides: Sequence[str]) -> list[str]:
     where = [text for text in overrides if text.startswith(SEARCH_PATH)]
     loader = GlobalHydra.instance().config_loader()
     return list(loader.get_group_options(group, ObjectType.CONFIG, CONFIG_NAME, where))
+
+
+def hydra_group_options(group: str) -> list[str]:
+    """What is installed of one of Hydra's own groups, `hydra/launcher` or `hydra/sweeper`; in a session."""
+    return _group_options(group, [])
 
 
 def _first_lines(error: Exception) -> str:

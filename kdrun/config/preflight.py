@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +15,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.config.compose import ConfigError
+from kdrun.config.data_facts import describe, few_images, not_following
 from kdrun.config.schema import RootOptions, RuntimeOptions, Selection, TeacherOptions, check_seeds, resolve_stop_epoch
+from kdrun.config.secrets import masked_yaml, without_secrets
 from kdrun.experiment.build import (
     Method,
     build_method,
     build_student,
     check_network,
     data_root,
-    describe_dataset,
     method_class,
     method_component,
     own_weights,
@@ -40,7 +40,6 @@ EMBEDDED = "digits"
 EMBEDDED_NOTICE = (
     "dataset=digits: the 1,797 small digits that come with kdrun; for the real thing: dataset=cifar100 (or mnist, ...)"
 )
-SECRET = re.compile("token|secret|passw|passphrase|(api|access|private)[_-]?key|credential", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -135,8 +134,12 @@ class _Check:
         if dataset.name == EMBEDDED:
             self.notices.insert(0, EMBEDDED_NOTICE)
         own = Spec(dataset, **_fields(parts), seed=seed, precision=precision)
+        spec = dataclasses.replace(own, teachers=() if teacher is None else (teacher(own),))
+        self.notices += few_images("", spec)
+        for each in spec.teachers:
+            self.notices += few_images("teacher.", each)
         return Job(
-            spec=dataclasses.replace(own, teachers=() if teacher is None else (teacher(own),)),
+            spec=spec,
             config=masked_yaml(config),
             runtime=_runtime(runtime, device, data_root(node["dataset"].get("root"))),
             weight_files=self._weight_files,
@@ -187,8 +190,9 @@ class _Check:
         if not isinstance(root, str | None):
             self.problems.append(f"dataset.root={root!r}: must be text or null")
             return None
+        refused: list[str] = []
         try:
-            found = describe_dataset(node, data_root(root))
+            found = describe(node, data_root(root), self._overrides, refused)
         except (ValueError, RuntimeError) as error:
             self.problems.append(f"dataset: {error}")
             return None
@@ -196,10 +200,10 @@ class _Check:
             self.problems.append(f"dataset._target_={node['_target_']}: {type(error).__name__}: {error}")
             return None
         values = {name: value for name, value in found.items() if name not in ("_target_", "root")}
-        dataset: DatasetSpec | None = construct(
-            DatasetSpec, {"target": node["_target_"], **values}, "dataset", self.problems
-        )
-        return dataset
+        others: list[str] = []
+        dataset: DatasetSpec | None = construct(DatasetSpec, {"target": node["_target_"], **values}, "dataset", others)
+        self.problems += [*refused, *not_following(refused, others)]
+        return None if refused else dataset
 
     def _parts(self, path: str, node: Mapping[str, Any], network: Any, dataset: DatasetSpec | None) -> _Parts | None:
         """Checks a network with its method, recipe and stop epoch.
@@ -211,8 +215,8 @@ class _Check:
             dataset: what its input and output must fit; None where that could not be told.
         """
         student_path = path.rstrip(".") or "student"
-        student = student_component(network, student_path, self.problems)
-        method = method_component(node.get("method"), f"{path}method", self.problems)
+        student = self._component(student_component, network, student_path)
+        method = self._component(method_component, node.get("method"), f"{path}method")
         recipe = construct(Recipe, node.get("recipe"), f"{path}recipe", self.problems)
         stop_epoch = recipe and self._attempt(path, resolve_stop_epoch, node.get("stop_epoch"), recipe.epochs)
         if recipe and dataset and recipe.augmentation.crop_padding >= dataset.image_size:
@@ -225,6 +229,14 @@ class _Check:
         if method is not None:
             self._builds(f"{path}method.", build_method, method, torch.nn.Identity())
         return _Parts(student, method, recipe, stop_epoch) if student and method and recipe else None
+
+    def _component(self, read: Callable[..., Component | None], node: Any, path: str) -> Component | None:
+        """Reads a `_target_` node; of options that look like secrets only the names are told."""
+        told: list[str] = []
+        found = read(node, path, told)
+        secrets, told = without_secrets(node, path, told)
+        self.problems += [*secrets, *told]
+        return None if secrets else found
 
     def _check_network(self, path: str, student: Component, dataset: DatasetSpec) -> None:
         """Builds a network and sends two images through it, without data; once for all the jobs of a command."""
@@ -340,16 +352,3 @@ def _selected(dataset: DatasetSpec, selection: Selection) -> DatasetSpec:
 
 def _fields(parts: _Parts) -> dict[str, Any]:
     return {option.name: getattr(parts, option.name) for option in dataclasses.fields(parts)}
-
-
-def masked_yaml(config: DictConfig) -> str:
-    """The composed config as YAML, interpolations unresolved, values of secret-looking keys masked."""
-    return OmegaConf.to_yaml(OmegaConf.create(_masked(OmegaConf.to_container(config, resolve=False))))
-
-
-def _masked(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: "***" if SECRET.search(str(key)) else _masked(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_masked(item) for item in node]
-    return node

@@ -77,11 +77,18 @@ def data_home() -> Path:
     return Path(os.environ.get("KDRUN_DATA") or "~/.cache/kdrun/data").expanduser()
 
 
-def find(root: Path, directory: str, names: Sequence[str], *, title: str) -> Path | None:
+def find(root: Path, directory: str, names: Sequence[str], *, title: str, archive: str | None = None) -> Path | None:
     """`root/directory` if all the files `names` lie in it, None if none does.
 
+    Args:
+        root: where the user says that the data lies.
+        directory: the dataset's own, below it.
+        names: of the files, relative to it.
+        title: the dataset's name, for messages.
+        archive: a file in `root` that they can be unpacked from.
+
     Raises:
-        DataError: some of them are missing, or `root` is already inside of `directory`.
+        DataError: some of them are missing, or they are not here but one level off.
     """
     place = root / directory
     missing = [name for name in names if not (place / name).exists()]
@@ -92,13 +99,46 @@ def find(root: Path, directory: str, names: Sequence[str], *, title: str) -> Pat
             f"{title}: {place} is incomplete, missing: {', '.join(missing)}\n"
             f"Add what is missing, or remove {place} to have it downloaded again."
         )
-    parts = Path(directory).parts
-    for depth in range(1, len(parts) + 1):
-        if all((root.joinpath(*parts[depth:]) / name).exists() for name in names):
-            parent = Path(os.path.abspath(root)).parents[depth - 1]
-            levels = "one level" if depth == 1 else f"{depth} levels"
-            raise DataError(f"{title}: dataset.root={root} is {levels} too deep; use dataset.root={parent}")
+    if archive is None or not (root / archive).exists():
+        _refuse_wrong_level(root, directory, names, title=title, archive=archive)
     return None
+
+
+def _refuse_wrong_level(root: Path, directory: str, names: Sequence[str], *, title: str, archive: str | None) -> None:
+    """Raises `DataError` where the data lies above or below `root`: it shall not be downloaded a second time."""
+
+    def lies_in(place: Path) -> bool:
+        # Compressed or not: what can be read is for the loader to say, once the root is right.
+        return all(
+            os.path.exists(place / name) or (name.endswith(".gz") and os.path.exists(place / name.removesuffix(".gz")))
+            for name in names
+        )
+
+    def is_root(place: Path) -> bool:
+        return lies_in(place / directory) or (archive is not None and os.path.isfile(place / archive))
+
+    parts, above = Path(directory).parts, Path(os.path.abspath(root)).parents
+    for depth in range(1, len(parts) + 1):
+        if len(above) >= depth and lies_in(root.joinpath(*parts[depth:])):
+            levels = "one level" if depth == 1 else f"{depth} levels"
+            raise DataError(f"{title}: dataset.root={root} is {levels} too deep; use dataset.root={above[depth - 1]}")
+    if above and is_root(above[0]):
+        raise DataError(f"{title}: dataset.root={root} is one level too deep; use dataset.root={above[0]}")
+    for place in visible_directories(root):
+        if is_root(place):
+            raise DataError(f"{title}: dataset.root={root} is one level too shallow; use dataset.root={place}")
+
+
+def visible_directories(root: Path) -> list[Path]:
+    """The directories in `root` whose names begin with no dot (as those of a download under way do), sorted.
+
+    Empty where `root` is no directory or cannot be listed.
+    """
+    try:
+        names = sorted(os.listdir(root))
+    except OSError:  # what it is needed for tells it, with the reason
+        return []
+    return [root / name for name in names if not name.startswith(".") and os.path.isdir(root / name)]
 
 
 def verified_bytes(path: Path, expected: str, *, algorithm: str = "md5") -> bytes:

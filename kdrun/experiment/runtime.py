@@ -9,13 +9,15 @@ from typing import Literal
 
 import torch
 
+MOST_THREADS = 1024
+
 
 @dataclass(frozen=True, kw_only=True)
 class Computation:
     """How runs are computed.
 
     Attributes:
-        threads: CPU threads; None takes all, or one where a step is too small to share.
+        threads: CPU threads, from 1 to `MOST_THREADS`; None takes all, or one where a step is too small to share.
         sweep: `lockstep` trains runs that share their views and their teacher together, `one_by_one` each alone.
         compile: `torch.compile` of the student: off, auto or on.
         cuda_graphs: capture of whole steps on CUDA: off, auto or on.
@@ -35,8 +37,8 @@ class Computation:
 
     def __post_init__(self) -> None:
         problems = []
-        if self.threads is not None and self.threads < 1:
-            problems.append(f"threads={self.threads}: must be null or at least 1")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            problems.append(f"threads={self.threads}: must be null, or from 1 to {MOST_THREADS}")
         if not 0 <= self.replay_gb < math.inf:
             problems.append(f"replay_gb={self.replay_gb}: must be a finite number of gigabytes, at least 0")
         if problems:

@@ -1,15 +1,13 @@
-"""More bad input than `test_preflight.py` has: each case is one check of its own, or the far side of one.
+"""Bad input is told whole and in time: one message, exit code 2, nothing written, no traceback.
 
-Also that no code comes from data, and that no secret is written.
+Each case is one check of its own, or the far side of one; also that no code comes from data.
 """
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from kdrun.cli import main
-from kdrun.config.preflight import SECRET
 
 TREE = {
     "student/colon": "_target_: kdrun.models.cnn\ndropout: 0.5: 3\n",
@@ -26,9 +24,183 @@ TREE = {
     "method/open": "_target_: 'kdrun.methods.KD\n",
     "recipe/open": "epochs: [\n",
 }
+GROUPS = "dataset, method, recipe, runtime, seed, stop_epoch, student, teacher"
 OUTSIDE = "is outside the trusted packages (kdrun)"
 
 BAD = [
+    # names: the nearest spelling, and all that is allowed
+    ("stuent=cnn", "stuent=cnn: no such key; did you mean student?", GROUPS),
+    (
+        "student=resnet81",
+        "student=resnet81: no such option; did you mean resnet18?",
+        "cnn, densenet121, googlenet, mlp",
+    ),
+    ("teacher=resnet65", "teacher=resnet65", "did you mean resnet56?"),
+    ("method=kdd", "method=kdd", "did you mean kd? Allowed: ce, kd, kd_uniform, lsr, tfkd_reg, tfkd_self"),
+    ("teacher.method=lsrr", "teacher.method=lsrr", "did you mean lsr?"),
+    ("dataset=cifar1000", "dataset=cifar1000", "did you mean cifar100?"),
+    ("recipe=fashion", "recipe=fashion: no such option", "did you mean fashion_mnist?"),
+    ("experiment=tfkd", "experiment=tfkd: no such option", "tfkd_kd_mobilenetv2, tfkd_reg_mobilenetv2"),
+    ("recipe.epoch=5", "recipe.epoch=5: no such key in recipe; did you mean epochs?", "augmentation, batch_size"),
+    ("recipe.augmentation.shear=3", "no such key in recipe.augmentation", "Allowed: crop_padding, flip, rotation"),
+    ("method.temprature=4", "method.temprature=4", "did you mean temperature?", "alpha, kl_reduction, multiplier"),
+    ("student.hidden=[3]", "student.hidden=[3]: no such key in student; Allowed: dropout"),
+    ("teacher.recipe.bach_size=3", "no such key in teacher.recipe; did you mean batch_size?"),
+    (
+        "runtime.prescision=bf16",
+        "did you mean precision?",
+        "compile, conv_plan, cuda_graphs, device, output_root, precision, replay_gb, sweep, threads",
+    ),
+    ("student=null", "student=null: no such option"),
+    ("recipe={}", "recipe={}: no such option"),
+    ("+student@foo=cnn", "foo: no such option; Allowed: dataset, method"),
+    ("-m seed=range(0)", "seed=range(0): no value to sweep over"),
+    # a plus lets Hydra take any key; kdrun does not
+    ("+foo=1", "foo: no such option", GROUPS),
+    ("+recipe.epoch=5", "recipe.epoch: no such option; did you mean epochs?"),
+    ("++student.hidden=[3]", "student.hidden: no such option; Allowed: dropout"),
+    ("+method.foo=3", "method.foo: no such option", "temperature"),
+    ("+teacher.recipe.foo=3", "teacher.recipe.foo: no such option"),
+    # words that are no overrides
+    ("student", "student: cannot be parsed as key=value"),
+    ("recipe.milestones=[0.3", "recipe.milestones=[0.3: cannot be parsed"),
+    ("=3", "=3", "no such key"),
+    ("seed=0,1", "seed=0,1: several values need -m (--multirun)"),
+    ("-m student=glob(vgg*)", "student=glob(vgg*): no value to sweep over"),
+    ("-m method.alpha=interval(0,1)", "method.alpha=interval(0,1): no value to sweep over"),
+    ("--config-dir nowhere", "--config-dir nowhere: no such directory"),
+    # types
+    ("recipe.epochs=2.5", "recipe.epochs=2.5: must be an integer"),
+    ("recipe.epochs=true", "recipe.epochs=True: must be an integer"),
+    ("recipe.lr=fast", "recipe.lr='fast': must be a finite number"),
+    ("recipe.lr=nan", "recipe.lr=nan: must be a finite number"),
+    ("recipe.augmentation.flip=maybe", "recipe.augmentation.flip='maybe': must be true or false"),
+    ("recipe.milestones=0.5", "recipe.milestones=0.5: must be a list, each item a finite number"),
+    ("student=mlp student.hidden=[a]", "student.hidden[0]='a': must be an integer"),
+    ("seed=1.5", "seed=1.5: must be an integer"),
+    ("seed=null", "seed=None: must be an integer"),
+    ("runtime.output_root=null", "runtime.output_root=None: must be text"),
+    ("dataset.root=3 dataset=cifar100", "dataset.root=3: must be text or null"),
+    ("seed=???", "seed: must be given: seed=VALUE"),
+    ("seed=${foo}", "foo", "not found"),
+    # ranges
+    ("seed=-1", "seed=-1: must be from 0 to 4294967295"),
+    ("recipe.epochs=0", "recipe.epochs=0: must be at least 1"),
+    ("recipe.batch_size=1", "recipe.batch_size=1: must be at least 2"),
+    ("recipe.optimizer=adamw", "recipe.optimizer='adamw': must be sgd or adam"),
+    ("recipe.milestones=[60,120]", "recipe.milestones=[60.0, 120.0]: must be increasing shares of the epochs"),
+    ("recipe.milestones=[0.6,0.3]", "recipe.milestones=[0.6, 0.3]: must be increasing"),
+    ("recipe.warmup_epochs=30", "recipe.warmup_epochs=30: must be from 0 to recipe.epochs"),
+    ("recipe.nesterov=true recipe.momentum=0", "recipe.nesterov=True: must be false where momentum is 0"),
+    ("recipe.augmentation.rotation=200", "recipe.augmentation.rotation=200.0: must be from 0 to 180 degrees"),
+    ("recipe.augmentation.crop_padding=8", "recipe.augmentation.crop_padding=8: must be smaller than the images"),
+    ("method.temperature=0", "method.temperature=0.0: must be a finite number, more than 0"),
+    ("method.alpha=1.5", "method.alpha=1.5: must be a finite number, from 0 to 1"),
+    ("method.kl_reduction=sum", "method.kl_reduction='sum': must be one of batchmean, mean"),
+    ("method=tfkd_reg method.variant=publish", "method.variant='publish': must be one of paper, released"),
+    ("student.dropout=1", "student.dropout=1.0: must be a probability"),
+    ("student=mlp student.hidden=[]", "student.hidden=", "at least one"),
+    ("stop_epoch=21", "stop_epoch=21: must be an integer from 0 to 20, or a fraction"),
+    ("runtime.device=gpu", "runtime.device='gpu' is no device: must be auto, cpu, cuda, cuda:N or mps"),
+    ("runtime.device=cuda:99", "runtime.device='cuda:99' is not available on this machine"),
+    ("runtime.precision=fp16", "runtime.precision='fp16' is no precision: must be one of auto, fp32, bf16"),
+    ("runtime.sweep=parallel", "runtime.sweep='parallel': must be one of lockstep, one_by_one"),
+    ("runtime.compile=yes", "runtime.compile='yes': must be one of off, auto, on"),
+    ("runtime.compile=true", "runtime.compile=True: must be one of off, auto, on"),
+    ("runtime.conv_plan=on", "runtime.conv_plan='on': must be one of off, auto"),
+    ("runtime.cuda_graphs=on", "runtime.cuda_graphs=on: graphs are captured on CUDA devices only, not on cpu"),
+    ("runtime.replay_gb=-1", "runtime.replay_gb=-1.0: must be a finite number of gigabytes, at least 0"),
+    ("runtime.threads=0", "runtime.threads=0: must be null, or from 1 to 1024"),
+    ("recipe.lr=inf", "recipe.lr=inf: must be a finite number"),
+    ("recipe.lr=0", "recipe.lr=0.0: must be more than 0"),
+    ("method.temperature=nan", "method.temperature=nan: must be a finite number"),
+    ("method.temperature=-4", "method.temperature=-4.0: must be a finite number, more than 0"),
+    ("method.temperature=null", "method.temperature=None: must be a finite number"),
+    ("method.temperature=???", "method.temperature: must be given: method.temperature=VALUE"),
+    ("method.temperature=${method.temperature}", "Recursive interpolation detected", "method.temperature"),
+    ("method.alpha=nan", "method.alpha=nan: must be a finite number"),
+    ("method.alpha=-0.1", "method.alpha=-0.1: must be a finite number, from 0 to 1"),
+    ("seed=4294967296", "seed=4294967296: must be from 0 to 4294967295"),
+    ("seed=${oc.env:KDRUN_NOT_SET}", "Environment variable 'KDRUN_NOT_SET' not found", "seed"),
+    ("seed=${read:afile}", "Unsupported interpolation type read", "seed"),
+    ("teacher.seeds=[4294967296]", "teacher.seeds=4294967296: must be from 0 to 4294967295"),
+    ("recipe.lr_batch_size=0", "recipe.lr_batch_size=0: must be null or at least 1"),
+    ("recipe.warmup_epochs=-1", "recipe.warmup_epochs=-1: must be from 0 to recipe.epochs"),
+    ("recipe.weight_decay=-1", "recipe.weight_decay=-1.0: must be at least 0"),
+    ("recipe.momentum=1", "recipe.momentum=1.0: must be from 0 to less than 1"),
+    ("recipe.gamma=0", "recipe.gamma=0.0: must be more than 0 and at most 1"),
+    ("recipe.milestones=[0.0,0.5]", "recipe.milestones=[0.0, 0.5]: must be increasing shares of the epochs, in (0, 1)"),
+    ("recipe.milestones=[0.5,1.0]", "recipe.milestones=[0.5, 1.0]: must be increasing shares of the epochs, in (0, 1)"),
+    ("recipe.milestones=[0.5,0.5]", "recipe.milestones=[0.5, 0.5]: must be increasing"),
+    ("recipe.milestones=[nan]", "recipe.milestones[0]=nan: must be a finite number"),
+    ("recipe.augmentation.crop_padding=-1", "recipe.augmentation.crop_padding=-1: must be a whole number of pixels"),
+    ("recipe.augmentation=none", "recipe.augmentation", "is not a container"),
+    ("stop_epoch=nan", "stop_epoch=nan: must be an integer from 0 to 20"),
+    ("runtime.threads=1.5", "runtime.threads=1.5: must be an integer or null"),
+    ("runtime.threads=1025", "runtime.threads=1025: must be null, or from 1 to 1024"),
+    ("runtime.threads=999999999999", "runtime.threads=999999999999: must be null, or from 1 to 1024"),
+    # datasets
+    ("dataset.train_fraction=0", "dataset.train_fraction=0.0: must be more than 0 and at most 1"),
+    ("dataset.val_fraction=1", "dataset.val_fraction=1.0: must be from 0 to less than 1"),
+    ("dataset.classes=[0,11]", "dataset.classes=[0, 11]: must be null, or class indices from 0 to 9"),
+    ("dataset.classes=[1,1]", "dataset.classes=[1, 1]", "each once"),
+    ("dataset.mean=[0.5,0.5]", "dataset.mean=[0.5, 0.5]: must be one number per channel"),
+    ("dataset=synthetic dataset.image_size=4", "dataset.image_size=4: must be at least 8"),
+    ("dataset=folder dataset.root=gone", "dataset.root=gone: needs a directory train/"),
+    ("dataset.std=[0]", "dataset.std=[0.0]: must be one number above 0 per channel"),
+    ("dataset=synthetic dataset.num_classes=1", "dataset.num_classes=1: must be at least 2"),
+    ("dataset=synthetic dataset.train_size=1", "dataset.train_size=1: must be at least 2"),
+    ("dataset=synthetic dataset.test_size=0", "dataset.test_size=0: must be at least 1"),
+    ("dataset.val_fraction=-0.5", "dataset.val_fraction=-0.5: must be from 0 to less than 1"),
+    ("dataset.classes=[]", "dataset.classes=[]: must be null, or class indices from 0 to 9"),
+    ("teacher.dataset.num_classes=5", "no such key in teacher.dataset; did you mean classes?"),
+    ("dataset=folder dataset._target_=kdrun.data.decoding.decode", "TypeError", "decode() missing"),
+    # teachers
+    ("teacher=none", "teacher=none: method kd needs one: teacher=OPTION, or another method"),
+    ("teacher.method=kd", "teacher.method=kd: must be a method without a teacher of its own"),
+    ("teacher.method=lsr teacher.method.epsilon=3", "teacher.method.epsilon=3.0: must be a finite number"),
+    ("teacher.recipe.lr=-1", "teacher.recipe.lr=-1.0: must be more than 0"),
+    ("teacher.stop_epoch=1.0", "teacher.stop_epoch=1.0: must be an integer from 0 to 20, or a fraction"),
+    ("teacher.seeds=[0,1]", "teacher.seeds=[0, 1]: method kd takes one teacher"),
+    ("teacher.seeds=[]", "teacher.seeds=[]: must be null or at least one seed"),
+    ("teacher.checkpoint=gone.pt", "teacher.checkpoint=gone.pt: No such file or directory"),
+    # a config is data, not code
+    ("student._target_=os.system", "'os.system' is outside the trusted packages (kdrun)", "KDRUN_TRUST"),
+    ("dataset._target_=os.system", "'os.system' is outside the trusted packages"),
+    ("method._target_=torch.nn.Linear", "'torch.nn.Linear' is outside the trusted packages"),
+    ("student._target_=kdrun.losses.torch.load", "student._target_: 'kdrun.losses.torch.load'"),
+    ("student._target_=kdrun.files.Path", "student._target_: 'kdrun.files.Path' is outside the trusted packages"),
+    ("method._target_=kdrun.experiment.build.importlib.import_module", "method._target_:", "import_module'"),
+    ("student._target_=kdrun.models.resnet21", "student._target_:", "has no attribute 'resnet21'"),
+    ("method._target_=kdrun.models.cnn", "method._target_: 'kdrun.models.cnn' is no concrete Method"),
+    ("method._target_=kdrun.methods.Method", "method._target_: 'kdrun.methods.Method' is no concrete Method"),
+    ("student._target_=kdrun.seeds.mix ~student.dropout", "'kdrun.seeds.mix' is no concrete Module"),
+    ("dataset._target_=kdrun.models.cnn", "'kdrun.models.cnn' is no concrete Splits"),
+    ("teacher.dataset.train_fraction=2", "teacher.dataset.train_fraction=2.0: must be more than 0"),
+    ("teacher.dataset.classes=[99]", "teacher.dataset.classes=[99]: must be null, or class indices"),
+    ("-m seed=0,1 seed=5", "seed: is swept and given again"),
+    ("recipe=cifr100", "recipe=cifr100: no such option; did you mean cifar100?"),
+    ("student._target_=kdrun.data.decoding.dataclass", f"student._target_: 'kdrun.data.decoding.dataclass' {OUTSIDE}"),
+    ("student._target_=kdrun.config.compose.compose", f"student._target_: 'kdrun.config.compose.compose' {OUTSIDE}"),
+    ("teacher._target_=kdrun.data.decoding.ThreadPoolExecutor", "teacher._target_: 'kdrun.data.decoding.T", OUTSIDE),
+    ("method._target_=kdrun.config.compose.contextmanager", "method._target_: 'kdrun.config.compose.co", OUTSIDE),
+    ("dataset._target_=kdrun.experiment.signature.Any", "'kdrun.experiment.signature.Any'", OUTSIDE),
+    ("student._target_=kdrun.files.os.system", "student._target_: 'kdrun.files.os.system' cannot be imported"),
+    ("dataset._target_=kdrun.data.loaders.cifar.pickle.loads", "kdrun.data.loaders.cifar.pickle.loads' cannot be"),
+    ("dataset._target_=kdrun.data.loaders.cifar._unpickled", "cifar._unpickled' is no concrete Splits"),
+    ("dataset._target_=kdrun.data.files.extract", "'kdrun.data.files.extract' is no concrete Splits"),
+    ("student._target_=kdrun.cli.main", "'kdrun.cli.main' is no concrete Module"),
+    ("student._target_=kdrun.models", "'kdrun.models' is no class or function"),
+    ("student._target_=kdrun", "student._target_: 'kdrun' cannot be imported"),
+    ("student._target_=kdrun_evil.net", f"'kdrun_evil.net' {OUTSIDE}"),
+    ("student._target_=null", "student: must be a group option or a mapping with a _target_"),
+    ("method._target_=3", "method: must be a group option or a mapping with a _target_"),
+    ("teacher.method._target_=os.system", f"teacher.method._target_: 'os.system' {OUTSIDE}"),
+    ("+_target_=os.system", "_target_: no such option"),
+    ("+recipe._target_=os.system", "recipe._target_: no such option"),
+    ("+student._partial_=true", "student._partial_: no such option"),
+    ("--config-dir TREE student=nested", "student.hidden={'_target_': 'os.system'", "must be a list"),
+    ("--config-dir TREE student=code", "student/code.yaml", "line 2, column 10", "python/object/apply:os.system"),
     # a broken YAML of the user's own: file, line, column
     ("--config-dir TREE student=colon", "student/colon.yaml", "line 2, column 13", "mapping values are not allowed"),
     ("--config-dir TREE student=tab", "student/tab.yaml", "line 2, column 9", "cannot start any token"),
@@ -57,81 +229,43 @@ BAD = [
     ("teacher=mlp teacher.checkpoint=.", "teacher.checkpoint=.: Is a directory"),
     ("teacher=mlp teacher.checkpoint=afile", "teacher.checkpoint: afile cannot be read as weights"),
     ("teacher.checkpoint=3", "teacher.checkpoint=3: must be text or null"),
-    # not a number, without end, too large
-    ("recipe.lr=inf", "recipe.lr=inf: must be a finite number"),
-    ("recipe.lr=0", "recipe.lr=0.0: must be more than 0"),
-    ("method.temperature=nan", "method.temperature=nan: must be a finite number"),
-    ("method.temperature=-4", "method.temperature=-4.0: must be a finite number, more than 0"),
-    ("method.temperature=null", "method.temperature=None: must be a finite number"),
-    ("method.temperature=???", "method.temperature: must be given: method.temperature=VALUE"),
-    ("method.temperature=${method.temperature}", "Recursive interpolation detected", "method.temperature"),
-    ("method.alpha=nan", "method.alpha=nan: must be a finite number"),
-    ("method.alpha=-0.1", "method.alpha=-0.1: must be a finite number, from 0 to 1"),
-    ("seed=4294967296", "seed=4294967296: must be from 0 to 4294967295"),
-    ("seed=${oc.env:KDRUN_NOT_SET}", "Environment variable 'KDRUN_NOT_SET' not found", "seed"),
-    ("seed=${read:afile}", "Unsupported interpolation type read", "seed"),
-    ("teacher.seeds=[4294967296]", "teacher.seeds=4294967296: must be from 0 to 4294967295"),
-    ("recipe.lr_batch_size=0", "recipe.lr_batch_size=0: must be null or at least 1"),
-    ("recipe.warmup_epochs=-1", "recipe.warmup_epochs=-1: must be from 0 to recipe.epochs"),
-    ("recipe.weight_decay=-1", "recipe.weight_decay=-1.0: must be at least 0"),
-    ("recipe.momentum=1", "recipe.momentum=1.0: must be from 0 to less than 1"),
-    ("recipe.gamma=0", "recipe.gamma=0.0: must be more than 0 and at most 1"),
-    ("recipe.milestones=[0.0,0.5]", "recipe.milestones=[0.0, 0.5]: must be increasing shares of the epochs, in (0, 1)"),
-    ("recipe.milestones=[0.5,1.0]", "recipe.milestones=[0.5, 1.0]: must be increasing shares of the epochs, in (0, 1)"),
-    ("recipe.milestones=[0.5,0.5]", "recipe.milestones=[0.5, 0.5]: must be increasing"),
-    ("recipe.milestones=[nan]", "recipe.milestones[0]=nan: must be a finite number"),
-    ("recipe.augmentation.crop_padding=-1", "recipe.augmentation.crop_padding=-1: must be a whole number of pixels"),
-    ("recipe.augmentation=none", "recipe.augmentation", "is not a container"),
-    ("stop_epoch=nan", "stop_epoch=nan: must be an integer from 0 to 20"),
-    ("runtime.threads=1.5", "runtime.threads=1.5: must be an integer or null"),
-    # datasets
-    ("dataset.std=[0]", "dataset.std=[0.0]: must be one number above 0 per channel"),
-    ("dataset.num_classes=1", "dataset.num_classes=1: must be at least 2"),
-    ("dataset=synthetic dataset.train_size=1", "dataset.train_size=1: must be at least 2"),
-    ("dataset=synthetic dataset.test_size=0", "dataset.test_size=0: must be at least 1"),
-    ("dataset.val_fraction=-0.5", "dataset.val_fraction=-0.5: must be from 0 to less than 1"),
-    ("dataset.classes=[]", "dataset.classes=[]: must be null, or class indices from 0 to 9"),
-    ("teacher.dataset.num_classes=5", "no such key in teacher.dataset; did you mean classes?"),
-    ("dataset=folder dataset._target_=kdrun.data.decoding.decode", "TypeError", "decode() missing"),
-    # groups without a choice, and a sweep's values one by one
-    ("student=null", "student=null: no such option"),
-    ("recipe={}", "recipe={}: no such option"),
-    ("+student@foo=cnn", "foo: no such option; Allowed: dataset, method"),
-    ("-m seed=range(0)", "seed=range(0): no value to sweep over"),
-    # a config is data, not code: names that look like kdrun's and lead elsewhere
-    ("student._target_=kdrun.data.decoding.dataclass", f"student._target_: 'kdrun.data.decoding.dataclass' {OUTSIDE}"),
-    ("student._target_=kdrun.config.compose.compose", f"student._target_: 'kdrun.config.compose.compose' {OUTSIDE}"),
-    ("teacher._target_=kdrun.data.decoding.ThreadPoolExecutor", "teacher._target_: 'kdrun.data.decoding.T", OUTSIDE),
-    ("method._target_=kdrun.config.compose.contextmanager", "method._target_: 'kdrun.config.compose.co", OUTSIDE),
-    ("dataset._target_=kdrun.experiment.signature.Any", "'kdrun.experiment.signature.Any'", OUTSIDE),
-    ("student._target_=kdrun.files.os.system", "student._target_: 'kdrun.files.os.system' cannot be imported"),
-    ("dataset._target_=kdrun.data.loaders.cifar.pickle.loads", "kdrun.data.loaders.cifar.pickle.loads' cannot be"),
-    ("dataset._target_=kdrun.data.loaders.cifar._unpickled", "cifar._unpickled' is no concrete Splits"),
-    ("dataset._target_=kdrun.data.files.extract", "'kdrun.data.files.extract' is no concrete Splits"),
-    ("student._target_=kdrun.cli.main", "'kdrun.cli.main' is no concrete Module"),
-    ("student._target_=kdrun.models", "'kdrun.models' is no class or function"),
-    ("student._target_=kdrun", "student._target_: 'kdrun' cannot be imported"),
-    ("student._target_=kdrun_evil.net", f"'kdrun_evil.net' {OUTSIDE}"),
-    ("student._target_=null", "student: must be a group option or a mapping with a _target_"),
-    ("method._target_=3", "method: must be a group option or a mapping with a _target_"),
-    ("teacher.method._target_=os.system", f"teacher.method._target_: 'os.system' {OUTSIDE}"),
-    ("+_target_=os.system", "_target_: no such option"),
-    ("+recipe._target_=os.system", "recipe._target_: no such option"),
-    ("+student._partial_=true", "student._partial_: no such option"),
-    ("--config-dir TREE student=nested", "student.hidden={'_target_': 'os.system'", "must be a list"),
-    ("--config-dir TREE student=code", "student/code.yaml", "line 2, column 10", "python/object/apply:os.system"),
     # a secret has no place in a config that has no use for it
     ("+api_key=abc", "api_key: no such option"),
     ("+student.token=abc", "student.token: no such option"),
+    ("+dataset.token=abc", "dataset.token: no such option"),
+    # what the data is, said where it cannot be chosen: refused, or compared where the data is read anyway
+    ("dataset.num_classes=7", "dataset.num_classes=7: is what the data has, and digits cannot make it another"),
+    ("dataset.image_size=16", "dataset.image_size=16: is what the data has"),
+    ("++dataset.in_channels=3", "dataset.in_channels=3: is what the data has"),
+    ("dataset.test_size=100", "dataset.test_size=100: is what the data has"),
+    ("dataset.identity=other", "dataset.identity='other': is what the data has"),
+    ("dataset=cifar100 dataset.num_classes=10", "dataset.num_classes=10: is what the data has, and cifar100 cannot"),
+    ("dataset=cifar10 dataset.image_size=64", "dataset.image_size=64: is what the data has, and cifar10 cannot"),
+    ("dataset=mnist dataset.train_size=500", "dataset.train_size=500: is what the data has, and mnist cannot"),
+    ("dataset=fashion_mnist dataset.in_channels=3", "dataset.in_channels=3: is what the data has, and fashion_mnist"),
+    ("dataset=tiny_imagenet dataset.num_classes=100", "dataset.num_classes=100: is what the data has, and tiny_imagen"),
+    ("dataset=synthetic dataset.identity=other", "dataset.identity='other': is what the data has, and synthetic"),
+    ("dataset.identity=null dataset.num_classes=7", "dataset.num_classes=7: the data in", "has 10"),
+    # one option of a group, by its name
+    ("student={}", "student={}: no such option; Allowed: cnn"),
+    ("method={}", "method={}: no such option; Allowed: ce"),
+    ("dataset={}", "dataset={}: no such option; Allowed: cifar10"),
+    ("runtime={}", "runtime={}: no such option; Allowed: auto"),
+    ("teacher={}", "teacher={}: no such option; Allowed: cnn"),
+    ("student={_target_:kdrun.models.cnn}", "student={_target_:kdrun.models.cnn}: no such option"),
+    ("method=[kd,ce]", "method=[kd,ce]: must be one option; to run each: -m method=kd,ce"),
+    ("student=[cnn,mlp]", "student=[cnn,mlp]: must be one option"),
+    ("teacher.method=[ce,lsr]", "teacher.method=[ce,lsr]: must be one option"),
+    ("recipe=[cifar10]", "recipe=[cifar10]: must be one option"),
+    ("-m method=ce,[kd]", "method=[kd]: must be one option"),
+    # other launchers and sweepers
+    ("-m hydra/sweeper=optun", "hydra/sweeper=optun: no such option", "Allowed: basic"),
+    ("-m hydra/launcher=submitit_slurm", "hydra/launcher=submitit_slurm: no such option", "with a plugin of Hydra's"),
+    ("hydra/launcher=basic", "hydra/launcher=basic: has an effect with -m (--multirun) only"),
+    ("-m hydra/sweeper=basic recipe.epochs=0 seed=0,1", "recipe.epochs=0: must be at least 1"),
+    ("-m hydra/sweeper=basic stuent=cnn,mlp", "stuent=cnn: no such key; did you mean student?"),
+    ("-m hydra/launcher=basic method=ce,kdd", "method=kdd: no such option; did you mean kd?"),
 ]
-
-
-MISSED = {
-    "dataset.num_classes=7": "data with another number of classes is met when it is loaded: exit code 1",
-    "dataset.image_size=16": "data of another size is met when it is loaded: exit code 1",
-    "runtime.threads=999999999999": "more threads than torch can count: exit code 1, and the key is not named",
-}
-"""What is told too late, and why."""
 
 
 @pytest.fixture
@@ -150,12 +284,7 @@ def everything(directory: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None for path in paths}
 
 
-@pytest.mark.parametrize(
-    ("line", "texts"),
-    [(line, texts) for line, *texts in BAD]
-    + [pytest.param(line, [line], marks=pytest.mark.xfail(strict=True, reason=why)) for line, why in MISSED.items()],
-    ids=[line for line, *_ in BAD] + list(MISSED),
-)
+@pytest.mark.parametrize(("line", "texts"), [(line, texts) for line, *texts in BAD], ids=[line for line, *_ in BAD])
 def test_bad_input_is_one_problem_and_changes_nothing(kdrun, tree, tmp_path, line, texts):
     Path("afile").write_text("in the way")
     before = everything(tmp_path)
@@ -175,67 +304,3 @@ def test_a_flag_that_cannot_be_read_is_bad_input(here, capsys, words):
         main(words.split())
     assert words.split()[0] in capsys.readouterr().err
     assert list(here.iterdir()) == []
-
-
-OWN = """
-from torch import nn
-
-def keyed(num_classes: int, in_channels: int, image_size: int, api_key: str = "") -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size**2, num_classes))
-"""
-
-
-@pytest.fixture
-def own_package(tree, tmp_path, monkeypatch) -> str:
-    """The name of a package of the user's own that marks its import, and has a network with an `api_key`."""
-    package = tmp_path / "src" / "my_secrets"
-    package.mkdir(parents=True)
-    mark = f"from pathlib import Path\nPath({str(tmp_path / 'imported')!r}).touch()\n"
-    (package / "__init__.py").write_text(mark + OWN)
-    (tree / "student" / "keyed.yaml").write_text("_target_: my_secrets.keyed\napi_key: ${oc.env:KDRUN_TEST_KEY}\n")
-    monkeypatch.syspath_prepend(str(package.parent))
-    monkeypatch.delitem(sys.modules, "my_secrets", raising=False)
-    monkeypatch.setenv("KDRUN_TEST_KEY", "s3cret-1")
-    return "my_secrets"
-
-
-def test_what_is_not_trusted_is_not_even_imported(kdrun, tree, tmp_path, own_package, monkeypatch):
-    words = ("--dry-run", "--config-dir", str(tree), "student=keyed", "method=ce")
-    said = kdrun(*words)
-    assert said.code == 2
-    assert OUTSIDE in said.err
-    assert not (tmp_path / "imported").exists()
-    monkeypatch.setenv("KDRUN_TRUST", own_package)
-    assert kdrun(*words).code == 0
-    assert (tmp_path / "imported").exists(), "the package must be able to mark its import"
-
-
-def files_with(text: str) -> set[str]:
-    return {path.name for path in Path().rglob("*") if path.is_file() and text.encode() in path.read_bytes()}
-
-
-TINY = ("method=ce", "dataset=synthetic", "dataset.train_size=32", "dataset.test_size=10", "recipe.epochs=1")
-
-
-def test_no_file_of_a_run_has_what_the_environment_and_the_data_path_say(kdrun, monkeypatch):
-    monkeypatch.setenv("KDRUN_TEST_KEY", "s3cret-1")
-    root = "dataset.root=${oc.env:KDRUN_TEST_KEY}"
-    assert kdrun(*TINY, "student=mlp", "student.hidden=[4]", root).code == 0
-    assert files_with("KDRUN_TEST_KEY") == {"config.yaml"}, "as it was typed"
-    assert files_with("s3cret") == set()
-
-
-@pytest.mark.xfail(strict=True, reason="spec.json has every option of a network of the user's own, secret or not")
-def test_a_secret_option_of_the_users_own_network_is_not_written(kdrun, tree, own_package, monkeypatch):
-    monkeypatch.setenv("KDRUN_TRUST", own_package)
-    kdrun("--config-dir", str(tree), "student=keyed", *TINY)
-    assert files_with("s3cret") == set()
-
-
-@pytest.mark.parametrize(
-    "key", ["token", "HF_TOKEN", "client_secret", "passwd", "password", "passphrase", "api-key", "apikey", "access_key"]
-)
-def test_what_a_secret_is_called(key):
-    assert SECRET.search(key)
-    for harmless in ("hidden", "keys", "passes", "seed", "kernel_size"):
-        assert not SECRET.search(harmless)

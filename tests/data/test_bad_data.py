@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import pickle
-import shutil
 import struct
 import tarfile
 from collections.abc import Callable, Iterator
@@ -14,18 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from kdrun.data import (
     DataError,
-    ImageSet,
     Splits,
     cifar10,
     cifar100,
     fashion_mnist,
-    folder,
     mnist,
-    select,
     tiny_imagenet,
 )
 from kdrun.data.files import Archive, unpack_archive
@@ -121,9 +116,44 @@ def test_a_root_inside_of_the_dataset_is_told_with_the_right_one(dataset, tmp_pa
     assert no_network == []
 
 
-def test_a_root_that_is_a_file_is_named(dataset, no_network):
+def test_a_root_beside_or_above_the_right_one_is_told_with_it(dataset, tmp_path, no_network):
+    """Not downloaded a second time, whichever form it is in; what a download under way has is not looked at."""
     loader, place = dataset
-    (blocked := place.parent / "file").write_text("in the way")
+    data = tmp_path / "data"
+    for _ in range(2):
+        with pytest.raises(
+            DataError, match=f"dataset.root={tmp_path} is one level too shallow; use dataset.root={data}$"
+        ):
+            loader(tmp_path)
+        with pytest.raises(DataError, match=f"root={data / 'mine'} is one level too deep; use dataset.root={data}$"):
+            loader(data / "mine")
+        for path in place.glob("*.gz"):
+            path.rename(path.with_suffix(""))
+    assert no_network == []
+    data.rename(tmp_path / ".download-1")
+    with pytest.raises(DataError, match="is not here"):
+        loader(tmp_path)
+    assert no_network != []
+
+
+@pytest.mark.parametrize("loader", [cifar10, cifar100, tiny_imagenet])
+def test_an_archive_one_level_off_is_told_with_the_right_root(tmp_path, loader, no_network):
+    source = {cifar10: cifar_module.CIFAR10, cifar100: cifar_module.CIFAR100}.get(loader)
+    name = (source.archive if source else tiny_module.ARCHIVE).name
+    (data := tmp_path / "data").mkdir()
+    (data / name).touch()
+    for root, way in ((tmp_path, "shallow"), (data / "mine", "deep")):
+        with pytest.raises(DataError, match=f"root={root} is one level too {way}; use dataset.root={data}$"):
+            loader(root)
+    with pytest.raises(DataError, match=f"{name} is damaged"):
+        loader(data)
+    assert no_network == []
+
+
+def test_a_root_that_is_a_file_is_named(dataset, tmp_path, no_network):
+    loader, _ = dataset
+    (tmp_path / "elsewhere").mkdir()
+    (blocked := tmp_path / "elsewhere" / "file").write_text("in the way")
     with pytest.raises(DataError, match=f"is not here, and {blocked}.* cannot be written"):
         loader(blocked)
     assert no_network == []
@@ -189,133 +219,3 @@ def test_an_archive_that_would_leave_its_directory_is_named_and_nothing_is_unpac
     assert str(told.value).startswith(f"{path}: refused, ")
     assert repr(member[0]) in str(told.value)
     assert list(tmp_path.rglob("*")) == [path.parent, path]
-
-
-# --- folders of images ----------------------------------------------------------------------------------------------
-
-
-def write_image(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (12, 12), (200, 30, 30)).save(path)
-
-
-@pytest.fixture
-def tree(tmp_path, data_home) -> Path:
-    """root/train and root/test with two classes of two images."""
-    root = tmp_path / "images"
-    for split in ("train", "test"):
-        for class_name in ("ant", "bee"):
-            for number in range(2):
-                write_image(root / split / class_name / f"{number}.png")
-    return root
-
-
-def spoil(path: Path, how: str) -> None:
-    whole = path.read_bytes()
-    path.unlink()
-    match how:
-        case "empty":
-            path.touch()
-        case "text":
-            path.write_text("<html>404 not found</html>")
-        case "half":
-            path.write_bytes(whole[: len(whole) // 2])
-        case "flipped":
-            path.write_bytes(whole[:45] + bytes([whole[45] ^ 255]) + whole[46:])  # in the compressed pixels
-        case "broken link":
-            path.symlink_to("gone.png")
-        case "loop":
-            path.symlink_to(path.name)
-
-
-@pytest.mark.parametrize("how", ["empty", "text", "half", "flipped", "broken link", "loop"])
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_an_unreadable_image_is_named(tree, data_home, split, how):
-    spoil(tree / split / "bee" / "1.png", how)
-    with pytest.raises(DataError, match="1 of 8 images cannot be read") as told:
-        folder(tree, image_size=12, in_channels=3)
-    assert str(tree / split / "bee" / "1.png") in str(told.value)
-    assert not (data_home / "decoded").exists()
-
-
-def test_an_image_that_is_lost_after_it_was_decoded_is_named(tree):
-    folder(tree, image_size=12, in_channels=3)
-    spoil(tree / "train/ant/0.png", "broken link")
-    with pytest.raises(DataError, match=r"train/ant/0\.png"):
-        folder(tree, image_size=12, in_channels=3)
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_classes_that_differ_are_named_with_their_directory(tree, split):
-    (tree / split / "bee").rename(tree / split / "wasp")
-    with pytest.raises(DataError, match="classes of training and test images differ") as told:
-        folder(tree, image_size=12, in_channels=3)
-    other = {"train": "test", "test": "train"}[split]
-    assert f"only in {tree / split}: wasp" in str(told.value)
-    assert f"only in {tree / other}: bee" in str(told.value)
-
-
-def test_a_single_class_is_named_with_its_directory(tree):
-    for split in ("train", "test"):
-        shutil.rmtree(tree / split / "bee")
-    with pytest.raises(DataError, match=f"{tree / 'train'}: has one class only, ant"):
-        folder(tree, image_size=12, in_channels=3)
-
-
-@pytest.mark.parametrize("level", ["..", "train", "train/ant", "gone"])
-def test_a_wrong_level_is_named(tree, level):
-    with pytest.raises(DataError, match=r"needs a directory train/ and one of test, val, validation") as told:
-        folder(tree / level, image_size=12, in_channels=3)
-    assert f"dataset.root={tree / level}" in str(told.value)
-
-
-def test_a_cache_of_decoded_images_is_never_unpickled(tree, data_home, tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return Path.touch, (tmp_path / "executed",)
-
-    folder(tree, image_size=12, in_channels=3)
-    (cached,) = (data_home / "decoded").iterdir()
-    torch.save({"train_images": Bomb()}, cached)
-    with pytest.raises(DataError, match=f"{cached}: .*cannot be read"):
-        folder(tree, image_size=12, in_channels=3)
-    assert not (tmp_path / "executed").exists()
-
-
-# --- Tiny-ImageNet --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("words.txt", "n01\tgoldfish\n"),
-        ("words.txt", "n01 goldfish\nn02 toad\n"),
-        ("val/val_annotations.txt", "0.JPEG\tn99\t0\t0\t62\t62\n"),
-        ("val/val_annotations.txt", "0.JPEG\n"),
-        ("wnids.txt", "\xff\xfe"),
-    ],
-)
-def test_text_files_of_tiny_imagenet_that_do_not_fit_are_named(tmp_path, monkeypatch, data_home, name, text):
-    place = tmp_path / "tiny-imagenet-200"
-    for number, wordnet_id in enumerate(("n01", "n02")):
-        write_image(place / f"train/{wordnet_id}/images/0.JPEG")
-        write_image(place / f"val/images/{number}.JPEG")
-    (place / "wnids.txt").write_text("n01\nn02\n")
-    (place / "words.txt").write_text("n01\tgoldfish\nn02\ttoad\n")
-    (place / "val/val_annotations.txt").write_text("0.JPEG\tn01\t0\t0\t62\t62\n1.JPEG\tn02\t0\t0\t62\t62\n")
-    for constant, value in (("NUM_CLASSES", 2), ("TRAIN_PER_CLASS", 1), ("TEST_PER_CLASS", 1)):
-        monkeypatch.setattr(tiny_module, constant, value)
-    tiny_imagenet(tmp_path)  # can be read as it is
-    (place / name).write_text(text, encoding="latin-1")
-    with pytest.raises(DataError, match=f"{place}: .*{name}"):
-        tiny_imagenet(tmp_path)
-
-
-# --- what is left of a dataset --------------------------------------------------------------------------------------
-
-
-def test_a_choice_that_leaves_no_two_images_is_told_with_the_options_that_made_it():
-    splits = Splits(*[ImageSet(torch.zeros(8, 2, 2, 1, dtype=torch.uint8), torch.arange(8) % 4)] * 2, tuple("abcd"))
-    assert len(select(splits, classes=[1]).train) == 2
-    with pytest.raises(DataError, match=r"1 training image.*train_fraction=0\.1 and dataset\.classes=\[1\]"):
-        select(splits, classes=[1], train_fraction=0.1)

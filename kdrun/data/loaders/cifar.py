@@ -90,7 +90,8 @@ def cifar100(root: Path) -> Splits:
 
 def _load(root: Path, source: PickledFiles) -> Splits:
     archive, md5 = source.archive, {**source.train, **source.test, **source.names}
-    place = find(root, archive.directory, list(md5), title=archive.title) or unpack_archive(archive, root)
+    place = find(root, archive.directory, list(md5), title=archive.title, archive=archive.name)
+    place = place or unpack_archive(archive, root)
     content = {name: _unpickled(place / name, md5[name]) for name in md5}
     (names_file,) = source.names
     return Splits(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..decoding import EXTENSIONS, Listing, decode
 from ..errors import DataError
+from ..files import visible_directories
 from ..splits import Splits
 
 _TEST_NAMES = ("test", "val", "validation")
@@ -25,11 +26,13 @@ def folder(root: Path, image_size: int, in_channels: int) -> Splits:
             read.
     """
     train = root / "train"
-    test = next((root / name for name in _TEST_NAMES if (root / name).is_dir()), None)
-    if test is None or not train.is_dir():
+    test = _test_directory(root)
+    if test is None or not _is_root(root):
+        near = (*Path(os.path.abspath(root)).parents[:2], *visible_directories(root))
+        meant = next((f"; use dataset.root={place}" for place in near if _is_root(place)), "")
         raise DataError(
             f"dataset.root={root}: needs a directory train/ and one of {', '.join(_TEST_NAMES)}, each with one "
-            "sub-directory of images for each class"
+            f"sub-directory of images for each class{meant}"
         )
     class_names = _class_names(train)
     _check_same_classes(train, class_names, test, _class_names(test))
@@ -40,6 +43,14 @@ def folder(root: Path, image_size: int, in_channels: int) -> Splits:
         image_size=image_size,
         in_channels=in_channels,
     )
+
+
+def _test_directory(root: Path) -> Path | None:
+    return next((root / name for name in _TEST_NAMES if os.path.isdir(root / name)), None)
+
+
+def _is_root(place: Path) -> bool:
+    return os.path.isdir(place / "train") and _test_directory(place) is not None
 
 
 def _class_names(split: Path) -> list[str]:

@@ -30,7 +30,8 @@ def tiny_imagenet(root: Path) -> Splits:
     Raises:
         DataError: absent and not to be downloaded, incomplete, damaged, or not with the official number of images.
     """
-    place = find(root, ARCHIVE.directory, _NEEDED, title=ARCHIVE.title) or unpack_archive(ARCHIVE, root)
+    place = find(root, ARCHIVE.directory, _NEEDED, title=ARCHIVE.title, archive=ARCHIVE.name)
+    place = place or unpack_archive(ARCHIVE, root)
     try:
         listing = _listing(place)
     except (KeyError, ValueError) as error:

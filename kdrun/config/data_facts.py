@@ -1,0 +1,82 @@
+"""What a dataset is: compared, or refused, where the command line says otherwise; and told where it is small."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdrun.experiment.build import describe_dataset, resolve
+from kdrun.experiment.spec import Spec
+
+FOUND_IN_DATA = ("identity", "num_classes", "train_size", "test_size")
+"""What a config may leave null."""
+
+FACTS = (*FOUND_IN_DATA, "in_channels", "image_size")
+CHECKED_AGAINST = {"num_classes": ("classes",), "in_channels": ("mean", "std")}
+"""Other fields of a dataset by what decides on them."""
+
+
+def describe(node: Mapping[str, Any], root: Path, overrides: Sequence[str], problems: list[str]) -> dict[str, Any]:
+    """`describe_dataset`, after a look at what the user says of the data and the loader does not ask for.
+
+    Where the data is read anyway, because the config leaves something open, that is compared; elsewhere a wrong
+    value would be found only when the data is loaded, so it is refused.
+
+    Args:
+        node: a dataset's config, `_target_` included.
+        root: where the data lies.
+        overrides: what the user typed; a config of the user's own may state what it likes.
+        problems: a line is added here for each value that is refused.
+
+    Raises:
+        ValueError: the loader cannot be resolved.
+        kdrun.data.DataError: open fields, and no readable data.
+    """
+    loader = resolve(node["_target_"])
+    typed = {text.lstrip("+").partition("=")[0] for text in overrides}
+    made = inspect.signature(loader).parameters
+    stated = {
+        name: node[name]
+        for name in FACTS
+        if f"dataset.{name}" in typed and name not in made and node.get(name) is not None
+    }
+    is_read = any(node.get(name) is None for name in FOUND_IN_DATA)
+    compared = [name for name in stated if is_read and name in FOUND_IN_DATA]
+    found = describe_dataset({**node, **dict.fromkeys(compared)}, root)
+    for name, value in stated.items():
+        if name not in compared:
+            problems.append(
+                f"dataset.{name}={value!r}: is what the data has, and {loader.__name__} cannot make it another; "
+                "a dataset config of your own may state it"
+            )
+        elif found[name] != value:
+            problems.append(f"dataset.{name}={value!r}: the data in {root} has {found[name]!r}")
+    return found
+
+
+def not_following(refused: Sequence[str], others: Sequence[str]) -> list[str]:
+    """What is wrong with a dataset beside what was refused and what is wrong only because of it."""
+    names = {line.partition("=")[0].removeprefix("dataset.") for line in refused}
+    names |= {follower for name in names for follower in CHECKED_AGAINST.get(name, ())}
+    return [line for line in others if line.partition("=")[0].removeprefix("dataset.") not in names]
+
+
+def few_images(path: str, spec: Spec) -> list[str]:
+    """A notice where a run has fewer training images than one batch.
+
+    Args:
+        path: where its recipe stands: empty for the run's own, else `teacher.`.
+        spec: the run.
+    """
+    dataset, batch_size = spec.dataset, spec.recipe.batch_size
+    num_classes = dataset.num_classes if dataset.classes is None else len(dataset.classes)
+    share = (1 - dataset.val_fraction) * dataset.train_fraction * num_classes / dataset.num_classes
+    images = max(num_classes, round(dataset.train_size * share))  # every class gives one at least
+    if images >= batch_size or spec.epochs_trained == 0:
+        return []
+    return [
+        f"{path}recipe.batch_size={batch_size}: there are about {images} images to train on, fewer than one batch; "
+        "an epoch is one step on all of them"
+    ]
