@@ -203,6 +203,20 @@ def every_loss(student, teacher, labels, temperature: float) -> dict[str, torch.
         found[f"reg {variant}"] = losses.tfkd_reg_loss(
             student, labels, temperature=temperature, alpha=0.5, variant=variant
         )
+    wide = [losses.standardized(logits) for logits in (student, teacher)]
+    found["standardised"] = losses.soft_target_loss(*wide, temperature=temperature)
+    for renormalize in (True, False):
+        found[f"topk {renormalize}"] = losses.topk_loss(
+            student, teacher, temperature=temperature, k=2, renormalize=renormalize
+        )
+    found["pt"] = losses.true_class_loss(student, teacher, labels, temperature=temperature)
+    found["dkd"] = losses.dkd_loss(student, teacher, labels, temperature=temperature, alpha=1.0, beta=8.0)
+    for mean in losses.ENSEMBLE_MEANS:
+        members = torch.stack([teacher, teacher.flip(1)])
+        found[f"ensemble {mean}"] = losses.ensemble_loss(student, members, temperature=temperature, mean=mean)
+    found["dist"] = losses.dist_loss(student, teacher, temperature=temperature)
+    found["cwtm"] = losses.confidence_weighted_loss(student, teacher, labels)
+    found["dkpp"] = losses.permuted_target_loss(student, teacher, generator=torch.Generator().manual_seed(0))
     return found
 
 

@@ -39,7 +39,7 @@ def hydra_main(words: Sequence[str]) -> int:
             return refuse(problems)
     elif any(word.startswith(FOREIGN) for word in words) and (problems := _foreign_problems(options)):
         return refuse(problems)
-    sys.argv = ["kdrun", *map(in_hydras_words, words)]
+    sys.argv = ["kdrun", *(said for word in words for said in in_hydras_words(word))]
     hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=CONFIG_NAME)(_hydra_task)()
     return 0
 

@@ -7,6 +7,7 @@ itself. When that fails, the overrides that do not fit are looked for, told and 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +26,17 @@ from omegaconf.errors import OmegaConfBaseException
 from kdrun.experiment.signature import unknown
 
 CONFIG_NAME = "config"
-SPOKEN = {"teacher": "student", "teacher.method": "method"}
+SPOKEN = {
+    "teacher": "student",
+    "teacher.method": "method",
+    "teacher.teacher": "student",
+    "method.assistant": "student",
+}
 """Groups as the user types them, and where their options come from."""
+
+FURTHER_TEACHER = re.compile(r"(teacher\.also\.\w+)=")
+OPEN = "method.terms"
+"""A node to which the user can add what he likes."""
 
 SEARCH_PATH = "hydra.searchpath="
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
@@ -49,14 +59,18 @@ def config_directory() -> Path:
     raise FileNotFoundError(f"kdrun's conf/ directory is missing beside {package}")
 
 
-def in_hydras_words(text: str) -> str:
+def in_hydras_words(text: str) -> list[str]:
     """An override as Hydra wants it: a teacher's network and method are students and methods in another place."""
     if text == "teacher=none":
-        return "~student@teacher"
+        return ["~student@teacher"]
     for spoken, group in SPOKEN.items():
         if text.startswith(f"{spoken}="):
-            return f"{group}@{text}"
-    return text
+            return [f"{group}@{text}"]
+    if FURTHER_TEACHER.match(text):
+        return [f"+student@{text}"]
+    if text.startswith(f"{OPEN}="):  # Hydra would add them to those of the config
+        return [f"~{OPEN}", f"+{text}"]
+    return [f"++{text}" if text.startswith(f"{OPEN}.") else text]
 
 
 @contextmanager
@@ -130,7 +144,7 @@ def compose_job(overrides: Sequence[str], problems: list[str], *, extra: Path | 
     """
     idle = [text for text in overrides if text.lstrip("+~").startswith(("hydra.", "hydra/"))]
     problems += [f"{text}: has no effect on runs; where they are written is runtime.output_root" for text in idle]
-    words = [in_hydras_words(text) for text in overrides if text not in idle]
+    words = [word for text in overrides if text not in idle for word in in_hydras_words(text)]
     words = _with_a_recipe(_with_single_options([*_search_path(extra), *words], problems), problems)
     try:
         return compose(CONFIG_NAME, overrides=words)

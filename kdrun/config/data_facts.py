@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdrun.experiment.build import describe_dataset, resolve
-from kdrun.experiment.spec import Spec
+from kdrun.config.findings import Findings
+from kdrun.experiment.build import data_root, describe_dataset, resolve
+from kdrun.experiment.signature import construct
+from kdrun.experiment.spec import DatasetSpec, Spec
 
 FOUND_IN_DATA = ("identity", "num_classes", "train_size", "test_size")
 """What a config may leave null."""
@@ -18,7 +20,32 @@ CHECKED_AGAINST = {"num_classes": ("classes",), "in_channels": ("mean", "std")}
 """Other fields of a dataset by what decides on them."""
 
 
-def describe(node: Mapping[str, Any], root: Path, overrides: Sequence[str], problems: list[str]) -> dict[str, Any]:
+def check_dataset(findings: Findings, node: Any) -> DatasetSpec | None:
+    """The dataset's identity and shape; data is touched only where the config leaves them open."""
+    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+        findings.problems.append(f"dataset: must be a group option or a mapping with a _target_, not {node!r}")
+        return None
+    root = node.get("root")
+    if not isinstance(root, str | None):
+        findings.problems.append(f"dataset.root={root!r}: must be text or null")
+        return None
+    refused: list[str] = []
+    try:
+        found = _describe(node, data_root(root), findings.overrides, refused)
+    except (ValueError, RuntimeError) as error:
+        findings.problems.append(f"dataset: {error}")
+        return None
+    except Exception as error:  # whatever the user's own loader raises
+        findings.problems.append(f"dataset._target_={node['_target_']}: {type(error).__name__}: {error}")
+        return None
+    values = {name: value for name, value in found.items() if name not in ("_target_", "root")}
+    others: list[str] = []
+    dataset: DatasetSpec | None = construct(DatasetSpec, {"target": node["_target_"], **values}, "dataset", others)
+    findings.problems += [*refused, *_not_following(refused, others)]
+    return None if refused else dataset
+
+
+def _describe(node: Mapping[str, Any], root: Path, overrides: Sequence[str], problems: list[str]) -> dict[str, Any]:
     """`describe_dataset`, after a look at what the user says of the data and the loader does not ask for.
 
     Where the data is read anyway, because the config leaves something open, that is compared; elsewhere a wrong
@@ -56,7 +83,7 @@ def describe(node: Mapping[str, Any], root: Path, overrides: Sequence[str], prob
     return found
 
 
-def not_following(refused: Sequence[str], others: Sequence[str]) -> list[str]:
+def _not_following(refused: Sequence[str], others: Sequence[str]) -> list[str]:
     """What is wrong with a dataset beside what was refused and what is wrong only because of it."""
     names = {line.partition("=")[0].removeprefix("dataset.") for line in refused}
     names |= {follower for name in names for follower in CHECKED_AGAINST.get(name, ())}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from kdrun.experiment.runtime import Computation
@@ -48,6 +48,8 @@ class TeacherOptions:
         seeds: one teacher per seed; None is the run's own seed.
         stop_epoch: an integer, or a fraction of its `recipe.epochs`.
         checkpoint: a file with weights of the user's own.
+        teacher: the network of the teacher's own teacher, where `method` needs one.
+        also: networks of further teachers by any name, for a method that takes several.
     """
 
     dataset: Selection
@@ -56,6 +58,8 @@ class TeacherOptions:
     seeds: tuple[int, ...] | None = None
     stop_epoch: Any = None
     checkpoint: str | None = None
+    teacher: Any = None
+    also: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.seeds is not None:
@@ -105,3 +109,14 @@ def resolve_stop_epoch(value: int | float | None, epochs: int) -> int | None:
     if isinstance(stop, float) or not 0 <= stop <= epochs:
         raise ValueError(f"stop_epoch={value}: must be an integer from 0 to {epochs}, or a fraction of it in (0, 1)")
     return None if stop == epochs else stop
+
+
+def resolve_stage1_epochs(value: float, epochs: int) -> int:
+    """The length of a first stage that is given as a multiple of the recipe's epochs, at least one.
+
+    Raises:
+        ValueError: not a finite number above 0.
+    """
+    if not 0 < value < float("inf"):
+        raise ValueError(f"stage1_epochs={value}: must be an integer, or a multiple of recipe.epochs above 0")
+    return max(1, round(value * epochs))

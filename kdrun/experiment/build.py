@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from kdrun.data import CONTENT_HASH, DataError, Splits, check, data_home, identity
-from kdrun.experiment.signature import bind, without_defaults
+from kdrun.experiment.signature import bind, unknown, without_defaults
 from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
 from kdrun.files import sha256
 from kdrun.methods import Method as Method
 from kdrun.methods.base import Pair
+from kdrun.methods.sum import TERMS, WEIGHING, term_weight
 from kdrun.taps import Outline, outline
 from kdrun.training.checkpoint import CheckpointError, read_weights
 from kdrun.training.optimisation import MultiStepSchedule, build_optimizer
@@ -118,8 +119,27 @@ def student_component(node: Any, path: str, problems: list[str]) -> Component | 
 
 
 def method_component(node: Any, path: str, problems: list[str]) -> Component | None:
-    """Reads a method's node, see `component`."""
-    return component(node, path, problems, injected=METHOD_INJECTED, kind=Method)
+    """Reads a method's node, see `component`; of a sum, the terms' options too."""
+    found = component(node, path, problems, injected=METHOD_INJECTED, kind=Method)
+    return found if found is None or "terms" not in found.options else _with_terms(found, path, problems)
+
+
+def _with_terms(method: Component, path: str, problems: list[str]) -> Component:
+    """Binds the options of each term of a sum to the method that it names; a term that is null is left out."""
+    terms = {}
+    for name, options in method.options["terms"].items():
+        place = f"{path}.terms.{name}"
+        if options is None:
+            continue
+        if name not in TERMS or not isinstance(options, Mapping):
+            what = unknown(name, TERMS, "term") if name not in TERMS else "must be a mapping of options, or null"
+            problems.append(f"{place}: {what}")
+            continue
+        weight = {key: value for key, value in options.items() if key == "weight"}
+        own = {key: value for key, value in options.items() if key != "weight"}
+        bound = bind(TERMS[name], own, place, problems, injected=(*METHOD_INJECTED, *WEIGHING))
+        terms[name] = {**bind(term_weight, weight, place, problems), **without_defaults(TERMS[name], bound)}
+    return dataclasses.replace(method, options={**method.options, "terms": terms})
 
 
 def build_student(student: Component, dataset: DatasetSpec) -> nn.Module:
@@ -158,9 +178,14 @@ def outline_of(student: Component, dataset: DatasetSpec) -> Outline:
     return outline(network, (dataset.in_channels, dataset.image_size, dataset.image_size), student.name)
 
 
+def takes_pair(method: Component) -> bool:
+    """Whether a method's constructor looks at the networks."""
+    return "pair" in inspect.signature(method_class(method)).parameters
+
+
 def pair_for(spec: Spec, device: torch.device) -> Pair | None:
     """What a run's method is told of the networks; None where its constructor has no use for it."""
-    if "pair" not in inspect.signature(method_class(spec.method)).parameters:
+    if not takes_pair(spec.method):
         return None
     teachers = [outline_of(teacher.student, teacher.dataset) for teacher in spec.teachers]
     return Pair(

@@ -6,6 +6,7 @@ annotations and defaults what is allowed, and `bind` finds every fault at once.
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import difflib
 import inspect
@@ -103,6 +104,11 @@ def _normalise(value: Any, annotation: Any, path: str, problems: list[str]) -> A
             problems.append(f"{path}={value!r}: must be {_describe(annotation)}")
             return None
         return tuple(_normalise(item, arguments[0], f"{path}[{i}]", problems) for i, item in enumerate(value))
+    if origin is collections.abc.Mapping:
+        if not isinstance(value, Mapping):
+            problems.append(f"{path}={value!r}: must be {_describe(annotation)}")
+            return None
+        return {str(name): _normalise(item, arguments[1], f"{path}.{name}", problems) for name, item in value.items()}
     if annotation is float and type(value) is int and abs(value) < 2**1023:
         value = float(value)
     # bool is a subclass of int, but True is no number of epochs.
@@ -147,6 +153,8 @@ def _describe(annotation: Any) -> str:
         return f"one of {', '.join(map(str, arguments))}"
     if typing.get_origin(annotation) is tuple:
         return f"a list, each item {_describe(arguments[0])}"
+    if typing.get_origin(annotation) is collections.abc.Mapping:
+        return "a mapping of names"
     if arguments:
         return " or ".join(_describe(argument) for argument in arguments)
     return getattr(annotation, "__name__", str(annotation))

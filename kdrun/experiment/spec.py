@@ -234,7 +234,11 @@ class Spec:
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    """Lists as tuples, in the mappings within, too."""
+    return {
+        name: tuple(value) if isinstance(value, list) else _tuples(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+    }
 
 
 def _plain(value: Any) -> Any:

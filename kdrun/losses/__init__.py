@@ -7,6 +7,21 @@ float32. Gradients reach the student only.
 """
 
 from kdrun.losses.base import KL_REDUCTIONS, check_choice, check_range, cross_entropy
+from kdrun.losses.born_again import confidence_weighted_loss, permuted_target_loss
+from kdrun.losses.correlation import dist_loss
+from kdrun.losses.decoupled import dkd_loss, other_classes_loss, target_class_loss
+from kdrun.losses.ensemble import ENSEMBLE_MEANS, ensemble_loss
+from kdrun.losses.features import (
+    FSP_REDUCTIONS,
+    HINT_REDUCTIONS,
+    POOLINGS,
+    attention_map,
+    attention_transfer_loss,
+    fsp_loss,
+    fsp_matrix,
+    hint_loss,
+    same_size,
+)
 from kdrun.losses.label_smoothing import (
     SPREADS,
     TFKD_REG_VARIANTS,
@@ -15,20 +30,53 @@ from kdrun.losses.label_smoothing import (
     virtual_teacher_loss,
     virtual_teacher_probs,
 )
-from kdrun.losses.soft_targets import blend, kd_loss, soft_target_loss
+from kdrun.losses.logit_matching import CLASS_REDUCTIONS, logit_matching_loss
+from kdrun.losses.partial_targets import check_k, class_similarity_loss, topk_loss, true_class_loss
+from kdrun.losses.relations import rkd_angle_loss, rkd_distance_loss, similarity_loss
+from kdrun.losses.soft_targets import blend, kd_loss, soft_target_loss, standardized
+from kdrun.losses.triplet import draw_negatives, triplet_loss
 
 __all__ = [
+    "CLASS_REDUCTIONS",
+    "ENSEMBLE_MEANS",
+    "FSP_REDUCTIONS",
+    "HINT_REDUCTIONS",
     "KL_REDUCTIONS",
+    "POOLINGS",
     "SPREADS",
     "TFKD_REG_VARIANTS",
+    "attention_map",
+    "attention_transfer_loss",
     "blend",
     "check_choice",
+    "check_k",
     "check_range",
+    "class_similarity_loss",
+    "confidence_weighted_loss",
     "cross_entropy",
+    "dist_loss",
+    "dkd_loss",
+    "draw_negatives",
+    "ensemble_loss",
+    "fsp_loss",
+    "fsp_matrix",
+    "hint_loss",
     "kd_loss",
     "label_smoothing_loss",
+    "logit_matching_loss",
+    "other_classes_loss",
+    "permuted_target_loss",
+    "rkd_angle_loss",
+    "rkd_distance_loss",
+    "same_size",
+    "similarity_loss",
     "soft_target_loss",
+    "standardized",
+    "target_class_loss",
     "tfkd_reg_loss",
+    "topk_loss",
+    "triplet_loss",
+    "true_class_loss",
     "virtual_teacher_loss",
     "virtual_teacher_probs",
 ]

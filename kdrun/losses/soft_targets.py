@@ -1,4 +1,4 @@
-"""Soft targets from a teacher's logits (Hinton, Vinyals, Dean 2015)."""
+"""Soft targets from a teacher's logits (Hinton, Vinyals, Dean 2015), and the standardisation of logits before them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,18 @@ from kdrun.losses.base import (
     kl,
 )
 
+STANDARDIZE_EPSILON = 1e-7
+
+
+def check_same_shape(student_logits: Tensor, teacher_logits: Tensor) -> None:
+    """Raises `ValueError` unless both are logits of one shape `[N, K]`."""
+    check_logits(student_logits)
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"student and teacher logits must have the same shape [N, K], "
+            f"got {list(student_logits.shape)} and {list(teacher_logits.shape)}"
+        )
+
 
 def blend(hard: Tensor, soft: Tensor, *, alpha: float, multiplier: float = 1.0) -> Tensor:
     """`(1 - alpha) * hard + alpha * multiplier * soft`: how every distillation loss here weighs its two terms.
@@ -25,6 +37,27 @@ def blend(hard: Tensor, soft: Tensor, *, alpha: float, multiplier: float = 1.0) 
     check_range("alpha", alpha, 0, 1)
     check_range("multiplier", multiplier, 0)
     return (1 - alpha) * hard + alpha * multiplier * soft
+
+
+@full_precision
+def standardized(logits: Tensor) -> Tensor:
+    """`(z - mean(z)) / (std(z) + 1e-7)` over the classes of each image (logit standardisation: Sun et al. 2024).
+
+    Applied to both networks, it leaves the student free in the mean and the spread of its logits: the loss no longer
+    changes when the teacher's logits are shifted or multiplied by a positive number.
+
+    Args:
+        logits: `[N, K]`, K at least 2; the deviation is the sample's (divided by K - 1), as released.
+
+    Returns:
+        `[N, K]`, in at least float32.
+
+    Raises:
+        ValueError: a shape or type other than that.
+    """
+    check_logits(logits)
+    deviation = logits.std(dim=1, keepdim=True)
+    return (logits - logits.mean(dim=1, keepdim=True)) / (deviation + STANDARDIZE_EPSILON)
 
 
 @full_precision
@@ -48,12 +81,7 @@ def soft_target_loss(
     """
     check_range("temperature", temperature, 0, open_low=True)
     check_choice("kl_reduction", kl_reduction, KL_REDUCTIONS)
-    check_logits(student_logits)
-    if student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"student and teacher logits must have the same shape [N, K], "
-            f"got {list(student_logits.shape)} and {list(teacher_logits.shape)}"
-        )
+    check_same_shape(student_logits, teacher_logits)
     soft_targets = F.log_softmax(teacher_logits.detach() / temperature, dim=1)
     return temperature**2 * kl(soft_targets, student_logits / temperature, kl_reduction)
 

@@ -33,6 +33,8 @@ class Needs:
         several: any number of teachers is taken, one at least.
         own_architecture: the teacher must be another training of the student's own architecture
             (self-distillation), whatever teacher the config names.
+        generations: the teacher is the same run with `generation` one less, and an ordinary training before the first.
+        assistant: the teacher is a network of its own choice that was itself taught by the teacher the config names.
     """
 
     logits: bool = False
@@ -40,6 +42,8 @@ class Needs:
     weights: bool = False
     several: bool = False
     own_architecture: bool = False
+    generations: bool = False
+    assistant: bool = False
 
     @property
     def teacher(self) -> bool:

@@ -9,7 +9,27 @@ from kdrun import losses
 from kdrun.methods.base import Batch, Distillation, Needs, StudentOutput, TeacherOutput
 
 
-class KD(Distillation):
+class SoftTargets(Distillation):
+    """`(1 - alpha) CE + alpha * multiplier * term`: the blend of Hinton, Vinyals, Dean 2015.
+
+    Args:
+        student: maps `[N, C, H, W]` to logits `[N, K]`.
+        temperature: T > 0.
+        alpha: weight of the term, in [0, 1].
+        multiplier: further weight of the term, at least 0.
+    """
+
+    def __init__(self, student: nn.Module, *, temperature: float, alpha: float, multiplier: float) -> None:
+        super().__init__(student)
+        losses.check_range("temperature", temperature, 0, open_low=True)
+        losses.check_range("alpha", alpha, 0, 1)
+        losses.check_range("multiplier", multiplier, 0)
+        self.temperature = temperature
+        self.hard_weight = 1 - alpha
+        self.weight = alpha * multiplier
+
+
+class KD(SoftTargets):
     """Knowledge distillation (Hinton, Vinyals, Dean 2015): `(1 - alpha) CE + alpha * multiplier * T^2 KL`.
 
     Re-KD is this with a small teacher, De-KD with a poorly trained one (`teacher.stop_epoch`); Yuan et al. 2020
@@ -21,6 +41,7 @@ class KD(Distillation):
         alpha: weight of the soft targets, in [0, 1].
         kl_reduction: `"batchmean"`, the KL per image, or `"mean"`, which divides it by K too.
         multiplier: further weight of the soft-target term, at least 0.
+        standardize: both networks' logits are standardised first, see `kdrun.losses.standardized`.
     """
 
     name = "kd"
@@ -34,22 +55,17 @@ class KD(Distillation):
         alpha: float = 0.9,
         kl_reduction: str = "batchmean",
         multiplier: float = 1.0,
+        standardize: bool = False,
     ) -> None:
-        super().__init__(student)
-        losses.check_range("temperature", temperature, 0, open_low=True)
-        losses.check_range("alpha", alpha, 0, 1)
+        super().__init__(student, temperature=temperature, alpha=alpha, multiplier=multiplier)
         losses.check_choice("kl_reduction", kl_reduction, losses.KL_REDUCTIONS)
-        losses.check_range("multiplier", multiplier, 0)
-        self.hard_weight = 1 - alpha
-        self.weight = alpha * multiplier
-        self.temperature = temperature
         self.kl_reduction = kl_reduction
+        self.standardize = standardize
 
     def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
         targets = self.target_logits(student.logits, teacher)
-        return losses.soft_target_loss(
-            student.logits, targets, temperature=self.temperature, kl_reduction=self.kl_reduction
-        )
+        logits, targets = maybe_standardized(self.standardize, student.logits, targets)
+        return losses.soft_target_loss(logits, targets, temperature=self.temperature, kl_reduction=self.kl_reduction)
 
     def target_logits(self, logits: Tensor, teacher: TeacherOutput | None) -> Tensor:
         """What the student's logits `[N, K]` are drawn towards: the teacher's."""
@@ -65,6 +81,16 @@ class TfKDSelf(KD):
     needs = Needs(logits=True, own_architecture=True)
 
 
+class TAKD(KD):
+    """Teacher-assistant distillation (Mirzadeh et al. 2020): KD from a network of medium size that was taught by KD.
+
+    The step is KD's; what makes it TAKD is its teacher, an assistant with a teacher of its own.
+    """
+
+    name = "takd"
+    needs = Needs(logits=True, assistant=True)
+
+
 class KDUniform(KD):
     """KD from a teacher that knows nothing, `p^t(k) = 1/K`: the control that tells soft targets from their absence.
 
@@ -77,3 +103,8 @@ class KDUniform(KD):
 
     def target_logits(self, logits: Tensor, teacher: TeacherOutput | None) -> Tensor:
         return torch.zeros_like(logits)
+
+
+def maybe_standardized(standardize: bool, *logits: Tensor) -> tuple[Tensor, ...]:
+    """The logits of student and teacher, standardised where that is asked for."""
+    return tuple(losses.standardized(each) for each in logits) if standardize else logits

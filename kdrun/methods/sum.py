@@ -11,23 +11,31 @@ from torch import nn
 from kdrun import losses
 from kdrun.methods.attention import AT
 from kdrun.methods.base import Batch, Distillation, Method, Needs, Objective, Pair, StudentOutput, TeacherOutput
+from kdrun.methods.dist import DIST
+from kdrun.methods.dkd import DKD
+from kdrun.methods.fitnet import FitNet
+from kdrun.methods.fsp import FSP
+from kdrun.methods.kd import KD, KDUniform
+from kdrun.methods.logit_matching import LogitMatching
+from kdrun.methods.partial_kd import KDPt, KDSim, KDTopK
+from kdrun.methods.relations import RKD, SimilarityPreserving
+from kdrun.methods.tfkd_reg import TfKDReg
+from kdrun.methods.triplet import Triplet
 
-TERMS: dict[str, type[Distillation]] = {kind.name: kind for kind in (AT,)}
-"""What can be a term, by name."""
+KINDS: tuple[type[Distillation], ...] = (
+    *(KD, KDUniform, TfKDReg, LogitMatching, KDTopK, KDPt, KDSim, DKD, DIST, Triplet),
+    *(FitNet, FSP, AT, RKD, SimilarityPreserving),
+)
+TERMS = {kind.name: kind for kind in KINDS}
+"""What can be a term, by name: the methods that are cross-entropy and one term more, from one teacher's output."""
 
 WEIGHING = ("alpha", "multiplier", "weight", "hard_weight", "stage1_epochs")
 """Options by which a method alone weighs its term; in a sum each term has its `weight` instead."""
 
 
-def term_class(name: str) -> type[Distillation]:
-    """The method whose term has this name.
-
-    Raises:
-        ValueError: no method of this name can be a term.
-    """
-    if name not in TERMS:
-        raise ValueError(f"terms.{name}: must be one of {', '.join(sorted(TERMS))}")
-    return TERMS[name]
+def term_weight(weight: float | None = None) -> float | None:
+    """The option of a term that is the sum's: its weight, at least 0; None is what the method has alone."""
+    return weight
 
 
 class Sum(Method):
@@ -56,9 +64,11 @@ class Sum(Method):
             raise ValueError(f"terms={{}}: must have one term at least; terms are {', '.join(sorted(TERMS))}")
         self.hard_weight = hard_weight
         self.terms = nn.ModuleDict({name: _term(name, pair, options) for name, options in terms.items()})
-        self.weights = {name: terms[name].get("weight", term.weight) for name, term in self._terms()}
-        for name, weight in self.weights.items():
-            losses.check_range(f"terms.{name}.weight", weight, 0)
+        self.weights: dict[str, float] = {}
+        for name, term in self._terms():
+            weight = term_weight(terms[name].get("weight"))
+            self.weights[name] = term.weight if weight is None else weight
+            losses.check_range(f"terms.{name}.weight", self.weights[name], 0)
         self.taps = tuple(dict.fromkeys(tap for _, term in self._terms() for tap in term.taps))
         features = dict.fromkeys(tap for _, term in self._terms() for tap in term.needs.features)
         self.needs = Needs(
@@ -79,7 +89,9 @@ class Sum(Method):
 
 def _term(name: str, pair: Pair, options: Mapping[str, Any]) -> Distillation:
     """A method without a student of its own: it sees what the sum's student says."""
-    kind = term_class(name)
+    if name not in TERMS:
+        raise ValueError(f"terms.{name}: must be one of {', '.join(sorted(TERMS))}")
+    kind = TERMS[name]
     own = {option: value for option, value in options.items() if option != "weight"}
     given = {"pair": pair} if "pair" in inspect.signature(kind).parameters else {}
     try:

@@ -1,8 +1,9 @@
 """Residual networks (He et al. 2016) for small images.
 
 `resnet18` and `resnet50` are the ImageNet networks with a 3x3 stem and no early pooling, as released with Yuan et al.
-2020 (there an average over 4x4 at the end: the same at 32x32). `resnet8`, 14, 20, 26, 32, 56 and 110 are the CIFAR family
-of He et al., part 4.2, as in RepDistiller (Tian et al. 2020): where He et al. shorten with zero padding, these project.
+2020 (there an average over 4x4 at the end: the same at 32x32). `resnet8`, 14, 20, 26, 32, 56 and 110 are the CIFAR
+family of He et al., part 4.2, as in RepDistiller (Tian et al. 2020): where He et al. shorten with zero padding, these
+project.
 """
 
 from __future__ import annotations

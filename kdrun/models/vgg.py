@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from kdrun.models.layers import GlobalAverage, check_shape, conv_bn, init_convolutions, named
+from kdrun.models.layers import GlobalAverage, check_shape, conv_bn, init_convolutions
 
 WIDTHS = (64, 128, 256, 512, 512)
 
 
 def vgg(num_classes: int, in_channels: int, *, depth: int) -> nn.Sequential:
-    """A stem and four layers of `depth` 3x3 convolutions each; layers 1 to 3 halve the image, at the end it is averaged.
+    """A stem and four layers of `depth` 3x3 convolutions each; layers 1 to 3 halve the image, then it is averaged.
 
     Raises:
         ValueError: `num_classes` below 2, or `in_channels` below 1.

@@ -1,0 +1,70 @@
+"""What a walk over a config finds: problems, and what the user should know."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdrun.config.secrets import without_secrets
+from kdrun.experiment.spec import Component
+
+
+class Findings:
+    """Problems and notices, collected on one walk over a config.
+
+    Attributes:
+        problems: one line each.
+        notices: one line each.
+        weight_files: files with the user's own weights, by SHA-256.
+        overrides: what the user typed.
+        fitting: what was tried out and found right; shared by the jobs of one command.
+    """
+
+    def __init__(self, overrides: Sequence[str], fitting: set[str]) -> None:
+        self.problems: list[str] = []
+        self.notices: list[str] = []
+        self.weight_files: dict[str, Path] = {}
+        self.overrides = tuple(overrides)
+        self.fitting = fitting
+
+    def attempt(self, prefix: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a function; what it refuses becomes a problem, each of its lines behind `prefix`."""
+        try:
+            return function(*arguments)
+        except ValueError as error:
+            self.problems.extend(prefix + line for line in str(error).splitlines())
+            return None
+
+    def builds(self, prefix: str, build: Callable[..., Any], component: Component, *others: Any) -> bool:
+        """Whether a component can be built; each option that its constructor refuses is a problem."""
+        options = dict(component.options)
+        while True:
+            try:
+                build(dataclasses.replace(component, options=options), *others)
+                return options == component.options
+            except ValueError as error:
+                self.problems.extend(prefix + line for line in str(error).splitlines())
+                refused = str(error).partition("=")[0]
+                if options.pop(refused, None) is None:
+                    return False
+            except Exception as error:  # whatever the user's own code raises
+                self.problems.append(f"{prefix}_target_={component.target}: {type(error).__name__}: {error}")
+                return False
+
+    def component(self, read: Callable[..., Component | None], node: Any, path: str) -> Component | None:
+        """Reads a `_target_` node; of options that look like secrets only the names are told."""
+        told: list[str] = []
+        found = read(node, path, told)
+        secrets, told = without_secrets(node, path, told)
+        self.problems += [*secrets, *told]
+        return None if secrets else found
+
+    def once(self, *what: object) -> bool:
+        """Whether this was not tried before; what was found wrong is tried again with the next job."""
+        return repr(what) not in self.fitting
+
+    def passed(self, *what: object) -> None:
+        """Notes that this was tried and found right."""
+        self.fitting.add(repr(what))

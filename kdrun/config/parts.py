@@ -1,0 +1,100 @@
+"""What a training is made of: a network, a method, a recipe; those of a run, or of its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kdrun.config.findings import Findings
+from kdrun.config.schema import resolve_stage1_epochs, resolve_stop_epoch
+from kdrun.experiment.build import (
+    build_method,
+    build_student,
+    check_network,
+    method_component,
+    pair_for,
+    student_component,
+    takes_pair,
+)
+from kdrun.experiment.signature import construct
+from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a network and its training are made of."""
+
+    student: Component
+    method: Component
+    recipe: Recipe
+    stop_epoch: int | None
+
+
+def check_parts(
+    findings: Findings, path: str, node: Mapping[str, Any], network: Any, dataset: DatasetSpec | None
+) -> Parts | None:
+    """Checks a network with its method, recipe and stop epoch.
+
+    Args:
+        findings: where problems go.
+        path: where they stand: empty for the run's own, else `teacher.`.
+        node: has `method`, `recipe` and `stop_epoch`.
+        network: the network's `_target_` node.
+        dataset: what its input and output must fit; None where that could not be told.
+    """
+    student_path = path.rstrip(".") or "student"
+    student = findings.component(student_component, network, student_path)
+    recipe = construct(Recipe, node.get("recipe"), f"{path}recipe", findings.problems)
+    method = _method(findings, f"{path}method", node.get("method"), recipe)
+    total = recipe and recipe.epochs + (method.options.get("stage1_epochs", 0) if method else 0)
+    stop_epoch = recipe and findings.attempt(path, resolve_stop_epoch, node.get("stop_epoch"), total)
+    if recipe and dataset and recipe.augmentation.crop_padding >= dataset.image_size:
+        findings.problems.append(
+            f"{path}recipe.augmentation.crop_padding={recipe.augmentation.crop_padding}: must be smaller than the "
+            f"images, which are {dataset.image_size} x {dataset.image_size} pixels"
+        )
+    if student and dataset:
+        check_fits(findings, student_path, student, dataset)
+    if method is not None and not takes_pair(method):
+        findings.builds(f"{path}method.", build_method, method, torch.nn.Identity())
+    return Parts(student, method, recipe, stop_epoch) if student and method and recipe else None
+
+
+def check_fits(findings: Findings, path: str, student: Component, dataset: DatasetSpec) -> None:
+    """Builds a network and sends two images through it, without data; once for all the jobs of a command."""
+    if not findings.once(student, dataset):
+        return
+    fault_count = len(findings.problems)
+    with torch.device("meta"):  # constructors can refuse their options, at no cost
+        fits = findings.builds(f"{path}.", build_student, student, dataset)
+    if fits:
+        findings.attempt(f"{path}: ", check_network, student, dataset)
+    if len(findings.problems) == fault_count:
+        findings.passed(student, dataset)
+
+
+def check_methods(findings: Findings, spec: Spec, path: str = "") -> None:
+    """Tries the methods that look at their networks, a run's and its teachers': their taps and shapes must fit."""
+    networks = [(each.student, each.dataset) for each in (spec, *spec.teachers)]
+    if takes_pair(spec.method) and findings.once(spec.method, networks):
+        with torch.device("meta"):
+            pair = pair_for(spec, torch.device("meta"))
+            if findings.builds(f"{path}method.", build_method, spec.method, torch.nn.Identity(), pair):
+                findings.passed(spec.method, networks)
+    for teacher in spec.teachers:
+        check_methods(findings, teacher, f"{path}teacher.")
+
+
+def _method(findings: Findings, path: str, node: Any, recipe: Recipe | None) -> Component | None:
+    """Reads a method's node; the length of a first stage can be given as a multiple of the recipe's epochs."""
+    if isinstance(node, Mapping) and recipe and isinstance(node.get("stage1_epochs"), float):
+        stage1_epochs = findings.attempt(f"{path}.", resolve_stage1_epochs, node["stage1_epochs"], recipe.epochs)
+        if stage1_epochs is None:
+            return None
+        node = {**node, "stage1_epochs": stage1_epochs}
+    if isinstance(node, Mapping):  # a network, of which the teachers are made: none of the method's own options
+        node = {name: value for name, value in node.items() if name != "assistant"}
+    return findings.component(method_component, node, path)

@@ -1,0 +1,201 @@
+"""Whom a run is taught by: how the specs of its teachers follow from its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdrun.config.findings import Findings
+from kdrun.config.parts import Parts, check_fits, check_parts
+from kdrun.config.schema import Selection, TeacherOptions
+from kdrun.experiment.build import Method, all_options, method_class, own_weights, student_component
+from kdrun.experiment.signature import construct, without_defaults
+from kdrun.experiment.spec import Component, DatasetSpec, Spec
+
+TEACHER_OPTIONS = tuple(option.name for option in dataclasses.fields(TeacherOptions))
+UNTAUGHT = Component("kdrun.methods.CE")
+"""By which a teacher's own teacher is trained, and what stands where nothing is trained."""
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How a run's teachers follow from its own spec.
+
+    Attributes:
+        parts: of the teacher; of its network there can be several.
+        networks: of the teachers, one at least.
+        dataset: what they are trained on.
+        seeds: of each network; None is the run's own, or as many as the method takes.
+        own_teacher: the network of the teacher's own teacher, where its method needs one.
+        assistant: the network between teacher and student (TAKD).
+        weights: SHA-256 of the user's own weights, in the place of all that.
+    """
+
+    parts: Parts
+    networks: tuple[Component, ...]
+    dataset: DatasetSpec
+    seeds: tuple[int, ...] | None = None
+    own_teacher: Component | None = None
+    assistant: Component | None = None
+    weights: str | None = None
+
+    def teachers_of(self, own: Spec) -> tuple[Spec, ...]:
+        """The teachers of a run."""
+        generation = own.method.options.get("generation", 1)
+        if method_class(own.method).needs.generations and generation > 1:
+            options = {**own.method.options, "generation": generation - 1}
+            method = dataclasses.replace(own.method, options=without_defaults(method_class(own.method), options))
+            before = dataclasses.replace(own, method=method, stop_epoch=None)
+            return (dataclasses.replace(before, teachers=self.teachers_of(before)),)
+        teachers = tuple(self._teacher(own, network, seed) for network in self.networks for seed in self._seeds(own))
+        if self.assistant is None:
+            return teachers
+        taught = Component("kdrun.methods.KD", own.method.options, own.method.source)
+        return (dataclasses.replace(own, student=self.assistant, method=taught, stop_epoch=None, teachers=teachers),)
+
+    def _seeds(self, own: Spec) -> tuple[int, ...]:
+        if self.seeds is not None:
+            return self.seeds
+        count = all_options(own.method).get("num_teachers", 1) if len(self.networks) == 1 else 1
+        # Students of different seeds share no teacher: each of them has an ensemble of its own.
+        return tuple(own.seed * count + number for number in range(count))
+
+    def _teacher(self, own: Spec, network: Component, seed: int) -> Spec:
+        if self.weights is not None:  # nothing is trained: how, and from which seed, is no part of it
+            return Spec(self.dataset, network, UNTAUGHT, precision=own.precision, weights=self.weights)
+        teacher = Spec(
+            self.dataset,
+            network,
+            self.parts.method,
+            self.parts.recipe,
+            seed,
+            own.precision,
+            self.parts.stop_epoch,
+            semantics=own.semantics,
+        )
+        if self.own_teacher is None:
+            return teacher
+        taught_by = dataclasses.replace(teacher, student=self.own_teacher, method=UNTAUGHT, stop_epoch=None)
+        return dataclasses.replace(teacher, teachers=(taught_by,))
+
+
+def check_teaching(findings: Findings, node: Mapping[str, Any], dataset: DatasetSpec | None) -> Teaching | None:
+    """Checks the teachers that the method asks for; those that it has no use for are a notice, and None is returned."""
+    try:
+        method = method_class(Component(node["method"]["_target_"]))
+    except (AttributeError, KeyError, TypeError, ValueError):  # told before
+        return None
+    _tell_unused(findings, method)
+    if not method.needs.teacher:
+        return None
+    named = node.get("teacher")
+    if not isinstance(named, Mapping):
+        findings.problems.append(f"teacher={named!r}: must be a group option")
+        return None
+    own = {name: value for name, value in named.items() if name in TEACHER_OPTIONS}
+    network: Any = {name: value for name, value in named.items() if name not in TEACHER_OPTIONS}
+    if method.needs.own_architecture:
+        network = node.get("student")
+    elif not network:
+        findings.problems.append(f"teacher=none: method {method.name} needs one: teacher=OPTION, or another method")
+        return None
+    options = construct(TeacherOptions, own, "teacher", findings.problems)
+    parts = check_parts(findings, "teacher.", own, network, dataset)
+    trained_on = options and dataset and findings.attempt("teacher.dataset.", _selected, dataset, options.dataset)
+    if not (options and parts and trained_on):
+        return None
+    teaching = Teaching(parts, (parts.student,), trained_on, options.seeds)
+    others = _others(findings, method, options, trained_on)
+    teaching = dataclasses.replace(teaching, networks=(parts.student, *others))
+    if method.needs.assistant:
+        assistant = _network(findings, "method.assistant", node["method"].get("assistant"), trained_on)
+        teaching = dataclasses.replace(teaching, assistant=assistant)
+    if options.checkpoint is not None:
+        return dataclasses.replace(teaching, weights=_own_weights(findings, options.checkpoint, parts, trained_on))
+    return dataclasses.replace(teaching, own_teacher=_own_teacher(findings, options, parts, trained_on))
+
+
+def _others(findings: Findings, method: type[Method], options: TeacherOptions, dataset: DatasetSpec) -> list[Component]:
+    """The networks of further teachers; a method of one teacher takes none, and one seed."""
+    if not method.needs.several:
+        if options.seeds is not None and len(options.seeds) > 1:
+            findings.problems.append(f"teacher.seeds={list(options.seeds)}: method {method.name} takes one teacher")
+        if options.also:
+            findings.problems.append(f"teacher.also={sorted(options.also)}: method {method.name} takes one teacher")
+        return []
+    found = [_network(findings, f"teacher.also.{name}", node, dataset) for name, node in options.also.items()]
+    return [network for network in found if network is not None]
+
+
+def _own_teacher(findings: Findings, options: TeacherOptions, parts: Parts, dataset: DatasetSpec) -> Component | None:
+    """The network that teaches the teacher, where the teacher's method needs one."""
+    taught = method_class(parts.method)
+    if not taught.needs.teacher:
+        if options.teacher is not None:
+            findings.notices.append(
+                f"teacher.method={taught.name} has no use for a teacher: teacher.teacher is left aside"
+            )
+        return None
+    if taught.needs.several or taught.needs.assistant or taught.needs.generations:
+        findings.problems.append(f"teacher.method={taught.name}: must be a method without a teacher, or of one teacher")
+        return None
+    if taught.needs.own_architecture:
+        return parts.student
+    if options.teacher is None:
+        findings.problems.append(
+            f"teacher.method={taught.name}: the teacher needs one of its own: teacher.teacher=OPTION, or another method"
+        )
+        return None
+    return _network(findings, "teacher.teacher", options.teacher, dataset)
+
+
+def _network(findings: Findings, path: str, node: Any, dataset: DatasetSpec) -> Component | None:
+    """A network that stands alone in the config, checked."""
+    network = findings.component(student_component, node, path)
+    if network is not None:
+        check_fits(findings, path, network, dataset)
+    return network
+
+
+def _tell_unused(findings: Findings, method: type[Method]) -> None:
+    """A notice for what was asked of a teacher and is of no use."""
+    if method.needs.own_architecture:
+        why, unused = "is taught by the student's own architecture", "teacher="
+    elif not method.needs.teacher:
+        why, unused = "has no use for a teacher", "teacher"
+    else:
+        return
+    asked = [text for text in findings.overrides if text.startswith(unused) and text != "teacher=none"]
+    if asked:
+        findings.notices.append(f"method {method.name} {why}: {' '.join(asked)} is left aside")
+
+
+def _own_weights(findings: Findings, checkpoint: str, parts: Parts, dataset: DatasetSpec) -> str | None:
+    """The SHA-256 of a file with the user's own weights of the teacher."""
+    path = Path(checkpoint).expanduser()
+    try:
+        digest = own_weights(path, parts.student, dataset)
+    except OSError as error:
+        findings.problems.append(f"teacher.checkpoint={path}: {error.strerror}")
+        return None
+    except RuntimeError as error:
+        findings.problems.append(f"teacher.checkpoint: {error}")
+        return None
+    aside = ("stop_epoch", "method", "recipe", "seeds", "dataset", "teacher", "also")
+    unused = [text for text in findings.overrides if text.startswith(tuple(f"teacher.{name}" for name in aside))]
+    if unused:
+        findings.notices.append(f"teacher.checkpoint is taken as it is: {' '.join(unused)} is left aside")
+    findings.weight_files[digest] = path
+    return digest
+
+
+def _selected(dataset: DatasetSpec, selection: Selection) -> DatasetSpec:
+    """The dataset with another selection of its training images.
+
+    Raises:
+        ValueError: a fraction or class out of range.
+    """
+    return dataclasses.replace(dataset, **vars(selection))

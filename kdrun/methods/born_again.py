@@ -1,0 +1,56 @@
+"""Born-again networks: a network taught by an earlier generation of itself."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from kdrun import losses
+from kdrun.methods.base import Batch, Distillation, Needs, StudentOutput, TeacherOutput
+
+VARIANTS = ("kd", "cwtm", "dkpp")
+
+
+class BornAgain(Distillation):
+    """Born-again networks (Furlanello et al., ICML 2018): `hard_weight CE + weight * term`, without a temperature.
+
+    Args:
+        student: maps `[N, C, H, W]` to logits `[N, K]`.
+        generation: how many times the network is born again, at least 1: the teacher is generation - 1, and
+            generation 0 an ordinary training.
+        variant: what is taught. `"kd"`: the teacher's output. `"cwtm"`: cross-entropy with the labels, each image
+            weighed by the teacher's confidence. `"dkpp"`: the teacher's output with all probabilities but the
+            largest permuted.
+        hard_weight: of the cross-entropy, at least 0.
+        weight: of the term, at least 0.
+    """
+
+    name = "born_again"
+    scheme = "self"
+    needs = Needs(logits=True, own_architecture=True, generations=True)
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        generation: int = 1,
+        variant: str = "kd",
+        hard_weight: float = 1.0,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(student)
+        losses.check_range("generation", generation, 1)
+        losses.check_choice("variant", variant, VARIANTS)
+        losses.check_range("hard_weight", hard_weight, 0)
+        losses.check_range("weight", weight, 0)
+        self.generation = generation
+        self.variant = variant
+        self.hard_weight = hard_weight
+        self.weight = weight
+
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
+        assert teacher is not None, "needs.logits was not met"
+        if self.variant == "cwtm":
+            return losses.confidence_weighted_loss(student.logits, teacher.logits, batch.y)
+        if self.variant == "dkpp":
+            return losses.permuted_target_loss(student.logits, teacher.logits, generator=batch.generator)
+        return losses.soft_target_loss(student.logits, teacher.logits, temperature=1.0)

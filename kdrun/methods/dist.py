@@ -1,0 +1,51 @@
+"""DIST: relations between classes and between images, by correlation."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from kdrun import losses
+from kdrun.methods.base import Batch, Distillation, StudentOutput, TeacherOutput
+
+
+class DIST(Distillation):
+    """DIST (Huang et al., NeurIPS 2022): `hard_weight CE + weight (beta L_inter + gamma L_intra)`.
+
+    Args:
+        student: maps `[N, C, H, W]` to logits `[N, K]`.
+        temperature: T > 0, on both sides.
+        beta: weight of the relation between the classes of an image, at least 0.
+        gamma: weight of the relation between the images of a batch, at least 0.
+        hard_weight: of the cross-entropy, at least 0.
+        weight: of the term, at least 0.
+    """
+
+    name = "dist"
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        temperature: float = 1.0,
+        beta: float = 1.0,
+        gamma: float = 1.0,
+        hard_weight: float = 1.0,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(student)
+        losses.check_range("temperature", temperature, 0, open_low=True)
+        losses.check_range("beta", beta, 0)
+        losses.check_range("gamma", gamma, 0)
+        losses.check_range("hard_weight", hard_weight, 0)
+        losses.check_range("weight", weight, 0)
+        self.temperature = temperature
+        self.beta = beta
+        self.gamma = gamma
+        self.hard_weight = hard_weight
+        self.weight = weight
+
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
+        assert teacher is not None, "needs.logits was not met"
+        return losses.dist_loss(
+            student.logits, teacher.logits, temperature=self.temperature, beta=self.beta, gamma=self.gamma
+        )

@@ -1,0 +1,60 @@
+"""Decoupled knowledge distillation: what the teacher says of the true class, and of the others, weighed apart."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from kdrun import losses
+from kdrun.methods.base import Batch, Distillation, StudentOutput, TeacherOutput
+from kdrun.methods.kd import maybe_standardized
+
+
+class DKD(Distillation):
+    """DKD (Zhao et al., CVPR 2022): `hard_weight CE + weight * min(epoch / warmup, 1) (alpha TCKD + beta NCKD)`.
+
+    Args:
+        student: maps `[N, C, H, W]` to logits `[N, K]`.
+        temperature: T > 0, on both sides.
+        alpha: weight of TCKD, the true class against the others, at least 0.
+        beta: weight of NCKD, what is said about the others, at least 0.
+        warmup_epochs: the term grows linearly over these first epochs of the run, as released; 0: at once.
+        hard_weight: of the cross-entropy, at least 0.
+        weight: of the term, at least 0.
+        standardize: both networks' logits are standardised first, see `kdrun.losses.standardized`.
+    """
+
+    name = "dkd"
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        temperature: float = 4.0,
+        alpha: float = 1.0,
+        beta: float = 8.0,
+        warmup_epochs: int = 20,
+        hard_weight: float = 1.0,
+        weight: float = 1.0,
+        standardize: bool = False,
+    ) -> None:
+        super().__init__(student)
+        losses.check_range("temperature", temperature, 0, open_low=True)
+        for option, value in (("alpha", alpha), ("beta", beta), ("warmup_epochs", warmup_epochs)):
+            losses.check_range(option, value, 0)
+        losses.check_range("hard_weight", hard_weight, 0)
+        losses.check_range("weight", weight, 0)
+        self.temperature = temperature
+        self.alpha = alpha
+        self.beta = beta
+        self.warmup_epochs = warmup_epochs
+        self.hard_weight = hard_weight
+        self.weight = weight
+        self.standardize = standardize
+
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
+        assert teacher is not None, "needs.logits was not met"
+        logits, targets = maybe_standardized(self.standardize, student.logits, teacher.logits)
+        term = losses.dkd_loss(logits, targets, batch.y, temperature=self.temperature, alpha=self.alpha, beta=self.beta)
+        if not self.warmup_epochs:
+            return term
+        return min((batch.epoch + 1) / self.warmup_epochs, 1.0) * term  # the released code counts epochs from 1

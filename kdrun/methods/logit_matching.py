@@ -1,0 +1,46 @@
+"""Matching the teacher's logits themselves: distillation at high temperature."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from kdrun import losses
+from kdrun.methods.base import Batch, Distillation, StudentOutput, TeacherOutput
+from kdrun.methods.kd import maybe_standardized
+
+
+class LogitMatching(Distillation):
+    """Logit matching (Hinton, Vinyals, Dean 2015, part 2.1): `(1 - alpha) CE + alpha * multiplier * 1/2 ||z - v||^2`.
+
+    Args:
+        student: maps `[N, C, H, W]` to logits `[N, K]`.
+        alpha: weight of the matching, in [0, 1].
+        class_reduction: `"mean"` divides the squares by K, which is what KD tends to; `"sum"` does not.
+        multiplier: further weight of the matching, at least 0.
+        standardize: both networks' logits are standardised first, see `kdrun.losses.standardized`.
+    """
+
+    name = "logit_matching"
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        alpha: float = 0.9,
+        class_reduction: str = "mean",
+        multiplier: float = 1.0,
+        standardize: bool = False,
+    ) -> None:
+        super().__init__(student)
+        losses.check_range("alpha", alpha, 0, 1)
+        losses.check_choice("class_reduction", class_reduction, losses.CLASS_REDUCTIONS)
+        losses.check_range("multiplier", multiplier, 0)
+        self.hard_weight = 1 - alpha
+        self.weight = alpha * multiplier
+        self.class_reduction = class_reduction
+        self.standardize = standardize
+
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
+        assert teacher is not None, "needs.logits was not met"
+        logits, targets = maybe_standardized(self.standardize, student.logits, teacher.logits)
+        return losses.logit_matching_loss(logits, targets, class_reduction=self.class_reduction)

@@ -1,0 +1,143 @@
+"""Distilling a part of what the teacher knows: its likeliest classes, its confidence, how alike the classes are."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from kdrun import losses
+from kdrun.methods.base import Batch, Needs, Pair, StudentOutput, TeacherOutput
+from kdrun.methods.kd import SoftTargets, maybe_standardized
+from kdrun.taps import Outline
+
+
+class KDTopK(SoftTargets):
+    """KD-topk (Tang et al. 2020): KD from the teacher's k likeliest classes of each image.
+
+    Args:
+        student: maps `[N, C, H, W]` to logits `[N, K]`.
+        pair: the networks; K is the length of the student's last vector.
+        temperature: T > 0, on both sides.
+        alpha: weight of the soft targets, in [0, 1].
+        multiplier: further weight of the soft-target term, at least 0.
+        k: a number of classes (an integer) from 1 to K, or a fraction of them in (0, 1].
+        renormalize: the kept probabilities are divided by their sum, see `kdrun.losses.topk_loss`.
+        standardize: both networks' logits are standardised first, see `kdrun.losses.standardized`.
+    """
+
+    name = "kd_topk"
+
+    def __init__(
+        self,
+        student: nn.Module,
+        pair: Pair,
+        *,
+        temperature: float = 4.0,
+        alpha: float = 0.9,
+        multiplier: float = 1.0,
+        k: int | float = 0.25,
+        renormalize: bool = True,
+        standardize: bool = False,
+    ) -> None:
+        super().__init__(student, temperature=temperature, alpha=alpha, multiplier=multiplier)
+        losses.check_k(k, num_classes(pair.student))
+        self.k = k
+        self.renormalize = renormalize
+        self.standardize = standardize
+
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
+        assert teacher is not None, "needs.logits was not met"
+        logits, targets = maybe_standardized(self.standardize, student.logits, teacher.logits)
+        return losses.topk_loss(logits, targets, temperature=self.temperature, k=self.k, renormalize=self.renormalize)
+
+
+class KDPt(SoftTargets):
+    """KD-pt (Tang et al. 2020): KD from the teacher's confidence in the true class alone, the rest spread evenly.
+
+    Args:
+        student: maps `[N, C, H, W]` to logits `[N, K]`.
+        temperature: T > 0, on both sides.
+        alpha: weight of the soft targets, in [0, 1].
+        multiplier: further weight of the soft-target term, at least 0.
+    """
+
+    name = "kd_pt"
+
+    def __init__(
+        self, student: nn.Module, *, temperature: float = 4.0, alpha: float = 0.9, multiplier: float = 1.0
+    ) -> None:
+        super().__init__(student, temperature=temperature, alpha=alpha, multiplier=multiplier)
+
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
+        assert teacher is not None, "needs.logits was not met"
+        return losses.true_class_loss(student.logits, teacher.logits, batch.y, temperature=self.temperature)
+
+
+class KDSim(SoftTargets):
+    """KD-sim (Tang et al. 2020): KD from how alike the classes are to the teacher, the same for all images of a class.
+
+    Args:
+        student: maps `[N, C, H, W]` to logits `[N, K]`.
+        pair: the networks. The teacher's classifier is its last parameter of two dimensions with K rows.
+        temperature: T > 0, of the student's side.
+        alpha: weight of the soft targets, in [0, 1].
+        multiplier: further weight of the soft-target term, at least 0.
+        similarity_temperature: what the similarities are divided by before their softmax, more than 0.
+        normalize: similarities are cosines; without it dot products.
+    """
+
+    name = "kd_sim"
+    needs = Needs(logits=True, weights=True)
+
+    def __init__(
+        self,
+        student: nn.Module,
+        pair: Pair,
+        *,
+        temperature: float = 4.0,
+        alpha: float = 0.9,
+        multiplier: float = 1.0,
+        similarity_temperature: float = 0.2,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__(student, temperature=temperature, alpha=alpha, multiplier=multiplier)
+        losses.check_range("similarity_temperature", similarity_temperature, 0, open_low=True)
+        self.classifier = classifier(pair.teacher, num_classes(pair.student))
+        self.similarity_temperature = similarity_temperature
+        self.normalize = normalize
+
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
+        assert teacher is not None, "needs.logits was not met"
+        return losses.class_similarity_loss(
+            student.logits,
+            teacher.weights[self.classifier],
+            batch.y,
+            temperature=self.temperature,
+            similarity_temperature=self.similarity_temperature,
+            normalize=self.normalize,
+        )
+
+
+def num_classes(network: Outline) -> int:
+    """K: the length of the last vector that a module of the network returns.
+
+    Raises:
+        ValueError: no module returns one vector per image.
+    """
+    vectors = [shape[0] for shape in network.taps.values() if len(shape) == 1]
+    if not vectors:
+        raise ValueError(f"student={network.name}: no module of it returns one vector per image: its logits")
+    return vectors[-1]
+
+
+def classifier(network: Outline, num_rows: int) -> str:
+    """The path of a network's last linear layer's weights, one row for each class.
+
+    Raises:
+        ValueError: none of its parameters has two dimensions and that many rows.
+    """
+    found = [path for path, shape in network.parameters.items() if len(shape) == 2 and shape[0] == num_rows]
+    if not found:
+        raise ValueError(
+            f"teacher={network.name}: has no linear classifier: no parameter [{num_rows}, D], a row for each class"
+        )
+    return found[-1]

@@ -1,0 +1,103 @@
+"""Relations between the images of a batch: distances and angles (RKD), similarities (SP)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from kdrun import losses
+from kdrun.methods.base import Batch, Distillation, Pair, StudentOutput, TeacherOutput
+from kdrun.methods.pairing import one_tap
+from kdrun.taps import Outline
+
+
+class RKD(Distillation):
+    """Relational KD (Park et al. 2019): `hard_weight CE + weight (distance_weight L_D + angle_weight L_A)`.
+
+    Args:
+        student: the network.
+        pair: outlines of student and teacher.
+        distance_weight: of the distances in pairs of images, at least 0.
+        angle_weight: of the angles in triplets of images, at least 0.
+        weight: of both, at least 0.
+        hard_weight: of the cross-entropy, at least 0.
+        student_tap: of any shape; None is the vector that the last layer takes.
+        teacher_tap: its counterpart; None likewise.
+    """
+
+    name = "rkd"
+    knowledge = "relation"
+
+    def __init__(
+        self,
+        student: nn.Module,
+        pair: Pair,
+        *,
+        distance_weight: float = 25.0,
+        angle_weight: float = 50.0,
+        weight: float = 1.0,
+        hard_weight: float = 1.0,
+        student_tap: str | None = None,
+        teacher_tap: str | None = None,
+    ) -> None:
+        super().__init__(student)
+        losses.check_range("distance_weight", distance_weight, 0)
+        losses.check_range("angle_weight", angle_weight, 0)
+        losses.check_range("weight", weight, 0)
+        losses.check_range("hard_weight", hard_weight, 0)
+        self.distance_weight = distance_weight
+        self.angle_weight = angle_weight
+        self.weight = weight
+        self.hard_weight = hard_weight
+        self.student_tap, self.teacher_tap = one_tap(pair, student_tap, teacher_tap, lambda network: network.vector)
+        self.taps = (self.student_tap,)
+        self._ask_features(self.teacher_tap)
+
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
+        assert teacher is not None, "needs was not met"
+        ours, theirs = student.features[self.student_tap], teacher.features[self.teacher_tap]
+        distance = losses.rkd_distance_loss(ours, theirs)
+        angle = losses.rkd_angle_loss(ours, theirs)
+        return self.distance_weight * distance + self.angle_weight * angle
+
+
+class SimilarityPreserving(Distillation):
+    """Similarity-preserving KD (Tung, Mori 2019): `hard_weight CE + weight ||G_s - G_t||_F^2 / N^2`.
+
+    Args:
+        student: the network.
+        pair: outlines of student and teacher.
+        weight: of the similarities, at least 0.
+        hard_weight: of the cross-entropy, at least 0.
+        student_tap: of any shape; None is the last feature map, else the vector that the last layer takes.
+        teacher_tap: its counterpart; None likewise.
+    """
+
+    name = "sp"
+    knowledge = "relation"
+
+    def __init__(
+        self,
+        student: nn.Module,
+        pair: Pair,
+        *,
+        weight: float = 3000.0,
+        hard_weight: float = 1.0,
+        student_tap: str | None = None,
+        teacher_tap: str | None = None,
+    ) -> None:
+        super().__init__(student)
+        losses.check_range("weight", weight, 0)
+        losses.check_range("hard_weight", hard_weight, 0)
+        self.weight = weight
+        self.hard_weight = hard_weight
+        self.student_tap, self.teacher_tap = one_tap(pair, student_tap, teacher_tap, _last)
+        self.taps = (self.student_tap,)
+        self._ask_features(self.teacher_tap)
+
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
+        assert teacher is not None, "needs was not met"
+        return losses.similarity_loss(student.features[self.student_tap], teacher.features[self.teacher_tap])
+
+
+def _last(network: Outline) -> str:
+    return network.maps[-1] if network.maps else network.vector
