@@ -41,12 +41,14 @@ class Outline:
         taps: shape of what each module returns for one image, in the order of the forward pass: `(C, H, W)` for a
             feature map, `(C,)` for a vector.
         output: the taps whose output is the network's own: its logits.
+        num_classes: K, of its logits `[N, K]`.
         parameters: shape of each parameter.
     """
 
     name: str = ""
     taps: Mapping[str, Shape] = field(default_factory=dict)
     output: frozenset[str] = frozenset()
+    num_classes: int = 0
     parameters: Mapping[str, Shape] = field(default_factory=dict)
 
     def shape(self, tap: str) -> Shape:
@@ -110,5 +112,6 @@ def outline(network: nn.Module, image: Shape, name: str = "network") -> Outline:
         name,
         taps={path: tuple(tensor.shape[1:]) for path, tensor in seen.items()},
         output=frozenset(path for path, tensor in seen.items() if tensor is logits),
+        num_classes=logits.shape[-1],
         parameters={path: tuple(tensor.shape) for path, tensor in network.named_parameters()},
     )

@@ -104,12 +104,11 @@ def check_teaching(findings: Findings, node: Mapping[str, Any], dataset: Dataset
         return None
     options = construct(TeacherOptions, own, "teacher", findings.problems)
     parts = check_parts(findings, "teacher.", own, network, dataset)
+    others = _others(findings, method, options, dataset) if options else []
     trained_on = options and dataset and findings.attempt("teacher.dataset.", _selected, dataset, options.dataset)
     if not (options and parts and trained_on):
         return None
-    teaching = Teaching(parts, (parts.student,), trained_on, options.seeds)
-    others = _others(findings, method, options, trained_on)
-    teaching = dataclasses.replace(teaching, networks=(parts.student, *others))
+    teaching = Teaching(parts, (parts.student, *others), trained_on, options.seeds)
     if method.needs.assistant:
         assistant = _network(findings, "method.assistant", node["method"].get("assistant"), trained_on)
         teaching = dataclasses.replace(teaching, assistant=assistant)
@@ -118,7 +117,9 @@ def check_teaching(findings: Findings, node: Mapping[str, Any], dataset: Dataset
     return dataclasses.replace(teaching, own_teacher=_own_teacher(findings, options, parts, trained_on))
 
 
-def _others(findings: Findings, method: type[Method], options: TeacherOptions, dataset: DatasetSpec) -> list[Component]:
+def _others(
+    findings: Findings, method: type[Method], options: TeacherOptions, dataset: DatasetSpec | None
+) -> list[Component]:
     """The networks of further teachers; a method of one teacher takes none, and one seed."""
     if not method.needs.several:
         if options.seeds is not None and len(options.seeds) > 1:
@@ -152,10 +153,10 @@ def _own_teacher(findings: Findings, options: TeacherOptions, parts: Parts, data
     return _network(findings, "teacher.teacher", options.teacher, dataset)
 
 
-def _network(findings: Findings, path: str, node: Any, dataset: DatasetSpec) -> Component | None:
+def _network(findings: Findings, path: str, node: Any, dataset: DatasetSpec | None) -> Component | None:
     """A network that stands alone in the config, checked."""
     network = findings.component(student_component, node, path)
-    if network is not None:
+    if network is not None and dataset is not None:
         check_fits(findings, path, network, dataset)
     return network
 

@@ -20,7 +20,7 @@ from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
 from kdrun.files import sha256
 from kdrun.methods import Method as Method
 from kdrun.methods.base import Pair
-from kdrun.methods.sum import TERMS, WEIGHING, term_weight
+from kdrun.methods.sum import TERMS, term_weight
 from kdrun.taps import Outline, outline
 from kdrun.training.checkpoint import CheckpointError, read_weights
 from kdrun.training.optimisation import MultiStepSchedule, build_optimizer
@@ -137,7 +137,7 @@ def _with_terms(method: Component, path: str, problems: list[str]) -> Component:
             continue
         weight = {key: value for key, value in options.items() if key == "weight"}
         own = {key: value for key, value in options.items() if key != "weight"}
-        bound = bind(TERMS[name], own, place, problems, injected=(*METHOD_INJECTED, *WEIGHING))
+        bound = bind(TERMS[name], own, place, problems, injected=(*METHOD_INJECTED, *TERMS[name].alone))
         terms[name] = {**bind(term_weight, weight, place, problems), **without_defaults(TERMS[name], bound)}
     return dataclasses.replace(method, options={**method.options, "terms": terms})
 

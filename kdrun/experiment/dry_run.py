@@ -92,7 +92,7 @@ def with_teachers(specs: Sequence[Spec]) -> list[tuple[Spec, str]]:
     A teacher that is itself asked for is a student.
     """
     asked = {spec.run_id: spec for spec in specs}
-    teachers = {teacher.run_id: teacher for spec in specs for teacher in spec.teachers}
+    teachers = {teacher.run_id: teacher for spec in specs for teacher in spec.all_teachers()}
     only = [(teacher, "teacher") for run_id, teacher in teachers.items() if run_id not in asked]
     return only + [(spec, "student") for spec in asked.values()]
 

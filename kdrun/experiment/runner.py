@@ -107,7 +107,7 @@ class Runner:
     def plan(self, specs: Sequence[Spec]) -> str:
         """What a set of runs costs: how many there are, with their teachers, and how many are finished."""
         runs = {spec.run_id: spec for spec in specs}
-        teachers = {teacher.run_id: teacher for spec in specs for teacher in spec.teachers}
+        teachers = {teacher.run_id: teacher for spec in specs for teacher in spec.all_teachers()}
         finished = [sum(self.store.run(spec).finished for spec in group.values()) for group in (runs, teachers)]
         return (
             f"{len(runs)} runs ({finished[0]} finished), "

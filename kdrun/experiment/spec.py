@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,6 +212,12 @@ class Spec:
         if self.weights is not None:
             return 0
         return self.total_epochs if self.stop_epoch is None else self.stop_epoch
+
+    def all_teachers(self) -> Iterator[Spec]:
+        """Its teachers, each after its own."""
+        for teacher in self.teachers:
+            yield from teacher.all_teachers()
+            yield teacher
 
     def at_precision(self, precision: str) -> Spec:
         """The same run and teachers, computed in another precision."""

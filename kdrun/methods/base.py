@@ -206,11 +206,13 @@ class Distillation(Method):
         term: the name that the term is logged by; empty where it is the method's own.
         hard_weight: of the cross-entropy with the labels.
         weight: of the term.
+        alone: options that only weigh and time the term, and so have no meaning where it is one of a sum.
     """
 
     knowledge: ClassVar[Knowledge] = "response"
     needs = Needs(logits=True)
     term: ClassVar[str] = ""
+    alone: ClassVar[tuple[str, ...]] = ("weight", "hard_weight")
     hard_weight: float = 1.0
     weight: float = 1.0
 

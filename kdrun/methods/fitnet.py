@@ -41,6 +41,11 @@ class FitNet(Distillation):
     name = "fitnet"
     knowledge = "feature"
     term = "hint"
+    alone = (
+        *Distillation.alone,
+        *("stage1_epochs", "stage1_lr", "stage1_milestones", "stage1_gamma"),
+        *("temperature", "kd_weight_start", "kd_weight_end"),
+    )
 
     def __init__(
         self,

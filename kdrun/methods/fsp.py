@@ -29,7 +29,7 @@ class FSP(Distillation):
         stage1_lr: learning rate of the first stage, more than 0.
         stage1_milestones: increasing shares of the first stage, in (0, 1).
         stage1_gamma: factor at each of them, in (0, 1].
-        weight: lambda, the same for all pairs, at least 0.
+        weight: lambda, the same for all pairs, at least 0; the paper does not give its value.
         hard_weight: of the cross-entropy, at least 0.
         pooling: of the larger map of a pair: `"max"` (the paper) or `"average"` (RepDistiller).
         reduction: `"sum"` of the squares (the paper) or `"mean"`, divided by the size of G (RepDistiller).
@@ -42,6 +42,10 @@ class FSP(Distillation):
 
     name = "fsp"
     knowledge = "feature"
+    alone = (
+        *Distillation.alone,
+        *("stage1_epochs", "stage1_lr", "stage1_milestones", "stage1_gamma"),
+    )
 
     def __init__(
         self,
@@ -52,7 +56,7 @@ class FSP(Distillation):
         stage1_lr: float = 1e-3,
         stage1_milestones: tuple[float, ...] = (0.5, 0.75),
         stage1_gamma: float = 0.1,
-        weight: float = 1.0,
+        weight: float = 1e-3,
         hard_weight: float = 1.0,
         pooling: str = "max",
         reduction: str = "sum",

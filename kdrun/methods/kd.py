@@ -19,6 +19,8 @@ class SoftTargets(Distillation):
         multiplier: further weight of the term, at least 0.
     """
 
+    alone = ("alpha", "multiplier")
+
     def __init__(self, student: nn.Module, *, temperature: float, alpha: float, multiplier: float) -> None:
         super().__init__(student)
         losses.check_range("temperature", temperature, 0, open_low=True)

@@ -21,6 +21,7 @@ class LogitMatching(Distillation):
     """
 
     name = "logit_matching"
+    alone = ("alpha", "multiplier")
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ class KDTopK(SoftTargets):
 
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
-        pair: the networks; K is the length of the student's last vector.
+        pair: the networks.
         temperature: T > 0, on both sides.
         alpha: weight of the soft targets, in [0, 1].
         multiplier: further weight of the soft-target term, at least 0.
@@ -39,7 +39,7 @@ class KDTopK(SoftTargets):
         standardize: bool = False,
     ) -> None:
         super().__init__(student, temperature=temperature, alpha=alpha, multiplier=multiplier)
-        losses.check_k(k, num_classes(pair.student))
+        losses.check_k(k, pair.student.num_classes)
         self.k = k
         self.renormalize = renormalize
         self.standardize = standardize
@@ -101,7 +101,7 @@ class KDSim(SoftTargets):
     ) -> None:
         super().__init__(student, temperature=temperature, alpha=alpha, multiplier=multiplier)
         losses.check_range("similarity_temperature", similarity_temperature, 0, open_low=True)
-        self.classifier = classifier(pair.teacher, num_classes(pair.student))
+        self.classifier = classifier(pair.teacher, pair.student.num_classes)
         self.similarity_temperature = similarity_temperature
         self.normalize = normalize
 
@@ -115,18 +115,6 @@ class KDSim(SoftTargets):
             similarity_temperature=self.similarity_temperature,
             normalize=self.normalize,
         )
-
-
-def num_classes(network: Outline) -> int:
-    """K: the length of the last vector that a module of the network returns.
-
-    Raises:
-        ValueError: no module returns one vector per image.
-    """
-    vectors = [shape[0] for shape in network.taps.values() if len(shape) == 1]
-    if not vectors:
-        raise ValueError(f"student={network.name}: no module of it returns one vector per image: its logits")
-    return vectors[-1]
 
 
 def classifier(network: Outline, num_rows: int) -> str:

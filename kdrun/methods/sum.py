@@ -29,9 +29,6 @@ KINDS: tuple[type[Distillation], ...] = (
 TERMS = {kind.name: kind for kind in KINDS}
 """What can be a term, by name: the methods that are cross-entropy and one term more, from one teacher's output."""
 
-WEIGHING = ("alpha", "multiplier", "weight", "hard_weight", "stage1_epochs")
-"""Options by which a method alone weighs its term; in a sum each term has its `weight` instead."""
-
 
 def term_weight(weight: float | None = None) -> float | None:
     """The option of a term that is the sum's: its weight, at least 0; None is what the method has alone."""

@@ -24,6 +24,7 @@ class TfKDReg(Distillation):
     scheme = "self"
     needs = Needs()
     term = "virtual_teacher"
+    alone = ("alpha", "multiplier")
 
     def __init__(
         self,

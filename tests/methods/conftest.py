@@ -59,7 +59,7 @@ def build() -> Callable[..., Method]:
 
     def make(kind: type[Method], **options: object) -> Method:
         if "pair" in inspect.signature(kind).parameters:
-            student = Outline("student", {"pool": (4,), "classifier": (K,)})
+            student = Outline("student", {"pool": (4,), "classifier": (K,)}, num_classes=K)
             teacher = Outline("teacher", parameters={"stem.weight": (8, 3, 3, 3), "classifier.weight": (K, 4)})
             options["pair"] = Pair(student, teacher, Answer)
         return kind(Answer(), **options)

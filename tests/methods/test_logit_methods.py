@@ -120,14 +120,9 @@ def test_the_ablations_of_born_again_networks(build, batch, teacher):
 def test_kd_sim_finds_the_classifier_among_the_teachers_parameters():
     def classifier(**shapes):
         teacher = Outline("net", parameters={path.replace("_", "."): shape for path, shape in shapes.items()})
-        return KDSim(nn.Identity(), Pair(Outline("net", {"fc": (6,)}), teacher, nn.Identity)).classifier
+        return KDSim(nn.Identity(), Pair(Outline("net", num_classes=6), teacher, nn.Identity)).classifier
 
     # A hidden layer as wide as there are classes, a bias, and a convolution are none.
     assert classifier(hidden_weight=(6, 9), fc_weight=(6, 6), fc_bias=(6,), aux_weight=(6, 3, 1, 1)) == "fc.weight"
     with pytest.raises(ValueError, match=r"^teacher=net: has no linear classifier: no parameter \[6, D\]"):
         classifier(fc_weight=(7, 6), head_weight=(6, 64, 1, 1))
-
-
-def test_kd_topk_wants_to_know_the_number_of_classes():
-    with pytest.raises(ValueError, match=r"^student=net: no module of it returns one vector per image"):
-        KDTopK(nn.Identity(), Pair(Outline("net", {"stem": (3, 8, 8)}), Outline(), nn.Identity))
