@@ -34,6 +34,7 @@ from kdrun.experiment.spec import Spec
 from kdrun.experiment.store import Run, Store
 from kdrun.experiment.teachers import probe_top1
 from kdrun.files import keep_under
+from kdrun.methods import Method
 from kdrun.models.cost import num_parameters
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.stopping import DeviceLost
@@ -267,8 +268,10 @@ class Attempt:
             **accuracies(
                 training.rows, {name: evaluate(student, images, self._context) for name, images in untrained.items()}
             ),
+            **_features(training.method),
             "train": {
                 "seconds": training.seconds,
+                "extra_params": num_parameters(training.method) - num_parameters(student),
                 "images_per_second": training.images / training.seconds if training.seconds else None,
                 "peak_memory_bytes": peak_memory_bytes(self._device),
                 "lockstep": self.lockstep,
@@ -318,6 +321,12 @@ class Attempt:
                 log.warning("%s; trains from the start instead", what, extra={"run": self.run.spec.run_id})
             else:
                 self.tell(f"goes on from epoch {beginning.spec.epochs_trained} of {beginning.origin()}")
+
+
+def _features(method: Method) -> dict[str, Any]:
+    """The taps that a method looked at, those it chose by default too; nothing for methods without."""
+    taps = {"student": list(method.taps), "teacher": list(method.needs.features)}
+    return {"taps": taps} if any(taps.values()) else {}
 
 
 def make_step(training: Training, context: AbstractContextManager[None], choices: Choices) -> Step:

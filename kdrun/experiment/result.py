@@ -43,6 +43,8 @@ def best(rows: list[dict[str, Any]], split: str) -> dict[str, Any]:
 def accuracies(rows: list[dict[str, Any]], untrained: dict[str, dict[str, float]]) -> dict[str, Any]:
     """The `test` and `val` parts: the last epoch, the best on test (never the headline), the selected on val.
 
+    Networks that were trained with the student have the same parts under `peers`, by name.
+
     Args:
         rows: one per epoch.
         untrained: the metrics by split where there are no rows.
@@ -60,5 +62,10 @@ def accuracies(rows: list[dict[str, Any]], untrained: dict[str, dict[str, float]
         parts["val"] = {
             "last": {"epoch": last["epoch"], **last["val"]},
             "selected": {"epoch": selected["epoch"], **selected["val"], "test": selected["test"]},
+        }
+    if "peers" in last:
+        parts["peers"] = {
+            name: accuracies([{"epoch": row["epoch"], **row["peers"][name]} for row in rows], {})
+            for name in last["peers"]
         }
     return parts

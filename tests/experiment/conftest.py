@@ -1,5 +1,6 @@
 """A laboratory for whole runs: small networks on made-up images, a fraction of a second each."""
 
+import inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from kdrun import methods
 from kdrun.data import Augmentation
 from kdrun.experiment import runner
 from kdrun.experiment.attempt import Outcome
@@ -19,6 +21,8 @@ STUDENTS = {
     "mlp": Component("kdrun.models.mlp", {"hidden": (32,), "dropout": 0.2}),
     "cnn": Component("kdrun.models.cnn"),
     "resnet20": Component("kdrun.models.resnet20"),
+    "resnet14": Component("kdrun.models.resnet14"),
+    "resnet8": Component("kdrun.models.resnet8"),
 }
 DATASET = DatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 66, 40, (0.5,), (0.25,))
 LAW = Augmentation(crop_padding=1, flip=True, rotation=15.0)
@@ -47,6 +51,20 @@ class Lab:
     @staticmethod
     def by(method: str, **options: Any) -> Component:
         return Component(f"kdrun.methods.{method}", options)
+
+    def every(self, name: str, **options: Any) -> Spec:
+        """A resnet8 by the method of this name, two stages where it has them, and the teachers it asks for."""
+        kind = next(kind for kind in vars(methods).values() if getattr(kind, "name", None) == name)
+        if "stage1_epochs" in inspect.signature(kind).parameters:
+            options = {"stage1_epochs": 2, **options}
+        if name == "sum":
+            options = {"terms": {"kd": {}, "at": {}, "fitnet": {}}, **options}
+        teachers = (self.plain("resnet14"), self.plain("resnet14", seed=1))
+        needs = kind.needs
+        taught = teachers if needs.several else teachers[:1]
+        if needs.own_architecture:
+            taught = (self.plain("resnet8", seed=1),)
+        return self.plain("resnet8", method=self.by(kind.__name__, **options), teachers=taught if needs.teacher else ())
 
     @property
     def teacher(self) -> Spec:

@@ -1,12 +1,13 @@
 """Interrupted, failed and diverged runs: a true status behind, and on to the same bits as without the accident."""
 
 import contextlib
+import inspect
 from dataclasses import replace
 
 import pytest
 import torch
 
-from kdrun import files
+from kdrun import files, methods
 from kdrun.experiment import store
 from kdrun.experiment.build import method_class
 from kdrun.methods import CE, Objective
@@ -29,34 +30,28 @@ def breaking(method: type, error: BaseException, *, epoch: int, step: int):
         yield
 
 
-def every_method(lab):
-    """A run by each method, over different networks and optimisers."""
-    adam = replace(lab.recipe, optimizer="adam", lr=0.01)
-    return {
-        "ce": lab.plain("cnn"),
-        "lsr": lab.plain("resnet20", method=lab.by("LSR")),
-        "kd": lab.taught("mlp"),
-        "tfkd_self": lab.plain("cnn", method=lab.by("TfKDSelf"), teachers=(lab.plain("cnn", seed=1),)),
-        "tfkd_reg": lab.plain("cnn", method=lab.by("TfKDReg"), recipe=adam),
-    }
+METHODS = [kind for kind in vars(methods).values() if isinstance(kind, type) and hasattr(kind, "name")]
+STAGED = [kind for kind in METHODS if "stage1_epochs" in inspect.signature(kind).parameters]
+EPOCHS = {kind.name: (1, 2, 3) if kind in STAGED else (1,) for kind in METHODS}
+"""Of each method, the epochs (from 0) in whose middle it is interrupted: in both stages and at their border."""
 
 
-@pytest.mark.parametrize("name", ["ce", "lsr", "kd", "tfkd_self", "tfkd_reg"])
-def test_interrupted_run_resumes_to_the_same_bits(lab, name):
-    spec = every_method(lab)[name]
+@pytest.mark.parametrize(("name", "epoch"), [(name, epoch) for name, epochs in EPOCHS.items() for epoch in epochs])
+def test_interrupted_run_resumes_to_the_same_bits(lab, name, epoch):
+    spec = lab.every(name)
     whole, run = lab.execute(spec, "whole"), lab.run(spec)
-    interruption = breaking(method_class(spec.method), KeyboardInterrupt(), epoch=1, step=2)
+    interruption = breaking(method_class(spec.method), KeyboardInterrupt(), epoch=epoch, step=2)
     with interruption, pytest.raises(KeyboardInterrupt):
         lab.execute(spec)
     status = run.status()
     assert (status["state"], status["error"]) == ("interrupted", "KeyboardInterrupt: ")
-    assert [row["epoch"] for row in run.rows()] == [1]
+    assert len(run.rows()) == epoch
     assert not run.finished
     outcome = lab.execute(spec)
     assert not outcome.reused
     assert lab.bits(run) == lab.bits(whole.run)
     assert outcome.result["test"] == whole.result["test"]
-    assert lab.images_trained_on(outcome) == 3 * 66, "those of the first process count"
+    assert lab.images_trained_on(outcome) == spec.total_epochs * 66, "those of the first process count"
     assert (run.status()["state"], run.status()["started"]) == ("finished", status["started"])
 
 
