@@ -180,7 +180,10 @@ def test_delivered_and_the_second_stage_have_what_was_generated_last(batch, teac
     assert student.state_dict().keys() == network(3).state_dict().keys()
     resumed = build(network(3), teacher[0])  # a process that begins with the second stage has seen no teacher
     resumed.load_state_dict(method.state_dict())
-    for going_on in (method, resumed):
+    unseen = build(network(3), teacher[0])  # nobody asked for what it delivers
+    unseen.generators.load_state_dict(method.generators.state_dict())
+    unseen(batch, teacher[1])
+    for going_on in (method, resumed, unseen):
         going_on.begin_stage2()
         found = going_on(batch, teacher[1])
         found.loss.backward()
@@ -192,6 +195,15 @@ def test_delivered_and_the_second_stage_have_what_was_generated_last(batch, teac
 
 def student_parameters(method: WeightDistillation) -> list[nn.Parameter]:
     return list(method.student.parameters())
+
+
+def test_of_equal_shapes_the_classifier_is_the_teachers_and_the_rest_squashed(teacher):
+    weights = teacher[1].weights
+    generated = build(network(3), teacher[0]).generated(weights)
+    for name in ("classifier.weight", "classifier.bias"):
+        assert torch.equal(generated[name], weights[name])
+    for name in ("stem.conv.weight", "stem.bn.bias", "layer2.0.shortcut.conv.weight"):
+        assert torch.equal(generated[name], weights[name].tanh())
 
 
 def test_alpha_0_is_cross_entropy_in_the_second_stage(batch, teacher):

@@ -1,0 +1,318 @@
+"""Methods of features and relations: what they compare by default, whom their gradient moves, and every option."""
+
+import dataclasses
+import inspect
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from kdrun import losses, models
+from kdrun.methods import AT, CE, FSP, RKD, Batch, FitNet, SimilarityPreserving, TeacherOutput
+from kdrun.methods.base import Pair
+from kdrun.models.resnet import basic_block, residual_network
+from kdrun.taps import Outline, outline, tapped
+
+N, K, IMAGE = 6, 5, (3, 8, 8)
+KINDS = [AT, RKD, SimilarityPreserving, FitNet, FSP]
+STAGES = ["layer1", "layer2", "layer3"]
+
+
+def network(*widths: int, depth: int = 1, stem: int = 4) -> nn.Sequential:
+    return residual_network(K, 3, stem=stem, widths=widths, blocks=(depth,) * len(widths), block=basic_block)
+
+
+def made(seed: int, *widths: int, depth: int = 1) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return network(*widths, depth=depth)
+
+
+def pair_of(student: nn.Module, teacher: nn.Module, name: str = "the_student") -> Pair:
+    shapes = [outline(net.to("meta"), IMAGE, called) for net, called in ((student, name), (teacher, "the_teacher"))]
+    return Pair(*shapes, fresh=lambda: None)
+
+
+PAIR = pair_of(network(4, 6, 8), network(4, 6, 8, depth=2))
+WIDE = pair_of(network(4, 6, 8), network(8, 6, 12, depth=2))
+VECTORS = pair_of(models.mlp(K, 3, image_size=8), models.mlp(K, 3, image_size=8))
+
+
+@pytest.fixture
+def batch() -> Batch:
+    x = torch.randn(N, *IMAGE, generator=torch.Generator().manual_seed(0))
+    return Batch(x, torch.arange(N) % K, torch.arange(N), epoch=0, step=0, progress=0.0, generator=torch.Generator())
+
+
+@pytest.fixture
+def teacher(batch) -> TeacherOutput:
+    return answer(made(1, 4, 6, 8, depth=2).eval(), batch)
+
+
+def answer(net: nn.Module, batch: Batch) -> TeacherOutput:
+    taps = [name for name, _ in net.named_modules() if name]
+    with torch.no_grad(), tapped(net, taps) as features:
+        logits = net(batch.x)
+    return TeacherOutput(logits, features)
+
+
+def build(kind: type, pair: Pair = PAIR, **options):
+    student = made(0, 4, 6, 8)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)  # of what else is learned
+        return kind(student, pair, **options)
+
+
+def features_of(method, batch: Batch) -> dict[str, torch.Tensor]:
+    with tapped(method.student, ["stem", *STAGES, "pool"]) as features:
+        method.student(batch.x)
+    return features
+
+
+def fsp_reference(ours, theirs) -> torch.Tensor:
+    total = 0.0
+    for first, last in (("stem", "layer1"), ("layer1", "layer2"), ("layer2", "layer3")):
+        one, other = (losses.fsp_matrix(features[first], features[last]) for features in (ours, theirs))
+        total = total + losses.fsp_loss(one, other)
+    return total
+
+
+EXPECTED = {
+    AT: lambda m, s, t: 1000 * sum(losses.attention_transfer_loss(s[tap], t[tap]) for tap in STAGES),
+    RKD: lambda m, s, t: (
+        25 * losses.rkd_distance_loss(s["pool"], t["pool"]) + 50 * losses.rkd_angle_loss(s["pool"], t["pool"])
+    ),
+    SimilarityPreserving: lambda m, s, t: 3000 * losses.similarity_loss(s["layer3"], t["layer3"]),
+    FitNet: lambda m, s, t: 100 * losses.hint_loss(m.regressor(s["layer2"]), t["layer2"]),
+    FSP: lambda m, s, t: 0.001 * fsp_reference(s, t),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_objective_is_cross_entropy_and_the_weighed_term_at_the_default_taps(batch, teacher, kind):
+    method = build(kind)
+    found = method(batch, teacher)
+    ce = losses.cross_entropy(found.logits, batch.y)
+    term = EXPECTED[kind](method, features_of(method, batch), teacher.features)
+    assert term > 1e-4
+    assert_close(found.loss, ce + term)
+    assert set(method.needs.features) <= set(teacher.features)
+    assert found.terms.keys() == {"ce", method.term or method.name}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weight_0_is_cross_entropy_bit_for_bit(batch, teacher, kind):
+    method, plain = build(kind, weight=0.0), CE(made(0, 4, 6, 8))
+    method(batch, teacher).loss.backward()
+    plain(batch, None).loss.backward()
+    for (name, ours), theirs in zip(method.student.named_parameters(), plain.student.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_reach_the_student_and_what_is_learned_with_it_alone(batch, teacher, kind):
+    features = {name: tensor.clone().requires_grad_() for name, tensor in teacher.features.items()}
+    method = build(kind, WIDE if kind is FSP else PAIR, **({"adapt": True} if kind is FSP else {}))
+    if kind is FSP:
+        features = answer(made(1, 8, 6, 12, depth=2).eval(), batch).features
+        features = {name: tensor.clone().requires_grad_() for name, tensor in features.items()}
+    method(batch, TeacherOutput(teacher.logits, features)).loss.backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in method.trained() if parameter.ndim > 1)
+    assert all(tensor.grad is None for tensor in features.values())
+    extra = {name.partition(".")[0] for name, _ in method.named_parameters()} - {"student"}
+    assert extra == {FitNet: {"regressor"}, FSP: {"adapters"}}.get(kind, set())
+    assert method.delivered().state_dict().keys() == made(0, 4, 6, 8).state_dict().keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_term_is_the_teachers(batch, teacher, kind):
+    method = build(kind)
+    other = answer(made(7, 4, 6, 8, depth=2).eval(), batch)
+    assert method(batch, teacher).loss != method(batch, other).loss
+
+
+CHANGES = [
+    *((kind, "hard_weight", 0.3) for kind in KINDS),
+    *((kind, "weight", 3.0) for kind in KINDS),
+    (AT, "student_taps", ("stem", "layer2", "layer3")),
+    (AT, "teacher_taps", ("layer1.0", "layer2.0", "layer3.0")),
+    (RKD, "distance_weight", 1.0),
+    (RKD, "angle_weight", 1.0),
+    *((kind, option, "layer1") for kind in (RKD, SimilarityPreserving) for option in ("student_tap", "teacher_tap")),
+    (FitNet, "student_tap", "layer1"),
+    (FitNet, "teacher_tap", "layer1"),
+    (FSP, "pooling", "average"),
+    (FSP, "reduction", "mean"),
+    (FSP, "shuffle_teacher", 3),
+    (FSP, "student_taps", ("layer1.0.branch", "layer1", "layer1", "layer2", "layer2.0.branch", "layer3")),
+    (FSP, "teacher_taps", ("layer1.0", "layer1", "layer1", "layer2", "layer2", "layer3.0")),
+]
+IN_STAGES = {
+    FitNet: {"temperature", "kd_weight_start", "kd_weight_end"},
+    FSP: {"adapt"},  # these have tests of their own
+}
+SCHEDULE = {"stage1_epochs", "stage1_lr", "stage1_milestones", "stage1_gamma"}
+
+
+@pytest.mark.parametrize(("kind", "option", "value"), CHANGES)
+def test_every_option_changes_the_loss(batch, teacher, kind, option, value):
+    assert build(kind)(batch, teacher).loss != build(kind, **{option: value})(batch, teacher).loss
+
+
+def test_no_option_is_left_out():
+    for kind in KINDS:
+        options = set(inspect.signature(kind).parameters) - {"student", "pair"}
+        assert {row[1] for row in CHANGES if row[0] is kind} == options - SCHEDULE - IN_STAGES.get(kind, set())
+
+
+@pytest.mark.parametrize(("option", "expected"), [("hard_weight", "ce"), ("weight", "fsp")])
+def test_a_weight_multiplies_its_own_term(batch, teacher, option, expected):
+    whole, more = (build(FSP, **{"weight": 1.0, option: value})(batch, teacher) for value in (1.0, 3.0))
+    assert_close(more.loss - whole.loss, 2 * whole.terms[expected])
+
+
+WRONG = [
+    *((kind, option, -1.0) for kind in KINDS for option in ("weight", "hard_weight")),
+    (RKD, "distance_weight", -1.0),
+    (RKD, "angle_weight", float("nan")),
+    *((kind, option, "layer9") for kind in (RKD, SimilarityPreserving) for option in ("student_tap", "teacher_tap")),
+    *((kind, option, ("layer9",)) for kind in (AT, FSP) for option in ("student_taps", "teacher_taps")),
+    *((kind, "student_taps", ("pool",)) for kind in (AT, FSP)),
+    *((kind, "student_taps", ()) for kind in (AT, FSP)),
+    (AT, "student_taps", ("layer1",) * 4),  # the teacher has three
+    (FitNet, "student_tap", "pool"),
+    *((kind, "stage1_epochs", -1) for kind in (FitNet, FSP)),
+    *((kind, "stage1_lr", 0.0) for kind in (FitNet, FSP)),
+    *((kind, "stage1_gamma", 1.5) for kind in (FitNet, FSP)),
+    *((kind, "stage1_milestones", value) for kind in (FitNet, FSP) for value in ((0.5, 0.5), (0.0,), (1.0,))),
+    (FitNet, "temperature", 0.0),
+    (FitNet, "kd_weight_start", -1.0),
+    (FitNet, "kd_weight_end", -1.0),
+    (FSP, "pooling", "avg"),
+    (FSP, "reduction", "batchmean"),
+    (FSP, "shuffle_teacher", -1),
+]
+
+
+@pytest.mark.parametrize(("kind", "option", "value"), WRONG)
+def test_wrong_options_are_refused_by_name(kind, option, value):
+    with pytest.raises(ValueError, match=f"^{option}="):
+        build(kind, **{option: value})
+
+
+def test_named_taps_take_as_many_of_the_other_network_from_its_end(batch, teacher):
+    method = build(AT, student_taps=("layer1", "layer3"))
+    assert method.teacher_taps == ("layer2", "layer3")
+    with pytest.raises(ValueError, match="each tap needs its counterpart, got 1 and 2"):
+        build(AT, student_taps=("layer1",), teacher_taps=("layer1", "layer2"))
+    with pytest.raises(ValueError, match="an even number"):
+        build(FSP, student_taps=("stem", "layer1", "layer2"), teacher_taps=("stem", "layer1", "layer2"))
+
+
+def test_networks_of_other_depths_are_matched_from_the_end():
+    pair = pair_of(network(4, 6, 8), network(4, 4, 6, 8))
+    assert build(AT, pair).teacher_taps == ("layer2", "layer3", "layer4")
+    assert build(FSP, pair).needs.features == ("layer1", "layer2", "layer3", "layer4")
+    assert build(FitNet, pair).needs.features == ("layer2",)
+    assert build(AT, Pair(pair.teacher, pair.student, pair.fresh)).taps == ("layer2", "layer3", "layer4")
+
+
+def test_networks_without_feature_maps_give_vectors_or_are_refused():
+    for kind in (RKD, SimilarityPreserving, FitNet):
+        assert build(kind, VECTORS).taps == (VECTORS.student.vector,)
+    for kind in (AT, FSP):
+        with pytest.raises(ValueError, match=r"^student_taps=\[\]: must be feature maps .* the_student offers too few"):
+            build(kind, VECTORS)
+    blind = dataclasses.replace(PAIR, teacher=Outline("one_layer", {"only": (K,)}, output=frozenset({"only"})))
+    with pytest.raises(ValueError, match=r"^teacher_tap=None: one_layer has no tap of one vector"):
+        build(RKD, blind)
+
+
+@pytest.mark.parametrize("teacher_tap", ["layer1", "layer3"])
+def test_hints_of_another_size_and_width_are_pooled_and_regressed(batch, teacher, teacher_tap):
+    method = build(FitNet, teacher_tap=teacher_tap)
+    ours, theirs = losses.same_size(features_of(method, batch)["layer2"], teacher.features[teacher_tap])
+    hint = method(batch, teacher).terms["hint"]
+    assert_close(hint, (method.regressor(ours) - theirs).square().mean())
+
+
+def test_channels_that_differ_are_refused_or_adapted_once_a_tap(batch):
+    differing = r"layer1 has 4, the teacher's layer1 8; layer3 has 8, the teacher's layer3 12"
+    with pytest.raises(ValueError, match=rf"^adapt=False: .*{differing}.*; adapt=true"):
+        build(FSP, WIDE)
+    method = build(FSP, WIDE, adapt=True)
+    assert [type(adapter) for adapter in method.adapters] == [nn.Identity, nn.Conv2d, nn.Identity, nn.Conv2d]
+    wide = answer(made(1, 8, 6, 12, depth=2).eval(), batch)
+    ours = features_of(method, batch)
+    adapted = {tap: adapter(ours[tap]) for tap, adapter in zip(["stem", *STAGES], method.adapters, strict=True)}
+    assert_close(method(batch, wide).terms["fsp"], fsp_reference(adapted, wide.features))
+
+
+def test_a_shuffled_teacher_is_the_teacher_with_its_channels_permuted(batch, teacher):
+    method = build(FSP, shuffle_teacher=3)
+    generator = torch.Generator().manual_seed(3)
+    permuted = {
+        tap: teacher.features[tap][:, torch.randperm(teacher.features[tap].shape[1], generator=generator)]
+        for tap in ["stem", *STAGES]
+    }
+    term = method(batch, teacher).terms["fsp"]
+    assert_close(term, build(FSP)(batch, TeacherOutput(teacher.logits, permuted)).terms["fsp"])
+    assert term != build(FSP, shuffle_teacher=4)(batch, teacher).terms["fsp"]
+    assert method.state_dict().keys() == build(FSP).state_dict().keys()
+
+
+def gradients(method, objective) -> set[str]:
+    """The modules that the objective moves."""
+    method.zero_grad()
+    objective.loss.backward()
+    moved = (name.removeprefix("student.") for name, tensor in method.named_parameters() if tensor.grad is not None)
+    return {name.partition(".")[0] for name in moved}
+
+
+def test_fitnet_in_two_stages_first_moves_the_student_up_to_the_hint_then_all_of_it(batch, teacher):
+    method = build(FitNet, stage1_epochs=2)
+    found = method(batch, teacher)
+    regressed = method.regressor(features_of(method, batch)["layer2"])
+    assert_close(found.loss, (regressed - teacher.features["layer2"]).square().sum() / (2 * N))
+    assert found.terms.keys() == {"hint"}
+    assert gradients(method, found) == {"stem", "layer1", "layer2", "regressor"}
+    assert method.stage1_recipe() == {"lr": 1e-4, "milestones": (0.714,), "gamma": 0.1}
+
+    method.begin_stage2()
+    for progress, weight in ((0.0, 4.0), (0.5, 2.5), (0.9, 1.3)):
+        found = method(dataclasses.replace(batch, progress=progress), teacher)
+        soft = nn.functional.kl_div(
+            (found.logits / 3).log_softmax(1), (teacher.logits / 3).softmax(1), reduction="batchmean"
+        )
+        assert_close(found.loss, losses.cross_entropy(found.logits, batch.y) + weight * soft)
+        assert found.terms.keys() == {"ce", "kd"}
+    assert gradients(method, found) == {"stem", *STAGES, "classifier"}
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("temperature", 1.0), ("kd_weight_start", 1.0), ("kd_weight_end", 4.0), ("hard_weight", 0.0)]
+)
+def test_the_second_stage_of_fitnet_follows_its_options(batch, teacher, option, value):
+    late = dataclasses.replace(batch, progress=0.5)
+    found = []
+    for options in ({}, {option: value}):
+        method = build(FitNet, stage1_epochs=1, **options)
+        method.begin_stage2()
+        found.append(method(late, teacher).loss)
+    assert found[0] != found[1]
+
+
+def test_fsp_in_two_stages_is_first_the_matrices_alone_then_the_labels_alone(batch, teacher):
+    method = build(FSP, stage1_epochs=2, stage1_lr=0.01, stage1_milestones=(0.2,), stage1_gamma=0.5, weight=3.0)
+    found = method(batch, teacher)
+    assert_close(found.loss, 3 * fsp_reference(features_of(method, batch), teacher.features))
+    assert found.terms.keys() == {"fsp"}
+    assert gradients(method, found) == {"stem", *STAGES}
+    assert method.stage1_recipe() == {"lr": 0.01, "milestones": (0.2,), "gamma": 0.5}
+
+    method.begin_stage2()
+    found = method(batch, TeacherOutput(teacher.logits))  # whose features no longer matter
+    assert torch.equal(found.loss, losses.cross_entropy(found.logits, batch.y))
+    assert found.terms == {"ce": found.loss}
+    assert gradients(method, found) == {"stem", *STAGES, "classifier"}
