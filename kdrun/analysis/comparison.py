@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ class Line:
         teacher: top-1 of the teachers' last epoch, each teacher once.
         missing: runs asked for and not finished.
         devices: that computed the runs, each once.
+        seconds: of an epoch, training alone.
+        extra_params: what is learned beside the student.
+        ensemble: top-1 of the mean probabilities of the runs.
     """
 
     entry: Entry
@@ -41,6 +45,9 @@ class Line:
     teacher: Statistic | None
     missing: int
     devices: tuple[str, ...]
+    seconds: Statistic | None = None
+    extra_params: int | None = None
+    ensemble: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,14 +59,19 @@ class _Found:
     best: dict[int, float]
     teachers: dict[str, float]
     devices: tuple[str, ...]
+    seconds: dict[int, float]
+    extra_params: int | None
 
 
-def compare(entries: Sequence[Entry], find: Callable[[Spec], Run | None]) -> list[Line]:
+def compare(
+    entries: Sequence[Entry], find: Callable[[Spec], Run | None], ensembles: Mapping[str, float] | None = None
+) -> list[Line]:
     """Every row with its runs, in the order of the entries.
 
     Args:
         entries: rows; the baselines they name are among them, under their own name or as `same_as`.
         find: the finished run of a spec, or None.
+        ensembles: top-1 of the mean probabilities of a row's runs, by the row's name.
     """
     found = [_read(entry, find) for entry in entries]
     place = {name: i for i, entry in enumerate(entries) for name in (entry.row.name, *entry.same_as)}
@@ -70,7 +82,8 @@ def compare(entries: Sequence[Entry], find: Callable[[Spec], Run | None]) -> lis
             lines.append(_line(entry, found[i], None, None))
         else:
             lines.append(_line(entry, found[i], entries[baseline], found[baseline]))
-    return lines
+    known = ensembles or {}
+    return [dataclasses.replace(line, ensemble=known.get(line.entry.row.name)) for line in lines]
 
 
 def baseline_of(line: Line, lines: Sequence[Line]) -> Line | None:
@@ -90,6 +103,8 @@ def _read(entry: Entry, find: Callable[[Spec], Run | None]) -> _Found:
         best={i: result["test"]["best"]["top1"] for i, result in results.items()},
         teachers={teacher["run_id"]: teacher["top1"] for result in results.values() for teacher in result["teachers"]},
         devices=tuple(dict.fromkeys(result["environment"]["device"] for result in results.values())),
+        seconds={i: result["train"]["seconds"] / result["epochs"] for i, result in results.items() if result["epochs"]},
+        extra_params=next((result["train"].get("extra_params") for result in results.values()), None),
     )
 
 
@@ -115,6 +130,8 @@ def _line(entry: Entry, found: _Found, baseline: Entry | None, base: _Found | No
         teacher=_statistic(found.teachers.values()),
         missing=len(entry.specs) - len(found.runs),
         devices=found.devices,
+        seconds=_statistic(found.seconds.values()),
+        extra_params=found.extra_params,
     )
 
 

@@ -51,7 +51,7 @@ def content(definition: Definition, lines: Sequence[Line], *, published: bool, e
     """
     numbers = footnotes(lines, published=published)
     marks = ["".join(f" [{numbers[text]}]" for text in notes_of(line, published=published)) for line in lines]
-    header, rows = _cells(lines, marks, published=published)
+    header, rows = _cells(lines, marks, definition.columns, published=published)
     return Content(
         heading=heading(definition, lines, published=published),
         source=definition.source,
@@ -63,12 +63,15 @@ def content(definition: Definition, lines: Sequence[Line], *, published: bool, e
     )
 
 
-def _cells(lines: Sequence[Line], marks: Sequence[str], *, published: bool) -> tuple[list[str], list[list[str]]]:
+def _cells(
+    lines: Sequence[Line], marks: Sequence[str], extra: Sequence[str], *, published: bool
+) -> tuple[list[str], list[list[str]]]:
     """Header and rows of text; columns without any content are left out, student and method never.
 
     Args:
         lines: the rows.
         marks: what follows each row's method.
+        extra: columns of the definition.
         published: whether the paper's figures are shown.
     """
     columns: dict[str, list[str]] = {
@@ -82,7 +85,10 @@ def _cells(lines: Sequence[Line], marks: Sequence[str], *, published: bool) -> t
         "Δ published": [_published_difference(line) if published else "" for line in lines],
         "Δ last": [difference(line.difference_last) for line in lines],
         "Δ best on test": [difference(line.difference_best) for line in lines],
+        "ensemble": [_ensemble(line, published=published) for line in lines] if "ensemble" in extra else [],
         "teacher": [_teacher(line, published=published) for line in lines],
+        "s / epoch": [_seconds(line) for line in lines] if "seconds" in extra else [],
+        "learned beside": [_extra(line) for line in lines] if "extra_params" in extra else [],
         "runs": [_runs(line) for line in lines],
     }
     shown = {name: cells for name, cells in columns.items() if any(cells) or name in ("student", "method")}
@@ -113,6 +119,20 @@ def _published_difference(line: Line) -> str:
 def _teacher(line: Line, *, published: bool) -> str:
     printed = line.entry.row.published.teacher_top1 if published else None
     return " ".join(text for text in (_text(line.teacher), "" if printed is None else f"({printed:.2f})") if text)
+
+
+def _ensemble(line: Line, *, published: bool) -> str:
+    printed = line.entry.row.published.ensemble if published else None
+    shown = ("" if line.ensemble is None else f"{line.ensemble:.2f}", "" if printed is None else f"({printed:.2f})")
+    return " ".join(text for text in shown if text)
+
+
+def _seconds(line: Line) -> str:
+    return "" if line.seconds is None else f"{line.seconds.mean:.3g}"
+
+
+def _extra(line: Line) -> str:
+    return f"{line.extra_params:,}" if line.extra_params else ""
 
 
 def _runs(line: Line) -> str:

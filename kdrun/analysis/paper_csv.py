@@ -36,6 +36,7 @@ def _record(line: Line, *, published: bool, elsewhere: Path | None) -> dict[str,
         "published_std": printed.std,
         "published_gain": printed.gain,
         "published_teacher_top1": printed.teacher_top1,
+        "published_ensemble": printed.ensemble,
     }
     return {
         "row": row.name,
@@ -54,6 +55,9 @@ def _record(line: Line, *, published: bool, elsewhere: Path | None) -> dict[str,
         **_paired("difference_last", line.difference_last),
         **_paired("difference_best", line.difference_best),
         **_mean_and_std("teacher", line.teacher),
+        **_mean_and_std("epoch_seconds", line.seconds),
+        "extra_params": line.extra_params,
+        "ensemble_top1": line.ensemble,
         "run_ids": " ".join(run.spec.run_id for _, run in sorted(line.runs.items())),
         "published_runs": published_runs(line, elsewhere),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kdrun.analysis.comparison import compare
@@ -28,6 +28,7 @@ def render(
     published: bool,
     command: str,
     elsewhere: Path | None = None,
+    ensembles: Mapping[str, float] | None = None,
 ) -> str:
     """Writes `table.md`, `table.csv`, `table.tex`, `table.png` and the table's figures; returns the Markdown.
 
@@ -42,9 +43,11 @@ def render(
             left out everywhere, and so are rows that have nothing else.
         command: that made the table, as typed.
         elsewhere: where published results of runs lie; the table says how many of its runs come from there.
+        ensembles: top-1 of the mean probabilities of a row's runs, by the row's name.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    lines = [line for line in compare(entries, find) if line.entry.specs or (published and has_published(line))]
+    compared = compare(entries, find, ensembles)
+    lines = [line for line in compared if line.entry.specs or (published and has_published(line))]
     table = content(definition, lines, published=published, elsewhere=elsewhere)
     text = markdown(table, command=command)
     write_atomically(directory / "table.md", text)

@@ -131,9 +131,23 @@ def _what_stands_where(definition: Definition, lines: Sequence[Line], *, publish
         yield "The paper's figures are left out: these runs are not of its scale."
     elif shown:
         yield from _what_is_published(definition, shown)
+    yield from _what_is_beside(definition, lines, published=published)
     if any(line.teacher for line in lines):
         brackets = "; in brackets as published" if published and any(_published_teacher(line) for line in lines) else ""
         yield f'"teacher": top-1 of the teachers, each at its last epoch{brackets}.'
+
+
+def _what_is_beside(definition: Definition, lines: Sequence[Line], *, published: bool) -> Iterator[str]:
+    """The columns that a definition asks for."""
+    if "ensemble" in definition.columns and any(line.ensemble for line in lines):
+        printed = published and any(line.entry.row.published.ensemble for line in lines)
+        brackets = "; in brackets as published" if printed else ""
+        yield f'"ensemble": top-1 of the mean of the probabilities of a row\'s runs{brackets}.'
+    if "seconds" in definition.columns and any(line.seconds for line in lines):
+        share = "; in lockstep a student's own steps and an even share of the rest"
+        yield f'"s / epoch": of training, without evaluation{share}.'
+    if "extra_params" in definition.columns:
+        yield '"learned beside": parameters that a method learns beside the student, and that are not delivered.'
 
 
 def _what_is_published(definition: Definition, lines: Sequence[Line]) -> Iterator[str]:

@@ -17,7 +17,26 @@ KINDS: Mapping[str, str] = {
     "de_kd": "De-KD",
     "tfkd_self": "Tf-KD_self",
     "tfkd_reg": "Tf-KD_reg",
+    "kd_uniform": "KD, uniform",
+    "kd_ensemble": "KD, ensemble",
+    "kd_topk": "KD-topk",
+    "kd_pt": "KD-pt",
+    "kd_sim": "KD-sim",
+    "kd_standardized": "KD, standardised logits",
+    "logit_matching": "logit matching",
+    "dkd": "DKD",
+    "dist": "DIST",
+    "fitnet": "FitNet",
+    "fsp": "FSP",
+    "at": "AT",
+    "rkd": "RKD",
+    "sp": "SP",
+    "weight_distillation": "weight distillation",
+    "dml": "DML",
+    "born_again": "born again",
+    "takd": "TAKD",
 }
+"""Kinds of rows in words; others are called as they are."""
 
 
 def method_label(entry: Entry) -> str:

@@ -146,11 +146,16 @@ class _Sheet:
     def directory(self) -> Path:
         return self.table.shared.runtime.output_root / "tables" / self.table.definition.name
 
-    def write(self) -> str:
-        """Renders what is finished; returns the Markdown."""
+    def write(self, *, compute: bool = False) -> str:
+        """Renders what is finished; returns the Markdown.
+
+        Args:
+            compute: whether ensembles may run networks on data.
+        """
         from kdrun.analysis.paper_table import render
 
         table = self.table
+        ensembles = _ensembles(table, self.store, compute=compute) if "ensemble" in table.definition.columns else {}
         return render(
             self.directory,
             table.definition,
@@ -159,6 +164,7 @@ class _Sheet:
             published=table.published,
             command=self.command,
             elsewhere=self.published,
+            ensembles=ensembles,
         )
 
     def show(self, *, compute: bool) -> None:
@@ -169,7 +175,7 @@ class _Sheet:
         """
         from kdrun.experiment.reporting import log
 
-        text = self.write()
+        text = self.write(compute=compute)
         if "soft_targets" in self.table.definition.figures:
             _draw_soft_targets(self.directory / "soft_targets.png", self.table, self.store, compute=compute)
         log.info("\n%s", text)
@@ -246,6 +252,30 @@ def _at_best_precision(table: ComposedTable, store: Store, overrides: Sequence[s
         for entry in table.entries
     ]
     return dataclasses.replace(table, entries=entries)
+
+
+def _ensembles(table: ComposedTable, store: Store, *, compute: bool) -> dict[str, float]:
+    """Top-1 of the mean probabilities of each row of several finished runs; without `compute`, what was found before.
+
+    To compute it takes weights and data; published runs have no weights.
+    """
+    from kdrun.experiment.ensemble import ensemble, kept_ensemble
+    from kdrun.experiment.resident import load_resident
+
+    root = table.shared.runtime.output_root
+    found = {}
+    for entry in table.entries:
+        runs = [run for spec in entry.specs if (run := store.find(spec)) is not None]
+        if len(runs) < 2 or len(runs) < len(entry.specs):
+            continue
+        kept = kept_ensemble(root, runs)
+        if kept is None and compute and all(run.weights.exists() for run in runs):
+            runtime = table.jobs[runs[0].spec.run_id].runtime
+            test = load_resident(runs[0].spec.dataset, runtime.data_root, runtime.device).test
+            kept = ensemble(root, runs, test, runtime.device)
+        if kept is not None:
+            found[entry.row.name] = kept["top1"]
+    return found
 
 
 def _draw_soft_targets(path: Path, table: ComposedTable, store: Store, *, compute: bool) -> None:

@@ -42,9 +42,9 @@ def divided_by_classes(method: Component) -> bool:
 
 
 def effective_weights(spec: Spec) -> Weights | None:
-    """The weights of a run's objective; None for methods without a soft-target term."""
+    """The weights of a run's objective; None for methods other than CE and one KL."""
     options = all_options(spec.method)
-    if "alpha" not in options:
+    if not {"kl_reduction", "correct_prob"} & options.keys():
         return None
     alpha, classes = options["alpha"], spec.dataset.num_classes if divided_by_classes(spec.method) else 1
     return Weights(1 - alpha, alpha * options["multiplier"] / classes)
@@ -139,4 +139,9 @@ def objective(spec: Spec) -> str:
     if name == "lsr":
         others = ", on the wrong classes" if options["spread"] == "others" else ""
         return f"{factor}LSR, ε={options['epsilon']:.4g}{others}"
-    return name
+    if options.get("stage1_epochs"):
+        return f"{name}, {options['stage1_epochs']} epochs of stage 1 first"
+    if "weight" in options:
+        hard = "" if options.get("hard_weight", 1.0) == 1 else f"{options['hard_weight']:.4g} "
+        return f"{hard}CE + {options['weight']:.4g} {name}"
+    return f"{1 - options['alpha']:.4g} CE + {options['alpha']:.4g} {name}" if "alpha" in options else name

@@ -14,6 +14,7 @@ from kdrun.experiment.spec import Spec
 from kdrun.tables.controls import CONTROLS
 
 FIGURES = ("curves", "teacher_accuracy", "soft_targets")
+COLUMNS = ("seconds", "extra_params", "ensemble")
 
 
 class TableError(ValueError):
@@ -33,12 +34,14 @@ class Published:
         std: its deviation over the paper's runs.
         gain: over the baseline, only where the paper prints no accuracy.
         teacher_top1: of a teacher that has no row of its own (De-KD).
+        ensemble: of its runs' mean probabilities.
     """
 
     top1: float | None = None
     std: float | None = None
     gain: float | None = None
     teacher_top1: float | None = None
+    ensemble: float | None = None
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,11 @@ class Row:
     """One row.
 
     Attributes:
-        name: `student/kind`, or `student/kind/teacher`, or `student/kind/teacher@stop_epoch`. Kinds are ce, lsr, kd,
-            re_kd, de_kd, tfkd_self, tfkd_reg. A control adds its own name: `student/kind/teacher/no_kl`.
+        name: `student/kind`, or `student/kind/teacher`, or `student/kind/teacher@stop_epoch`. Kinds are methods, or
+            what a paper calls its use of one (re_kd, de_kd). A control adds its own name: `student/kind/teacher/no_kl`.
         overrides: as typed in a shell.
-        recipe: overrides of `recipe.*` and `teacher.recipe.*`: what the published run has other than the dataset's
-            recipe. Left out with another dataset.
+        recipe: further overrides that are for the table's dataset alone: what the published run has other than the
+            dataset's recipe. Left out with another dataset.
         baseline: name of the row it is compared with; None for baselines.
         published: what the paper prints.
         note: a doubt about the published figure, or an assumption of ours.
@@ -102,6 +105,8 @@ class Definition:
         controls: which controls each row with a soft-target term gets, see `kdrun.tables.controls`.
         include: other tables whose rows with controls this one collects.
         figures: drawn beside `table.png`: curves, teacher_accuracy, soft_targets.
+        columns: shown beside the accuracies: seconds (of an epoch), extra_params (learned beside the student), ensemble
+            (top-1 of the mean probabilities of a row's runs).
         notes: what a reader must know, a sentence each.
         unavailable: why kdrun cannot run it.
     """
@@ -117,6 +122,7 @@ class Definition:
     controls: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unavailable: str = ""
 
@@ -131,7 +137,7 @@ class Definition:
         problems += [f"rows: {name!r} must be student/kind[/teacher]" for name in names if "/" not in name]
         missing = {row.baseline for row in self.rows if row.baseline is not None} - set(names)
         problems += [f"rows: baseline {name} is no row" for name in sorted(missing)]
-        for field, allowed in (("controls", tuple(CONTROLS)), ("figures", FIGURES)):
+        for field, allowed in (("controls", tuple(CONTROLS)), ("figures", FIGURES), ("columns", COLUMNS)):
             chosen = [name for name in getattr(self, field) if name not in allowed]
             problems += [f"{field}: {name}: {unknown(name, allowed, 'option')}" for name in chosen]
         if problems:
