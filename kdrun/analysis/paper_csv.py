@@ -13,14 +13,14 @@ from kdrun.analysis.paper_text import published_runs
 from kdrun.tables.controls import objective
 
 
-def csv_text(lines: Sequence[Line], *, published: bool, elsewhere: Path | None) -> str:
+def csv_text(lines: Sequence[Line], *, columns: Sequence[str], published: bool, elsewhere: Path | None) -> str:
     """A line for each row, full precision; the same for the same runs, byte for byte.
 
     Columns: `seeds` are the runs asked for, `n` those finished; `_std` is the sample deviation over seeds, `_se` the
     standard error of a mean of differences that are paired by seed; `published_runs` are those of `n` that lie in
-    `elsewhere`, the directory of published results.
+    `elsewhere`, the directory of published results. `columns` are those that the definition asks for.
     """
-    rows = [_record(line, published=published, elsewhere=elsewhere) for line in lines]
+    rows = [_record(line, columns, published=published, elsewhere=elsewhere) for line in lines]
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]) if rows else ["row"], lineterminator="\n")
     writer.writeheader()
@@ -28,7 +28,9 @@ def csv_text(lines: Sequence[Line], *, published: bool, elsewhere: Path | None) 
     return file.getvalue()
 
 
-def _record(line: Line, *, published: bool, elsewhere: Path | None) -> dict[str, str | int | float | None]:
+def _record(
+    line: Line, columns: Sequence[str], *, published: bool, elsewhere: Path | None
+) -> dict[str, str | int | float | None]:
     entry, row, specs = line.entry, line.entry.row, line.entry.specs
     printed = row.published
     figures = {
@@ -36,7 +38,7 @@ def _record(line: Line, *, published: bool, elsewhere: Path | None) -> dict[str,
         "published_std": printed.std,
         "published_gain": printed.gain,
         "published_teacher_top1": printed.teacher_top1,
-        "published_ensemble": printed.ensemble,
+        **({"published_ensemble": printed.ensemble} if "ensemble" in columns else {}),
     }
     return {
         "row": row.name,
@@ -55,9 +57,9 @@ def _record(line: Line, *, published: bool, elsewhere: Path | None) -> dict[str,
         **_paired("difference_last", line.difference_last),
         **_paired("difference_best", line.difference_best),
         **_mean_and_std("teacher", line.teacher),
-        **_mean_and_std("epoch_seconds", line.seconds),
-        "extra_params": line.extra_params,
-        "ensemble_top1": line.ensemble,
+        **(_mean_and_std("epoch_seconds", line.seconds) if "seconds" in columns else {}),
+        **({"extra_params": line.extra_params} if "extra_params" in columns else {}),
+        **({"ensemble_top1": line.ensemble} if "ensemble" in columns else {}),
         "run_ids": " ".join(run.spec.run_id for _, run in sorted(line.runs.items())),
         "published_runs": published_runs(line, elsewhere),
     }

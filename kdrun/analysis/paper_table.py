@@ -51,7 +51,9 @@ def render(
     table = content(definition, lines, published=published, elsewhere=elsewhere)
     text = markdown(table, command=command)
     write_atomically(directory / "table.md", text)
-    write_atomically(directory / "table.csv", csv_text(lines, published=published, elsewhere=elsewhere))
+    write_atomically(
+        directory / "table.csv", csv_text(lines, columns=definition.columns, published=published, elsewhere=elsewhere)
+    )
     write_atomically(directory / "table.tex", latex(table))
     accuracy_dots(
         directory / "table.png", lines, published=published, published_runs=definition.runs, title=table.heading

@@ -51,7 +51,8 @@ class Archive:
                 {"run_id": teacher.run_id, "top1": accuracy}
                 for teacher, accuracy in zip(spec.teachers, teachers, strict=False)
             ],
-            "train": {"seconds": 10 * top1},
+            "epochs": spec.epochs_trained,
+            "train": {"seconds": 10 * top1, "extra_params": 0},
             "environment": {"device": "cpu (x)"},
             **selected,
         }

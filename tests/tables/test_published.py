@@ -13,7 +13,7 @@ import kdrun.tables
 from kdrun.tables import Row, read_definition
 
 PUBLISHED = yaml.safe_load(Path(__file__).with_name("tfkd_tables.yaml").read_text())["tables"]
-FILES = sorted(Path(kdrun.tables.__file__).parent.glob("*.yaml"))
+FILES = sorted(Path(kdrun.tables.__file__).parent.glob("tfkd_*.yaml"))
 DEFINITIONS = {path.stem: read_definition(path.stem, yaml.safe_load(path.read_text())) for path in FILES}
 HALVES = {"T4-cifar100": "tfkd_t4", "T4-tiny_imagenet": "tfkd_t4_tiny"}
 
