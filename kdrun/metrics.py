@@ -32,7 +32,9 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = EC
 
 
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """`top1` and `top5` in percent, `nll` in nats per image, `ece` in [0, 1] with 15 bins.
+    """`top1` and `top5` in percent, `nll` in nats per image, `ece` in [0, 1] with 15 bins, `confidence` in [0, 1].
+
+    Confidence is the mean over the images of the largest probability.
 
     Args:
         logits: `[N, K]`, N at least 1.
@@ -44,10 +46,12 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
             num_correct(logits, labels, 5),
             F.cross_entropy(_wide(logits), labels),
             expected_calibration_error(logits, labels),
+            F.softmax(_wide(logits), dim=1).amax(dim=1).mean(),
         ]
     )
-    correct1, correct5, nll, ece = values.tolist()  # one transfer from the device
-    return {"top1": 100 * correct1 / len(labels), "top5": 100 * correct5 / len(labels), "nll": nll, "ece": ece}
+    correct1, correct5, *others = values.tolist()  # one transfer from the device
+    shares = {"top1": 100 * correct1 / len(labels), "top5": 100 * correct5 / len(labels)}
+    return {**shares, **dict(zip(("nll", "ece", "confidence"), others, strict=True))}
 
 
 def num_agreeing(logits: Tensor, other: Tensor) -> Tensor:

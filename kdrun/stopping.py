@@ -21,6 +21,13 @@ class Stopped(BaseException):
         self.number = number
 
 
+def stop_behind(error: BaseException | None) -> Stopped | None:
+    """The stop that an error is, or that it came of: where it is raised, a library's own cleaning up may fail."""
+    while error is not None and not isinstance(error, Stopped):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 class DeviceLost(BaseException):
     """The device of all runs computes no more: no run's own failure, so it goes past whatever handles those."""
 

@@ -146,12 +146,12 @@ def test_a_run_trains_its_teacher_then_its_student_and_ends_with_its_result(fini
     assert result["student"] | {"name": "mlp", "params": 768 * 16 + 16 + 16 * 10 + 10} == result["student"]
     assert result["student"]["macs"] == 768 * 16 + 16 * 10
     assert result["method"] | {"name": "kd", "temperature": 4.0, "alpha": 0.9} == result["method"]
-    metrics = {"epoch", "top1", "top5", "nll", "ece"}
+    metrics = {"epoch", "top1", "top5", "nll", "ece", "confidence"}
     assert set(result["test"]["last"]) == set(result["test"]["best"]) == metrics
     assert result["test"]["last"]["epoch"] == 3
     assert set(result["val"]["selected"]) >= metrics
     assert 0 <= result["test"]["last"]["top1"] <= result["test"]["last"]["top5"] <= 100
-    assert set(result["train"]) == {"seconds", "images_per_second", "peak_memory_bytes", "lockstep"}
+    assert set(result["train"]) == {"seconds", "images_per_second", "peak_memory_bytes", "lockstep", "extra_params"}
     assert set(result["environment"]) >= {"torch", "cuda", "device", "threads", "git"}
     (teacher,) = result["teachers"]
     (teacher_path,) = directory.glob("outputs/runs/synthetic/cnn/ce-*/result.json")

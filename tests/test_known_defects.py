@@ -47,7 +47,7 @@ def test_the_documents_have_commands():
     assert {"tables.md", "tfkd.md", "kd.yaml", "config.yaml"} <= set(COMMANDS.values())
 
 
-RUNS = [command for command in COMMANDS if not re.match(r"kdrun (table|ls|--help|-sc)", command)]
+RUNS = [command for command in COMMANDS if not re.match(r"kdrun (table|ls|show|--help|-sc)", command)]
 TABLES = [command for command in COMMANDS if command.startswith("kdrun table ") and "--help" not in command]
 
 

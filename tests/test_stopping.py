@@ -6,7 +6,7 @@ import time
 import pytest
 
 from kdrun import stopping
-from kdrun.stopping import Stopped, check, deferred, listen
+from kdrun.stopping import Stopped, check, deferred, listen, stop_behind
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +64,20 @@ def test_work_that_takes_too_long_is_stopped_where_it_is(monkeypatch):
     started = time.monotonic()
     assert work(terminate, lambda: time.sleep(5)) == [0]
     assert time.monotonic() - started < 2
+
+
+def test_a_stop_is_found_behind_what_a_library_raises_while_it_cleans_up():
+    """As OmegaConf does where a signal comes in the middle of a composition."""
+    with pytest.raises(AttributeError) as raised:
+        _clean_up_badly()
+    assert stop_behind(raised.value).number == signal.SIGTERM
+    with pytest.raises(ValueError, match="no stop") as raised:
+        raise ValueError("no stop") from KeyError()
+    assert stop_behind(raised.value) is None
+
+
+def _clean_up_badly() -> None:
+    try:
+        terminate()
+    finally:
+        None.invalidate()

@@ -32,6 +32,7 @@ class Line:
         seconds: of an epoch, training alone.
         extra_params: what is learned beside the student.
         ensemble: top-1 of the mean probabilities of the runs.
+        teacher_confidence: the teachers' largest probability, mean over the test images, each teacher once.
     """
 
     entry: Entry
@@ -48,6 +49,7 @@ class Line:
     seconds: Statistic | None = None
     extra_params: int | None = None
     ensemble: float | None = None
+    teacher_confidence: Statistic | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class _Found:
     last: dict[int, float]
     best: dict[int, float]
     teachers: dict[str, float]
+    confidence: dict[str, float]
     devices: tuple[str, ...]
     seconds: dict[int, float]
     extra_params: int | None
@@ -102,6 +105,12 @@ def _read(entry: Entry, find: Callable[[Spec], Run | None]) -> _Found:
         last={i: result["test"]["last"]["top1"] for i, result in results.items()},
         best={i: result["test"]["best"]["top1"] for i, result in results.items()},
         teachers={teacher["run_id"]: teacher["top1"] for result in results.values() for teacher in result["teachers"]},
+        confidence={
+            teacher["run_id"]: teacher["confidence"]
+            for result in results.values()
+            for teacher in result["teachers"]
+            if "confidence" in teacher
+        },
         devices=tuple(dict.fromkeys(result["environment"]["device"] for result in results.values())),
         seconds={i: result["train"]["seconds"] / result["epochs"] for i, result in results.items() if result["epochs"]},
         extra_params=next((result["train"].get("extra_params") for result in results.values()), None),
@@ -132,6 +141,7 @@ def _line(entry: Entry, found: _Found, baseline: Entry | None, base: _Found | No
         devices=found.devices,
         seconds=_statistic(found.seconds.values()),
         extra_params=found.extra_params,
+        teacher_confidence=_statistic(found.confidence.values()),
     )
 
 

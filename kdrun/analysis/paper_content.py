@@ -87,6 +87,9 @@ def _cells(
         "Δ best on test": [difference(line.difference_best) for line in lines],
         "ensemble": [_ensemble(line, published=published) for line in lines] if "ensemble" in extra else [],
         "teacher": [_teacher(line, published=published) for line in lines],
+        "its confidence": [_digits(line.teacher_confidence, 3) for line in lines]
+        if "teacher_confidence" in extra
+        else [],
         "s / epoch": [_seconds(line) for line in lines] if "seconds" in extra else [],
         "learned beside": [_extra(line) for line in lines] if "extra_params" in extra else [],
         "runs": [_runs(line) for line in lines],
@@ -125,6 +128,10 @@ def _ensemble(line: Line, *, published: bool) -> str:
     printed = line.entry.row.published.ensemble if published else None
     shown = ("" if line.ensemble is None else f"{line.ensemble:.2f}", "" if printed is None else f"({printed:.2f})")
     return " ".join(text for text in shown if text)
+
+
+def _digits(statistic: Statistic | None, digits: int) -> str:
+    return "" if statistic is None else statistic.text(digits)
 
 
 def _seconds(line: Line) -> str:

@@ -59,6 +59,7 @@ def _record(
         **_mean_and_std("teacher", line.teacher),
         **(_mean_and_std("epoch_seconds", line.seconds) if "seconds" in columns else {}),
         **({"extra_params": line.extra_params} if "extra_params" in columns else {}),
+        **(_mean_and_std("teacher_confidence", line.teacher_confidence) if "teacher_confidence" in columns else {}),
         **({"ensemble_top1": line.ensemble} if "ensemble" in columns else {}),
         "run_ids": " ".join(run.spec.run_id for _, run in sorted(line.runs.items())),
         "published_runs": published_runs(line, elsewhere),

@@ -34,7 +34,7 @@ def caption(definition: Definition, lines: Sequence[Line], *, published: bool, e
         *_what_stands_where(definition, lines, published=published),
         *_what_it_can_show(lines),
         *_what_is_shown_once(lines),
-        *(definition.notes if published else ()),
+        *(definition.notes if published or not definition.has_published else ()),
     ]
 
 
@@ -143,6 +143,8 @@ def _what_is_beside(definition: Definition, lines: Sequence[Line], *, published:
         printed = published and any(line.entry.row.published.ensemble for line in lines)
         brackets = "; in brackets as published" if printed else ""
         yield f'"ensemble": top-1 of the mean of the probabilities of a row\'s runs{brackets}.'
+    if "teacher_confidence" in definition.columns and any(line.teacher_confidence for line in lines):
+        yield '"its confidence": the mean over the test images of the teacher\'s largest probability.'
     if "seconds" in definition.columns and any(line.seconds for line in lines):
         share = "; in lockstep a student's own steps and an even share of the rest"
         yield f'"s / epoch": of training, without evaluation{share}.'

@@ -22,7 +22,8 @@ KINDS: Mapping[str, str] = {
     "kd_topk": "KD-topk",
     "kd_pt": "KD-pt",
     "kd_sim": "KD-sim",
-    "kd_standardized": "KD, standardised logits",
+    "kd_std": "KD, standardised logits",
+    "wd": "weight distillation",
     "logit_matching": "logit matching",
     "dkd": "DKD",
     "dist": "DIST",
@@ -35,6 +36,24 @@ KINDS: Mapping[str, str] = {
     "dml": "DML",
     "born_again": "born again",
     "takd": "TAKD",
+    "crd": "CRD",
+    # Of a label-smoothed teacher
+    "kd_ls": "KD, smoothed teacher",
+    "kd_pt_ls": "KD-pt, smoothed teacher",
+    "kd_sim_ls": "KD-sim, smoothed teacher",
+    # Of the FSP paper
+    "ce_short": "CE, a third of the epochs",
+    "ce_continued": "CE, continued",
+    "fitnet_short": "FitNet, a third of the epochs",
+    "fitnet3_short": "FitNet, three hints",
+    "fsp_short": "FSP, a third of the epochs",
+    "fsp_short_shuffled": "FSP, shuffled teachers",
+    # Of born-again networks
+    "ban1": "born again, generation 1",
+    "ban2": "born again, generation 2",
+    "ban3": "born again, generation 3",
+    "cwtm": "born again, CWTM",
+    "dkpp": "born again, DKPP",
 }
 """Kinds of rows in words; others are called as they are."""
 
@@ -48,7 +67,9 @@ def method_label(entry: Entry) -> str:
         return "baseline"
     taught = f" ← {entry.teacher}" if entry.teacher else ""
     stopped = f" at {entry.stop}" if entry.stop else ""
-    return f"{KINDS.get(row.kind, row.kind)}{taught}{stopped}"
+    kind, _, lr = row.kind.partition("_lr")
+    rate = f" at learning rate {lr}" if lr else ""
+    return f"{KINDS.get(kind, kind)}{rate}{taught}{stopped}"
 
 
 def _control(entry: Entry, name: str) -> str:

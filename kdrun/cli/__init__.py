@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from kdrun.cli.options import VERBS, served_by_hydra
-from kdrun.stopping import Stopped, listen
+from kdrun.stopping import listen, stop_behind
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from kdrun.cli.runs import runs_main
 
         return runs_main(words)
-    except Stopped as stop:
+    except BaseException as error:
+        stop = stop_behind(error)
+        if stop is None:
+            raise
         print(f"kdrun: {stop}; the same command resumes after the last finished epoch", file=sys.stderr)
         return 128 + stop.number

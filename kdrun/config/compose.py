@@ -6,6 +6,7 @@ itself. When that fails, the overrides that do not fit are looked for, told and 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -77,6 +78,7 @@ def in_hydras_words(text: str) -> list[str]:
 def hydra_session() -> Iterator[None]:
     """Within it jobs can be composed."""
     GlobalHydra.instance().clear()
+    _options_of.cache_clear()
     with initialize_config_dir(str(config_directory()), version_base="1.3", job_name="kdrun"):
         yield
 
@@ -261,14 +263,19 @@ def _chooses_group(text: str, overrides: Sequence[str]) -> bool:
     return group != "" and "." not in group and bool(_group_options(group, overrides))
 
 
-def _group_options(group: str, overrides: Sequence[str]) -> list[str]:
+def _group_options(group: str, overrides: Sequence[str]) -> tuple[str, ...]:
     """The options of a group, those in a search path among `overrides` included."""
-    where = [text for text in overrides if text.startswith(SEARCH_PATH)]
+    return _options_of(group, tuple(text for text in overrides if text.startswith(SEARCH_PATH)))
+
+
+@functools.cache
+def _options_of(group: str, where: tuple[str, ...]) -> tuple[str, ...]:
+    """Of the session: directories are read once."""
     loader = GlobalHydra.instance().config_loader()
-    return list(loader.get_group_options(group, ObjectType.CONFIG, CONFIG_NAME, where))
+    return tuple(loader.get_group_options(group, ObjectType.CONFIG, CONFIG_NAME, list(where)))
 
 
-def hydra_group_options(group: str) -> list[str]:
+def hydra_group_options(group: str) -> tuple[str, ...]:
     """What is installed of one of Hydra's own groups, `hydra/launcher` or `hydra/sweeper`; in a session."""
     return _group_options(group, [])
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import inspect
+import json
 import os
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +18,7 @@ from torch import nn
 
 from kdrun.data import CONTENT_HASH, DataError, Splits, check, data_home, identity
 from kdrun.experiment.signature import bind, unknown, without_defaults
-from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
+from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec, as_tuples
 from kdrun.files import sha256
 from kdrun.methods import Method as Method
 from kdrun.methods.base import Pair
@@ -173,9 +175,16 @@ def check_network(student: Component, dataset: DatasetSpec) -> None:
 
 def outline_of(student: Component, dataset: DatasetSpec) -> Outline:
     """The taps and parameters of a network for a dataset; nothing is computed."""
+    options = json.dumps(student.options, sort_keys=True)
+    return _outline(student.target, options, dataset.num_classes, dataset.in_channels, dataset.image_size)
+
+
+@functools.lru_cache(maxsize=64)  # the runs of a table ask for the same few networks again and again
+def _outline(target: str, options: str, num_classes: int, in_channels: int, image_size: int) -> Outline:
+    offered = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
     with torch.device("meta"):
-        network = build_student(student, dataset)
-    return outline(network, (dataset.in_channels, dataset.image_size, dataset.image_size), student.name)
+        network: nn.Module = _call_with(resolve(target), offered, **as_tuples(json.loads(options)))
+    return outline(network, (in_channels, image_size, image_size), target.rpartition(".")[2])
 
 
 def takes_pair(method: Component) -> bool:

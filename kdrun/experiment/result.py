@@ -24,6 +24,7 @@ def describe(spec: Spec, teachers: list[dict[str, Any]]) -> dict[str, Any]:
                 "run_id": teacher["run_id"],
                 "name": teacher["student"]["name"],
                 "top1": teacher["test"]["last"]["top1"],
+                "confidence": teacher["test"]["last"]["confidence"],
                 "epochs": teacher["epochs"],
                 "seed": teacher["seed"],
             }

@@ -228,21 +228,21 @@ class Spec:
     def from_canonical(cls, values: Mapping[str, Any]) -> Spec:
         """The inverse of `canonical()`."""
         fields = dict(values)
-        fields["dataset"] = DatasetSpec(**_tuples(fields["dataset"]))
+        fields["dataset"] = DatasetSpec(**as_tuples(fields["dataset"]))
         for part in ("student", "method"):
             node = fields[part]
-            fields[part] = Component(node["target"], _tuples(node.get("options", {})), node.get("source"))
-        recipe = _tuples(fields.get("recipe", {}))
+            fields[part] = Component(node["target"], as_tuples(node.get("options", {})), node.get("source"))
+        recipe = as_tuples(fields.get("recipe", {}))
         recipe["augmentation"] = Augmentation(**recipe.get("augmentation", {}))
         fields["recipe"] = Recipe(**recipe)
         fields["teachers"] = tuple(cls.from_canonical(teacher) for teacher in fields.get("teachers", ()))
         return cls(**fields)
 
 
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+def as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     """Lists as tuples, in the mappings within, too."""
     return {
-        name: tuple(value) if isinstance(value, list) else _tuples(value) if isinstance(value, dict) else value
+        name: tuple(value) if isinstance(value, list) else as_tuples(value) if isinstance(value, dict) else value
         for name, value in values.items()
     }
 

@@ -176,6 +176,11 @@ class Method(nn.Module, ABC):
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         """The objective, from what the student says about the batch."""
 
+    @property
+    def asks(self) -> bool:
+        """Whether the stage that is under way asks the teacher anything."""
+        return self.needs.teacher
+
     def trained(self) -> Iterable[nn.Parameter]:
         """The parameters that this stage trains: all there are."""
         return self.parameters()

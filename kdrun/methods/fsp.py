@@ -101,6 +101,10 @@ class FSP(Distillation):
         ce = losses.cross_entropy(student.logits, batch.y)
         return Objective(self.hard_weight * ce, student.logits, {"ce": ce})
 
+    @property
+    def asks(self) -> bool:
+        return not (self.stage1_epochs and self.stage == 1)  # the second stage is the labels' alone
+
     def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
         assert teacher is not None, "needs was not met"
         couples = dict.fromkeys(self._ends)

@@ -41,7 +41,8 @@ class Sum(Method):
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
         pair: for the terms that need it.
-        terms: by the name of a method, its options, and `weight` of its term (by default what the method has alone).
+        terms: by the name of a method, its options, and `weight` of its term (by default what the method has alone);
+            one that is None is none.
         hard_weight: of the cross-entropy with the labels, at least 0.
 
     Raises:
@@ -53,17 +54,18 @@ class Sum(Method):
     needs = Needs(logits=True)
 
     def __init__(
-        self, student: nn.Module, pair: Pair, *, terms: Mapping[str, Mapping[str, Any]], hard_weight: float = 1.0
+        self, student: nn.Module, pair: Pair, *, terms: Mapping[str, Mapping[str, Any] | None], hard_weight: float = 1.0
     ) -> None:
         super().__init__(student)
         losses.check_range("hard_weight", hard_weight, 0)
-        if not terms:
+        if not any(options is not None for options in terms.values()):
             raise ValueError(f"terms={{}}: must have one term at least; terms are {', '.join(sorted(TERMS))}")
         self.hard_weight = hard_weight
-        self.terms = nn.ModuleDict({name: _term(name, pair, options) for name, options in terms.items()})
+        chosen = {name: options for name, options in terms.items() if options is not None}
+        self.terms = nn.ModuleDict({name: _term(name, pair, options) for name, options in chosen.items()})
         self.weights: dict[str, float] = {}
         for name, term in self._terms():
-            weight = term_weight(terms[name].get("weight"))
+            weight = term_weight(chosen[name].get("weight"))
             self.weights[name] = term.weight if weight is None else weight
             losses.check_range(f"terms.{name}.weight", self.weights[name], 0)
         self.taps = tuple(dict.fromkeys(tap for _, term in self._terms() for tap in term.taps))

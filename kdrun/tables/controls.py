@@ -140,8 +140,9 @@ def objective(spec: Spec) -> str:
         others = ", on the wrong classes" if options["spread"] == "others" else ""
         return f"{factor}LSR, ε={options['epsilon']:.4g}{others}"
     if options.get("stage1_epochs"):
-        return f"{name}, {options['stage1_epochs']} epochs of stage 1 first"
+        count = options["stage1_epochs"]
+        return f"{name}, {count} epoch{'' if count == 1 else 's'} of stage 1 first"
     if "weight" in options:
-        hard = "" if options.get("hard_weight", 1.0) == 1 else f"{options['hard_weight']:.4g} "
-        return f"{hard}CE + {options['weight']:.4g} {name}"
+        weighed = [(options.get("hard_weight", 1.0), "CE"), (options["weight"], name)]
+        return " + ".join(what if weight == 1 else f"{weight:.4g} {what}" for weight, what in weighed if weight)
     return f"{1 - options['alpha']:.4g} CE + {options['alpha']:.4g} {name}" if "alpha" in options else name

@@ -14,7 +14,7 @@ from kdrun.experiment.spec import Spec
 from kdrun.tables.controls import CONTROLS
 
 FIGURES = ("curves", "teacher_accuracy", "soft_targets")
-COLUMNS = ("seconds", "extra_params", "ensemble")
+COLUMNS = ("seconds", "extra_params", "ensemble", "teacher_confidence")
 
 
 class TableError(ValueError):
@@ -106,8 +106,8 @@ class Definition:
         include: other tables whose rows with controls this one collects.
         figures: drawn beside `table.png`: curves, teacher_accuracy, soft_targets.
         columns: shown beside the accuracies: seconds (of an epoch), extra_params (learned beside the student), ensemble
-            (top-1 of the mean probabilities of a row's runs).
-        notes: what a reader must know, a sentence each.
+            (top-1 of the mean probabilities of a row's runs), teacher_confidence (their mean largest probability).
+        notes: what a reader must know, a sentence each; of a table with published figures only beside these.
         unavailable: why kdrun cannot run it.
     """
 
@@ -125,6 +125,11 @@ class Definition:
     columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unavailable: str = ""
+
+    @property
+    def has_published(self) -> bool:
+        """Whether a paper prints a figure for any row."""
+        return any(row.published != Published() for row in self.rows)
 
     @property
     def full_title(self) -> str:

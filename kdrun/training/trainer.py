@@ -151,8 +151,7 @@ class Member:
         """One step of an epoch that has `steps`; a method that asks for no teacher is shown none."""
         position = (batch.epoch - self.stage.first_epoch) * steps + batch.step
         own = dataclasses.replace(batch, progress=position / (self.stage.epochs * steps))
-        taught = self.training.method.needs.teacher
-        self.step(own, teacher if taught else None, self.stage.learning_rate(position))
+        self.step(own, teacher if self.training.method.asks else None, self.stage.learning_rate(position))
 
     def end_epoch(self, epoch: int, steps: int, seconds: float) -> None:
         """Adds the epoch's row, evaluation included, and has it saved.
@@ -228,11 +227,12 @@ def _train_epoch(
     started = time.perf_counter()
     for member in due:
         member.attempt(member.begin_epoch, epoch)
+    asked = teacher if any(member.training.method.asks for member in due) else None
     busy = dict.fromkeys(map(id, due), 0.0)
     for step, (x, y, index) in enumerate(views.epoch(epoch)):
         generator = torch.Generator(x.device)
         batch = Batch(x=x, y=y, index=index, epoch=epoch, step=step, progress=0.0, generator=generator)
-        output = teacher(batch) if teacher is not None else None
+        output = asked(batch) if asked is not None else None
         step_seed = mix(seed, "step", epoch, step)
         for member in due:
             if member.failed:
@@ -244,8 +244,8 @@ def _train_epoch(
             busy[id(member)] += time.perf_counter() - begun
         on_step()
         stopping.check()
-    if teacher is not None:
-        teacher.end_epoch()
+    if asked is not None:
+        asked.end_epoch()
     synchronize(x.device)
     shared = (time.perf_counter() - started - sum(busy.values())) / len(due)
     for member in due:

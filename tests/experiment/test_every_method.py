@@ -77,3 +77,9 @@ def test_peers_are_reported_beside_the_student(lab):
     (row,) = outcome.run.rows()
     assert outcome.result["peers"]["peer2"]["test"]["last"]["top1"] == row["peers"]["peer2"]["test"]["top1"]
     assert len({json.dumps(metrics) for metrics in (row["test"], *(p["test"] for p in row["peers"].values()))}) == 3
+
+
+def test_a_stage_that_asks_no_teacher_is_not_taught(lab):
+    first, second = lab.execute(short(lab, "fsp")).run.rows()
+    assert {"fsp", "teacher_top1", "agreement"} <= first["train"].keys()
+    assert second["train"].keys() == {"loss", "ce", "top1"}

@@ -73,7 +73,7 @@ def test_metrics_have_one_row_per_epoch_and_no_times(finished):
     for row in rows:
         assert set(row) == {"epoch", "lr", "train", "test"}
         assert set(row["train"]) == {"loss", "ce", "kd", "top1", "teacher_top1", "agreement"}
-        assert set(row["test"]) == {"top1", "top5", "nll", "ece"}
+        assert set(row["test"]) == {"top1", "top5", "nll", "ece", "confidence"}
         assert row["train"]["loss"] == pytest.approx(0.1 * row["train"]["ce"] + 0.9 * row["train"]["kd"], rel=1e-5)
     top1 = [row["test"]["top1"] for row in rows]
     best = rows[top1.index(max(top1))]
