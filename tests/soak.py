@@ -29,7 +29,10 @@ DAMAGES = (
     *("bit of last.pt", "bit of status.json", "status.json deleted", "bit of a teacher's check"),
     *("bit of kept logits", "kept logits cut", "kept logits deleted", "rubbish", "none", "none"),
 )
-METHODS = ("ce", "lsr", "kd", "kd_uniform", "tfkd_self", "tfkd_reg")
+METHODS = (
+    *("ce", "lsr", "kd", "kd_uniform", "tfkd_self", "tfkd_reg"),
+    *("fitnet", "rkd", "dkd", "dml", "kd_ensemble", "born_again"),
+)
 
 
 class DifferenceError(AssertionError):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from kdrun import methods
 from kdrun.experiment.attempt import Request
 from kdrun.experiment.spec import Spec
 from kdrun.training import checkpoint, trainer
@@ -76,11 +77,11 @@ def killed_again_and_again(execute: Callable[[], None], duration: float, rng: ra
 
 
 def specs_of(lab) -> dict[str, list[Spec]]:
-    """Every method, with and without a teacher, and a group in lockstep."""
-    alone = {name: lab.plain("cnn", method=lab.by(name)) for name in ("CE", "LSR", "KDUniform", "TfKDReg")}
-    taught = {"KD": lab.taught("cnn"), "TfKDSelf": lab.plain("cnn", method=lab.by("TfKDSelf"), teachers=(lab.teacher,))}
+    """Every method, and groups in lockstep: of one stage, and of one and two."""
+    kinds = [kind for kind in vars(methods).values() if isinstance(kind, type) and hasattr(kind, "name")]
+    alone = {kind.name: [lab.every(kind.name)] for kind in kinds}
     group = [lab.taught(temperature=2.0), lab.taught("cnn", temperature=8.0), lab.plain()]
-    return {**{name: [spec] for name, spec in {**alone, **taught}.items()}, "lockstep": group}
+    return {**alone, "lockstep": group, "stages": [lab.every(name) for name in ("fsp", "at", "weight_distillation")]}
 
 
 def told_of(run) -> dict:
@@ -122,7 +123,7 @@ def survive(lab, name: str, rng: random.Random, place: str, durations: dict[str,
     return phases, differences
 
 
-@pytest.mark.parametrize("name", ["KD", "lockstep"])
+@pytest.mark.parametrize("name", ["kd", "fitnet", "lockstep"])
 def test_a_run_survives_kills(lab, name):
     rng, durations = random.Random(0), {}
     phases: list[str] = []
