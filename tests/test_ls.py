@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from kdrun.experiment.run import Run
 from kdrun.experiment.spec import Spec
-from kdrun.experiment.store import Run
 from kdrun.files import write_json, write_record
 
 TINY = ("dataset=synthetic", "student=mlp", "teacher=none", "method=ce", "recipe.epochs=2", "runtime.device=cpu")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdrun.experiment.store import Run
+from kdrun.experiment.run import Run
 
 
 @dataclass(frozen=True)

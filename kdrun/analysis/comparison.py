@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kdrun.analysis.aggregate import Statistic
+from kdrun.experiment.run import Run
 from kdrun.experiment.spec import Spec
-from kdrun.experiment.store import Run
 from kdrun.tables import Entry
 
 

@@ -13,8 +13,8 @@ from kdrun.analysis.paper_latex import latex
 from kdrun.analysis.paper_plots import curves, teacher_accuracy
 from kdrun.analysis.paper_words import has_published
 from kdrun.analysis.tables import aligned
+from kdrun.experiment.run import Run
 from kdrun.experiment.spec import Spec
-from kdrun.experiment.store import Run
 from kdrun.files import write_atomically
 from kdrun.tables import Definition, Entry
 

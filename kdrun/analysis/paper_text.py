@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kdrun.analysis.comparison import Line, baseline_of
 from kdrun.analysis.paper_words import counted, has_published, listed, scale_of
-from kdrun.experiment.build import all_options
+from kdrun.experiment.components import all_options
 from kdrun.experiment.spec import Spec
 from kdrun.tables import Definition, Row
 from kdrun.tables.controls import divided_by_classes, objective

@@ -79,7 +79,7 @@ def _hydra_task(config: DictConfig) -> float:
     """One job of a foreign launcher or sweeper: returns the top-1 of the last epoch on the test set, in percent."""
     from kdrun.cli.runs import runner_for
     from kdrun.config.preflight import check_job
-    from kdrun.experiment.build import TRUST_VARIABLE
+    from kdrun.experiment.components import TRUST_VARIABLE
     from kdrun.experiment.reporting import log, set_up_console
 
     set_up_console()

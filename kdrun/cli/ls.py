@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from kdrun.cli.options import refuse
 
 if TYPE_CHECKING:
-    from kdrun.experiment.store import Run
+    from kdrun.experiment.run import Run
 
 DESCRIPTION = """\
 Lists the runs under an output root: finished, running (a process holds it), stale (it was running and its process is
@@ -21,7 +21,8 @@ gone), interrupted, failed, diverged. The command that made a run resumes it, wh
 
 def ls_main(words: Sequence[str]) -> int:
     """Prints a line for each run; returns the exit code."""
-    from kdrun.experiment.store import STATES, Store
+    from kdrun.experiment.run import STATES
+    from kdrun.experiment.store import Store
 
     parser = argparse.ArgumentParser(prog="kdrun ls", description=DESCRIPTION)
     parser.add_argument("root", nargs="?", type=Path, default=Path("outputs"), help="the output root (default outputs)")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.config.findings import Findings
-from kdrun.experiment.build import data_root, describe_dataset, resolve
+from kdrun.experiment.build import data_root, describe_dataset
+from kdrun.experiment.components import resolve
 from kdrun.experiment.signature import construct
 from kdrun.experiment.spec import DatasetSpec, Spec
 

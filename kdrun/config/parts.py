@@ -14,11 +14,9 @@ from kdrun.experiment.build import (
     build_method,
     build_student,
     check_network,
-    method_component,
     pair_for,
-    student_component,
-    takes_pair,
 )
+from kdrun.experiment.components import method_component, student_component, takes_pair
 from kdrun.experiment.signature import construct
 from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from kdrun.config.compose import ConfigError, compose_job, expand, hydra_session
 from kdrun.config.preflight import Job, check_job
-from kdrun.experiment.build import all_options
+from kdrun.experiment.components import all_options
 from kdrun.experiment.signature import unknown
 from kdrun.experiment.spec import Spec
 from kdrun.tables import Definition, Entry, Published, Row, TableError, read_definition, select

@@ -11,7 +11,8 @@ from typing import Any
 from kdrun.config.findings import Findings
 from kdrun.config.parts import Parts, check_fits, check_parts
 from kdrun.config.schema import Selection, TeacherOptions
-from kdrun.experiment.build import Method, all_options, method_class, own_weights, student_component
+from kdrun.experiment.build import Method, own_weights
+from kdrun.experiment.components import all_options, method_class, student_component
 from kdrun.experiment.signature import construct, without_defaults
 from kdrun.experiment.spec import Component, DatasetSpec, Spec
 

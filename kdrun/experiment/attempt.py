@@ -19,29 +19,25 @@ from kdrun.experiment.build import (
     build_schedule,
     build_student,
     load_weights,
-    method_class,
     pair_for,
     stage_recipes,
 )
 from kdrun.experiment.choices import Choices
-from kdrun.experiment.cost import macs_per_image
-from kdrun.experiment.environment import environment, peak_memory_bytes, versions
+from kdrun.experiment.components import method_class
 from kdrun.experiment.failures import first_line, is_device_lost, is_out_of_memory, let_go, out_of_memory
+from kdrun.experiment.finishing import exported
 from kdrun.experiment.reporting import TrainingProgress, log, log_file
 from kdrun.experiment.resident import ResidentSplits
-from kdrun.experiment.result import accuracies, best, describe
+from kdrun.experiment.result import best
+from kdrun.experiment.run import Run
 from kdrun.experiment.spec import Spec
-from kdrun.experiment.store import Run, Store
-from kdrun.experiment.teachers import probe_top1
+from kdrun.experiment.store import Store
 from kdrun.files import keep_under
-from kdrun.methods import Method
-from kdrun.models.cost import num_parameters
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.stopping import DeviceLost
 from kdrun.training import checkpoint
 from kdrun.training.convolution import apply_plan
 from kdrun.training.cuda_graphs import GraphedStep
-from kdrun.training.evaluation import evaluate
 from kdrun.training.precision import autocast, on_device
 from kdrun.training.step import Step
 from kdrun.training.trainer import DivergedError, Member, Stage, Training
@@ -246,44 +242,11 @@ class Attempt:
             data: what it was trained and evaluated on.
             teachers: their results.
         """
-        result = self.run.write_result(self._result(training, data, teachers), training.rows)
+        result = exported(self.run, training, data, teachers, self._context, self.choices, lockstep=self.lockstep)
+        result = self.run.write_result(result, training.rows)
         self.run.previous_checkpoint.unlink(missing_ok=True)
         self.run.write_status("finished")
         self.ended = Outcome(self.run, result, reused=False)
-
-    def _result(self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]]) -> dict[str, Any]:
-        """Exports the student and puts the result together."""
-        spec, student = self.run.spec, training.method.delivered()
-        # Without an epoch (weights from elsewhere, stop_epoch=0) nothing has been evaluated yet.
-        untrained = {} if training.rows else data.evaluated()
-        return {
-            **describe(spec, teachers),
-            "student": {
-                "name": spec.student.name,
-                "params": num_parameters(student),
-                "macs": macs_per_image(spec),
-                "weights_sha256": checkpoint.export_weights(self.run.weights, student),
-                "probe_top1": probe_top1(student, data.test, self._context),
-            },
-            **accuracies(
-                training.rows, {name: evaluate(student, images, self._context) for name, images in untrained.items()}
-            ),
-            **_features(training.method),
-            "train": {
-                "seconds": training.seconds,
-                "extra_params": num_parameters(training.method) - num_parameters(student),
-                "images_per_second": training.images / training.seconds if training.seconds else None,
-                "peak_memory_bytes": peak_memory_bytes(self._device),
-                "lockstep": self.lockstep,
-            },
-            "environment": {
-                **environment(self._device),
-                "compile": self.choices.compile,
-                "cuda_graphs": self.choices.cuda_graphs,
-                "conv_plan": len(self.choices.conv_plan),
-            },
-            "versions": versions(),
-        }
 
     def _newest_checkpoint(self) -> dict[str, Any] | None:
         """What to resume from: the last checkpoint or, where that is damaged, the one before, which is told."""
@@ -321,12 +284,6 @@ class Attempt:
                 log.warning("%s; trains from the start instead", what, extra={"run": self.run.spec.run_id})
             else:
                 self.tell(f"goes on from epoch {beginning.spec.epochs_trained} of {beginning.origin()}")
-
-
-def _features(method: Method) -> dict[str, Any]:
-    """The taps that a method looked at, those it chose by default too; nothing for methods without."""
-    taps = {"student": list(method.taps), "teacher": list(method.needs.features)}
-    return {"taps": taps} if any(taps.values()) else {}
 
 
 def make_step(training: Training, context: AbstractContextManager[None], choices: Choices) -> Step:

@@ -1,14 +1,11 @@
-"""From names to objects: the allow-list of `_target_`, and the one place where a spec's parts are built."""
+"""From a spec to objects: the one place where its parts are built."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import inspect
 import json
-import os
-import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,131 +14,16 @@ import torch
 from torch import nn
 
 from kdrun.data import CONTENT_HASH, DataError, Splits, check, data_home, identity
-from kdrun.experiment.signature import bind, unknown, without_defaults
+from kdrun.experiment.components import MODEL_INJECTED, resolve, takes_pair
 from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec, as_tuples
-from kdrun.files import sha256
 from kdrun.methods import Method as Method
 from kdrun.methods.base import Pair
-from kdrun.methods.sum import TERMS, term_weight
 from kdrun.taps import Outline, outline
 from kdrun.training.checkpoint import CheckpointError, read_weights
 from kdrun.training.optimisation import MultiStepSchedule, build_optimizer
 from kdrun.training.precision import on_device
 from kdrun.training.precision import resolve_device as resolve_device  # how config reaches them
 from kdrun.training.precision import resolve_precision as resolve_precision
-
-TRUST_VARIABLE = "KDRUN_TRUST"
-MODEL_INJECTED = ("num_classes", "in_channels", "image_size")
-METHOD_INJECTED = ("student", "pair")
-
-
-def trusted_packages() -> tuple[str, ...]:
-    """`kdrun`, and the packages that the environment variable `KDRUN_TRUST` names (comma separated)."""
-    named = os.environ.get(TRUST_VARIABLE, "").replace(":", ",").split(",")
-    return ("kdrun", *(package.strip() for package in named if package.strip()))
-
-
-def resolve(target: str, kind: type | None = None) -> Callable[..., Any]:
-    """The class or function that a `_target_` names.
-
-    A config from a stranger is data, not code: the name must lie in a trusted package, and so must the object that
-    it resolves to, which an alias such as `kdrun.losses.torch.load` does not.
-
-    Args:
-        target: dotted path.
-        kind: what it must be a concrete subclass of, or a function that returns one; None takes anything.
-
-    Raises:
-        ValueError: not trusted, not found, nothing that can be called, or of another kind.
-    """
-    allowed = trusted_packages()
-    refusal = (
-        f"{target!r} is outside the trusted packages ({', '.join(allowed)}); to trust one, name it in the "
-        f"environment variable {TRUST_VARIABLE}"
-    )
-    if target.partition(".")[0] not in allowed:
-        raise ValueError(refusal)
-    module_name, _, name = target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{target!r} cannot be imported: {error}") from error
-    if not inspect.isclass(found) and not inspect.isfunction(found):
-        raise ValueError(f"{target!r} is no class or function")
-    if found.__module__.partition(".")[0] not in allowed:
-        raise ValueError(refusal)
-    if kind is not None and not _makes(found, kind):
-        raise ValueError(f"{target!r} is no concrete {kind.__name__}, nor a function that returns one")
-    resolved: Callable[..., Any] = found
-    return resolved
-
-
-def _makes(found: Any, kind: type) -> bool:
-    """Whether calling a class or function gives a `kind`; a function without annotation is taken at its word."""
-    made = found if inspect.isclass(found) else typing.get_type_hints(found).get("return", kind)
-    return inspect.isclass(made) and issubclass(made, kind) and not (made is found and inspect.isabstract(made))
-
-
-def component(node: Any, path: str, problems: list[str], *, injected: tuple[str, ...], kind: type) -> Component | None:
-    """Reads a `_target_` node of the config; every fault becomes a line in `problems`, and the result None.
-
-    Args:
-        node: `{"_target_": dotted path, option: value, ...}`.
-        path: where it stands in the config.
-        problems: faults found so far.
-        injected: parameters the program supplies.
-        kind: what the target must be a subclass of, or return.
-    """
-    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-        problems.append(f"{path}: must be a group option or a mapping with a _target_, not {node!r}")
-        return None
-    try:
-        target = resolve(node["_target_"], kind)
-    except ValueError as error:
-        problems.append(f"{path}._target_: {error}")
-        return None
-    fault_count = len(problems)
-    options = {name: value for name, value in node.items() if name != "_target_"}
-    bound = bind(target, options, path, problems, injected=injected)
-    if len(problems) > fault_count:
-        return None
-    return Component(node["_target_"], without_defaults(target, bound), _source(target))
-
-
-def _source(target: Callable[..., Any]) -> str | None:
-    """SHA-256 of the file that defines a target outside kdrun."""
-    if target.__module__.partition(".")[0] == "kdrun":
-        return None
-    return sha256(Path(inspect.getfile(target)).read_bytes())
-
-
-def student_component(node: Any, path: str, problems: list[str]) -> Component | None:
-    """Reads a network's node, see `component`."""
-    return component(node, path, problems, injected=MODEL_INJECTED, kind=nn.Module)
-
-
-def method_component(node: Any, path: str, problems: list[str]) -> Component | None:
-    """Reads a method's node, see `component`; of a sum, the terms' options too."""
-    found = component(node, path, problems, injected=METHOD_INJECTED, kind=Method)
-    return found if found is None or "terms" not in found.options else _with_terms(found, path, problems)
-
-
-def _with_terms(method: Component, path: str, problems: list[str]) -> Component:
-    """Binds the options of each term of a sum to the method that it names; a term that is null is left out."""
-    terms = {}
-    for name, options in method.options["terms"].items():
-        place = f"{path}.terms.{name}"
-        if options is None:
-            continue
-        if name not in TERMS or not isinstance(options, Mapping):
-            what = unknown(name, TERMS, "term") if name not in TERMS else "must be a mapping of options, or null"
-            problems.append(f"{place}: {what}")
-            continue
-        weight = {key: value for key, value in options.items() if key == "weight"}
-        own = {key: value for key, value in options.items() if key != "weight"}
-        bound = bind(TERMS[name], own, place, problems, injected=(*METHOD_INJECTED, *TERMS[name].alone))
-        terms[name] = {**bind(term_weight, weight, place, problems), **without_defaults(TERMS[name], bound)}
-    return dataclasses.replace(method, options={**method.options, "terms": terms})
 
 
 def build_student(student: Component, dataset: DatasetSpec) -> nn.Module:
@@ -187,11 +69,6 @@ def _outline(target: str, options: str, num_classes: int, in_channels: int, imag
     return outline(network, (in_channels, image_size, image_size), target.rpartition(".")[2])
 
 
-def takes_pair(method: Component) -> bool:
-    """Whether a method's constructor looks at the networks."""
-    return "pair" in inspect.signature(method_class(method)).parameters
-
-
 def pair_for(spec: Spec, device: torch.device) -> Pair | None:
     """What a run's method is told of the networks; None where its constructor has no use for it."""
     if not takes_pair(spec.method):
@@ -218,18 +95,6 @@ def build_method(method: Component, student: nn.Module, pair: Pair | None = None
     offered = {} if pair is None else {"pair": pair}
     built: Method = resolve(method.target)(student, **offered, **method.options)
     return built
-
-
-def method_class(method: Component) -> type[Method]:
-    """The class a method component names: its `name` and `needs`.
-
-    Raises:
-        ValueError: it cannot be resolved, or is no method.
-    """
-    found = resolve(method.target)
-    if not (inspect.isclass(found) and issubclass(found, Method)):
-        raise ValueError(f"{method.target!r} is no Method")
-    return found
 
 
 def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
@@ -285,15 +150,6 @@ def _call_with(function: Callable[..., Any], offered: Mapping[str, Any], **optio
     """Calls a function with those of the offered values that its signature names, and with all the options."""
     accepted = inspect.signature(function).parameters
     return function(**{name: value for name, value in offered.items() if name in accepted}, **options)
-
-
-def all_options(method: Component) -> dict[str, Any]:
-    """A component's options with those at their default filled in, for people to read."""
-    parameters = inspect.signature(resolve(method.target)).parameters.values()
-    defaults = {
-        parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty
-    }
-    return {**defaults, **method.options}
 
 
 def load_weights(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:

@@ -18,9 +18,9 @@ import torch
 from kdrun.experiment.build import build_student
 from kdrun.experiment.cost import macs_per_image, num_train_images
 from kdrun.experiment.reporting import log
+from kdrun.experiment.run import Run
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.spec import Spec
-from kdrun.experiment.store import Run
 from kdrun.training.convolution import NATIVE
 from kdrun.training.convolution_tuning import load_known, save_known, tune
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from kdrun.experiment.build import build_optimisation, build_student, method_class
+from kdrun.experiment.build import build_optimisation, build_student
+from kdrun.experiment.components import method_class
 from kdrun.experiment.cost import macs_per_image, num_train_images, threads_for
 from kdrun.experiment.spec import Component, Spec
 from kdrun.methods import CE

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from kdrun.data import ResidentImages
-from kdrun.experiment.store import Run
+from kdrun.experiment.run import Run
 from kdrun.experiment.teachers import load_teacher
 from kdrun.files import read_record, sha256, write_record
 from kdrun.metrics import classification_metrics

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from kdrun.experiment.environment import device_name
 from kdrun.experiment.reporting import log
+from kdrun.experiment.run import Run
 from kdrun.experiment.spec import Spec
-from kdrun.experiment.store import Run
 from kdrun.files import sha256, sweep, write_json
 from kdrun.training import checkpoint
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdrun.experiment.build import all_options, method_class
+from kdrun.experiment.components import all_options, method_class
 from kdrun.experiment.spec import Spec
 
 RESULT_SCHEMA = 1

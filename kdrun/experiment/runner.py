@@ -17,9 +17,10 @@ from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
 from kdrun.experiment.replay import ReplayStore, replay_key
 from kdrun.experiment.reporting import TrainingProgress, log
 from kdrun.experiment.resident import ResidentSplits, load_resident
+from kdrun.experiment.run import Run
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.spec import DatasetSpec, Spec
-from kdrun.experiment.store import Run, Store
+from kdrun.experiment.store import Store
 from kdrun.experiment.teachers import load_teacher
 from kdrun.methods import Needs
 from kdrun.training.cuda_graphs import GraphedTeacher

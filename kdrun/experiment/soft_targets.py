@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdrun.experiment.resident import load_resident
-from kdrun.experiment.store import Run
+from kdrun.experiment.run import Run
 from kdrun.experiment.teachers import load_teacher
 from kdrun.files import read_record, write_record
 from kdrun.training.evaluation import predict

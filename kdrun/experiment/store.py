@@ -1,234 +1,21 @@
-"""Where runs lie, and the files of a run.
-
-runs/<dataset>/<student>/<method>-<run_id>/
-    spec.json        what was hashed                 config.yaml   the composed config
-    status.json      state, pid, host, heartbeat     metrics.jsonl one line per epoch
-    checkpoints/     last.pt (resumable), best.pt    student.safetensors, the deliverable
-    result.json      written last; its presence means finished
-    kdrun.log        everything logged: times, tracebacks
-"""
+"""Where runs lie, and how they are found."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
-import json
-import os
 import re
-import socket
-import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timezone
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from kdrun.experiment.build import method_class
+from kdrun.experiment.components import method_class
 from kdrun.experiment.reporting import log
-from kdrun.experiment.result import RESULT_SCHEMA
+from kdrun.experiment.run import Run, read_written
 from kdrun.experiment.spec import Spec
 from kdrun.files import (
     DamagedError,
     read_json,
-    read_record,
-    sha256,
-    sweep,
-    write_atomically,
-    write_json,
-    write_record,
 )
-from kdrun.training import checkpoint
-
-STATES = ("finished", "running", "stale", "interrupted", "failed", "diverged")
-
-
-class Run:
-    """One run's directory."""
-
-    def __init__(self, directory: Path, spec: Spec) -> None:
-        self.directory = directory
-        self.spec = spec
-
-    @property
-    def result_path(self) -> Path:
-        return self.directory / "result.json"
-
-    @property
-    def last_checkpoint(self) -> Path:
-        return self.directory / "checkpoints" / "last.pt"
-
-    @property
-    def previous_checkpoint(self) -> Path:
-        """Of the epoch before the last, while a run trains: in case `last_checkpoint` is damaged."""
-        return self.directory / "checkpoints" / "previous.pt"
-
-    @property
-    def best_checkpoint(self) -> Path:
-        return self.directory / "checkpoints" / "best.pt"
-
-    @property
-    def weights(self) -> Path:
-        return self.directory / "student.safetensors"
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run has a result: nothing is left to train."""
-        return self.result_path.exists()
-
-    def result(self) -> dict[str, Any]:
-        """What `result.json` holds.
-
-        Raises:
-            RuntimeError: it is damaged, or was written by another schema.
-        """
-        result: dict[str, Any] = _checked(self.result_path, read_record)
-        if result.get("schema") != RESULT_SCHEMA:
-            schema = result.get("schema")
-            raise RuntimeError(f"{self.result_path} has schema {schema}, this kdrun reads {RESULT_SCHEMA}")
-        return result
-
-    def origin(self) -> str:
-        """Of a finished run: where its result lies and when it was written, for those who are told of its reuse."""
-        return f"{self.directory}, finished {self.result()['finished']}"
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows of `metrics.jsonl`, one per epoch.
-
-        Raises:
-            RuntimeError: the run is finished, and they are not those of its result.
-        """
-        content = self._metrics.read_bytes()
-        if self.finished and sha256(content) != self.result().get("metrics_sha256"):
-            raise DamagedError(
-                f"{self._metrics} is not whole: it does not have the SHA-256 that {self.result_path.name} records; "
-                "move both away, and the same command writes them again"
-            )
-        return [json.loads(line) for line in content.splitlines()]
-
-    @property
-    def _status_path(self) -> Path:
-        return self.directory / "status.json"
-
-    @property
-    def _metrics(self) -> Path:
-        return self.directory / "metrics.jsonl"
-
-    def status(self) -> dict[str, Any]:
-        """What `status.json` holds; nothing before the run was ever started.
-
-        How a run computes decides its last bits, so its `choices` are in its checkpoints, too. Where `status.json` is
-        absent or damaged they are taken from there; then `damaged` says what is wrong with the file.
-        """
-        try:
-            return read_record(self._status_path)
-        except (FileNotFoundError, NotADirectoryError):
-            return self._choices_kept()
-        except DamagedError as error:
-            return {"damaged": str(error), **self._choices_kept()}
-
-    def _choices_kept(self) -> dict[str, Any]:
-        """The choices in the newest checkpoint that is whole; none where nothing has been trained yet."""
-        for path in (self.last_checkpoint, self.previous_checkpoint):
-            # One that is damaged is told when it is to be resumed from.
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError, checkpoint.CheckpointError):
-                return {"choices": checkpoint.load(path, torch.device("cpu"))["choices"]}
-        return {}
-
-    @property
-    def state(self) -> str:
-        """One of `STATES`: what the files say, and for a run that says it is running whether a process holds it."""
-        if self.finished:
-            return "finished"
-        state: str = self.status().get("state", "running")
-        return "stale" if state == "running" and not self._held() else state
-
-    def _held(self) -> bool:
-        """Whether a process has the lock."""
-        path = self.directory / ".lock"
-        if not path.exists():
-            return False
-        with path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
-
-    def open(self, config: str | None) -> None:
-        """Creates the directory, sweeps what a crash left over, and writes the spec (and the composed config)."""
-        self.last_checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        for directory in (self.directory, self.last_checkpoint.parent):
-            sweep(directory)
-        write_json(self.directory / "spec.json", self.spec.canonical())
-        if config is not None:
-            write_atomically(self.directory / "config.yaml", config)
-
-    def write_rows(self, rows: list[dict[str, Any]]) -> str:
-        """Rewrites `metrics.jsonl` whole, so it always agrees with the checkpoint; returns its SHA-256."""
-        content = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
-        write_atomically(self._metrics, content)
-        return sha256(content)
-
-    def write_result(self, result: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Writes `metrics.jsonl` and then `result.json`, which ties them together; returns what the result holds now.
-
-        Args:
-            result: of the run; the time, and the SHA-256 of the metrics, are added to it.
-            rows: of the metrics.
-        """
-        whole = {**result, "finished": _now(), "metrics_sha256": self.write_rows(rows)}
-        write_record(self.result_path, whole)
-        return whole
-
-    def write_status(self, state: str, **details: Any) -> None:
-        """Records the state: running, interrupted, failed, diverged or finished. Keeps `choices` and `started`."""
-        path, before, now = self._status_path, self.status(), _now()
-        kept: dict[str, Any] = {name: before[name] for name in ("started", "choices") if name in before}
-        if not path.exists():  # with a damaged one it is lost when the run was started
-            kept["started"] = now
-        record = {**kept, "state": state, "pid": os.getpid(), "host": socket.gethostname()}
-        write_record(path, {**record, "heartbeat": now, **details})
-
-    def begin_with(self, beginning: Run) -> None:
-        """Takes over the checkpoints of a run that is the beginning of this one, to be resumed from.
-
-        Raises:
-            CheckpointError: one of them is damaged; nothing is taken over.
-        """
-        pairs = (
-            (self.best_checkpoint, beginning.best_checkpoint),
-            (self.last_checkpoint, beginning.last_checkpoint),
-        )
-        for _, theirs in pairs:
-            checkpoint.load(theirs, torch.device("cpu"))
-        for mine, theirs in pairs:
-            write_atomically(mine, theirs.read_bytes())
-
-    @contextlib.contextmanager
-    def lock(self, waiting: Any) -> Iterator[None]:
-        """Holds the run for this process; a dead holder's lock is free at once.
-
-        Args:
-            waiting: called with the holder's status every 30 seconds while another process has it.
-        """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            told = 0.0
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() - told > 30 or not told:
-                        waiting(self.status())
-                        told = time.monotonic()
-                    time.sleep(0.2)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 class Store:
@@ -317,18 +104,13 @@ def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)
 
 
-def _now() -> str:
-    """The wall clock, for people: nothing is decided by it."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
 def _read_spec(path: Path) -> Spec:
     """The spec in a run's directory, whose name has its run_id.
 
     Raises:
         RuntimeError: it is damaged, of another kdrun, or of another run.
     """
-    values = _checked(path, read_json)
+    values = read_written(path, read_json)
     try:
         spec = Spec.from_canonical(values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -336,11 +118,3 @@ def _read_spec(path: Path) -> Spec:
     if path.parent.name.rpartition("-")[2] != spec.run_id:
         raise DamagedError(f"{path} is not whole: it is the spec of {spec.run_id}, not of the run in its directory")
     return spec
-
-
-def _checked(path: Path, read: Callable[[Path], Any]) -> Any:
-    """Reads a file that a command can write again."""
-    try:
-        return read(path)
-    except DamagedError as error:
-        raise DamagedError(f"{error}; move it away, and the command that made the run writes it again") from error

@@ -11,7 +11,7 @@ from torch import nn
 from kdrun.data import ResidentImages
 from kdrun.experiment.build import build_student, load_weights
 from kdrun.experiment.reporting import log
-from kdrun.experiment.store import Run
+from kdrun.experiment.run import Run
 from kdrun.files import DamagedError, read_record, write_record
 from kdrun.metrics import num_correct
 from kdrun.training.checkpoint import CheckpointError, read_weights

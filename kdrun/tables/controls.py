@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kdrun.experiment.build import all_options, method_class, resolve
+from kdrun.experiment.components import all_options, method_class, resolve
 from kdrun.experiment.signature import without_defaults
 from kdrun.experiment.spec import Component, Spec
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from kdrun.experiment.build import method_class
+from kdrun.experiment.components import method_class
 from kdrun.experiment.signature import construct, unknown
 from kdrun.experiment.spec import Spec
 from kdrun.tables.controls import CONTROLS

@@ -10,8 +10,9 @@ import pytest
 from kdrun.analysis import paper_dots, paper_plots, plots
 from kdrun.analysis.aggregate import SweepRun
 from kdrun.analysis.paper_table import render
+from kdrun.experiment.run import Run
 from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
-from kdrun.experiment.store import Run, Store
+from kdrun.experiment.store import Store
 from kdrun.tables import Definition, Entry, Published, Row
 from kdrun.tables.controls import no_kl
 
@@ -48,11 +49,11 @@ class Archive:
                 "best": {"top1": top1 + 1 if best is None else best},
             },
             "teachers": [
-                {"run_id": teacher.run_id, "top1": accuracy}
+                {"run_id": teacher.run_id, "top1": accuracy, "confidence": accuracy / 100}
                 for teacher, accuracy in zip(spec.teachers, teachers, strict=False)
             ],
             "epochs": spec.epochs_trained,
-            "train": {"seconds": 10 * top1, "extra_params": 0},
+            "train": {"seconds": 10 * top1, "extra_params": 1234 * len(spec.teachers)},
             "environment": {"device": "cpu (x)"},
             **selected,
         }
@@ -170,11 +171,11 @@ COMMAND = "kdrun table toy --seeds 3"
 def rendered(paper_table, tmp_path):
     """Renders the toy table into a directory; returns its files' texts by suffix."""
 
-    def rendered(name="out", *, published=True, command=COMMAND, entries=None, definition=None, elsewhere=None):
+    def rendered(name="out", *, published=True, command=COMMAND, entries=None, definition=None, **options):
         entries = paper_table.entries if entries is None else entries
         definition = definition or paper_table.definition
         directory = tmp_path / name
-        options = {"published": published, "command": command, "elsewhere": elsewhere}
+        options = {"published": published, "command": command, **options}
         markdown = render(directory, definition, entries, paper_table.find, **options)
         assert (directory / "table.md").read_text() == markdown
         return {path.suffix[1:]: path.read_text() for path in directory.glob("table.[!p]*")}

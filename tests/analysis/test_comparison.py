@@ -7,7 +7,7 @@ import pytest
 
 from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.comparison import baseline_of, compare
-from kdrun.experiment.store import Run
+from kdrun.experiment.run import Run
 from kdrun.tables import Entry, Row
 
 

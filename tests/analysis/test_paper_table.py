@@ -1,12 +1,14 @@
 """A paper's table as Markdown, CSV and LaTeX: the figures of `paper_table`, worked out by hand."""
 
 import csv
+import dataclasses
 import math
 
 import pytest
 
 from kdrun.analysis.comparison import compare
 from kdrun.analysis.paper_latex import LONG, escaped
+from kdrun.tables import Published
 
 
 def test_markdown_has_the_figures_and_blanks_where_there_are_none(rendered, cells):
@@ -72,6 +74,27 @@ def test_csv_has_every_number_unrounded(rendered, paper_table):
     assert rows["cnn/kd/resnet20/no_kl"]["control"] == "no_kl"
     unavailable = rows["cnn/kd/big"]
     assert (unavailable["published"], unavailable["seeds"], unavailable["last_mean"]) == ("67.0", "0", "")
+
+
+def test_columns_that_a_definition_asks_for(rendered, cells, paper_table):
+    rows = list(paper_table.definition.rows)
+    rows[0] = dataclasses.replace(rows[0], published=Published(68.0, ensemble=70.25))
+    asked = ("seconds", "extra_params", "ensemble", "teacher_confidence")
+    definition = dataclasses.replace(paper_table.definition, rows=tuple(rows), columns=asked)
+    entries = [dataclasses.replace(entry, row=row) for entry, row in zip(paper_table.entries, rows, strict=True)]
+    texts = rendered(definition=definition, entries=entries, ensembles={"cnn/ce": 66.5})
+    baseline, kd, *_ = cells(texts["md"])
+    assert (baseline["ensemble"], baseline["s / epoch"]) == ("66.50 (70.25)", "315")  # 10 x 63 seconds in two epochs
+    assert "learned beside" not in baseline
+    assert (kd["its confidence"], kd["learned beside"]) == ("0.810 ± 0.014", "1,234")
+    for sentence in ("mean of the probabilities", "in brackets as published", "largest probability", "not delivered"):
+        assert sentence in texts["md"]
+    record = next(csv.DictReader(texts["csv"].splitlines()))
+    numbers = {name: record[name] for name in ("ensemble_top1", "published_ensemble", "epoch_seconds_mean")}
+    assert numbers == {"ensemble_top1": "66.5", "published_ensemble": "70.25", "epoch_seconds_mean": "315.0"}
+    plain = rendered("plain")
+    assert not set(cells(plain["md"])[0]) & {"ensemble", "s / epoch"}
+    assert "epoch_seconds_mean" not in plain["csv"]
 
 
 def test_csv_depends_on_the_runs_alone(rendered, tmp_path):

@@ -10,7 +10,12 @@ from PIL import Image
 
 from kdrun.config.compose import config_directory
 from kdrun.data import Augmentation
-from kdrun.experiment.build import METHOD_INJECTED, MODEL_INJECTED, all_options, resolve
+from kdrun.experiment.components import (
+    METHOD_INJECTED,
+    MODEL_INJECTED,
+    all_options,
+    resolve,
+)
 from kdrun.experiment.spec import Component, Recipe
 
 CONF = config_directory()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdrun.experiment.build import student_component
+from kdrun.experiment.components import student_component
 from kdrun.experiment.spec import Component
 
 EXTRA_MODULE = """

@@ -12,10 +12,11 @@ from kdrun import methods
 from kdrun.data import Augmentation
 from kdrun.experiment import runner
 from kdrun.experiment.attempt import Outcome
+from kdrun.experiment.run import Run
 from kdrun.experiment.runner import Runner
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
-from kdrun.experiment.store import Run, Store
+from kdrun.experiment.store import Store
 
 STUDENTS = {
     "mlp": Component("kdrun.models.mlp", {"hidden": (32,), "dropout": 0.2}),

@@ -11,17 +11,19 @@ from torch import nn
 from kdrun import losses, methods, models
 from kdrun.data import DataError
 from kdrun.experiment.build import (
-    all_options,
     build_method,
     build_optimisation,
     build_student,
-    component,
     data_root,
     describe_dataset,
     load_splits,
     load_weights,
-    method_component,
     own_weights,
+)
+from kdrun.experiment.components import (
+    all_options,
+    component,
+    method_component,
     resolve,
     student_component,
     trusted_packages,
@@ -54,14 +56,14 @@ def test_a_target_is_found_by_its_dotted_path():
         ("kdrun.nowhere.resnet18", "cannot be imported"),
         ("kdrun..models.cnn", "cannot be imported"),
         ("kdrun.models.", "cannot be imported"),
-        ("kdrun.losses.torch.load", "cannot be imported"),
+        ("kdrun.losses.base.torch.load", "cannot be imported"),
         ("kdrun.experiment.build.importlib.import_module", "cannot be imported"),
         ("kdrun.losses", "no class or function"),
-        ("kdrun.losses.torch", "no class or function"),
+        ("kdrun.losses.base.torch", "no class or function"),
         ("kdrun.losses.SPREADS", "no class or function"),
         ("kdrun.files.Path", "outside the trusted packages"),
         ("kdrun.experiment.build.MultiStepSchedule.__init__", "cannot be imported"),
-        ("kdrun.losses.Tensor", "outside the trusted packages"),
+        ("kdrun.losses.base.Tensor", "outside the trusted packages"),
         ("kdrun.cli.Sequence", "outside the trusted packages"),
     ],
 )

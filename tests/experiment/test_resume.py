@@ -9,7 +9,7 @@ import torch
 
 from kdrun import files, methods
 from kdrun.experiment import store
-from kdrun.experiment.build import method_class
+from kdrun.experiment.components import method_class
 from kdrun.methods import CE, Objective
 from kdrun.training import checkpoint
 from kdrun.training.trainer import DivergedError

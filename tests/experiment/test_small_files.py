@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from kdrun.experiment.attempt import Outcome, Request
-from kdrun.experiment.store import Run, Store
+from kdrun.experiment.run import Run
+from kdrun.experiment.store import Store
 from kdrun.files import DamagedError, read_record
 from kdrun.methods import CE
 

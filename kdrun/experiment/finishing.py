@@ -1,0 +1,77 @@
+"""What a training leaves when it has come to its end: the exported student, and the result put together."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from kdrun.experiment.choices import Choices
+from kdrun.experiment.cost import macs_per_image
+from kdrun.experiment.environment import environment, peak_memory_bytes, versions
+from kdrun.experiment.resident import ResidentSplits
+from kdrun.experiment.result import accuracies, describe
+from kdrun.experiment.run import Run
+from kdrun.experiment.teachers import probe_top1
+from kdrun.methods import Method
+from kdrun.models.cost import num_parameters
+from kdrun.training import checkpoint
+from kdrun.training.evaluation import evaluate
+from kdrun.training.trainer import Training
+
+
+def exported(
+    run: Run,
+    training: Training,
+    data: ResidentSplits,
+    teachers: list[dict[str, Any]],
+    context: AbstractContextManager[None],
+    choices: Choices,
+    *,
+    lockstep: int,
+) -> dict[str, Any]:
+    """Exports the student, and returns the result.
+
+    Args:
+        run: where the student is written.
+        training: that has come to its end.
+        data: what it was trained and evaluated on.
+        teachers: their results.
+        context: in which networks are evaluated.
+        choices: how it was computed.
+        lockstep: how many runs were trained together, itself included.
+    """
+    spec, student, device = run.spec, training.method.delivered(), data.test.labels.device
+    # Without an epoch (weights from elsewhere, stop_epoch=0) nothing has been evaluated yet.
+    untrained = {} if training.rows else data.evaluated()
+    return {
+        **describe(spec, teachers),
+        "student": {
+            "name": spec.student.name,
+            "params": num_parameters(student),
+            "macs": macs_per_image(spec),
+            "weights_sha256": checkpoint.export_weights(run.weights, student),
+            "probe_top1": probe_top1(student, data.test, context),
+        },
+        **accuracies(training.rows, {name: evaluate(student, images, context) for name, images in untrained.items()}),
+        **_features(training.method),
+        "train": {
+            "seconds": training.seconds,
+            "extra_params": num_parameters(training.method) - num_parameters(student),
+            "images_per_second": training.images / training.seconds if training.seconds else None,
+            "peak_memory_bytes": peak_memory_bytes(device),
+            "lockstep": lockstep,
+        },
+        "environment": {
+            **environment(device),
+            "compile": choices.compile,
+            "cuda_graphs": choices.cuda_graphs,
+            "conv_plan": len(choices.conv_plan),
+        },
+        "versions": versions(),
+    }
+
+
+def _features(method: Method) -> dict[str, Any]:
+    """The taps that a method looked at, those it chose by default too; nothing for methods without."""
+    taps = {"student": list(method.taps), "teacher": list(method.needs.features)}
+    return {"taps": taps} if any(taps.values()) else {}
