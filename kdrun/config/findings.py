@@ -50,6 +50,8 @@ class Findings:
                 if options.pop(refused, None) is None:
                     return False
             except Exception as error:  # whatever the user's own code raises
+                if options != component.options and isinstance(error, TypeError):
+                    return False  # what was refused and left out cannot be done without
                 self.problems.append(f"{prefix}_target_={component.target}: {type(error).__name__}: {error}")
                 return False
 

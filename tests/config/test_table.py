@@ -210,7 +210,7 @@ def test_a_problem_of_all_rows_is_told_once_and_one_of_a_row_by_its_name(mine):
     said = problems(mine, "method.alpa=1")
     assert said == [
         "method.alpa=1: no such option of any row; did you mean alpha? "
-        "Allowed: alpha, kl_reduction, multiplier, scale, temperature"
+        "Allowed: alpha, kl_reduction, multiplier, scale, standardize, temperature"
     ]
 
 
