@@ -40,7 +40,7 @@ def runs_main(words: Sequence[str]) -> int:
     if options.dry_run:
         from kdrun.experiment.dry_run import Estimator, with_teachers
 
-        estimator = Estimator(jobs[0].runtime.device)
+        estimator = Estimator(jobs[0].runtime.device, jobs[0].runtime.threads)
         for spec, role in with_teachers([job.spec for job in jobs]):
             log.info("%s", estimator.line(spec, role=role))
         return 0

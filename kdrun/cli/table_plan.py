@@ -16,7 +16,7 @@ from kdrun.tables.controls import objective
 
 def plan(table: ComposedTable, store: Store) -> str:
     """Every run of the table with what it costs; runs that differ in their seed in one line, teachers once."""
-    estimator = Estimator(table.shared.runtime.device)
+    estimator = Estimator(table.shared.runtime.device, table.shared.runtime.threads)
     names = {entry.specs[0].run_id: entry.row.name for entry in table.entries if entry.specs}
     members: dict[str, list[Spec]] = {}
     for spec, _ in with_teachers([spec for entry in table.entries for spec in entry.specs]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from kdrun.config.findings import Findings
 from kdrun.config.parts import check_methods, check_parts
 from kdrun.config.schema import RootOptions, RuntimeOptions, check_seeds
 from kdrun.config.secrets import masked_yaml
-from kdrun.config.teaching import check_teaching
+from kdrun.config.teaching import check_teaching, taught_spec
 from kdrun.experiment.build import data_root, resolve_device, resolve_precision
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.signature import bind, construct
@@ -96,7 +95,7 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     if dataset.name == EMBEDDED:
         findings.notices.insert(0, EMBEDDED_NOTICE)
     own = Spec(dataset, parts.student, parts.method, parts.recipe, seed, precision, parts.stop_epoch)
-    spec = own if teaching is None else dataclasses.replace(own, teachers=teaching.teachers_of(own))
+    spec = own if teaching is None else taught_spec(findings, own, teaching)
     check_methods(findings, spec)
     findings.notices += few_images("", spec)
     for each in spec.teachers:

@@ -29,7 +29,7 @@ class Teaching:
         parts: of the teacher; of its network there can be several.
         networks: of the teachers, one at least.
         dataset: what they are trained on.
-        seeds: of each network; None is the run's own, or as many as the method takes.
+        seeds: of the first network's teachers; None is the run's own, or as many as the method takes. Others have one.
         own_teacher: the network of the teacher's own teacher, where its method needs one.
         assistant: the network between teacher and student (TAKD).
         weights: SHA-256 of the user's own weights, in the place of all that.
@@ -51,16 +51,20 @@ class Teaching:
             method = dataclasses.replace(own.method, options=without_defaults(method_class(own.method), options))
             before = dataclasses.replace(own, method=method, stop_epoch=None)
             return (dataclasses.replace(before, teachers=self.teachers_of(before)),)
-        teachers = tuple(self._teacher(own, network, seed) for network in self.networks for seed in self._seeds(own))
+        first, *others = self.networks
+        teachers = [self._teacher(own, first, seed) for seed in self._seeds(own)]
+        teachers += [self._teacher(own, network, (self.seeds or (own.seed,))[0]) for network in others]
         if self.assistant is None:
-            return teachers
+            return tuple(teachers)
         taught = Component("kdrun.methods.KD", own.method.options, own.method.source)
-        return (dataclasses.replace(own, student=self.assistant, method=taught, stop_epoch=None, teachers=teachers),)
+        return (
+            dataclasses.replace(own, student=self.assistant, method=taught, stop_epoch=None, teachers=tuple(teachers)),
+        )
 
     def _seeds(self, own: Spec) -> tuple[int, ...]:
         if self.seeds is not None:
             return self.seeds
-        count = all_options(own.method).get("num_teachers", 1) if len(self.networks) == 1 else 1
+        count = all_options(own.method).get("num_teachers", 1)
         # Students of different seeds share no teacher: each of them has an ensemble of its own.
         return tuple(own.seed * count + number for number in range(count))
 
@@ -81,6 +85,18 @@ class Teaching:
             return teacher
         taught_by = dataclasses.replace(teacher, student=self.own_teacher, method=UNTAUGHT, stop_epoch=None)
         return dataclasses.replace(teacher, teachers=(taught_by,))
+
+
+def taught_spec(findings: Findings, own: Spec, teaching: Teaching) -> Spec:
+    """A run with its teachers; a method of several is told how many there are, whichever way they were asked for."""
+    teachers = teaching.teachers_of(own)
+    if len({teacher.run_id for teacher in teachers}) < len(teachers):
+        findings.problems.append("teacher: the same teacher is there twice; see teacher.seeds and teacher.also")
+    method = method_class(own.method)
+    if method.needs.several:
+        options = without_defaults(method, {**own.method.options, "num_teachers": len(teachers)})
+        own = dataclasses.replace(own, method=dataclasses.replace(own.method, options=options))
+    return dataclasses.replace(own, teachers=teachers)
 
 
 def check_teaching(findings: Findings, node: Mapping[str, Any], dataset: DatasetSpec | None) -> Teaching | None:
@@ -128,6 +144,8 @@ def _others(
         if options.also:
             findings.problems.append(f"teacher.also={sorted(options.also)}: method {method.name} takes one teacher")
         return []
+    if options.seeds is not None and any(text.startswith("method.num_teachers=") for text in findings.overrides):
+        findings.problems.append(f"teacher.seeds={list(options.seeds)}: says how many; leave method.num_teachers out")
     found = [_network(findings, f"teacher.also.{name}", node, dataset) for name, node in options.also.items()]
     return [network for network in found if network is not None]
 

@@ -48,8 +48,9 @@ class Estimator:
     What a method computes beside its networks is not counted: for methods on logits it is small.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, threads: int | None = None) -> None:
         self._device = device
+        self._threads = threads
         self._all_threads = torch.get_num_threads()
         self._known: dict[str, tuple[float, float]] = {}
 
@@ -82,7 +83,7 @@ class Estimator:
         size = spec.recipe.batch_size
         key = repr((network, spec.dataset.num_classes, spec.dataset.image_size, size, spec.precision))
         if key not in self._known:
-            torch.set_num_threads(threads_for(spec, self._device, self._all_threads))
+            torch.set_num_threads(self._threads or threads_for(spec, self._device, self._all_threads))
             self._known[key] = _time(spec, network, self._device)
         return self._known[key]
 

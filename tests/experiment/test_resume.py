@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kdrun import files, methods
-from kdrun.experiment import store
+from kdrun.experiment import run as run_files
 from kdrun.experiment.components import method_class
 from kdrun.methods import CE, Objective
 from kdrun.training import checkpoint
@@ -100,7 +100,7 @@ def test_interruption_between_the_files_of_an_epoch_resumes_to_the_same_bits(lab
     whole = lab.execute(lab.plain("cnn"), "whole").run
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "write_atomically", stopping)
-        patch.setattr(store, "write_atomically", stopping)
+        patch.setattr(run_files, "write_atomically", stopping)
         with pytest.raises(KeyboardInterrupt):
             lab.execute(lab.plain("cnn"))
     run = lab.execute(lab.plain("cnn")).run

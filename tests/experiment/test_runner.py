@@ -48,11 +48,11 @@ def test_result_has_schema_1(finished):
     }
     # Options at their default are written out.
     method = {"name": "kd", "temperature": 2.0, "alpha": 0.9, "kl_reduction": "batchmean", "multiplier": 1.0}
-    assert result["method"] == method
+    assert result["method"] == {**method, "standardize": False}
     student = result["student"]
     weights, biases = 64 * 32 + 32 * 4, 32 + 4
     assert (student["name"], student["params"], student["macs"]) == ("mlp", weights + biases, weights)
-    assert set(result["train"]) == {"seconds", "images_per_second", "peak_memory_bytes", "lockstep"}
+    assert set(result["train"]) == {"seconds", "images_per_second", "peak_memory_bytes", "lockstep", "extra_params"}
     assert result["train"]["lockstep"] == 1
     assert result["train"]["seconds"] * result["train"]["images_per_second"] == pytest.approx(3 * 66)
     assert set(result["environment"]) == {

@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 from kdrun.data import DataError, folder, identity
-from kdrun.experiment import store
+from kdrun.experiment import run as run_files
 from kdrun.experiment.attempt import Outcome, Request
 from kdrun.experiment.reporting import TrainingProgress
 from kdrun.experiment.spec import DatasetSpec, Spec
+from kdrun.experiment.store import Store
 from kdrun.methods import CE, KD
 
 TINY = ("dataset=synthetic", "student=mlp", "teacher=none", "method=ce", "recipe.epochs=2", "runtime.device=cpu")
@@ -196,7 +197,7 @@ def test_no_number_depends_on_the_wall_clock(lab, monkeypatch):
             return datetime.now(tz) + timedelta(seconds=clock.jump())
 
     monkeypatch.setattr(time, "time", lambda: now() + clock.jump())
-    monkeypatch.setattr(store, "datetime", Jumping)
+    monkeypatch.setattr(run_files, "datetime", Jumping)
     for place in lab.root.glob("outputs/**/*"):
         os.utime(place, (0, 0))
     before = time.perf_counter()
@@ -218,10 +219,10 @@ def test_a_run_that_is_held_is_running_whatever_its_heartbeat_says(kdrun, here, 
             return datetime.now(tz) + timedelta(days=day)
 
     assert kdrun(*TINY, "seed=0")[0] == 0
-    (run,) = store.Store(here / "outputs").runs()
+    (run,) = Store(here / "outputs").runs()
     run.result_path.unlink()
     with monkeypatch.context() as patch, run.lock(lambda status: None):
-        patch.setattr(store, "datetime", Shifted)
+        patch.setattr(run_files, "datetime", Shifted)
         run.write_status("running", epoch=1)
         (line,) = (line for line in kdrun("ls")[1] if "/ce-" in line)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -250,7 +251,7 @@ def test_the_bar_goes_on_when_the_clock_is_set_back(monkeypatch):
 def test_reused_results_say_from_which_run_and_when(kdrun, here):
     words = (*TINY[:2], "teacher=mlp", "recipe.epochs=2", "runtime.device=cpu", "method=kd")
     assert kdrun(*words, "method.temperature=2")[0] == 0
-    runs = {run.spec.method.name: run for run in store.Store(here / "outputs").runs()}
+    runs = {run.spec.method.name: run for run in Store(here / "outputs").runs()}
 
     def told(run) -> str:
         return f"{run.directory.relative_to(here)}, finished {run.result()['finished']}"

@@ -32,7 +32,10 @@ def test_teacher_is_trained_once_and_never_changes(lab, trained):
 def test_student_names_its_teacher_as_the_teachers_own_result_does(finished):
     own = json.loads(next(finished.run.directory.parents[1].glob("cnn/*/result.json")).read_text())
     assert finished.result["teachers"] == [
-        {"run_id": own["run_id"], "name": "cnn", "top1": own["test"]["last"]["top1"], "epochs": 3, "seed": 0}
+        {
+            **{"run_id": own["run_id"], "name": "cnn", "epochs": 3, "seed": 0},
+            **{name: own["test"]["last"][name] for name in ("top1", "confidence")},
+        }
     ]
     top1 = {row["train"]["teacher_top1"] for row in finished.run.rows()}
     assert max(top1) > 50, "it answers about the views of the training images"
@@ -103,7 +106,8 @@ def test_the_test_set_chooses_nothing_that_teaches_or_is_handed_on(lab, monkeypa
     poor = lab.plain("cnn", stop_epoch=2)
     honest = lab.execute(lab.taught(teacher=poor), "honest").run
     said = iter([90.0, 10.0, 80.0, 30.0, 20.0])  # of two epochs of the teacher, three of the student
-    monkeypatch.setattr("kdrun.training.trainer.evaluate", lambda *_: {"top1": next(said), "nll": 1.0})
+    found = {"nll": 1.0, "confidence": 0.5}
+    monkeypatch.setattr("kdrun.training.trainer.evaluate", lambda *_: {"top1": next(said), **found})
     student = lab.execute(lab.taught(teacher=poor))
     assert student.result["test"]["best"]["epoch"] == 1
     assert (student.result["test"]["last"]["epoch"], student.result["test"]["last"]["top1"]) == (3, 20.0)
