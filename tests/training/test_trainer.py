@@ -40,6 +40,12 @@ class CrossEntropy(Method):
         return Objective(loss, logits, {"twice": 2 * loss, "size": torch.tensor(len(batch.y))})
 
 
+class Asking(CrossEntropy):
+    """It asks a teacher, and makes nothing of the answer."""
+
+    needs = Needs(logits=True)
+
+
 class Noisy(CrossEntropy):
     """Its loss takes draws from the batch's own generator, the student's dropout from the global one."""
 
@@ -371,7 +377,7 @@ def test_what_fails_for_all_is_raised(images):
 
     views = TrainingViews(images, Augmentation(), batch_size=BATCH_SIZE, seed=0)
     with pytest.raises(RuntimeError, match="the teacher has gone"):
-        fit([member(build(), images)], views, Silent(), seed=0)
+        fit([member(build(Asking), images)], views, Silent(), seed=0)
 
 
 def test_each_member_has_its_own_time_and_an_even_share_of_the_rest(images, monkeypatch):
@@ -379,7 +385,7 @@ def test_each_member_has_its_own_time_and_an_even_share_of_the_rest(images, monk
     monkeypatch.setattr(time, "perf_counter", lambda: elapsed[0])
     monkeypatch.setattr(EveryOtherRight, "__call__", lambda self, batch: elapsed.append(elapsed.pop() + 1.0))
 
-    class Slow(CrossEntropy):
+    class Slow(Asking):
         def objective(self, student, batch, teacher):
             elapsed.append(elapsed.pop() + 5.0)
             return super().objective(student, batch, teacher)
