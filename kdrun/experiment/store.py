@@ -12,10 +12,7 @@ from kdrun.experiment.components import method_class
 from kdrun.experiment.reporting import log
 from kdrun.experiment.run import Run, read_written
 from kdrun.experiment.spec import Spec
-from kdrun.files import (
-    DamagedError,
-    read_json,
-)
+from kdrun.files import DamagedError, read_json
 
 
 class Store:
