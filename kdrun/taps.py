@@ -58,10 +58,13 @@ class Outline:
             ValueError: there is none of this name, with the nearest names and those of the network's top.
         """
         if tap not in self.taps:
-            near = difflib.get_close_matches(tap, self.taps, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
+            close = difflib.get_close_matches(tap, self.taps, n=1)
+            near = f"did you mean {close[0]}? It has" if close else "it has"
             top = ", ".join(name for name in self.taps if "." not in name)
-            raise ValueError(f"{tap!r}: {self.name} has no such tap; {hint}Its taps: {top}, and the modules within")
+            raise ValueError(
+                f"{tap!r}: {self.name} has no such tap; {near} {top}, and those of the modules within: "
+                "kdrun show taps student=NAME --all"
+            )
         return self.taps[tap]
 
     @property

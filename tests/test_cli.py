@@ -215,7 +215,7 @@ def test_a_sweep_shares_teachers_and_leaves_a_summary(kdrun, here, monkeypatch):
     assert out[0] == "6 runs (0 finished), taught by 2 teachers (0 finished)"
     (directory,) = (here / "outputs" / "sweeps").iterdir()
     assert out[-1] == f"result: {directory.relative_to(here) / 'summary.csv'}"
-    for name in ("temperature.png", "curves.png"):
+    for name in ("method.temperature.png", "curves.png"):
         assert (directory / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
     rows = {row["run"]: row for row in csv.DictReader((directory / "summary.csv").read_text().splitlines())}

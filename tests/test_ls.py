@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -79,3 +80,32 @@ def test_a_root_that_is_not_there_is_refused(kdrun):
     code, _, err = kdrun("ls", "nowhere")
     assert code == 2
     assert "nowhere: no such directory" in err
+
+
+def test_the_stage_of_a_run_of_two_is_told(kdrun, here):
+    words = (*TINY[:1], "student=resnet8", "teacher=resnet8", "method=fsp", "method.stage1_epochs=1", *TINY[4:])
+    code, out, _ = kdrun(*words, "stop_epoch=1")
+    assert code == 0
+    assert "stop_epoch=1: within stage 1 of fsp, which has 1 epoch: the network has not seen stage 2" in out
+    assert any("student resnet8 fsp: 1 epoch of stage 1 in" in line for line in out)
+    assert any("student resnet8 fsp stage 1 epoch 1/1 " in line for line in out)
+    assert any(line.startswith("| resnet8 fsp stopped at 1, in stage 1 |") for line in out)
+
+    def epoch() -> str:
+        (line,) = [line for line in kdrun("ls")[1] if "/fsp-" in line]
+        return line.strip("|").split("|")[2].strip()
+
+    assert epoch() == "1/1, stops in stage 1"
+    shutil.rmtree(next(here.glob("outputs/runs/*/resnet8/fsp-*")))
+    code, out, _ = kdrun(*words)
+    assert code == 0
+    assert [line.split(" epoch")[0] for line in out if re.search(r"fsp stage \d epoch", line)] == [
+        *("student resnet8 fsp stage 1", "student resnet8 fsp stage 2", "student resnet8 fsp stage 2"),
+    ]
+    assert epoch() == "3/3"
+    (result,) = here.glob("outputs/runs/*/resnet8/fsp-*/result.json")
+    run = Run(result.parent, Spec.from_canonical(json.loads((result.parent / "spec.json").read_text())))
+    result.unlink()
+    for done, stage in ((0, 1), (1, 2), (2, 2)):
+        run.write_status("interrupted", epoch=done)
+        assert epoch() == f"{done}/3, stage {stage}"

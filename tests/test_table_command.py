@@ -120,6 +120,53 @@ def test_the_soft_targets_are_drawn_without_data_once_they_were_computed(here, k
     assert not picture.exists(), "none that is older than the table"
 
 
+DERIVED = """
+title: Derived
+measure: errors
+columns: [ensemble, train_top1, selected]
+overrides: [dataset=synthetic, dataset.train_size=96, dataset.test_size=50, recipe.batch_size=32, runtime.device=cpu,
+  student=mlp, "student.hidden=[16]", dataset.val_fraction=0.2]
+rows:
+  - {name: mlp/ce, overrides: [method=ce], errors_on: [1, 3]}
+  - {name: mlp/kd_ensemble, overrides: [teacher=cnn, method=kd_ensemble, method.num_teachers=2], baseline: mlp/ce}
+  - {name: mlp/teachers, derived: {kind: ensemble, teachers_of: mlp/kd_ensemble}, baseline: mlp/ce, errors_on: [1, 3]}
+  - {name: mlp/bias, derived: {kind: bias, of: mlp/ce, classes: [3]}, baseline: mlp/ce}
+"""
+
+
+def test_derived_rows_are_computed_once_rendered_without_data_and_told_where_damaged(here, kdrun):
+    (here / "mine.yaml").write_text(DERIVED)
+    words = ("table", "mine.yaml", "--seeds", "2")
+    assert "and 4 only as parts of rows" in kdrun(*words, "--rows", "mlp/teachers", "--dry-run")[1][-1]
+    # the teachers alone, and the baseline: not the run that they teach
+    assert kdrun(*words, "--rows", "mlp/teachers")[0] == 0
+    assert len(list(here.glob("outputs/runs/**/result.json"))) == 6
+    assert kdrun(*words)[0] == 0
+    assert len(list(here.glob("outputs/runs/**/result.json"))) == 8
+    # two of teachers, two of the bias, two of the baseline by class, and the ensembles of the two rows
+    assert len(list(here.glob("outputs/derived/*.json"))) == 8
+    computed = table_of(here)
+    rows = {row["row"]: row for row in csv.DictReader(computed.decode().splitlines())}
+    assert {row["measure"] for row in rows.values()} == {"errors"}
+    assert [row["n"] for row in rows.values()] == ["2"] * 4
+    results = [json.loads(path.read_text()) for path in here.glob("outputs/runs/*/*/ce-*/result.json")]
+    last = {result["run_id"]: result["test"]["last"]["top1"] for result in results}
+    errors = [50 * (100 - last[run_id]) / 100 for run_id in rows["mlp/ce"]["run_ids"].split()]
+    assert float(rows["mlp/ce"]["last_mean"]) == pytest.approx(sum(errors) / 2)
+    assert 0 < float(rows["mlp/ce"]["errors_on_classes_mean"]) <= float(rows["mlp/ce"]["last_mean"])
+    assert rows["mlp/bias"]["difference_last_n"] == "2"
+    for path in here.glob("outputs/runs/**/student.safetensors"):
+        path.unlink()
+    code, _, err = kdrun(*words, "--render-only", "dataset.root=/nowhere")
+    assert (code, err, table_of(here)) == (0, "", computed)
+    key = rows["mlp/bias"]["derived"].split()[0]
+    (here / "outputs" / "derived" / f"{key}.json").write_text("{}\n")
+    code, _, err = kdrun(*words, "--render-only")
+    assert code == 1
+    assert err.startswith(f"kdrun: outputs/derived/{key}.json is not whole")
+    assert len(err.splitlines()) == 1
+
+
 def test_published_runs_of_another_precision_are_rendered(finished, here, kdrun):
     """What a GPU computed in bf16 stands in the table of a machine that would compute in fp32."""
     entries = compose_table(load_table("mine.yaml"), [], num_seeds=1).entries
@@ -158,7 +205,7 @@ def test_dry_run_lists_every_run_with_its_cost_and_writes_nothing(here, kdrun):
 def test_tables_are_listed(kdrun):
     code, out, _ = kdrun("table")
     assert code == 0
-    assert "tfkd_t1             Normal KD and Re-KD on CIFAR-100" in out
+    assert f"{'tfkd_t1':<24}Normal KD and Re-KD on CIFAR-100" in out, "two spaces after the longest name"
     assert any(line.startswith("tfkd_t7 ") and "kdrun has no ImageNet" in line for line in out)
 
 

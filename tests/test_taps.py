@@ -63,8 +63,14 @@ def test_a_network_within_a_network_has_the_taps_of_its_modules():
 
 
 def test_an_unknown_tap_is_told_with_the_nearest_and_the_others():
-    with pytest.raises(ValueError, match=r"'layer9': resnet20 has no such tap; did you mean layer3\?.*stem, layer1, "):
+    with pytest.raises(
+        ValueError, match=r"'layer9': resnet20 has no such tap; did you mean layer3\? It has stem, layer1, "
+    ):
         outline_of("resnet20").shape("layer9")
+    with pytest.raises(
+        ValueError, match=r"'q': cnn has no such tap; it has layer1, .* kdrun show taps student=NAME --all$"
+    ):
+        outline_of("cnn").shape("q")
     with torch.device("meta"):
         without = outline(nn.Sequential(nn.Flatten(1, 2), nn.Conv1d(96, 4, 3)), (3, 32, 32), "bare")
     with pytest.raises(ValueError, match="bare has no tap of one vector per image"):

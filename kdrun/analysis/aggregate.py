@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from kdrun.experiment.components import all_options, method_class
 from kdrun.experiment.run import Run
+from kdrun.experiment.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -59,22 +63,38 @@ class Group:
         choices: value by swept key, without the seed.
         runs: finished runs.
         missing: how many more were asked for and did not finish.
+        peer: the network that is meant, of those that the method trains beside the student; None is the student.
     """
 
     label: str
     choices: dict[str, str] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
     missing: int = 0
+    peer: str | None = None
 
     def statistic(self, *path: str) -> Statistic | None:
         """Over the runs, of a number in `result.json` such as `("test", "last", "top1")`; None where it is absent."""
-        values = [value for run in self.runs if (value := _lookup(run.result(), path)) is not None]
+        place = path if self.peer is None else ("peers", self.peer, *path)
+        values = [value for run in self.runs if (value := _lookup(run.result(), place)) is not None]
         return Statistic.of(values) if values else None
 
     def curve(self, split: str, metric: str) -> list[Statistic]:
         """A metric after each epoch, as far as all the runs go."""
-        rows = [run.rows() for run in self.runs]
+        rows = [[row if self.peer is None else row["peers"][self.peer] for row in run.rows()] for run in self.runs]
         return [Statistic.of([row[split][metric] for row in epoch]) for epoch in zip(*rows, strict=False)]
+
+    @property
+    def peers(self) -> list[Group]:
+        """The networks that were trained beside these students, a group each."""
+        names = dict.fromkeys(name for run in self.runs for name in run.result().get("peers", {}))
+        return [Group(f"{self.label}: {name}", runs=self.runs, peer=name) for name in names]
+
+    @property
+    def stage2_begins_after(self) -> int | None:
+        """The last epoch of the first of two stages; None where there is one stage, or the second is never seen."""
+        (stage1_epochs, *others) = {run.spec.stage1_epochs for run in self.runs} or {0}
+        seen = any(run.spec.epochs_trained > stage1_epochs for run in self.runs)
+        return stage1_epochs if stage1_epochs and not others and seen else None
 
 
 def group_by_seed(runs: Sequence[SweepRun]) -> list[Group]:
@@ -83,7 +103,7 @@ def group_by_seed(runs: Sequence[SweepRun]) -> list[Group]:
     for job in runs:
         choices = {key: value for key, value in job.choices.items() if key != "seed"}
         label = ", ".join(f"{key}={value}" for key, value in choices.items())
-        group = groups.setdefault(tuple(choices.items()), Group(label or _run_label(job.run), choices))
+        group = groups.setdefault(tuple(choices.items()), Group(label or _label(job.run.spec), choices))
         if job.error is not None:
             group.missing += 1
         elif job.run.directory not in {run.directory for run in group.runs}:
@@ -92,22 +112,67 @@ def group_by_seed(runs: Sequence[SweepRun]) -> list[Group]:
 
 
 def teachers_by_seed(runs: Sequence[SweepRun]) -> list[Group]:
-    """The finished teachers of a sweep, each once, grouped by everything but the seed."""
-    groups: dict[str, Group] = {}
-    seen = set()
-    for teacher in (teacher for job in runs for teacher in job.teachers if teacher.finished):
-        if teacher.directory in seen:
-            continue
-        seen.add(teacher.directory)
-        canonical = {name: value for name, value in teacher.spec.canonical().items() if name != "seed"}
-        group = groups.setdefault(repr(canonical), Group(f"teacher {_run_label(teacher)}"))
-        group.runs.append(teacher)
+    """The finished teachers of a sweep, grouped by everything but their seeds, and by whom they teach.
+
+    The students of a sweep can have different teachers of one kind (an ensemble has those of further seeds): each set
+    of them is a group. Where groups are called the same, they are told apart by what their students chose.
+    """
+    of_students: dict[tuple[str, str, tuple[tuple[str, str], ...]], dict[Path, Run]] = {}
+    for job in runs:
+        student = tuple((key, value) for key, value in job.choices.items() if key != "seed")
+        for teacher in job.teachers:
+            label = f"teacher {_label(teacher.spec)}{_ancestry(teacher.spec)}{_elsewhere(teacher.spec, job.run.spec)}"
+            kind = repr(_but_for_seeds(teacher.spec))
+            of_students.setdefault((label, kind, student), {})[teacher.directory] = teacher
+    groups: dict[tuple[str, frozenset[Path]], Group] = {}
+    students: dict[tuple[str, frozenset[Path]], list[dict[str, str]]] = {}
+    for (label, kind, student), teachers in of_students.items():
+        finished = [teacher for teacher in teachers.values() if teacher.finished]
+        if finished:
+            key = kind, frozenset(teachers)
+            groups.setdefault(key, Group(label, runs=finished))
+            students.setdefault(key, []).append(dict(student))
+    labels = {key: group.label for key, group in groups.items()}
+    for key, group in groups.items():
+        alike = [choices for other, label in labels.items() if label == group.label for choices in students[other]]
+        if len(alike) > len(students[key]):
+            group.label += f" of {_choices_apart(students[key], alike)}"
     return list(groups.values())
 
 
-def _run_label(run: Run) -> str:
-    stopped = f" stopped at {run.spec.stop_epoch}" if run.spec.stop_epoch is not None else ""
-    return f"{run.spec.student.name} {run.directory.name.rpartition('-')[0]}{stopped}"
+def _but_for_seeds(spec: Spec) -> Spec:
+    return dataclasses.replace(spec, seed=0, teachers=tuple(_but_for_seeds(teacher) for teacher in spec.teachers))
+
+
+def _choices_apart(some: Sequence[Mapping[str, str]], all_: Sequence[Mapping[str, str]]) -> str:
+    """What some students of a sweep chose, by the keys that tell them from the others."""
+    told = []
+    for key in dict.fromkeys(key for choices in all_ for key in choices):
+        values = list(dict.fromkeys(choices[key] for choices in some if key in choices))
+        if len(values) < len({choices.get(key) for choices in all_}):
+            told.append(f"{key}={','.join(values[:3])}{',...' if len(values) > 3 else ''}")
+    return ", ".join(told)
+
+
+def _label(spec: Spec) -> str:
+    """A run in words: its network, its method, and where it was stopped."""
+    method = method_class(spec.method)
+    generation = f" generation {all_options(spec.method)['generation']}" if method.needs.generations else ""
+    stopped = "" if spec.stop_epoch is None else f" stopped at {spec.stop_epoch}"
+    stage = ", in stage 1" if spec.stopped_in_stage1 else ""
+    return f"{spec.student.name} {method.name}{generation}{stopped}{stage}"
+
+
+def _ancestry(spec: Spec) -> str:
+    """By whom a teacher was taught, who by whom, and so on; earlier generations of the same network are not told."""
+    if not spec.teachers or method_class(spec.method).needs.own_architecture:
+        return ""
+    return f" ← {' + '.join(teacher.student.name for teacher in spec.teachers)}{_ancestry(spec.teachers[0])}"
+
+
+def _elsewhere(teacher: Spec, student: Spec) -> str:
+    """What a teacher was trained on, where it is not the student's dataset."""
+    return "" if teacher.dataset.name == student.dataset.name else f" on {teacher.dataset.name}"
 
 
 def _lookup(value: Any, path: Sequence[str]) -> Any:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from kdrun.analysis.aggregate import Statistic
+from kdrun.analysis.measure import TOP1, Measure
+from kdrun.experiment.components import all_options
+from kdrun.experiment.derived import Derived
 from kdrun.experiment.run import Run
 from kdrun.experiment.spec import Spec
 from kdrun.tables import Entry
@@ -14,28 +17,34 @@ from kdrun.tables import Entry
 
 @dataclass(frozen=True)
 class Line:
-    """A row with what its runs found. Top-1 is in percent, on the test set; what no run has found is None.
+    """A row with what its runs found, or what is derived from runs; what is not known is None.
 
     Attributes:
         entry: the row and its specs.
-        runs: the finished ones, by position of the seed in `entry.specs`.
-        last: top-1 of the last epoch.
-        best: top-1 of the epoch that is best on the test set.
+        student: its name; where the table has networks of the same name, with the options that tell them apart.
+        runs: the finished ones, by position of the seed in `entry.specs`; none of a derived row.
+        last: the table's measure (top-1 in percent, or errors) on the test set, of the last epoch.
+        best: of the epoch that is best on the test set.
         difference_last: to the baseline, run by run of the same seed, over the seeds that both have finished.
         difference_best: likewise.
         difference_of_means_last: mean of the row less mean of the baseline, over whatever each has finished.
-        difference_published: the published accuracy less that of the published baseline, never a printed gain where
-            there is an accuracy.
-        teacher: top-1 of the teachers' last epoch, each teacher once.
-        missing: runs asked for and not finished.
+        difference_published: the published figure less that of the published baseline, never a printed gain where
+            there is a figure.
+        teacher: of the teachers' last epoch, each teacher once.
+        missing: runs or derived figures asked for and not finished.
         devices: that computed the runs, each once.
         seconds: of an epoch, training alone.
         extra_params: what is learned beside the student.
-        ensemble: top-1 of the mean probabilities of the runs.
+        ensemble: of the mean probabilities of the runs.
         teacher_confidence: the teachers' largest probability, mean over the test images, each teacher once.
+        train_top1: top-1 of the last epoch on the training images, in training mode.
+        selected: on the test set, of the epoch that is best on the validation images.
+        errors_on: errors on the classes that the row names.
+        figures: what a derived row finds beside the metrics, by name.
     """
 
     entry: Entry
+    student: str
     runs: Mapping[int, Run]
     last: Statistic | None
     best: Statistic | None
@@ -50,6 +59,32 @@ class Line:
     extra_params: int | None = None
     ensemble: float | None = None
     teacher_confidence: Statistic | None = None
+    train_top1: Statistic | None = None
+    selected: Statistic | None = None
+    errors_on: Statistic | None = None
+    figures: Mapping[str, Statistic] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> int:
+        """Of how many seeds there are figures."""
+        return self.entry.asked - self.missing
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Where figures are found.
+
+    Attributes:
+        find: the finished run of a spec, or None.
+        kept: what was computed of finished runs, or None.
+        columns: of the definition; for some of them more than results is read.
+        measure: of the definition.
+    """
+
+    find: Callable[[Spec], Run | None]
+    kept: Callable[[Derived], Mapping[str, Any] | None] = lambda _: None
+    columns: Sequence[str] = ()
+    measure: Measure = TOP1
 
 
 @dataclass(frozen=True)
@@ -64,29 +99,31 @@ class _Found:
     devices: tuple[str, ...]
     seconds: dict[int, float]
     extra_params: int | None
+    train_top1: dict[int, float]
+    selected: dict[int, float]
+    errors_on: dict[int, float]
+    ensemble: float | None
+    figures: dict[str, dict[int, float]]
 
 
-def compare(
-    entries: Sequence[Entry], find: Callable[[Spec], Run | None], ensembles: Mapping[str, float] | None = None
-) -> list[Line]:
+def compare(entries: Sequence[Entry], archive: Archive) -> list[Line]:
     """Every row with its runs, in the order of the entries.
 
     Args:
         entries: rows; the baselines they name are among them, under their own name or as `same_as`.
-        find: the finished run of a spec, or None.
-        ensembles: top-1 of the mean probabilities of a row's runs, by the row's name.
+        archive: where figures are found.
     """
-    found = [_read(entry, find) for entry in entries]
+    found = [_read(entry, archive) for entry in entries]
     place = {name: i for i, entry in enumerate(entries) for name in (entry.row.name, *entry.same_as)}
+    students = _students(entries)
     lines = []
     for i, entry in enumerate(entries):
         baseline = None if entry.row.baseline is None else place[entry.row.baseline]
         if baseline is None or baseline == i:
-            lines.append(_line(entry, found[i], None, None))
+            lines.append(_line(entry, students[i], found[i], None, None))
         else:
-            lines.append(_line(entry, found[i], entries[baseline], found[baseline]))
-    known = ensembles or {}
-    return [dataclasses.replace(line, ensemble=known.get(line.entry.row.name)) for line in lines]
+            lines.append(_line(entry, students[i], found[i], entries[baseline], found[baseline]))
+    return lines
 
 
 def baseline_of(line: Line, lines: Sequence[Line]) -> Line | None:
@@ -96,15 +133,24 @@ def baseline_of(line: Line, lines: Sequence[Line]) -> Line | None:
     return next((other for other in others if name in (other.entry.row.name, *other.entry.same_as)), None)
 
 
-def _read(entry: Entry, find: Callable[[Spec], Run | None]) -> _Found:
+def _read(entry: Entry, archive: Archive) -> _Found:
     """Reads each result once."""
-    runs = {i: run for i, spec in enumerate(entry.specs) if (run := find(spec)) is not None}
+    runs = {i: run for i, spec in enumerate(entry.specs) if (run := archive.find(spec)) is not None}
     results = {i: run.result() for i, run in runs.items()}
+    records = {i: record for i, each in enumerate(entry.derived) if (record := archive.kept(each)) is not None}
+    columns, by_class = archive.columns, entry.by_class if entry.row.errors_on else ()
+    errors = {i: record["class_errors"] for i, each in enumerate(by_class) if (record := archive.kept(each))}
+    num_images = 0 if entry.first is None else entry.first.dataset.test_size
+
+    def measured(metrics: Mapping[str, Any]) -> float:
+        return archive.measure.of(metrics["top1"], num_images)
+
+    known = archive.kept(entry.ensemble) if entry.ensemble is not None and "ensemble" in columns else None
     return _Found(
         runs=runs,
-        last={i: result["test"]["last"]["top1"] for i, result in results.items()},
-        best={i: result["test"]["best"]["top1"] for i, result in results.items()},
-        teachers={teacher["run_id"]: teacher["top1"] for result in results.values() for teacher in result["teachers"]},
+        last={i: measured(result["test"]["last"]) for i, result in {**results, **records}.items()},
+        best={i: measured(result["test"]["best"]) for i, result in results.items()},
+        teachers=_teachers(entry, results, archive.measure),
         confidence={
             teacher["run_id"]: teacher["confidence"]
             for result in results.values()
@@ -114,21 +160,75 @@ def _read(entry: Entry, find: Callable[[Spec], Run | None]) -> _Found:
         devices=tuple(dict.fromkeys(result["environment"]["device"] for result in results.values())),
         seconds={i: result["train"]["seconds"] / result["epochs"] for i, result in results.items() if result["epochs"]},
         extra_params=next((result["train"].get("extra_params") for result in results.values()), None),
+        train_top1=_train_top1(runs) if "train_top1" in columns else {},
+        selected={
+            i: measured(result["val"]["selected"]["test"])
+            for i, result in results.items()
+            if "val" in result and "selected" in columns
+        },
+        errors_on={i: sum(counts[name] for name in entry.row.errors_on) for i, counts in errors.items()},
+        ensemble=None if known is None else measured(known["test"]["last"]),
+        figures={
+            name: {i: record["figures"][name] for i, record in records.items()}
+            for name in (entry.derived[0].figures if entry.derived else ())
+        },
     )
 
 
-def _line(entry: Entry, found: _Found, baseline: Entry | None, base: _Found | None) -> Line:
+def _teachers(entry: Entry, results: Mapping[int, Mapping[str, Any]], measure: Measure) -> dict[str, float]:
+    """The measure of each teacher, on the test set of its own dataset."""
+    return {
+        told["run_id"]: measure.of(told["top1"], teacher.dataset.test_size)
+        for i, result in results.items()
+        for teacher, told in zip(entry.specs[i].teachers, result["teachers"], strict=False)
+    }
+
+
+def _train_top1(runs: Mapping[int, Run]) -> dict[int, float]:
+    """Of the last epoch, as it was logged; nothing of a run that trained none."""
+    rows = {i: run.rows() for i, run in runs.items()}
+    return {i: epochs[-1]["train"]["top1"] for i, epochs in rows.items() if epochs}
+
+
+def _students(entries: Sequence[Entry]) -> list[str]:
+    """What each student is called: `mlp`, or `mlp, hidden 30` where there are others of that name."""
+    known: dict[str, list[dict[str, Any]]] = {}
+    for entry in entries:
+        if entry.first is not None:
+            known.setdefault(entry.student, []).append(all_options(entry.first.student))
+
+    def called(entry: Entry) -> str:
+        if entry.first is None:
+            return entry.student
+        others = known[entry.student]
+        differing = [
+            f"{name} {_plain(value)}"
+            for name, value in all_options(entry.first.student).items()
+            if any(other[name] != value for other in others)
+        ]
+        return ", ".join([entry.student, *differing])
+
+    return [called(entry) for entry in entries]
+
+
+def _plain(value: Any) -> str:
+    """An option as a person says it: `800-800` for the widths of two layers."""
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _line(entry: Entry, student: str, found: _Found, baseline: Entry | None, base: _Found | None) -> Line:
     last, published = _statistic(found.last.values()), entry.row.published
     of_means, of_published = None, None
     if base is not None and baseline is not None:
-        base_last, base_published = _statistic(base.last.values()), baseline.row.published.top1
+        base_last, base_published = _statistic(base.last.values()), baseline.row.published.figure
         of_means = None if last is None or base_last is None else last.mean - base_last.mean
-        if published.top1 is None:
+        if published.figure is None:
             of_published = published.gain
         elif base_published is not None:
-            of_published = published.top1 - base_published
+            of_published = published.figure - base_published
     return Line(
         entry=entry,
+        student=student,
         runs=found.runs,
         last=last,
         best=_statistic(found.best.values()),
@@ -137,11 +237,16 @@ def _line(entry: Entry, found: _Found, baseline: Entry | None, base: _Found | No
         difference_of_means_last=of_means,
         difference_published=of_published,
         teacher=_statistic(found.teachers.values()),
-        missing=len(entry.specs) - len(found.runs),
+        missing=entry.asked - len(found.last),
         devices=found.devices,
         seconds=_statistic(found.seconds.values()),
         extra_params=found.extra_params,
         teacher_confidence=_statistic(found.confidence.values()),
+        ensemble=found.ensemble,
+        train_top1=_statistic(found.train_top1.values()),
+        selected=_statistic(found.selected.values()),
+        errors_on=_statistic(found.errors_on.values()),
+        figures={name: Statistic.of(list(values.values())) for name, values in found.figures.items() if values},
     )
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.comparison import Line
+from kdrun.analysis.measure import MEASURES, Measure
 from kdrun.analysis.paper_text import caption, footnotes, notes_of
-from kdrun.analysis.paper_words import difference, heading, method_label, signed
-from kdrun.tables import Definition
+from kdrun.analysis.paper_words import heading, method_label
+from kdrun.tables import Definition, Entry
 from kdrun.tables.controls import objective
 
 WORDS = ("student", "method", "objective")
@@ -49,9 +50,10 @@ def content(definition: Definition, lines: Sequence[Line], *, published: bool, e
         published: whether the paper's figures are shown.
         elsewhere: where published results of runs lie.
     """
-    numbers = footnotes(lines, published=published)
-    marks = ["".join(f" [{numbers[text]}]" for text in notes_of(line, published=published)) for line in lines]
-    header, rows = _cells(lines, marks, definition.columns, published=published)
+    noted = published or not definition.has_published
+    numbers = footnotes(lines, shown=noted)
+    marks = ["".join(f" [{numbers[text]}]" for text in notes_of(line, shown=noted)) for line in lines]
+    header, rows = _cells(lines, marks, definition, published=published)
     return Content(
         heading=heading(definition, lines, published=published),
         source=definition.source,
@@ -64,29 +66,34 @@ def content(definition: Definition, lines: Sequence[Line], *, published: bool, e
 
 
 def _cells(
-    lines: Sequence[Line], marks: Sequence[str], extra: Sequence[str], *, published: bool
+    lines: Sequence[Line], marks: Sequence[str], definition: Definition, *, published: bool
 ) -> tuple[list[str], list[list[str]]]:
     """Header and rows of text; columns without any content are left out, student and method never.
 
     Args:
         lines: the rows.
         marks: what follows each row's method.
-        extra: columns of the definition.
+        definition: the table.
         published: whether the paper's figures are shown.
     """
+    measure, extra = MEASURES[definition.measure], definition.columns
     columns: dict[str, list[str]] = {
-        "student": [line.entry.student for line in lines],
+        "student": [line.student for line in lines],
         "method": [method_label(line.entry) + mark for line, mark in zip(lines, marks, strict=True)],
-        "objective": [objective(line.entry.specs[0]) if line.entry.specs else "" for line in lines],
+        "objective": [objective_of(line.entry) for line in lines],
         "batch": _batch_sizes(lines),
-        "published": [_published(line) if published else "" for line in lines],
-        "ours, last epoch": [_text(line.last) for line in lines],
-        "best on test": [_text(line.best) for line in lines],
-        "Δ published": [_published_difference(line) if published else "" for line in lines],
-        "Δ last": [difference(line.difference_last) for line in lines],
-        "Δ best on test": [difference(line.difference_best) for line in lines],
-        "ensemble": [_ensemble(line, published=published) for line in lines] if "ensemble" in extra else [],
-        "teacher": [_teacher(line, published=published) for line in lines],
+        "published": [_published(line, measure) if published else "" for line in lines],
+        "ours, last epoch": [measure.text(line.last) for line in lines],
+        "best on test": [measure.text(line.best) for line in lines],
+        "selected on val": [measure.text(line.selected) for line in lines],
+        "Δ published": [_published_difference(line, measure) if published else "" for line in lines],
+        "Δ last": [measure.difference(line.difference_last) for line in lines],
+        "Δ best on test": [measure.difference(line.difference_best) for line in lines],
+        "train top-1": [_digits(line.train_top1, 2) for line in lines],
+        **_errors_on(lines, published=published),
+        **_figures(lines),
+        "ensemble": [_ensemble(line, measure, published=published) for line in lines] if "ensemble" in extra else [],
+        "teacher": [_teacher(line, measure, published=published) for line in lines],
         "its confidence": [_digits(line.teacher_confidence, 3) for line in lines]
         if "teacher_confidence" in extra
         else [],
@@ -104,30 +111,56 @@ def _batch_sizes(lines: Sequence[Line]) -> list[str]:
     return sizes if len({*sizes} - {""}) > 1 else [""] * len(lines)
 
 
-def _text(statistic: Statistic | None) -> str:
-    return "" if statistic is None else statistic.text()
+def objective_of(entry: Entry) -> str:
+    """The loss of a row's runs, or what is computed from others; nothing for a row that kdrun cannot run."""
+    if entry.derived:
+        return entry.derived[0].words()
+    return objective(entry.specs[0]) if entry.specs else ""
 
 
-def _published(line: Line) -> str:
+def _published(line: Line, measure: Measure) -> str:
     printed = line.entry.row.published
-    if printed.top1 is None:
-        return "" if printed.gain is None else f"({signed(printed.gain)})"
-    return f"{printed.top1:.2f}" + ("" if printed.std is None else f" ± {printed.std:.2f}")
+    if printed.figure is None:
+        return "" if printed.gain is None else f"({measure.signed(printed.gain)})"
+    return measure.number(printed.figure) + ("" if printed.std is None else f" ± {measure.number(printed.std)}")
 
 
-def _published_difference(line: Line) -> str:
-    return "" if line.difference_published is None else signed(line.difference_published)
+def _published_difference(line: Line, measure: Measure) -> str:
+    return "" if line.difference_published is None else measure.signed(line.difference_published)
 
 
-def _teacher(line: Line, *, published: bool) -> str:
+def _teacher(line: Line, measure: Measure, *, published: bool) -> str:
     printed = line.entry.row.published.teacher_top1 if published else None
-    return " ".join(text for text in (_text(line.teacher), "" if printed is None else f"({printed:.2f})") if text)
+    return _with_published(measure.text(line.teacher), "" if printed is None else f"{printed:.2f}")
 
 
-def _ensemble(line: Line, *, published: bool) -> str:
+def _ensemble(line: Line, measure: Measure, *, published: bool) -> str:
     printed = line.entry.row.published.ensemble if published else None
-    shown = ("" if line.ensemble is None else f"{line.ensemble:.2f}", "" if printed is None else f"({printed:.2f})")
-    return " ".join(text for text in shown if text)
+    ours = "" if line.ensemble is None else measure.number(line.ensemble)
+    return _with_published(ours, "" if printed is None else measure.number(printed))
+
+
+def _errors_on(lines: Sequence[Line], *, published: bool) -> dict[str, list[str]]:
+    """A column for each set of classes that rows name, with the published count in brackets."""
+    columns: dict[str, list[str]] = {}
+    for i, line in enumerate(lines):
+        row = line.entry.row
+        if row.errors_on:
+            printed = row.published.errors_on if published else None
+            text = _with_published(_digits(line.errors_on, 1), "" if printed is None else f"{printed:g}")
+            name = f"errors on {', '.join(map(str, row.errors_on))}"
+            columns.setdefault(name, [""] * len(lines))[i] = text
+    return columns
+
+
+def _figures(lines: Sequence[Line]) -> dict[str, list[str]]:
+    """A column for each figure of derived rows."""
+    names = dict.fromkeys(name for line in lines for name in line.figures)
+    return {name: [_digits(line.figures.get(name), 2) for line in lines] for name in names}
+
+
+def _with_published(ours: str, printed: str) -> str:
+    return " ".join(text for text in (ours, f"({printed})" if printed else "") if text)
 
 
 def _digits(statistic: Statistic | None, digits: int) -> str:
@@ -144,7 +177,7 @@ def _extra(line: Line) -> str:
 
 def _runs(line: Line) -> str:
     """`3`, or `2 of 3`; nothing for a row that kdrun cannot run."""
-    asked = len(line.entry.specs)
+    asked = line.entry.asked
     if not asked:
         return ""
-    return str(asked) if not line.missing else f"{len(line.runs)} of {asked}"
+    return str(asked) if not line.missing else f"{line.finished} of {asked}"

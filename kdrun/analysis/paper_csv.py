@@ -9,18 +9,29 @@ from pathlib import Path
 
 from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.comparison import Line
+from kdrun.analysis.paper_content import objective_of
 from kdrun.analysis.paper_text import published_runs
-from kdrun.tables.controls import objective
+from kdrun.tables import Definition
 
 
-def csv_text(lines: Sequence[Line], *, columns: Sequence[str], published: bool, elsewhere: Path | None) -> str:
+def csv_text(definition: Definition, lines: Sequence[Line], *, published: bool, elsewhere: Path | None) -> str:
     """A line for each row, full precision; the same for the same runs, byte for byte.
 
-    Columns: `seeds` are the runs asked for, `n` those finished; `_std` is the sample deviation over seeds, `_se` the
+    Columns: `measure` is that of all figures that do not say theirs, absent where it is top-1 in percent; `seeds` are
+    the runs (or derived figures) asked for, `n` those finished; `_std` is the sample deviation over seeds, `_se` the
     standard error of a mean of differences that are paired by seed; `published_runs` are those of `n` that lie in
-    `elsewhere`, the directory of published results. `columns` are those that the definition asks for.
+    `elsewhere`, the directory of published results; `derived` are the keys of what is computed from runs. Further
+    columns are those that the definition asks for.
     """
-    rows = [_record(line, columns, published=published, elsewhere=elsewhere) for line in lines]
+    figures = list(dict.fromkeys(name for line in lines for name in line.figures))
+    rows = [
+        {
+            **_record(definition, line, published=published, elsewhere=elsewhere),
+            **(_of_derived(line, figures) if any(line.entry.derived for line in lines) else {}),
+            **(_on_classes(line, published=published) if any(line.entry.row.errors_on for line in lines) else {}),
+        }
+        for line in lines
+    ]
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]) if rows else ["row"], lineterminator="\n")
     writer.writeheader()
@@ -29,12 +40,12 @@ def csv_text(lines: Sequence[Line], *, columns: Sequence[str], published: bool, 
 
 
 def _record(
-    line: Line, columns: Sequence[str], *, published: bool, elsewhere: Path | None
+    definition: Definition, line: Line, *, published: bool, elsewhere: Path | None
 ) -> dict[str, str | int | float | None]:
-    entry, row, specs = line.entry, line.entry.row, line.entry.specs
+    entry, row, columns = line.entry, line.entry.row, definition.columns
     printed = row.published
     figures = {
-        "published": printed.top1,
+        "published": printed.figure,
         "published_std": printed.std,
         "published_gain": printed.gain,
         "published_teacher_top1": printed.teacher_top1,
@@ -46,9 +57,10 @@ def _record(
         "kind": row.kind,
         "teacher": entry.teacher,
         "control": row.control,
-        "objective": objective(specs[0]) if specs else None,
-        "seeds": len(specs),
-        "n": len(line.runs),
+        "objective": objective_of(entry),
+        **({"measure": definition.measure} if definition.measure != "top1" else {}),
+        "seeds": entry.asked,
+        "n": line.finished,
         "missing": line.missing,
         **(figures if published else {}),
         **_mean_and_std("last", line.last),
@@ -60,10 +72,27 @@ def _record(
         **(_mean_and_std("epoch_seconds", line.seconds) if "seconds" in columns else {}),
         **({"extra_params": line.extra_params} if "extra_params" in columns else {}),
         **(_mean_and_std("teacher_confidence", line.teacher_confidence) if "teacher_confidence" in columns else {}),
-        **({"ensemble_top1": line.ensemble} if "ensemble" in columns else {}),
+        **({f"ensemble_{definition.measure}": line.ensemble} if "ensemble" in columns else {}),
+        **(_mean_and_std("train_top1", line.train_top1) if "train_top1" in columns else {}),
+        **(_mean_and_std("selected", line.selected) if "selected" in columns else {}),
         "run_ids": " ".join(run.spec.run_id for _, run in sorted(line.runs.items())),
         "published_runs": published_runs(line, elsewhere),
     }
+
+
+def _of_derived(line: Line, figures: Sequence[str]) -> dict[str, str | int | float | None]:
+    """The keys of derived figures, and what they found beside the metrics."""
+    found: dict[str, str | int | float | None] = {"derived": " ".join(each.key for each in line.entry.derived)}
+    for name in figures:
+        found |= _mean_and_std(name, line.figures.get(name))
+    return found
+
+
+def _on_classes(line: Line, *, published: bool) -> dict[str, str | int | float | None]:
+    row = line.entry.row
+    printed = {"published_errors_on_classes": row.published.errors_on} if published else {}
+    found = _mean_and_std("errors_on_classes", line.errors_on)
+    return {"classes": " ".join(map(str, row.errors_on)), **printed, **found}
 
 
 def _mean_and_std(name: str, statistic: Statistic | None) -> dict[str, float | None]:

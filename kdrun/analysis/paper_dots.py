@@ -1,13 +1,15 @@
-"""A paper's table as a picture: every row as a dot, its top-1 and what it has over its baseline."""
+"""A paper's table as a picture: every row as a dot, its top-1 (or its errors) and what it has over its baseline."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdrun.analysis.comparison import Line
+from kdrun.analysis.measure import Measure
 from kdrun.analysis.paper_words import method_label
 from kdrun.analysis.plots import figure, readable_range, set_heading, style
 
@@ -24,6 +26,9 @@ TALL = 30
 
 READABLE_ACCURACIES, READABLE_DIFFERENCES = 25.0, 20.0
 """Points that an axis may span and still show half a point; that of the differences is shorter."""
+
+READABLE_ERRORS, READABLE_MORE = 3.0, 2.0
+"""Times the median that an axis of errors, and one of their differences, may span."""
 
 APART = 0.012
 """Share of the axis beyond which a hollow circle is seen beside its dot."""
@@ -74,10 +79,10 @@ class _Panel:
         return [mark for mark in self.marks if not self.low <= mark.value <= self.high]
 
 
-def accuracy_dots(
-    path: Path, lines: Sequence[Line], *, published: bool, published_runs: int | None, title: str
+def dots(
+    path: Path, lines: Sequence[Line], measure: Measure, *, published: bool, published_runs: int | None, title: str
 ) -> None:
-    """A line for each row that has a number, by student: its top-1 on the left, its Δ on the right; controls grey.
+    """A line for each row that has a number, by student: its figure on the left, its Δ on the right; controls grey.
 
     Ours with bars of one deviation on the left and of one standard error on the right. What would stretch an axis
     beyond reading is an arrow at its edge, with the number.
@@ -85,6 +90,7 @@ def accuracy_dots(
     Args:
         path: of the PNG; a picture of nothing is not there afterwards.
         lines: the rows.
+        measure: of the figures.
         published: whether the paper's figures are shown.
         published_runs: how many runs are behind a published figure; None where the paper does not say.
         title: of the picture.
@@ -94,18 +100,16 @@ def accuracy_dots(
         path.unlink(missing_ok=True)
         return
     places = _places(lines)
-    accuracies = _panel(list(_accuracies(lines, places, published=published)), None, READABLE_ACCURACIES)
-    differences = list(_differences(lines, places, published=published))
-    panels = [accuracies, *([_panel(differences, 0.0, READABLE_DIFFERENCES)] * bool(differences))]
+    panels = _panels(lines, places, measure, published=published)
     with figure(path, 9.5, HEIGHT + ROW_INCHES * (max(places) + 1)) as drawn:
         ratios = (3, 2)[: len(panels)]
         left, *right = drawn.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=ratios)[0]
         for axes, panel, bins in zip((left, *right), panels, (6, 5), strict=False):
             _draw(axes, panel, bins, tall=len(lines) > TALL)
-        left.set_xlabel("test top-1 (%)")
+        left.set_xlabel(measure.unit)
         for axes in right:
             axes.axvline(0, color="0.3", linewidth=1, zorder=1)
-            axes.set_xlabel("Δ to the baseline (points)")
+            axes.set_xlabel(f"Δ to the baseline ({measure.difference_unit})")
         _name_rows(left, lines, places)
         set_heading(drawn, title)
         drawn.set_layout_engine("constrained", wspace=0.04)
@@ -118,11 +122,25 @@ def accuracy_dots(
         )
 
 
-def _accuracies(lines: Sequence[Line], places: Sequence[float], *, published: bool) -> Iterator[_Mark]:
+def _panels(lines: Sequence[Line], places: Sequence[float], measure: Measure, *, published: bool) -> list[_Panel]:
+    """The figures, and their differences where there are any."""
+    figures = list(_figures(lines, places, published=published))
+    differences = list(_differences(lines, places, published=published))
+    if measure.fewer:
+        median = statistics.median(mark.value for mark in figures)
+        spans, margin = (READABLE_ERRORS * median, READABLE_MORE * median), 0.02 * median
+        start = min(mark.value for mark in figures)
+    else:
+        spans, start, margin = (READABLE_ACCURACIES, READABLE_DIFFERENCES), max(mark.value for mark in figures), 0.5
+    left = _panel(figures, start, spans[0], margin)
+    return [left, *([_panel(differences, 0.0, spans[1], margin, always=(0.0,))] * bool(differences))]
+
+
+def _figures(lines: Sequence[Line], places: Sequence[float], *, published: bool) -> Iterator[_Mark]:
     for line, place in zip(lines, places, strict=True):
         printed = line.entry.row.published
-        if published and printed.top1 is not None:
-            yield _published(printed.top1, printed.std, place, line, dodges=line.last is not None)
+        if published and printed.figure is not None:
+            yield _published(printed.figure, printed.std, place, line, dodges=line.last is not None)
         if line.last is not None:
             best = None if line.best is None else line.best.mean
             yield _Mark(line.last.mean, line.last.deviation, place, _colour(line), _weight(line), best=best)
@@ -142,21 +160,22 @@ def _published(value: float, error: float | None, place: float, line: Line, *, d
     return _Mark(value, error, place + 0.16 * dodges, PUBLISHED, _weight(line), "D")
 
 
-def _panel(marks: Sequence[_Mark], start: float | None, span: float) -> _Panel:
+def _panel(marks: Sequence[_Mark], start: float, span: float, margin: float, always: Sequence[float] = ()) -> _Panel:
     """An axis for these marks: of those that are within, it holds the whole bars.
 
     Args:
         marks: at least one.
-        start: what the axis must show; None for accuracies, of which the highest is never one of a failed run.
+        start: a value that is not far out; the best one is never of a failed run.
         span: how much the axis may always span.
+        margin: left free at both ends, at least.
+        always: what the axis must show.
     """
     values = {weight: [mark.value for mark in marks if mark.weight == weight] for weight in (ROW, MINOR)}
-    always = [*([] if start is None else [start]), *(x for mark in marks if mark.weight == BASELINE for x in mark.ends)]
-    first = max(mark.value for mark in marks) if start is None else start
-    low, high = readable_range(first, values[ROW], always=always, minor=values[MINOR], span=span)
+    shown = [*always, *(x for mark in marks if mark.weight == BASELINE for x in mark.ends)]
+    low, high = readable_range(start, values[ROW], always=shown, minor=values[MINOR], span=span)
     while True:
-        margin = 0.5 + 0.05 * (high - low)
-        panel = _Panel(marks, low - margin, high + margin)
+        free = margin + 0.05 * (high - low)
+        panel = _Panel(marks, low - free, high + free)
         ends = [end for mark in marks if mark not in panel.beyond for end in mark.ends]
         wider = min([low, *ends]), max([high, *ends])
         if wider == (low, high):
@@ -206,7 +225,7 @@ def _arrow(axes: Axes, mark: _Mark, *, below: bool) -> None:
 
 
 def _name_rows(axes: Axes, lines: Sequence[Line], places: Sequence[float]) -> None:
-    axes.set_yticks(places, [f"{line.entry.student}  {method_label(line.entry)}" for line in lines])
+    axes.set_yticks(places, [f"{line.student}  {method_label(line.entry)}" for line in lines])
     axes.set_ylim(max(places) + 0.6, -0.6)
     axes.tick_params(axis="y", labelsize="small", pad=6)
     for label, line in zip(axes.get_yticklabels(), lines, strict=True):
@@ -258,7 +277,7 @@ def _handle(marker: str, colour: str, label: str, face: str | None = None) -> Li
 
 
 def _is_published(line: Line) -> bool:
-    return line.entry.row.published.top1 is not None or line.difference_published is not None
+    return line.entry.row.published.figure is not None or line.difference_published is not None
 
 
 def _colour(line: Line) -> str:
@@ -273,6 +292,6 @@ def _weight(line: Line) -> int:
 
 def _places(lines: list[Line]) -> list[float]:
     """Sorts the lines by student, in place, and says where each one stands: a gap between two students."""
-    students = list(dict.fromkeys(line.entry.student for line in lines))
-    lines.sort(key=lambda line: students.index(line.entry.student))
-    return [i + GAP * students.index(line.entry.student) for i, line in enumerate(lines)]
+    students = list(dict.fromkeys(line.student for line in lines))
+    lines.sort(key=lambda line: students.index(line.student))
+    return [i + GAP * students.index(line.student) for i, line in enumerate(lines)]

@@ -75,8 +75,8 @@ def _draw_curves(axes: Axes, groups: Sequence[Group]) -> None:
 def _curves_by_student(lines: Sequence[Line]) -> Iterator[tuple[str, list[Group]]]:
     """By student, the baseline first; nothing for a student without a finished Tf-KD run."""
     rows = [line for line in lines if line.entry.row.control is None]
-    for student in dict.fromkeys(line.entry.student for line in rows):
-        own = [line for line in rows if line.entry.student == student]
+    for student in dict.fromkeys(line.student for line in rows):
+        own = [line for line in rows if line.student == student]
         teacher_free = [line for line in own if line.entry.row.kind.startswith("tfkd_")]
         others = [line for line in own if line.entry.row.kind in WITH_CURVES]
         baselines = [base for line in teacher_free if (base := baseline_of(line, lines)) is not None]
@@ -93,7 +93,7 @@ def teacher_accuracy(path: Path, lines: Sequence[Line], *, title: str) -> None:
     for line in lines:
         if line.entry.row.control is not None or line.last is None or line.teacher is None:
             continue
-        student = line.entry.student
+        student = line.student
         teacher = line.entry.teacher or student
         series.setdefault((student, teacher), []).append((line.teacher, line.last))
         base = baseline_of(line, lines)

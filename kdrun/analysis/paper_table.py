@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from kdrun.analysis.comparison import compare
+from kdrun.analysis.comparison import Archive, compare
+from kdrun.analysis.measure import MEASURES
 from kdrun.analysis.paper_content import Content, content
 from kdrun.analysis.paper_csv import csv_text
-from kdrun.analysis.paper_dots import accuracy_dots
+from kdrun.analysis.paper_dots import dots
+from kdrun.analysis.paper_heatmap import heatmap
 from kdrun.analysis.paper_latex import latex
 from kdrun.analysis.paper_plots import curves, teacher_accuracy
 from kdrun.analysis.paper_words import has_published
 from kdrun.analysis.tables import aligned
+from kdrun.experiment.derived import Derived
 from kdrun.experiment.run import Run
 from kdrun.experiment.spec import Spec
 from kdrun.files import write_atomically
@@ -28,7 +32,7 @@ def render(
     published: bool,
     command: str,
     elsewhere: Path | None = None,
-    ensembles: Mapping[str, float] | None = None,
+    kept: Callable[[Derived], Mapping[str, Any] | None] = lambda _: None,
 ) -> str:
     """Writes `table.md`, `table.csv`, `table.tex`, `table.png` and the table's figures; returns the Markdown.
 
@@ -43,25 +47,31 @@ def render(
             left out everywhere, and so are rows that have nothing else.
         command: that made the table, as typed.
         elsewhere: where published results of runs lie; the table says how many of its runs come from there.
-        ensembles: top-1 of the mean probabilities of a row's runs, by the row's name.
+        kept: what was computed of finished runs, or None.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    compared = compare(entries, find, ensembles)
-    lines = [line for line in compared if line.entry.specs or (published and has_published(line))]
+    measure = MEASURES[definition.measure]
+    compared = compare(entries, Archive(find, kept, definition.columns, measure))
+    lines = [line for line in compared if line.entry.asked or (published and has_published(line))]
     table = content(definition, lines, published=published, elsewhere=elsewhere)
     text = markdown(table, command=command)
     write_atomically(directory / "table.md", text)
-    write_atomically(
-        directory / "table.csv", csv_text(lines, columns=definition.columns, published=published, elsewhere=elsewhere)
-    )
+    write_atomically(directory / "table.csv", csv_text(definition, lines, published=published, elsewhere=elsewhere))
     write_atomically(directory / "table.tex", latex(table))
-    accuracy_dots(
-        directory / "table.png", lines, published=published, published_runs=definition.runs, title=table.heading
+    dots(
+        directory / "table.png",
+        lines,
+        measure,
+        published=published,
+        published_runs=definition.runs,
+        title=table.heading,
     )
     if "curves" in definition.figures:
         curves(directory / "curves.png", lines, title=table.heading)
     if "teacher_accuracy" in definition.figures:
         teacher_accuracy(directory / "teacher_accuracy.png", lines, title=table.heading)
+    if "heatmap" in definition.figures:
+        heatmap(directory / "heatmap.png", lines, definition.grid, measure, title=table.heading)
     return text
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kdrun.analysis.comparison import Line, baseline_of
+from kdrun.analysis.measure import MEASURES
 from kdrun.analysis.paper_words import counted, has_published, listed, scale_of
 from kdrun.experiment.components import all_options
 from kdrun.experiment.spec import Spec
@@ -32,7 +33,7 @@ def caption(definition: Definition, lines: Sequence[Line], *, published: bool, e
         *_what_is_there(lines, elsewhere),
         *_what_the_losses_are(definition, lines),
         *_what_stands_where(definition, lines, published=published),
-        *_what_it_can_show(lines),
+        *_what_it_can_show(definition, lines),
         *_what_is_shown_once(lines),
         *(definition.notes if published or not definition.has_published else ()),
     ]
@@ -41,7 +42,7 @@ def caption(definition: Definition, lines: Sequence[Line], *, published: bool, e
 def _how_it_was_run(definition: Definition, lines: Sequence[Line]) -> Iterator[str]:
     if definition.unavailable:
         yield f"Published figures only: {definition.unavailable}."
-    if any(line.entry.specs for line in lines):
+    if any(line.entry.asked for line in lines):
         yield f"Runs: {scale_of(lines)}."
     others: dict[str, str] = {}
     for line in lines:
@@ -58,7 +59,9 @@ def _how_it_was_run(definition: Definition, lines: Sequence[Line]) -> Iterator[s
 
 def _what_is_there(lines: Sequence[Line], elsewhere: Path | None) -> Iterator[str]:
     """How many runs are finished, and how many of them come from elsewhere."""
-    asked, missing = sum(len(line.entry.specs) for line in lines), sum(line.missing for line in lines)
+    derived = [line for line in lines if line.entry.derived]
+    lines = [line for line in lines if not line.entry.derived]
+    asked, missing = sum(line.entry.asked for line in lines), sum(line.missing for line in lines)
     reasons = "(not run, failed or interrupted)"
     if missing and missing == asked:
         yield f"Nothing is finished: {_runs(missing)} {'is' if missing == 1 else 'are'} missing {reasons}."
@@ -69,6 +72,9 @@ def _what_is_there(lines: Sequence[Line], elsewhere: Path | None) -> Iterator[st
     if taken:
         what = "is a published result" if taken == 1 else "are published results"
         yield f"{taken} of {_runs(asked)} {what} from {elsewhere}."
+    without = [line.entry.row.name for line in derived if line.missing]
+    if without:
+        yield f"Not all is computed of {listed(without)}: it takes the weights of its runs."
 
 
 def published_runs(line: Line, elsewhere: Path | None) -> int:
@@ -117,14 +123,17 @@ def _what_stands_where(definition: Definition, lines: Sequence[Line], *, publish
     several = any(line.last is not None and line.last.n > 1 for line in lines)
     if any(line.last for line in lines):
         spread = ", mean ± sample deviation over the seeds" if several else ""
+        fewer = definition.measure == "errors"
+        what = "Errors: how many test images are wrong" if fewer else "Top-1 on the test set in percent"
         yield (
-            f"Top-1 on the test set in percent{spread}. The last epoch is the headline; "
+            f"{what}{spread}. The last epoch is the headline; "
             '"best on test" is of the epoch that is best on the test set, an optimistic figure.'
         )
     if any(line.difference_last for line in lines):
+        sign = "; fewer errors are negative" if definition.measure == "errors" else ""
         yield (
             '"Δ last" and "Δ best on test": what a row has over the baseline of the same student, paired by seed'
-            f"{', mean ± standard error' if several else ''}."
+            f"{', mean ± standard error' if several else ''}{sign}."
         )
     shown = [line for line in lines if has_published(line)]
     if shown and not published:
@@ -134,7 +143,8 @@ def _what_stands_where(definition: Definition, lines: Sequence[Line], *, publish
     yield from _what_is_beside(definition, lines, published=published)
     if any(line.teacher for line in lines):
         brackets = "; in brackets as published" if published and any(_published_teacher(line) for line in lines) else ""
-        yield f'"teacher": top-1 of the teachers, each at its last epoch{brackets}.'
+        what = "errors" if definition.measure == "errors" else "top-1"
+        yield f'"teacher": {what} of the teachers, each at its last epoch{brackets}.'
 
 
 def _what_is_beside(definition: Definition, lines: Sequence[Line], *, published: bool) -> Iterator[str]:
@@ -142,7 +152,17 @@ def _what_is_beside(definition: Definition, lines: Sequence[Line], *, published:
     if "ensemble" in definition.columns and any(line.ensemble for line in lines):
         printed = published and any(line.entry.row.published.ensemble for line in lines)
         brackets = "; in brackets as published" if printed else ""
-        yield f'"ensemble": top-1 of the mean of the probabilities of a row\'s runs{brackets}.'
+        what = "errors" if definition.measure == "errors" else "top-1"
+        yield f'"ensemble": {what} of the mean of the probabilities of a row\'s runs{brackets}.'
+    if any(line.selected for line in lines):
+        yield '"selected on val": on the test set, of the epoch that is best on the validation images (early stopping).'
+    if any(line.train_top1 for line in lines):
+        yield '"train top-1": of the last epoch on its training views, in training mode, while the weights changed.'
+    if any(line.errors_on for line in lines):
+        brackets = "; in brackets as published" if published and any(_errors_published(line) for line in lines) else ""
+        yield f'"errors on ...": how many test images of these classes are wrong at the last epoch{brackets}.'
+    for name, meaning in _figures(lines).items():
+        yield f'"{name}": {meaning}.'
     if "teacher_confidence" in definition.columns and any(line.teacher_confidence for line in lines):
         yield '"its confidence": the mean over the test images of the teacher\'s largest probability.'
     if "seconds" in definition.columns and any(line.seconds for line in lines):
@@ -157,25 +177,33 @@ def _what_is_published(definition: Definition, lines: Sequence[Line]) -> Iterato
     compare = '; those of its best epoch compare with "best on test"' if any(line.last for line in lines) else ""
     yield f'"published": the paper\'s figures{count}{compare}.'
     if any(line.difference_published is not None for line in lines):
-        alone = any(line.entry.row.published.top1 is None for line in lines)
+        alone = any(line.entry.row.published.figure is None for line in lines)
         gain = "; where the paper prints only a gain (in brackets), that gain" if alone else ""
-        yield f'"Δ published": the published accuracy less the published baseline{gain}.'
+        figure = "count" if definition.measure == "errors" else "accuracy"
+        yield f'"Δ published": the published {figure} less the published baseline{gain}.'
 
 
-def _what_it_can_show(lines: Sequence[Line]) -> Iterator[str]:
+def _what_it_can_show(definition: Definition, lines: Sequence[Line]) -> Iterator[str]:
     """How far a difference can be noise: of the test images, and of the seeds."""
-    finished = [(line.entry.specs[0].dataset.test_size, line.last.mean) for line in lines if line.last is not None]
+    measure = MEASURES[definition.measure]
+    finished = [
+        (line.entry.first.dataset.test_size, line.last.mean)
+        for line in lines
+        if line.last is not None and line.entry.first is not None
+    ]
     if not finished:
         return
     images = {size for size, _ in finished}
     if len(images) == 1:
         (size,) = images
-        share = statistics.fmean(mean for _, mean in finished) / 100
-        points = 100 * math.sqrt(share * (1 - share) / size)
+        mean = statistics.fmean(mean for _, mean in finished)
+        whole = size if measure.fewer else 100  # of the measure
+        error = whole * math.sqrt(mean / whole * (1 - mean / whole) / size)
+        told = f"{mean:.1f}" if measure.fewer else f"{mean:.1f} %"
         paired = "; a paired Δ shares the test images" if any(line.difference_last for line in lines) else ""
         yield (
-            f"{size} test images: for one run a sampling error of ± {points:.2g} points at the mean of these rows, "
-            f"{100 * share:.1f} %, common to all seeds{paired}."
+            f"{size} test images: for one run a sampling error of ± {error:.2g} {measure.difference_unit} at the mean "
+            f"of these rows, {told}, common to all seeds{paired}."
         )
     counts = sorted({line.difference_last.n for line in lines if line.difference_last is not None})
     if counts == [1]:
@@ -230,18 +258,27 @@ def _runs(number: int) -> str:
     return counted([number], "run")
 
 
-def footnotes(lines: Sequence[Line], *, published: bool) -> dict[str, int]:
+def footnotes(lines: Sequence[Line], *, shown: bool) -> dict[str, int]:
     """Numbers of the notes under the table, by text: doubts about published figures, and why a row has no runs."""
-    texts = [text for line in lines for text in notes_of(line, published=published)]
+    texts = [text for line in lines for text in notes_of(line, shown=shown)]
     return {text: number for number, text in enumerate(dict.fromkeys(texts), start=1)}
 
 
-def notes_of(line: Line, *, published: bool) -> list[str]:
-    """The notes of one row."""
+def notes_of(line: Line, *, shown: bool) -> list[str]:
+    """The notes of one row; none where published figures are left out, since they are of these."""
     row = line.entry.row
-    if not published:
+    if not shown:
         return []
     return [text for text in (row.note, f"not run: {row.unavailable}" if row.unavailable else "") if text]
+
+
+def _errors_published(line: Line) -> bool:
+    return line.entry.row.published.errors_on is not None
+
+
+def _figures(lines: Sequence[Line]) -> dict[str, str]:
+    """What derived rows find beside the metrics, by name, and what it is."""
+    return {name: each.figures[name] for line in lines for each in line.entry.derived[:1] for name in line.figures}
 
 
 def _published_teacher(line: Line) -> bool:

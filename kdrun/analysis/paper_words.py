@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.comparison import Line
+from kdrun.experiment.components import method_class
 from kdrun.experiment.spec import Spec
 from kdrun.tables import Definition, Entry
 
@@ -41,12 +41,12 @@ KINDS: Mapping[str, str] = {
     "kd_ls": "KD, smoothed teacher",
     "kd_pt_ls": "KD-pt, smoothed teacher",
     "kd_sim_ls": "KD-sim, smoothed teacher",
-    # Of the FSP paper
-    "ce_short": "CE, a third of the epochs",
+    # Of the FSP paper, whose rows "short" are told by `_shortened`
+    "ce_short": "CE",
     "ce_continued": "CE, continued",
-    "fitnet_short": "FitNet, a third of the epochs",
+    "fitnet_short": "FitNet",
     "fitnet3_short": "FitNet, three hints",
-    "fsp_short": "FSP, a third of the epochs",
+    "fsp_short": "FSP",
     "fsp_short_shuffled": "FSP, shuffled teachers",
     # Of born-again networks
     "ban1": "born again, generation 1",
@@ -54,8 +54,18 @@ KINDS: Mapping[str, str] = {
     "ban3": "born again, generation 3",
     "cwtm": "born again, CWTM",
     "dkpp": "born again, DKPP",
+    "bane": "born again, ensemble of generations",
+    # Computed from runs
+    "ensemble": "ensemble",
+    "ensemble_geometric": "ensemble, geometric mean",
+    "bias": "bias corrected",
+    "bias_on_test": "bias corrected on test",
 }
 """Kinds of rows in words; others are called as they are."""
+
+
+SETTINGS: Mapping[str, str] = {"_lr": "learning rate ", "_T": "T="}
+"""What the end of a kind means, for instance `kd_T20`."""
 
 
 def method_label(entry: Entry) -> str:
@@ -65,11 +75,28 @@ def method_label(entry: Entry) -> str:
         return f"control {row.control}: {_control(entry, row.control)}"
     if row.kind == "ce" and row.baseline is None:
         return "baseline"
-    taught = f" ← {entry.teacher}" if entry.teacher else ""
+    taught = f" ← {entry.teacher}{_assisted(entry)}" if entry.teacher else ""
     stopped = f" at {entry.stop}" if entry.stop else ""
-    kind, _, lr = row.kind.partition("_lr")
-    rate = f" at learning rate {lr}" if lr else ""
-    return f"{KINDS.get(kind, kind)}{rate}{taught}{stopped}"
+    (kind, at), *_ = [
+        (row.kind.partition(mark)[0], f" at {word}{row.kind.partition(mark)[2]}")
+        for mark, word in SETTINGS.items()
+        if mark in row.kind
+    ] or [(row.kind, "")]
+    return f"{KINDS.get(kind, kind)}{at}{_shortened(entry)}{taught}{stopped}"
+
+
+def _shortened(entry: Entry) -> str:
+    """What a row of the FSP paper's kind "short" has less of; at another scale it has the epochs of the others."""
+    if "_short" not in entry.row.kind:
+        return ""
+    as_published = not entry.specs or f"recipe.epochs={entry.specs[0].recipe.epochs}" in entry.row.recipe
+    return ", a third of the epochs" if as_published else ""
+
+
+def _assisted(entry: Entry) -> str:
+    """By whom the teacher of a row was taught, where the teacher is an assistant."""
+    assisted = any(method_class(spec.method).needs.assistant for spec in entry.specs)
+    return f" ← {entry.specs[0].teachers[0].teachers[0].student.name}" if assisted else ""
 
 
 def _control(entry: Entry, name: str) -> str:
@@ -87,17 +114,18 @@ def _control(entry: Entry, name: str) -> str:
 
 def heading(definition: Definition, lines: Sequence[Line], *, published: bool) -> str:
     """The table's title, on the paper's data or on those that were run, never on the one for the other."""
-    specs = [spec for line in lines for spec in line.entry.specs]
+    specs = specs_of(lines)
     if published or not specs:
         return definition.full_title if published else definition.title
     datasets = listed(spec.dataset.name for spec in specs)
     epochs = counted([spec.epochs_trained for spec in specs], "epoch")
-    return f"{definition.title} on {datasets}, {epochs} (not the paper's scale)"
+    scale = " (not the paper's scale)" if definition.has_published else ""
+    return f"{definition.title} on {datasets}, {epochs}{scale}"
 
 
 def scale_of(lines: Sequence[Line]) -> str:
     """What was run, in a line: `digits, 50 % of the training images, 10 epochs, seeds 0 to 2, fp32, batch size 64`."""
-    specs = [spec for line in lines for spec in line.entry.specs]
+    specs = specs_of(lines)
     if not specs:
         return ""
     fractions = {f"{100 * spec.dataset.train_fraction:g} %" for spec in specs}
@@ -115,18 +143,15 @@ def scale_of(lines: Sequence[Line]) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def specs_of(lines: Sequence[Line]) -> list[Spec]:
+    """Of the runs that are shown; where all rows are derived, of those that they are made of."""
+    runs = [spec for line in lines for spec in line.entry.specs]
+    return runs or [spec for line in lines for each in line.entry.derived for spec in each.specs]
+
+
 def has_published(line: Line) -> bool:
     """Whether the paper prints a figure for the row."""
-    return line.entry.row.published.top1 is not None or line.entry.row.published.gain is not None
-
-
-def signed(value: float, error: float | None = None) -> str:
-    """A difference with its sign, and its standard error where it has one; never `-0.00`."""
-    return f"{round(value, 2) + 0.0:+.2f}" + ("" if error is None else f" ± {error:.2f}")
-
-
-def difference(statistic: Statistic | None) -> str:
-    return "" if statistic is None else signed(statistic.mean, statistic.standard_error)
+    return line.entry.row.published.figure is not None or line.entry.row.published.gain is not None
 
 
 def counted(numbers: Sequence[int], noun: str) -> str:

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from kdrun.analysis.aggregate import Group, Statistic
 from kdrun.files import write_atomically
@@ -21,6 +21,20 @@ if TYPE_CHECKING:
 
 LETTERS_AN_INCH = 12
 """Of a heading, in its size."""
+
+COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
+"""Of students; C7 is grey."""
+
+GREY = "0.45"
+"""Of teachers."""
+
+MARKERS = ("", "s", "^", "D", "v", "P")
+
+LEGEND_LETTER, LEGEND_LINE = 0.07, 0.215
+"""Inches, of a legend."""
+
+TICK_LETTER, TICK_LINE, AROUND_AXES = 0.09, 0.2, 0.8
+"""Inches, of the label of a tick, and of a figure's width that is not its axes'."""
 
 
 @contextmanager
@@ -91,28 +105,94 @@ def _figure(path: Path, width: float, height: float) -> Iterator[Axes]:
 
 
 def learning_curves(path: Path, teachers: Sequence[Group], students: Sequence[Group], title: str) -> None:
-    """Test top-1 after each epoch: the mean over seeds, a band of one deviation; teachers dashed."""
+    """Test top-1 after each epoch: the mean over seeds, a band of one deviation; teachers grey, peers in broken lines.
+
+    Where a second stage begins stands a thin line, in the colour of its curve where it is of one alone.
+    """
     with _figure(path, 7, 4.2) as axes:
-        dashes = itertools.cycle(("--", ":", "-."))
-        for group, line in [*zip(teachers, dashes, strict=False), *((group, "-") for group in students)]:
-            draw_curve(axes, group, line, None if line == "-" else "0.45")
-        finish_curves(axes, [*teachers, *students])
+        coloured = [(group, GREY) for group in teachers]
+        for group, (line, marker) in zip(teachers, _grey_looks(), strict=False):
+            draw_curve(axes, group, line, GREY, marker)
+        for group, (colour, marker) in zip(students, _looks(), strict=False):
+            draw_curve(axes, group, "-", colour, marker)
+            for peer, line in zip(group.peers, itertools.cycle((":", "-.", "--")), strict=False):
+                draw_curve(axes, peer, line, colour, marker)
+            coloured.append((group, colour))
+        finish_curves(axes, [*teachers, *students, *(peer for group in students for peer in group.peers)])
+        _mark_stages(axes, coloured)
         axes.set_title(title)
-        legend_title = "mean of the last epoch in brackets"
-        axes.legend(frameon=False, fontsize="small", title=legend_title, title_fontsize="x-small", loc="lower right")
+        _place_legend(axes, within=4, title="mean of the last epoch in brackets", loc="lower right")
 
 
-def draw_curve(axes: Axes, group: Group, line_style: str, colour: str | None) -> None:
-    """Test top-1 of a group after each epoch: mean and a band of one deviation; without an epoch nothing."""
+def draw_curve(axes: Axes, group: Group, line_style: str, colour: str, marker: str = "") -> None:
+    """Test top-1 of a group after each epoch: mean and a band of one deviation; without an epoch nothing.
+
+    The markers are few; where there are few epochs, each has one.
+    """
     curve = group.curve("test", "top1")
     if not curve:
         return
     epochs = range(1, len(curve) + 1)
-    marker = "o" if len(curve) < 4 else None
     label = f"{group.label}  ({curve[-1].text(1)})"
-    line = axes.plot(epochs, [s.mean for s in curve], line_style, marker=marker, color=colour, label=label)[0]
+    axes.plot(
+        epochs,
+        [s.mean for s in curve],
+        line_style,
+        marker=marker or ("o" if len(curve) < 4 else ""),
+        markevery=max(1, len(curve) // 8),
+        markersize=5,
+        color=colour,
+        label=label,
+    )
     if any(statistic.deviation for statistic in curve):
-        axes.fill_between(epochs, *_band(curve), color=line.get_color(), alpha=0.15, linewidth=0)
+        axes.fill_between(epochs, *_band(curve), color=colour, alpha=0.15, linewidth=0)
+
+
+def _looks() -> Iterator[tuple[str, str]]:
+    """Colours and markers without end: nine colours, and then again with another marker; the first nine have none."""
+    return ((colour, marker) for marker in itertools.cycle(MARKERS) for colour in COLOURS)
+
+
+def _grey_looks() -> Iterator[tuple[str, str]]:
+    """Styles of line and markers without end, of teachers."""
+    return ((line, marker) for marker in itertools.cycle(MARKERS) for line in ("--", ":", "-."))
+
+
+def _mark_stages(axes: Axes, coloured: Sequence[tuple[Group, str]]) -> None:
+    """A thin line, with a word, after the last epoch of a first stage."""
+    colours: dict[int, set[str]] = {}
+    for group, colour in coloured:
+        if group.stage2_begins_after is not None:
+            colours.setdefault(group.stage2_begins_after, set()).add(colour)
+    for epoch, found in colours.items():
+        colour = found.pop() if len(found) == 1 else GREY
+        axes.axvline(epoch, color=colour, linewidth=0.8)
+        axes.annotate(
+            "stage 2",
+            (epoch, 0.98),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="top",
+            rotation=90,
+            fontsize="x-small",
+            color=colour,
+        )
+
+
+def _place_legend(
+    axes: Axes, *, within: int, title: str | None = None, loc: Literal["best", "lower right"] = "best"
+) -> None:
+    """The legend: in the axes where it has few lines, else at their right, for which the figure grows."""
+    labels = axes.get_legend_handles_labels()[1]
+    options: dict[str, Any] = {"frameon": False, "fontsize": "small", "title": title, "title_fontsize": "x-small"}
+    if len(labels) <= within:
+        axes.legend(loc=loc, **options)
+        return
+    drawn = _figure_of(axes)
+    beside = LEGEND_LETTER * max(map(len, [*labels, title or ""])) + 0.6
+    drawn.set_size_inches(drawn.get_figwidth() + beside, max(drawn.get_figheight(), 0.8 + LEGEND_LINE * len(labels)))
+    drawn.legend(loc="outside right upper", **options)
 
 
 def finish_curves(axes: Axes, groups: Sequence[Group]) -> None:
@@ -135,7 +215,7 @@ def accuracy_against(path: Path, key: str, groups: Sequence[Group], teachers: Se
     numbers = _numbers(values)
     place: dict[str, float] = numbers or {value: float(i) for i, value in enumerate(values)}
     with _figure(path, 6, 4.2) as axes:
-        for others, members in series.items():
+        for (others, members), (colour, marker) in zip(series.items(), _looks(), strict=False):
             members = sorted(members, key=lambda group: place[group.choices[key]])
             accuracies = [group.statistic("test", "last", "top1") for group in members]
             points = [(place[group.choices[key]], s) for group, s in zip(members, accuracies, strict=True) if s]
@@ -143,17 +223,20 @@ def accuracy_against(path: Path, key: str, groups: Sequence[Group], teachers: Se
                 [x for x, _ in points],
                 [statistic.mean for _, statistic in points],
                 yerr=[statistic.deviation or 0 for _, statistic in points],
-                fmt="o-" if numbers else "o",
+                fmt=f"{marker or 'o'}{'-' if numbers else ''}",
+                color=colour,
+                markersize=5,
                 capsize=3,
                 label=others or f"students (mean ± deviation, n={max(s.n for _, s in points)})",
             )
-        for teacher in teachers:
+        for teacher, (line, marker) in zip(teachers, _grey_looks(), strict=False):
             accuracy = teacher.statistic("test", "last", "top1")
             if accuracy is not None:
-                axes.axhline(accuracy.mean, color="0.45", linestyle="--", label=f"{teacher.label} ({accuracy.text(1)})")
+                label = f"{teacher.label} ({accuracy.text(1)})"
+                axes.axhline(accuracy.mean, color=GREY, linestyle=line, marker=marker, label=label)
         _scale(axes, numbers, values)
         axes.set(xlabel=key, ylabel="test top-1, last epoch (%)", title=title)
-        axes.legend(frameon=False, fontsize="small")
+        _place_legend(axes, within=2)
 
 
 def _accuracy_limits(curves: Sequence[list[Statistic]]) -> tuple[float, float]:
@@ -165,16 +248,40 @@ def _accuracy_limits(curves: Sequence[list[Statistic]]) -> tuple[float, float]:
     return max(0.0, min(later) - margin), min(100.0, max(later) + margin)
 
 
-def _scale(axes: Any, numbers: dict[str, float] | None, values: Sequence[str]) -> None:
-    """Ticks at the swept values; logarithmic where they span a factor of eight or more."""
+def _figure_of(axes: Axes) -> Figure:
+    return cast("Figure", axes.figure)  # none of ours is a figure within a figure
+
+
+def _scale(axes: Axes, numbers: dict[str, float] | None, values: Sequence[str]) -> None:
+    """Ticks at the swept values; logarithmic where those above 0 span a factor of eight or more."""
     if numbers is None:
-        axes.set_xticks(range(len(values)), values, rotation=20 if len(values) > 4 else 0)
+        axes.set_xticks(range(len(values)), values)
         axes.set_xlim(-0.5, len(values) - 0.5)
+    else:
+        positive = [number for number in numbers.values() if number > 0]
+        wide = bool(positive) and min(numbers.values()) >= 0 and max(positive) / min(positive) >= 8
+        if wide and len(positive) == len(numbers):
+            axes.set_xscale("log", base=2)
+        elif wide:
+            axes.set_xscale("symlog", base=2, linthresh=min(positive))
+        axes.set_xticks(list(numbers.values()), list(numbers))
+        axes.minorticks_off()
+    _spread_tick_labels(axes)
+
+
+def _spread_tick_labels(axes: Axes) -> None:
+    """Turns the labels of the ticks where they would overlap, and leaves out those that would even so."""
+    ends, ticks = axes.get_xlim(), [float(tick) for tick in axes.get_xticks()]
+    low, high, *places = axes.transScale.transform([(x, 1.0) for x in (*ends, *ticks)])[:, 0].tolist()
+    inches = [(place - low) / (high - low) * (_figure_of(axes).get_figwidth() - AROUND_AXES) for place in places]
+    labels = sorted(zip(inches, axes.get_xticklabels(), strict=True), key=lambda pair: pair[0])
+    room = min((right - left for (left, _), (right, _) in itertools.pairwise(labels)), default=math.inf)
+    if room > TICK_LETTER * (1 + max(len(label.get_text()) for _, label in labels)):
         return
-    if min(numbers.values()) > 0 and max(numbers.values()) / min(numbers.values()) >= 8:
-        axes.set_xscale("log", base=2)
-    axes.set_xticks(list(numbers.values()), list(numbers))
-    axes.minorticks_off()
+    last = -math.inf
+    for place, label in labels:
+        label.set(rotation=40, ha="right", rotation_mode="anchor", visible=place - last > TICK_LINE)
+        last = place if label.get_visible() else last
 
 
 def _numbers(values: Sequence[str]) -> dict[str, float] | None:

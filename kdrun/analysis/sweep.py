@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def sweep_directory(output_root: Path, runs: Sequence[SweepRun]) -> Path:
 def summarise(directory: Path, runs: Sequence[SweepRun]) -> str:
     """Writes `summary.csv`, `summary.md`, `sweep.json` and the pictures; returns the Markdown.
 
-    The pictures are `curves.png`, and one for each swept key but the seed, named by its last part.
+    The pictures are `curves.png`, and one for each swept key but the seed, named as the key.
     """
     directory.mkdir(parents=True, exist_ok=True)
     students, teachers = group_by_seed(runs), teachers_by_seed(runs)
@@ -32,8 +33,8 @@ def summarise(directory: Path, runs: Sequence[SweepRun]) -> str:
     if any(group.curve("test", "top1") for group in students):
         learning_curves(directory / "curves.png", teachers, students, title)
     if any(group.runs for group in students):
-        for key, name in _file_names(runs).items():
-            accuracy_against(directory / f"{name}.png", key, students, teachers, title)
+        for key in (key for key in runs[0].choices if key != "seed"):
+            accuracy_against(directory / f"{_file_name(key)}.png", key, students, teachers, title)
     return text
 
 
@@ -77,8 +78,6 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
-def _file_names(runs: Sequence[SweepRun]) -> dict[str, str]:
-    """The swept keys but the seed, and a name for each one's picture: its last part, where that is unique."""
-    keys = [key for key in runs[0].choices if key != "seed"]
-    last = [key.replace("@", ".").rpartition(".")[2] for key in keys]
-    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+def _file_name(key: str) -> str:
+    """A swept key as the name of a file: `teacher.recipe.lr`, and `x.y` for `+x/y`."""
+    return re.sub(r"[^\w.-]+", ".", key).strip(".")

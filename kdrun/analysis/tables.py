@@ -24,7 +24,11 @@ CONSTANT = ("params M", "MACs M")
 
 
 def markdown_table(groups: Sequence[Group]) -> str:
-    """One row per group: mean ± sample deviation over its n runs; columns without any number are left out."""
+    """One row per group: mean ± sample deviation over its n runs; columns without any number are left out.
+
+    Networks that were trained beside a group's students have a row each, after it.
+    """
+    groups = [each for group in groups for each in (group, *group.peers)]
     columns = [column for column in COLUMNS if any(group.statistic(*column[1]) for group in groups)]
     header = ["run", *(heading for heading, *_ in columns), "n"]
     rows = [
@@ -47,7 +51,11 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int =
 
 
 def csv_table(groups: Sequence[Group]) -> str:
-    """One line per group: its choices, then mean and deviation of every column; absent numbers are empty."""
+    """One line per group: its choices, then mean and deviation of every column; absent numbers are empty.
+
+    Teachers and peers have no choices: those who read the lines by what was chosen get the students alone.
+    """
+    groups = [each for group in groups for each in (group, *group.peers)]
     keys = list(dict.fromkeys(key for group in groups for key in group.choices))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from kdrun.cli.options import VERBS, served_by_hydra
+from kdrun.cli.options import VERBS, late_verb, refuse, served_by_hydra
 from kdrun.stopping import listen, stop_behind
 
 
@@ -17,6 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words.pop(0) if words and words[0] in VERBS else None
+    if verb is None and (late := late_verb(words)):
+        return refuse([f"{late}: a verb must be the first word: kdrun {late} ..."])
     if verb is None and served_by_hydra(words):
         from kdrun.cli.hydra_main import hydra_main
 

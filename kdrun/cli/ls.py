@@ -12,6 +12,7 @@ from kdrun.cli.options import refuse
 
 if TYPE_CHECKING:
     from kdrun.experiment.run import Run
+    from kdrun.experiment.spec import Spec
 
 DESCRIPTION = """\
 Lists the runs under an output root: finished, running (a process holds it), stale (it was running and its process is
@@ -56,11 +57,20 @@ def _row(run: Run) -> list[str]:
     return [
         state,
         str(run.spec.seed),
-        f"{done}/{run.spec.epochs_trained}",
+        f"{done}/{run.spec.epochs_trained}{_stage(run.spec, done, finished=state == 'finished')}",
         top1,
         _ago(datetime.now(timezone.utc) - datetime.fromisoformat(heartbeat)) if heartbeat else "",
         str(run.directory),
     ]
+
+
+def _stage(spec: Spec, done: int, *, finished: bool) -> str:
+    """Which of two stages a run is in, or ends in: nothing for one that is through both, or has one."""
+    if spec.stopped_in_stage1:
+        return ", stops in stage 1"
+    if finished or not spec.stage1_epochs:
+        return ""
+    return f", stage {1 if done < spec.stage1_epochs else 2}"
 
 
 def _ago(passed: timedelta) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,12 @@ FOREIGN = ("hydra/launcher=", "hydra/sweeper=")
 def served_by_hydra(words: Sequence[str]) -> bool:
     """Whether Hydra's own main serves this command line: its flags, and other launchers and sweepers."""
     return any(word in SERVED_BY_HYDRA or word.startswith(("--cfg=", *FOREIGN)) for word in words)
+
+
+def late_verb(words: Sequence[str]) -> str | None:
+    """A verb behind the first word; a directory of its name is none."""
+    pairs = itertools.pairwise(words)
+    return next((word for before, word in pairs if word in VERBS and before not in ("-cd", "--config-dir")), None)
 
 
 def run_parser() -> argparse.ArgumentParser:

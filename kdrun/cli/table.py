@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,8 @@ from kdrun.cli.options import refuse
 
 if TYPE_CHECKING:
     from kdrun.config.table import ComposedTable
+    from kdrun.experiment.derived import Derived
+    from kdrun.experiment.runner import Runner
     from kdrun.experiment.spec import Spec
     from kdrun.experiment.store import Store
     from kdrun.tables import Entry
@@ -114,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="results of runs made elsewhere: DATASET/STUDENT/METHOD-RUN_ID/ as under outputs/runs/, each with its "
-        f"result.json and metrics.jsonl (default {PUBLISHED})",
+        f"result.json and metrics.jsonl; and derived/ as under outputs/ (default {PUBLISHED})",
     )
     parser.add_argument("-cd", "--config-dir", type=Path, metavar="DIR", help="a config tree of your own")
     return parser
@@ -125,10 +127,12 @@ def _list() -> int:
     from kdrun.experiment.reporting import log, set_up_console
 
     set_up_console()
-    for name in table_names():
+    names = table_names()
+    width = max(map(len, names)) + 2
+    for name in names:
         definition = load_table(name)
         reason = f"  (to look at: {definition.unavailable})" if definition.unavailable else ""
-        log.info("%s", f"{name:<20}{definition.full_title}{reason}")
+        log.info("%s", f"{name:<{width}}{definition.full_title}{reason}")
     log.info("\nkdrun table NAME --dry-run lists the rows; kdrun table --help the options")
     return 0
 
@@ -146,16 +150,12 @@ class _Sheet:
     def directory(self) -> Path:
         return self.table.shared.runtime.output_root / "tables" / self.table.definition.name
 
-    def write(self, *, compute: bool = False) -> str:
-        """Renders what is finished; returns the Markdown.
-
-        Args:
-            compute: whether ensembles may run networks on data.
-        """
+    def write(self) -> str:
+        """Renders what is finished; returns the Markdown."""
         from kdrun.analysis.paper_table import render
+        from kdrun.experiment.derived import kept
 
         table = self.table
-        ensembles = _ensembles(table, self.store, compute=compute) if "ensemble" in table.definition.columns else {}
         return render(
             self.directory,
             table.definition,
@@ -164,7 +164,7 @@ class _Sheet:
             published=table.published,
             command=self.command,
             elsewhere=self.published,
-            ensembles=ensembles,
+            kept=lambda derived: kept(self.store, derived),
         )
 
     def show(self, *, compute: bool) -> None:
@@ -175,7 +175,7 @@ class _Sheet:
         """
         from kdrun.experiment.reporting import log
 
-        text = self.write(compute=compute)
+        text = self.write()
         if "soft_targets" in self.table.definition.figures:
             _draw_soft_targets(self.directory / "soft_targets.png", self.table, self.store, compute=compute)
         log.info("\n%s", text)
@@ -216,21 +216,67 @@ def _run(sheet: _Sheet) -> int:
             log.info("so far: %s", sheet.directory / "table.md")
     if failed:
         log.error("%d of %d runs failed; the same command runs only what is missing", failed, total)
+    return failed + _derive(sheet, runner)
+
+
+def _derive(sheet: _Sheet, runner: Runner) -> int:
+    """Computes what the table shows of finished runs and has not been computed; returns how much of it failed.
+
+    It takes weights: of what published results alone know nothing is computed.
+    """
+    from kdrun.cli.runs import ending_with_the_device
+    from kdrun.experiment.derived import compute, kept
+    from kdrun.experiment.reporting import log
+
+    failed = 0
+    for name, derived in _asked_of_runs(sheet.table):
+        found = [sheet.store.find(spec) for spec in derived.specs]
+        runs = [run for run in found if run is not None]
+        if len(runs) < len(found) or kept(sheet.store, derived) is not None:
+            continue
+        if not all(run.weights.exists() for run in runs):
+            log.info("%s: not computed of published results, which have no weights: %s", name, derived.words())
+            continue
+        with ending_with_the_device():
+            try:
+                compute(derived, runner)
+            except (RuntimeError, OSError) as error:
+                log.error("%s: %s: %s", name, derived.words(), error)
+                failed += 1
     return failed
+
+
+def _asked_of_runs(table: ComposedTable) -> Iterator[tuple[str, Derived]]:
+    """Everything that the table shows and that is computed of finished runs, with the name of its row."""
+    for entry in table.entries:
+        asked = [*entry.derived, *(entry.by_class if entry.row.errors_on else ())]
+        if entry.ensemble is not None and "ensemble" in table.definition.columns:
+            asked.append(entry.ensemble)
+        yield from ((entry.row.name, derived) for derived in asked)
 
 
 def _rounds(entries: Sequence[Entry]) -> list[list[tuple[str, Spec]]]:
     """The runs of each seed, so that the whole table is there early; among them teachers stopped early first.
 
-    A longer training of the same network then goes on from theirs.
+    A longer training of the same network then goes on from theirs. Runs that derived rows are made of, and that are
+    no rows, have the name of the first of these.
     """
 
     def stop(spec: Spec) -> float:
         return min((teacher.stop_epoch for teacher in spec.teachers if teacher.stop_epoch), default=math.inf)
 
-    seeds = max((len(entry.specs) for entry in entries), default=0)
-    rounds = [[(entry.row.name, entry.specs[i]) for entry in entries if i < len(entry.specs)] for i in range(seeds)]
-    return [sorted(members, key=lambda run: stop(run[1])) for members in rounds]
+    rounds: list[dict[str, tuple[str, Spec]]] = [{} for _ in range(max((e.asked for e in entries), default=0))]
+    for entry in entries:
+        for i, spec in enumerate(entry.specs):
+            rounds[i][spec.run_id] = (entry.row.name, spec)
+    known = {run_id for members in rounds for run_id in members}
+    for entry in entries:
+        for i, derived in enumerate(entry.derived):
+            for spec in derived.specs:
+                if spec.run_id not in known:
+                    rounds[i][spec.run_id] = (f"for {entry.row.name}", spec)
+                    known.add(spec.run_id)
+    return [sorted(members.values(), key=lambda run: stop(run[1])) for members in rounds]
 
 
 def _at_best_precision(table: ComposedTable, store: Store, overrides: Sequence[str]) -> ComposedTable:
@@ -238,44 +284,19 @@ def _at_best_precision(table: ComposedTable, store: Store, overrides: Sequence[s
 
     One table never mixes two; `runtime.precision=` settles it.
     """
+    from kdrun.experiment.derived import kept
+
     if any(text.startswith("runtime.precision=") and not text.endswith("=auto") for text in overrides):
         return table
 
     def finished(precision: str) -> int:
-        specs = [spec.at_precision(precision) for entry in table.entries for spec in entry.specs]
-        return sum(store.find(spec) is not None for spec in specs)
+        entries = [entry.at_precision(precision) for entry in table.entries]
+        runs = sum(store.find(spec) is not None for entry in entries for spec in entry.specs)
+        return runs + sum(kept(store, derived) is not None for entry in entries for derived in entry.derived)
 
     own = table.shared.spec.precision
     best = max(sorted(PRECISIONS, key=lambda precision: precision != own), key=finished)
-    entries = [
-        dataclasses.replace(entry, specs=tuple(spec.at_precision(best) for spec in entry.specs))
-        for entry in table.entries
-    ]
-    return dataclasses.replace(table, entries=entries)
-
-
-def _ensembles(table: ComposedTable, store: Store, *, compute: bool) -> dict[str, float]:
-    """Top-1 of the mean probabilities of each row of several finished runs; without `compute`, what was found before.
-
-    To compute it takes weights and data; published runs have no weights.
-    """
-    from kdrun.experiment.ensemble import ensemble, kept_ensemble
-    from kdrun.experiment.resident import load_resident
-
-    root = table.shared.runtime.output_root
-    found = {}
-    for entry in table.entries:
-        runs = [run for spec in entry.specs if (run := store.find(spec)) is not None]
-        if len(runs) < 2 or len(runs) < len(entry.specs):
-            continue
-        kept = kept_ensemble(root, runs)
-        if kept is None and compute and all(run.weights.exists() for run in runs):
-            runtime = table.jobs[runs[0].spec.run_id].runtime
-            test = load_resident(runs[0].spec.dataset, runtime.data_root, runtime.device).test
-            kept = ensemble(root, runs, test, runtime.device)
-        if kept is not None:
-            found[entry.row.name] = kept["top1"]
-    return found
+    return dataclasses.replace(table, entries=[entry.at_precision(best) for entry in table.entries])
 
 
 def _draw_soft_targets(path: Path, table: ComposedTable, store: Store, *, compute: bool) -> None:

@@ -15,11 +15,16 @@ from kdrun.tables.controls import objective
 
 
 def plan(table: ComposedTable, store: Store) -> str:
-    """Every run of the table with what it costs; runs that differ in their seed in one line, teachers once."""
+    """Every run of the table with what it costs; runs that differ in their seed in one line, teachers once.
+
+    What is computed of runs follows, and costs next to nothing; runs that are made for it alone are among the runs.
+    """
     estimator = Estimator(table.shared.runtime.device, table.shared.runtime.threads)
-    names = {entry.specs[0].run_id: entry.row.name for entry in table.entries if entry.specs}
+    shown = {spec.run_id: entry.row.name for entry in table.entries for spec in entry.specs}
+    parts = {spec.run_id: spec for entry in table.entries for each in entry.derived for spec in each.specs}
+    names = {**{run_id: f"{spec.student.name}, a part of rows" for run_id, spec in parts.items()}, **shown}
     members: dict[str, list[Spec]] = {}
-    for spec, _ in with_teachers([spec for entry in table.entries for spec in entry.specs]):
+    for spec, _ in with_teachers([*(spec for entry in table.entries for spec in entry.specs), *parts.values()]):
         members.setdefault(repr(_without_seed(spec)), []).append(spec)
     rows, total = [], 0.0
     for specs in tqdm(members.values(), desc="timing", leave=False, disable=None):
@@ -41,12 +46,19 @@ def plan(table: ComposedTable, store: Store) -> str:
         )
     header = ["run", "objective", "params M", "MACs M", "epochs", "batch", "time each", "runs"]
     runs = sum(len(specs) for specs in members.values())
-    asked = sum(len(entry.specs) for entry in table.entries)
+    only_parts = len(parts.keys() - shown.keys())
+    teachers = runs - len(shown) - only_parts
+    derived = "".join(
+        f"{entry.row.name}: computed from other runs, {entry.derived[0].words()}\n"
+        for entry in table.entries
+        if entry.derived
+    )
     also = "".join(
         f"{', '.join(entry.same_as)}: the same runs as {entry.row.name}\n" for entry in table.entries if entry.same_as
     )
     return (
-        f"{aligned(header, rows, left=2)}\n{also}{runs} runs, {runs - asked} of them only as teachers; "
+        f"{aligned(header, rows, left=2)}\n{also}{derived}{runs} runs, {teachers} of them only as teachers"
+        f"{f' and {only_parts} only as parts of rows' if only_parts else ''}; "
         f"what is missing takes about {duration(total)} on {table.shared.runtime.device.type}"
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ SPOKEN = {
     "teacher": "student",
     "teacher.method": "method",
     "teacher.teacher": "student",
+    "teacher.trained_on": "dataset",
     "method.assistant": "student",
 }
 """Groups as the user types them, and where their options come from."""
@@ -236,17 +237,27 @@ def _explain(text: str, error: Exception, accepted: list[str]) -> str:
         if value not in options:
             return f"{key.rpartition('@')[2]}={value}: {unknown(value, options, 'option')}"
     elif not text.startswith(("+", "~")):
-        missing = _missing_key(key.split("."), OmegaConf.to_container(compose(CONFIG_NAME, overrides=accepted)))
+        spoken = (word.rpartition("@")[2] for word in accepted if _chooses_group(word, accepted))
+        chosen = {word.partition("=")[0]: word for word in spoken}
+        config = OmegaConf.to_container(compose(CONFIG_NAME, overrides=accepted))
+        missing = _missing_key(key.split("."), config, chosen)
         if missing is not None:
             return f"{text}: {missing}"
     return f"{text}: {_first_lines(error)}"
 
 
-def _missing_key(path: list[str], node: Any) -> str | None:
-    """What is wrong with the first part of a key that does not exist in a config; None where all exist."""
+def _missing_key(path: list[str], node: Any, chosen: Mapping[str, str]) -> str | None:
+    """What is wrong with the first part of a key that does not exist in a config; None where all exist.
+
+    Args:
+        path: the parts of the key.
+        node: the config.
+        chosen: the options of groups that were chosen, by their place: `method` to `method=at`.
+    """
     for depth, part in enumerate(path):
         if not isinstance(node, dict) or part not in node:
-            inside = f" in {'.'.join(path[:depth])}" if depth else ""
+            place = ".".join(path[:depth])
+            inside = f" in {chosen.get(place, place)}" if depth else ""
             allowed = [str(child) for child in node if child != "_target_"] if isinstance(node, dict) else []
             return unknown(part, allowed, f"key{inside}")
         node = node[part]

@@ -21,32 +21,40 @@ CHECKED_AGAINST = {"num_classes": ("classes",), "in_channels": ("mean", "std")}
 """Other fields of a dataset by what decides on them."""
 
 
-def check_dataset(findings: Findings, node: Any) -> DatasetSpec | None:
-    """The dataset's identity and shape; data is touched only where the config leaves them open."""
+def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> DatasetSpec | None:
+    """The dataset's identity and shape; data is touched only where the config leaves them open.
+
+    Args:
+        findings: where problems go.
+        node: the dataset's `_target_` node.
+        path: where it stands: `dataset`, or `teacher.trained_on`.
+    """
     if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-        findings.problems.append(f"dataset: must be a group option or a mapping with a _target_, not {node!r}")
+        findings.problems.append(f"{path}: must be a group option or a mapping with a _target_, not {node!r}")
         return None
     root = node.get("root")
     if not isinstance(root, str | None):
-        findings.problems.append(f"dataset.root={root!r}: must be text or null")
+        findings.problems.append(f"{path}.root={root!r}: must be text or null")
         return None
     refused: list[str] = []
     try:
-        found = _describe(node, data_root(root), findings.overrides, refused)
+        found = _describe(node, data_root(root), findings.overrides, refused, path)
     except (ValueError, RuntimeError) as error:
-        findings.problems.append(f"dataset: {error}")
+        findings.problems.append(f"{path}: {error}")
         return None
     except Exception as error:  # whatever the user's own loader raises
-        findings.problems.append(f"dataset._target_={node['_target_']}: {type(error).__name__}: {error}")
+        findings.problems.append(f"{path}._target_={node['_target_']}: {type(error).__name__}: {error}")
         return None
     values = {name: value for name, value in found.items() if name not in ("_target_", "root")}
     others: list[str] = []
-    dataset: DatasetSpec | None = construct(DatasetSpec, {"target": node["_target_"], **values}, "dataset", others)
-    findings.problems += [*refused, *_not_following(refused, others)]
+    dataset: DatasetSpec | None = construct(DatasetSpec, {"target": node["_target_"], **values}, path, others)
+    findings.problems += [*refused, *_not_following(refused, others, path)]
     return None if refused else dataset
 
 
-def _describe(node: Mapping[str, Any], root: Path, overrides: Sequence[str], problems: list[str]) -> dict[str, Any]:
+def _describe(
+    node: Mapping[str, Any], root: Path, overrides: Sequence[str], problems: list[str], path: str
+) -> dict[str, Any]:
     """`describe_dataset`, after a look at what the user says of the data and the loader does not ask for.
 
     Where the data is read anyway, because the config leaves something open, that is compared; elsewhere a wrong
@@ -57,6 +65,7 @@ def _describe(node: Mapping[str, Any], root: Path, overrides: Sequence[str], pro
         root: where the data lies.
         overrides: what the user typed; a config of the user's own may state what it likes.
         problems: a line is added here for each value that is refused.
+        path: where the node stands.
 
     Raises:
         ValueError: the loader cannot be resolved.
@@ -68,7 +77,7 @@ def _describe(node: Mapping[str, Any], root: Path, overrides: Sequence[str], pro
     stated = {
         name: node[name]
         for name in FACTS
-        if f"dataset.{name}" in typed and name not in made and node.get(name) is not None
+        if f"{path}.{name}" in typed and name not in made and node.get(name) is not None
     }
     is_read = any(node.get(name) is None for name in FOUND_IN_DATA)
     compared = [name for name in stated if is_read and name in FOUND_IN_DATA]
@@ -76,19 +85,19 @@ def _describe(node: Mapping[str, Any], root: Path, overrides: Sequence[str], pro
     for name, value in stated.items():
         if name not in compared:
             problems.append(
-                f"dataset.{name}={value!r}: is what the data has, and {loader.__name__} cannot make it another; "
+                f"{path}.{name}={value!r}: is what the data has, and {loader.__name__} cannot make it another; "
                 "a dataset config of your own may state it"
             )
         elif found[name] != value:
-            problems.append(f"dataset.{name}={value!r}: the data in {root} has {found[name]!r}")
+            problems.append(f"{path}.{name}={value!r}: the data in {root} has {found[name]!r}")
     return found
 
 
-def _not_following(refused: Sequence[str], others: Sequence[str]) -> list[str]:
+def _not_following(refused: Sequence[str], others: Sequence[str], path: str) -> list[str]:
     """What is wrong with a dataset beside what was refused and what is wrong only because of it."""
-    names = {line.partition("=")[0].removeprefix("dataset.") for line in refused}
+    names = {line.partition("=")[0].removeprefix(f"{path}.") for line in refused}
     names |= {follower for name in names for follower in CHECKED_AGAINST.get(name, ())}
-    return [line for line in others if line.partition("=")[0].removeprefix("dataset.") not in names]
+    return [line for line in others if line.partition("=")[0].removeprefix(f"{path}.") not in names]
 
 
 def few_images(path: str, spec: Spec) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,33 @@ class Findings:
             self.problems.extend(prefix + line for line in str(error).splitlines())
             return None
 
-    def builds(self, prefix: str, build: Callable[..., Any], component: Component, *others: Any) -> bool:
-        """Whether a component can be built; each option that its constructor refuses is a problem."""
+    def builds(
+        self,
+        prefix: str,
+        build: Callable[..., Any],
+        component: Component,
+        *others: Any,
+        elsewhere: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Whether a component can be built; each option that its constructor refuses is a problem.
+
+        Args:
+            prefix: where the component's options stand.
+            build: builds it.
+            component: what is built.
+            others: what `build` takes behind it.
+            elsewhere: what a constructor can refuse and stands in another place: a method its networks.
+        """
         options = dict(component.options)
         while True:
             try:
                 build(dataclasses.replace(component, options=options), *others)
                 return options == component.options
             except ValueError as error:
-                self.problems.extend(prefix + line for line in str(error).splitlines())
+                for line in str(error).splitlines():
+                    refused, equals, told = line.partition("=")
+                    place = (elsewhere or {}).get(refused, prefix + refused)
+                    self.problems.append(place + equals + told)
                 refused = str(error).partition("=")[0]
                 if options.pop(refused, None) is None:
                     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,14 @@ import torch
 from kdrun.config.findings import Findings
 from kdrun.config.schema import resolve_stage1_epochs, resolve_stop_epoch
 from kdrun.experiment.build import (
+    Method,
     build_method,
     build_student,
     check_network,
+    check_tasks,
     pair_for,
 )
-from kdrun.experiment.components import method_component, student_component, takes_pair
+from kdrun.experiment.components import method_class, method_component, student_component, takes_pair
 from kdrun.experiment.signature import construct
 from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
 
@@ -49,6 +52,8 @@ def check_parts(
     method = _method(findings, f"{path}method", node.get("method"), recipe)
     total = recipe and recipe.epochs + (method.options.get("stage1_epochs", 0) if method else 0)
     stop_epoch = recipe and findings.attempt(path, resolve_stop_epoch, node.get("stop_epoch"), total)
+    if method and stop_epoch:
+        _tell_stage1(findings, path, method, stop_epoch)
     if recipe and dataset and recipe.augmentation.crop_padding >= dataset.image_size:
         findings.problems.append(
             f"{path}recipe.augmentation.crop_padding={recipe.augmentation.crop_padding}: must be smaller than the "
@@ -59,6 +64,16 @@ def check_parts(
     if method is not None and not takes_pair(method):
         findings.builds(f"{path}method.", build_method, method, torch.nn.Identity())
     return Parts(student, method, recipe, stop_epoch) if student and method and recipe else None
+
+
+def _tell_stage1(findings: Findings, path: str, method: Component, stop_epoch: int) -> None:
+    """A notice for a run that is stopped before the second of its method's stages begins."""
+    stage1_epochs = method.options.get("stage1_epochs", 0)
+    if stop_epoch <= stage1_epochs:
+        findings.notices.append(
+            f"{path}stop_epoch={stop_epoch}: within stage 1 of {method_class(method).name}, which has {stage1_epochs} "
+            f"epoch{'' if stage1_epochs == 1 else 's'}: the network has not seen stage 2"
+        )
 
 
 def check_fits(findings: Findings, path: str, student: Component, dataset: DatasetSpec) -> None:
@@ -76,23 +91,44 @@ def check_fits(findings: Findings, path: str, student: Component, dataset: Datas
 
 def check_methods(findings: Findings, spec: Spec, path: str = "") -> None:
     """Tries the methods that look at their networks, a run's and its teachers': their taps and shapes must fit."""
+    fault_count = len(findings.problems)
+    findings.attempt("", check_tasks, spec, method_class(spec.method).needs)
+    if len(findings.problems) > fault_count:
+        return
     networks = [(each.student, each.dataset) for each in (spec, *spec.teachers)]
     if takes_pair(spec.method) and findings.once(spec.method, networks):
         with torch.device("meta"):
             pair = pair_for(spec, torch.device("meta"))
-            if findings.builds(f"{path}method.", build_method, spec.method, torch.nn.Identity(), pair):
-                findings.passed(spec.method, networks)
-    for teacher in spec.teachers:
-        check_methods(findings, teacher, f"{path}teacher.")
+            networks_at = {"student": path.rstrip(".") or "student", "teacher": f"{path}teacher"}
+            method = (build_method, spec.method, torch.nn.Identity(), pair)
+            if findings.builds(f"{path}method.", *method, elsewhere=networks_at):
+                needs = build_method(spec.method, torch.nn.Identity(), pair).needs
+                findings.attempt("", check_tasks, spec, needs)
+        if len(findings.problems) == fault_count:
+            findings.passed(spec.method, networks)
+    for teacher in spec.teachers:  # of a chain, one has a method that the user chose: teacher.method
+        check_methods(findings, teacher, "teacher.")
 
 
 def _method(findings: Findings, path: str, node: Any, recipe: Recipe | None) -> Component | None:
     """Reads a method's node; the length of a first stage can be given as a multiple of the recipe's epochs."""
-    if isinstance(node, Mapping) and recipe and isinstance(node.get("stage1_epochs"), float):
-        stage1_epochs = findings.attempt(f"{path}.", resolve_stage1_epochs, node["stage1_epochs"], recipe.epochs)
-        if stage1_epochs is None:
-            return None
-        node = {**node, "stage1_epochs": stage1_epochs}
-    if isinstance(node, Mapping):  # a network, of which the teachers are made: none of the method's own options
+    kind = _class_of(node)
+    if kind is None:
+        return findings.component(method_component, node, path)
+    if kind.needs.assistant:  # a network, of which the teachers are made: none of the method's own options
         node = {name: value for name, value in node.items() if name != "assistant"}
-    return findings.component(method_component, node, path)
+    fault_count = len(findings.problems)
+    if "stage1_epochs" in node and "stage1_epochs" in inspect.signature(kind).parameters:
+        recipe_epochs = recipe.epochs if recipe else 1
+        stage1_epochs = findings.attempt(f"{path}.", resolve_stage1_epochs, node["stage1_epochs"], recipe_epochs)
+        node = {**node, "stage1_epochs": 1 if stage1_epochs is None else stage1_epochs}  # to find what else is wrong
+    method = findings.component(method_component, node, path)
+    return None if len(findings.problems) > fault_count else method
+
+
+def _class_of(node: Any) -> type[Method] | None:
+    """The class that a method's node names; None where it names none, which is told where the node is read."""
+    try:
+        return method_class(Component(node["_target_"]))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None

@@ -42,13 +42,14 @@ class TeacherOptions:
     """What a teacher node has beside its network.
 
     Attributes:
-        dataset: what of the run's dataset it is trained on: `train_fraction`, `val_fraction`, `classes`.
+        dataset: what of its dataset it is trained on: `train_fraction`, `val_fraction`, `classes`.
         recipe: as the run's own.
         method: a `_target_` node: how the teacher learned.
         seeds: one teacher per seed; None is the run's own seed.
         stop_epoch: an integer, or a fraction of its `recipe.epochs`.
         checkpoint: a file with weights of the user's own.
         teacher: the network of the teacher's own teacher, where `method` needs one.
+        trained_on: its dataset, a `_target_` node; None is the run's own.
         also: networks of further teachers by any name, for a method that takes several.
     """
 
@@ -59,6 +60,7 @@ class TeacherOptions:
     stop_epoch: Any = None
     checkpoint: str | None = None
     teacher: Any = None
+    trained_on: Any = None
     also: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -111,12 +113,17 @@ def resolve_stop_epoch(value: int | float | None, epochs: int) -> int | None:
     return None if stop == epochs else stop
 
 
-def resolve_stage1_epochs(value: float, epochs: int) -> int:
-    """The length of a first stage that is given as a multiple of the recipe's epochs, at least one.
+def resolve_stage1_epochs(value: Any, epochs: int) -> int:
+    """The length of a first stage: an integer as it is, a number with a point as a multiple of `epochs`, at least one.
 
     Raises:
-        ValueError: not a finite number above 0.
+        ValueError: an integer below 0, a number with a point not above 0, or no finite number.
     """
-    if not 0 < value < float("inf"):
-        raise ValueError(f"stage1_epochs={value}: must be an integer, or a multiple of recipe.epochs above 0")
-    return max(1, round(value * epochs))
+    if type(value) is int and value >= 0:
+        return value
+    if type(value) is float and 0 < value < float("inf"):
+        return max(1, round(value * epochs))
+    raise ValueError(
+        f"stage1_epochs={value!r}: must be an integer, a number of epochs (0: one stage), or a number with a point "
+        "above 0, a multiple of recipe.epochs (0.5)"
+    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdrun.config.data_facts import check_dataset
 from kdrun.config.findings import Findings
 from kdrun.config.parts import Parts, check_fits, check_parts
 from kdrun.config.schema import Selection, TeacherOptions
@@ -19,6 +20,12 @@ from kdrun.experiment.spec import Component, DatasetSpec, Spec
 TEACHER_OPTIONS = tuple(option.name for option in dataclasses.fields(TeacherOptions))
 UNTAUGHT = Component("kdrun.methods.CE")
 """By which a teacher's own teacher is trained, and what stands where nothing is trained."""
+BY_MORE_THAN_ONE = {
+    "several": "several teachers",
+    "assistant": "an assistant that has a teacher",
+    "generations": "its own generation before",
+}
+"""From whom a teacher cannot learn: needs of methods, in words."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Teaching:
     Attributes:
         parts: of the teacher; of its network there can be several.
         networks: of the teachers, one at least.
-        dataset: what they are trained on.
+        dataset: what they are trained on: images of the run's dataset, or of another.
         seeds: of the first network's teachers; None is the run's own, or as many as the method takes. Others have one.
         own_teacher: the network of the teacher's own teacher, where its method needs one.
         assistant: the network between teacher and student (TAKD).
@@ -120,18 +127,36 @@ def check_teaching(findings: Findings, node: Mapping[str, Any], dataset: Dataset
         findings.problems.append(f"teacher=none: method {method.name} needs one: teacher=OPTION, or another method")
         return None
     options = construct(TeacherOptions, own, "teacher", findings.problems)
-    parts = check_parts(findings, "teacher.", own, network, dataset)
-    others = _others(findings, method, options, dataset) if options else []
-    trained_on = options and dataset and findings.attempt("teacher.dataset.", _selected, dataset, options.dataset)
+    whole = _dataset(findings, node, own.get("trained_on"), dataset)
+    parts = check_parts(findings, "teacher.", own, network, whole)
+    others = _others(findings, method, options, whole) if options else []
+    trained_on = options and whole and findings.attempt("teacher.dataset.", _selected, whole, options.dataset)
     if not (options and parts and trained_on):
         return None
     teaching = Teaching(parts, (parts.student, *others), trained_on, options.seeds)
     if method.needs.assistant:
-        assistant = _network(findings, "method.assistant", node["method"].get("assistant"), trained_on)
+        assistant = _network(findings, "method.assistant", node["method"].get("assistant"), dataset)
+        if assistant == parts.student:
+            findings.notices.append(
+                f"method.assistant={assistant.name}: the network of the teacher, too; an assistant is meant to be of a "
+                "size between teacher and student"
+            )
         teaching = dataclasses.replace(teaching, assistant=assistant)
     if options.checkpoint is not None:
         return dataclasses.replace(teaching, weights=_own_weights(findings, options.checkpoint, parts, trained_on))
     return dataclasses.replace(teaching, own_teacher=_own_teacher(findings, options, parts, trained_on))
+
+
+def _dataset(
+    findings: Findings, node: Mapping[str, Any], trained_on: Any, dataset: DatasetSpec | None
+) -> DatasetSpec | None:
+    """The dataset of the teachers: another one lies under the same `dataset.root`."""
+    if trained_on is None:
+        return dataset
+    run = node.get("dataset")
+    root = run.get("root") if isinstance(run, Mapping) else None
+    named = {"root": root, **trained_on} if isinstance(trained_on, Mapping) else trained_on
+    return check_dataset(findings, named, "teacher.trained_on")
 
 
 def _others(
@@ -159,14 +184,19 @@ def _own_teacher(findings: Findings, options: TeacherOptions, parts: Parts, data
                 f"teacher.method={taught.name} has no use for a teacher: teacher.teacher is left aside"
             )
         return None
-    if taught.needs.several or taught.needs.assistant or taught.needs.generations:
-        findings.problems.append(f"teacher.method={taught.name}: must be a method without a teacher, or of one teacher")
+    unfit = [words for need, words in BY_MORE_THAN_ONE.items() if getattr(taught.needs, need)]
+    if unfit:
+        findings.problems.append(
+            f"teacher.method={taught.name}: must be a method without a teacher, or of one teacher (teacher.teacher); "
+            f"with {taught.name} a network learns from {unfit[0]}"
+        )
         return None
     if taught.needs.own_architecture:
         return parts.student
     if options.teacher is None:
         findings.problems.append(
-            f"teacher.method={taught.name}: the teacher needs one of its own: teacher.teacher=OPTION, or another method"
+            f"teacher.method={taught.name}: the teacher needs one of its own: teacher.teacher=OPTION, or another "
+            "method, such as teacher.method=ce"
         )
         return None
     return _network(findings, "teacher.teacher", options.teacher, dataset)

@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from kdrun.data import CONTENT_HASH, DataError, Splits, check, data_home, identity
-from kdrun.experiment.components import MODEL_INJECTED, resolve, takes_pair
+from kdrun.experiment.components import MODEL_INJECTED, method_class, resolve, takes_pair
 from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec, as_tuples
 from kdrun.methods import Method as Method
-from kdrun.methods.base import Pair
+from kdrun.methods.base import Needs, Pair
 from kdrun.taps import Outline, outline
 from kdrun.training.checkpoint import CheckpointError, read_weights
+from kdrun.training.conversion import Conversion
 from kdrun.training.optimisation import MultiStepSchedule, build_optimizer
 from kdrun.training.precision import on_device
 from kdrun.training.precision import resolve_device as resolve_device  # how config reaches them
@@ -79,6 +80,30 @@ def pair_for(spec: Spec, device: torch.device) -> Pair | None:
         teacher=teachers[0] if teachers else Outline(),
         fresh=lambda: on_device(build_student(spec.student, spec.dataset), device),
     )
+
+
+def check_tasks(spec: Spec, needs: Needs) -> None:
+    """A teacher that was trained on another dataset than its student answers questions that nobody asked.
+
+    Args:
+        spec: of the student.
+        needs: of its method, as it is built.
+
+    Raises:
+        ValueError: such a teacher, or one of its own teachers, for a method that compares its logits with others.
+    """
+    others = [teacher.dataset for teacher in spec.all_teachers() if not teacher.dataset.same_task(spec.dataset)]
+    if others and not needs.any_task:
+        raise ValueError(
+            f"teacher.trained_on={others[0].name}: method {method_class(spec.method).name} compares the teacher's "
+            f"classes with those of {spec.dataset.name}; a teacher of another dataset is for methods on features or "
+            "relations alone: at, fsp, rkd, sp, fitnet with method.stage1_epochs=0, and sum of these"
+        )
+
+
+def conversion(student: DatasetSpec, teacher: DatasetSpec) -> Conversion:
+    """From the views of a student's dataset to what a teacher's network takes."""
+    return Conversion(student.mean, student.std, teacher.image_size, teacher.mean, teacher.std)
 
 
 def build_method(method: Component, student: nn.Module, pair: Pair | None = None) -> Method:

@@ -17,7 +17,7 @@ from kdrun.experiment.signature import bind, unknown, without_defaults
 from kdrun.experiment.spec import Component
 from kdrun.files import sha256
 from kdrun.methods import Method as Method
-from kdrun.methods.sum import TERMS, term_weight
+from kdrun.methods.sum import NO_TERMS, TERMS, Sum, term_weight
 from kdrun.training.precision import resolve_device as resolve_device  # how config reaches them
 from kdrun.training.precision import resolve_precision as resolve_precision
 
@@ -112,27 +112,82 @@ def student_component(node: Any, path: str, problems: list[str]) -> Component | 
 
 
 def method_component(node: Any, path: str, problems: list[str]) -> Component | None:
-    """Reads a method's node, see `component`; of a sum, the terms' options too."""
+    """Reads a method's node, see `component`; of a sum, the terms' options too.
+
+    An option that is not at its default must have an effect in the method's form, of one stage or of two.
+    """
     found = component(node, path, problems, injected=METHOD_INJECTED, kind=Method)
-    return found if found is None or "terms" not in found.options else _with_terms(found, path, problems)
+    if found is None:
+        return None
+    if _is_sum(found):
+        return _with_terms(found, path, problems)
+    made = resolve(found.target)
+    if inspect.isclass(made) and issubclass(made, Method):
+        staged = all_options(found).get("stage1_epochs", 0) > 0
+        form = "two stages" if staged else "one stage (stage1_epochs=0)"
+        idle = made.of_one_stage if staged else made.of_two_stages
+        problems += [
+            f"{path}.{name}={found.options[name]!r}: has no effect in the form of {form}; leave it out"
+            for name in idle
+            if name in found.options
+        ]
+    return found
+
+
+def _is_sum(method: Component) -> bool:
+    """Whether a method's option `terms` is that of the sum."""
+    found = resolve(method.target)
+    return inspect.isclass(found) and issubclass(found, Sum)
 
 
 def _with_terms(method: Component, path: str, problems: list[str]) -> Component:
     """Binds the options of each term of a sum to the method that it names; a term that is null is left out."""
     terms = {}
-    for name, options in method.options["terms"].items():
+    for name, options in sorted(method.options["terms"].items()):
         place = f"{path}.terms.{name}"
         if options is None:
             continue
-        if name not in TERMS or not isinstance(options, Mapping):
-            what = unknown(name, TERMS, "term") if name not in TERMS else "must be a mapping of options, or null"
-            problems.append(f"{place}: {what}")
-            continue
-        weight = {key: value for key, value in options.items() if key == "weight"}
-        own = {key: value for key, value in options.items() if key != "weight"}
-        bound = bind(TERMS[name], own, place, problems, injected=(*METHOD_INJECTED, *TERMS[name].alone))
-        terms[name] = {**bind(term_weight, weight, place, problems), **without_defaults(TERMS[name], bound)}
+        if name in NO_TERMS:
+            problems.append(f"{place}: cannot be a term: {NO_TERMS[name]}; terms are {', '.join(sorted(TERMS))}")
+        elif name not in TERMS:
+            problems.append(f"{place}: {unknown(name, TERMS, 'term')}")
+        elif not isinstance(options, Mapping):
+            problems.append(f"{place}: must be a mapping of options, or null")
+        else:
+            terms[name] = _term_options(name, options, place, problems)
     return dataclasses.replace(method, options={**method.options, "terms": terms})
+
+
+def _term_options(name: str, options: Mapping[str, Any], place: str, problems: list[str]) -> dict[str, Any]:
+    """The options of a sum's term that are not at their default, and its weight where that is not the method's own."""
+    kind = TERMS[name]
+    known = _term_defaults(name)
+    weight, own = {}, {}
+    for option, value in options.items():
+        if option == "weight":
+            weight = {option: value}
+        elif option in known:
+            own[option] = value
+        elif option in kind.alone:
+            problems.append(
+                f"{place}.{option}: has no meaning in a sum, where a term's weight is {place}.weight, that of the "
+                f"labels hard_weight, and there is one stage; Allowed: {', '.join(sorted(known))}"
+            )
+        else:
+            problems.append(f"{place}.{option}: {unknown(option, known, 'option')}")
+    bound = bind(term_weight, weight, place, problems)
+    if bound.get("weight") in (None, kind.default_weight()):
+        bound = {}
+    return {**bound, **without_defaults(kind, bind(kind, own, place, problems, injected=METHOD_INJECTED))}
+
+
+def _term_defaults(name: str) -> dict[str, Any]:
+    """What a term of a sum has where nothing is said: its weight, and the options of its method that mean something."""
+    kind = TERMS[name]
+    absent = (*METHOD_INJECTED, *kind.alone)
+    parameters = inspect.signature(kind).parameters
+    own = {option: parameter.default for option, parameter in parameters.items() if option not in absent}
+    return {"weight": kind.default_weight(), **own}
 
 
 def takes_pair(method: Component) -> bool:
@@ -153,9 +208,16 @@ def method_class(method: Component) -> type[Method]:
 
 
 def all_options(method: Component) -> dict[str, Any]:
-    """A component's options with those at their default filled in, for people to read."""
+    """A component's options with those at their default filled in, for people to read; of a sum, its terms' too."""
     parameters = inspect.signature(resolve(method.target)).parameters.values()
     defaults = {
         parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty
     }
-    return {**defaults, **method.options}
+    options = {**defaults, **method.options}
+    if _is_sum(method):
+        options["terms"] = {
+            name: {**_term_defaults(name), **given}
+            for name, given in sorted(options["terms"].items())
+            if given is not None
+        }
+    return options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -57,7 +58,8 @@ class Estimator:
     def estimate(self, spec: Spec) -> Estimate:
         """The cost of a run."""
         training, evaluation = self._seconds_per_image(spec, spec.student)
-        teaching = sum(self._seconds_per_image(spec, teacher.student)[1] for teacher in spec.teachers)
+        on_theirs = [(dataclasses.replace(spec, dataset=teacher.dataset), teacher.student) for teacher in spec.teachers]
+        teaching = sum(self._seconds_per_image(taught, network)[1] for taught, network in on_theirs)
         images = num_train_images(spec.dataset)
         epoch = images * (training + teaching) + spec.dataset.test_size * evaluation
         return Estimate(
@@ -81,7 +83,8 @@ class Estimator:
     def _seconds_per_image(self, spec: Spec, network: Component) -> tuple[float, float]:
         """Of training a network, and of its forward pass in evaluation, as the run `spec` does it."""
         size = spec.recipe.batch_size
-        key = repr((network, spec.dataset.num_classes, spec.dataset.image_size, size, spec.precision))
+        data = spec.dataset
+        key = repr((network, data.num_classes, data.in_channels, data.image_size, size, spec.precision))
         if key not in self._known:
             torch.set_num_threads(self._threads or threads_for(spec, self._device, self._all_threads))
             self._known[key] = _time(spec, network, self._device)

@@ -116,17 +116,23 @@ class TrainingProgress:
         numbers = {
             **{name: f"{row[name]['top1']:.1f}%" for name in ("test", "val") if name in row},
             "train": f"{percent['top1']:.1f}%",
-            **{name: f"{value:.3f}" for name, value in train.items()},
+            **{name: _digits(value) for name, value in train.items()},
             **({"agreement": f"{percent['agreement']:.1f}%"} if "agreement" in percent else {}),
             "img/s": f"{images_per_second:.0f}",
         }
         line = "  ".join(f"{name} {value}" for name, value in numbers.items())
         self._bar.set_description(self._description(done), refresh=False)
         self._bar.set_postfix_str(line, refresh=False)
-        return f"{title} epoch {done:{len(str(epochs))}}/{epochs}  {line}  left {tqdm.format_interval(left)}"
+        stage = f"stage {row['stage']} " if "stage" in row else ""
+        return f"{title} {stage}epoch {done:{len(str(epochs))}}/{epochs}  {line}  left {tqdm.format_interval(left)}"
 
     def __enter__(self) -> TrainingProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
+
+
+def _digits(value: float) -> str:
+    """A loss with three decimals, a small one with three significant digits."""
+    return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:#.3g}"

@@ -39,7 +39,20 @@ def load_resident(dataset: DatasetSpec, root: Path, device: torch.device) -> Res
     )
 
     def resident(part: ImageSet) -> ResidentImages:
-        return ResidentImages(part, mean=dataset.mean, std=dataset.std, device=device)
+        return _resident(part, dataset, device)
 
     val = resident(selected.val) if selected.val is not None else None
     return ResidentSplits(resident(selected.train), val, resident(selected.test))
+
+
+def load_test(dataset: DatasetSpec, root: Path, device: torch.device) -> ResidentImages:
+    """The test images of a dataset alone, on the device.
+
+    Raises:
+        kdrun.data.DataError: absent and unreachable, damaged, or not what the spec says.
+    """
+    return _resident(load_splits(dataset, root).test, dataset, device)
+
+
+def _resident(part: ImageSet, dataset: DatasetSpec, device: torch.device) -> ResidentImages:
+    return ResidentImages(part, mean=dataset.mean, std=dataset.std, device=device)

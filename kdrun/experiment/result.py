@@ -23,10 +23,12 @@ def describe(spec: Spec, teachers: list[dict[str, Any]]) -> dict[str, Any]:
             {
                 "run_id": teacher["run_id"],
                 "name": teacher["student"]["name"],
+                "dataset": teacher["dataset"],
                 "top1": teacher["test"]["last"]["top1"],
                 "confidence": teacher["test"]["last"]["confidence"],
                 "epochs": teacher["epochs"],
                 "seed": teacher["seed"],
+                **_taught_by(teacher),
             }
             for teacher in teachers
         ],
@@ -34,6 +36,12 @@ def describe(spec: Spec, teachers: list[dict[str, Any]]) -> dict[str, Any]:
         "precision": spec.precision,
         "epochs": spec.epochs_trained,
     }
+
+
+def _taught_by(teacher: dict[str, Any]) -> dict[str, Any]:
+    """The teachers of a teacher, theirs within: by name and run_id; nothing where it had none."""
+    own = [{"run_id": each["run_id"], "name": each["name"], **_taught_by(each)} for each in teacher.get("teachers", [])]
+    return {"teachers": own} if own else {}
 
 
 def best(rows: list[dict[str, Any]], split: str) -> dict[str, Any]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
+from torch import Tensor
 
-from kdrun.data import TrainingViews
+from kdrun.data import ResidentImages, TrainingViews
 from kdrun.experiment.attempt import Attempt, Outcome, Request
+from kdrun.experiment.build import check_tasks, conversion
 from kdrun.experiment.choices import Choices, choose, recorded_choices
 from kdrun.experiment.cost import threads_for
 from kdrun.experiment.environment import free_memory, reset_peak_memory
 from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
 from kdrun.experiment.replay import ReplayStore, replay_key
 from kdrun.experiment.reporting import TrainingProgress, log
-from kdrun.experiment.resident import ResidentSplits, load_resident
+from kdrun.experiment.resident import ResidentSplits, load_resident, load_test
 from kdrun.experiment.run import Run
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.spec import DatasetSpec, Spec
@@ -24,6 +27,7 @@ from kdrun.experiment.store import Store
 from kdrun.experiment.teachers import load_teacher
 from kdrun.methods import Needs
 from kdrun.training.cuda_graphs import GraphedTeacher
+from kdrun.training.evaluation import predict
 from kdrun.training.precision import autocast, forbid_tf32
 from kdrun.training.replay import ReplayTeacher, replays
 from kdrun.training.teacher import LiveTeacher, SeveralTeachers, TeacherSource, together
@@ -105,6 +109,21 @@ class Runner:
         """The places of a run's teachers."""
         return tuple(self.store.run(teacher) for teacher in spec.teachers)
 
+    def logits(self, spec: Spec, split: Literal["train", "val", "test"] = "test") -> tuple[Tensor, Tensor]:
+        """What a finished run's network answers to a split of its dataset, and the labels.
+
+        Returns:
+            Logits `[N, K]`, float32, of the images as they are (no augmentation); labels `[N]`.
+
+        Raises:
+            CheckpointError: the weights are not those of the result.
+        """
+        data, device = self._resident(spec.dataset), self._runtime.device
+        images = {"train": data.train, "val": data.val, "test": data.test}[split]
+        assert images is not None, "a split that is held out was asked for in preflight"
+        model = load_teacher(self.store.run(spec), lambda: data.test, device, spec.precision)
+        return predict(model, images, autocast(device, spec.precision)), images.labels
+
     def plan(self, specs: Sequence[Spec]) -> str:
         """What a set of runs costs: how many there are, with their teachers, and how many are finished."""
         runs = {spec.run_id: spec for spec in specs}
@@ -180,6 +199,8 @@ class Runner:
     ) -> TeacherSource:
         """The teacher, or the teachers, that the taught ones of these attempts share."""
         taught = [attempt for attempt in trainings if attempt.run.spec.teachers]
+        for attempt in taught:
+            check_tasks(attempt.run.spec, trainings[attempt].method.needs)
         needs = together([trainings[attempt].method.needs for attempt in taught])
         epochs = max(attempt.run.spec.epochs_trained for attempt in taught)
         sources = [
@@ -191,10 +212,23 @@ class Runner:
     def _source(self, student: Attempt, teacher: Run, data: ResidentSplits, needs: Needs, epochs: int) -> TeacherSource:
         """One teacher; where logits are all that is asked of it, what it has said before is replayed."""
         spec, device = student.run.spec, self._runtime.device
-        model = load_teacher(teacher, data.test, device, spec.precision)
+        seen, known = spec.dataset, teacher.spec.dataset
+        same_task, same_views = seen.same_task(known), seen.same_views(known)
+
+        def test() -> ResidentImages:
+            return data.test if same_task and same_views else load_test(known, self._runtime.data_root, device)
+
+        model = load_teacher(teacher, test, device, spec.precision)
         kind = GraphedTeacher if student.choices.cuda_graphs else LiveTeacher
-        live = kind(model, autocast(device, spec.precision), spec.precision, needs)
-        if self._runtime.replay_gb == 0:
+        live = kind(
+            model,
+            autocast(device, spec.precision),
+            spec.precision,
+            needs,
+            conversion=None if same_views else conversion(seen, known).to(device),
+            same_task=same_task,
+        )
+        if self._runtime.replay_gb == 0 or not same_task:
             return live
         if not replays(needs):
             log.info(
@@ -242,4 +276,6 @@ def _ended(attempt: Attempt) -> Outcome | Exception:
 
 def _plan(run: Run, done: int) -> str:
     resumed = f", resumed after epoch {done}" if done else ""
-    return f"{run.spec.epochs_trained} epochs in {run.directory}{resumed}"
+    epochs = run.spec.epochs_trained
+    stage = " of stage 1" if run.spec.stopped_in_stage1 else ""
+    return f"{epochs} epoch{'' if epochs == 1 else 's'}{stage} in {run.directory}{resumed}"

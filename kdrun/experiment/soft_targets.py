@@ -48,7 +48,7 @@ def soft_targets(run: Run, data_root: Path, device: torch.device) -> dict[str, A
     if found is None:
         spec = run.spec
         test = load_resident(spec.dataset, data_root, device).test
-        model = load_teacher(run, test, device, spec.precision)
+        model = load_teacher(run, lambda: test, device, spec.precision)
         logits = predict(model, test, autocast(device, spec.precision), limit=NUM_IMAGES).double()
         found = describe(logits, test.labels[: len(logits)])
         write_record(_file(run), found)

@@ -50,6 +50,13 @@ class Component:
         return self.target.rpartition(".")[2]
 
 
+TASK = ("target", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size")
+"""What makes a dataset itself, and not a choice of its images."""
+
+VIEWS = ("in_channels", "image_size", "mean", "std")
+"""What a network trained on it expects of its input."""
+
+
 @dataclass(frozen=True)
 class DatasetSpec:
     """What is trained and tested on. Its place on disk is not part of it.
@@ -102,6 +109,14 @@ class DatasetSpec:
     @property
     def name(self) -> str:
         return self.target.rpartition(".")[2]
+
+    def same_task(self, other: DatasetSpec) -> bool:
+        """Whether it is the other dataset, however images are chosen from it and normalised."""
+        return all(getattr(self, name) == getattr(other, name) for name in TASK)
+
+    def same_views(self, other: DatasetSpec) -> bool:
+        """Whether a network trained on the other dataset takes the views of this one as they are."""
+        return all(getattr(self, name) == getattr(other, name) for name in VIEWS)
 
 
 @dataclass(frozen=True)
@@ -203,8 +218,13 @@ class Spec:
     @property
     def total_epochs(self) -> int:
         """Length of the whole schedule: the recipe's epochs, after those of a method's first stage."""
-        stage1_epochs: int = self.method.options.get("stage1_epochs", 0)
-        return stage1_epochs + self.recipe.epochs
+        return self.stage1_epochs + self.recipe.epochs
+
+    @property
+    def stage1_epochs(self) -> int:
+        """Length of the first of the method's two stages; 0 where it has one."""
+        epochs: int = self.method.options.get("stage1_epochs", 0)
+        return epochs
 
     @property
     def epochs_trained(self) -> int:
@@ -212,6 +232,11 @@ class Spec:
         if self.weights is not None:
             return 0
         return self.total_epochs if self.stop_epoch is None else self.stop_epoch
+
+    @property
+    def stopped_in_stage1(self) -> bool:
+        """Whether the run is over, by its `stop_epoch`, before the second of its method's stages begins."""
+        return self.stop_epoch is not None and 0 < self.stop_epoch <= self.stage1_epochs
 
     def all_teachers(self) -> Iterator[Spec]:
         """Its teachers, each after its own."""

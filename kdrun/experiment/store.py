@@ -48,6 +48,15 @@ class Store:
             raise RuntimeError(f"{published.result_path} is the result of another run: {found}, not {spec.run_id}")
         return published
 
+    def derived(self, key: str) -> Path:
+        """The place of figures that are computed from runs, whether or not they are there."""
+        return self.root / "derived" / f"{key}.json"
+
+    def find_derived(self, key: str) -> Path | None:
+        """Figures that were computed from runs: the own ones, else those published, else None."""
+        places = [self.derived(key), *([self._published / "derived" / f"{key}.json"] if self._published else [])]
+        return next((path for path in places if path.exists()), None)
+
     def runs(self) -> Iterator[Run | Exception]:
         """Every run under the root, in the order of their places; what cannot be read as one is the reason why."""
         for path in sorted(self.root.glob("runs/*/*/*/spec.json")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,16 @@ def probe_top1(model: nn.Module, test: ResidentImages, context: Any) -> float:
     return 100 * num_correct(logits, test.labels[: len(logits)]).item() / len(logits)
 
 
-def load_teacher(run: Run, test: ResidentImages, device: torch.device, precision: str) -> nn.Module:
+def load_teacher(run: Run, test: Callable[[], ResidentImages], device: torch.device, precision: str) -> nn.Module:
     """The network a finished run trained, on the device.
 
     Its weights are checked by SHA-256 every time, its accuracy once per kind of device and precision.
+
+    Args:
+        run: that has finished.
+        test: gives the test images of its own dataset; called only where the accuracy is checked.
+        device: where it computes.
+        precision: `fp32` or `bf16`.
 
     Raises:
         CheckpointError: the weights are not those the result records.
@@ -51,10 +58,11 @@ def load_teacher(run: Run, test: ResidentImages, device: torch.device, precision
     model = on_device(model, device)
     verified = run.directory / f"verified-{device.type}-{precision}.json"
     if not _is_verified(verified, digest):
-        top1 = probe_top1(model, test, autocast(device, precision))
+        images = test()
+        top1 = probe_top1(model, images, autocast(device, precision))
         if abs(top1 - recorded["probe_top1"]) > TOLERANCE:
             raise RuntimeError(
-                f"teacher {run.directory} has {top1:.2f} % top-1 on {min(PROBE_IMAGES, len(test))} test images here, "
+                f"teacher {run.directory} has {top1:.2f} % top-1 on {min(PROBE_IMAGES, len(images))} test images here, "
                 f"its result records {recorded['probe_top1']:.2f} %: refused, more than {TOLERANCE:g} point apart"
             )
         write_record(verified, {"probe_top1": top1, "weights_sha256": digest})

@@ -1,4 +1,10 @@
-"""What a student can be taught by: one small class a method, one file a family."""
+"""What a student can be taught by: one small class a method, one file a family.
+
+A method sees a batch and what the teacher says about it, and keeps nothing from one batch for another. So the teacher's
+FSP matrices are computed at every step, though the teacher does not change: its views do, with every epoch, and what
+was computed for an image in another batch equals what is computed now only up to rounding. A run that is resumed, and
+so lacks what was kept, would not end with the same bits.
+"""
 
 from kdrun.methods.attention import AT
 from kdrun.methods.base import Batch, Method, Needs, Objective, TeacherOutput

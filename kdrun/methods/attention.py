@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrun import losses
-from kdrun.methods.base import Batch, Distillation, Pair, StudentOutput, TeacherOutput
+from kdrun.methods.base import Batch, Distillation, Needs, Pair, StudentOutput, TeacherOutput
 from kdrun.methods.pairing import map_taps
 
 
@@ -20,12 +20,14 @@ class AT(Distillation):
         pair: outlines of student and teacher.
         weight: of the attention maps, at least 0.
         hard_weight: of the cross-entropy, at least 0.
-        student_taps: its feature maps; None is where its stages end, counted from the end.
+        student_taps: its feature maps; None is where its stages end, counted from the end,
+            or the namesakes of `teacher_taps`.
         teacher_taps: their counterparts; None likewise.
     """
 
     name = "at"
     knowledge = "feature"
+    needs = Needs(logits=True, any_task=True)
 
     def __init__(
         self,

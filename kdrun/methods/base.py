@@ -7,6 +7,7 @@ teacher: it says in `needs` what it asks of one, and gets it as a `TeacherOutput
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ class Needs:
             (self-distillation), whatever teacher the config names.
         generations: the teacher is the same run with `generation` one less, and an ordinary training before the first.
         assistant: the teacher is a network of its own choice that was itself taught by the teacher the config names.
+        any_task: the teacher may have learned another dataset: its logits are compared with nothing. A class whose
+            options decide says so, too, and its instances what holds.
     """
 
     logits: bool = False
@@ -44,6 +47,7 @@ class Needs:
     own_architecture: bool = False
     generations: bool = False
     assistant: bool = False
+    any_task: bool = False
 
     @property
     def teacher(self) -> bool:
@@ -98,12 +102,14 @@ class TeacherOutput:
         features: by tap, `[N, ...]`.
         weights: the teacher's state dict, the same tensors at every step.
         members: logits of each of several teachers, `[M, N, K]`; None for one.
+        same_task: whether the logits are of the student's classes; else they say nothing about the labels.
     """
 
     logits: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     members: Tensor | None = None
+    same_task: bool = True
 
 
 @dataclass(frozen=True)
@@ -143,11 +149,15 @@ class Method(nn.Module, ABC):
         taps: the student's, whose features `objective` gets.
         stage: 0, or 1 once the second of two stages has begun.
         stage1_epochs: length of a first stage before the one of `recipe.epochs`; 0 where there is none.
+        of_one_stage: options that have an effect only without a first stage, of a method that has both forms.
+        of_two_stages: options that have an effect only with one.
     """
 
     name: ClassVar[str]
     knowledge: ClassVar[Knowledge] = "labels"
     scheme: ClassVar[Scheme] = "offline"
+    of_one_stage: ClassVar[tuple[str, ...]] = ()
+    of_two_stages: ClassVar[tuple[str, ...]] = ()
     needs: Needs = Needs()
     taps: tuple[str, ...] = ()
     stage: int = 0
@@ -231,6 +241,13 @@ class Distillation(Method):
     @abstractmethod
     def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
         """The distillation term, a scalar."""
+
+    @classmethod
+    def default_weight(cls) -> float:
+        """The weight of the term where none is given: that of the constructor, or alpha times the multiplier."""
+        default = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
+        weight: float = default["weight"] if "weight" in default else default["alpha"] * default["multiplier"]
+        return weight
 
     def _ask_features(self, *taps: str) -> None:
         """Asks for what the teacher's modules of these paths return."""

@@ -16,7 +16,8 @@ class DML(Method):
 
     K networks of one architecture, differently initialised, learn on the same views. The update is synchronous: all of
     them answer a batch, then all take their step; the paper updates one after the other, each against the others' new
-    answers. The student is one of them, the others are its peers.
+    answers. The student is one of them, the others are its peers, all of the student's architecture. The loss is the
+    sum over all of them, the terms that are logged are the student's.
 
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdrun import losses
-from kdrun.methods.base import Batch, Distillation, Objective, Pair, StudentOutput, TeacherOutput
+from kdrun.methods.base import Batch, Distillation, Needs, Objective, Pair, StudentOutput, TeacherOutput
 from kdrun.methods.pairing import one_tap, shape_at
-from kdrun.methods.stages import stage1_recipe
+from kdrun.methods.stages import STAGE1_OPTIONS, stage1_recipe
 from kdrun.taps import Outline
 
 
@@ -35,17 +35,17 @@ class FitNet(Distillation):
         hard_weight: of the cross-entropy, at least 0.
         student_tap: the guided layer; None is the middle one of its feature maps, or the vector where a network has
             none.
-        teacher_tap: the hint layer, of as many dimensions; None likewise.
+        teacher_tap: the hint layer, of as many dimensions; None likewise. Of one that is named the other is the
+            namesake.
     """
 
     name = "fitnet"
     knowledge = "feature"
+    needs = Needs(logits=True, any_task=True)
     term = "hint"
-    alone = (
-        *Distillation.alone,
-        *("stage1_epochs", "stage1_lr", "stage1_milestones", "stage1_gamma"),
-        *("temperature", "kd_weight_start", "kd_weight_end"),
-    )
+    of_one_stage = ("weight",)
+    of_two_stages = (*STAGE1_OPTIONS, "temperature", "kd_weight_start", "kd_weight_end")
+    alone = (*Distillation.alone, "stage1_epochs", *of_two_stages)
 
     def __init__(
         self,
@@ -67,6 +67,8 @@ class FitNet(Distillation):
         super().__init__(student)
         self._stage1_recipe = stage1_recipe(stage1_epochs, stage1_lr, stage1_milestones, stage1_gamma)
         self.stage1_epochs = stage1_epochs
+        if stage1_epochs:  # the second stage is KD
+            self.needs = Needs(logits=True)
         losses.check_range("temperature", temperature, 0, open_low=True)
         losses.check_range("kd_weight_start", kd_weight_start, 0)
         losses.check_range("kd_weight_end", kd_weight_end, 0)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from kdrun import losses
-from kdrun.methods.base import Batch, Distillation, Objective, Pair, StudentOutput, TeacherOutput
+from kdrun.methods.base import Batch, Distillation, Needs, Objective, Pair, StudentOutput, TeacherOutput
 from kdrun.methods.pairing import map_taps
-from kdrun.methods.stages import stage1_recipe
+from kdrun.methods.stages import STAGE1_OPTIONS, stage1_recipe
 from kdrun.taps import Outline
 
 
@@ -36,16 +36,16 @@ class FSP(Distillation):
         adapt: learns a 1x1 convolution for each of the student's maps that has other channels than the teacher's.
         shuffle_teacher: seed of a fixed permutation of the teacher's channels at each tap; None is none.
         student_taps: feature maps, two by two: first and last layer of a pair, first and last of the next. None is
-            from the stem to the first stage's end, from there to the next one's, counted from the end.
+            from the stem to the first stage's end, from there to the next one's, counted from the end; or the
+            namesakes of `teacher_taps`.
         teacher_taps: their counterparts; None likewise.
     """
 
     name = "fsp"
     knowledge = "feature"
-    alone = (
-        *Distillation.alone,
-        *("stage1_epochs", "stage1_lr", "stage1_milestones", "stage1_gamma"),
-    )
+    needs = Needs(logits=True, any_task=True)
+    of_two_stages = STAGE1_OPTIONS
+    alone = (*Distillation.alone, "stage1_epochs", *of_two_stages)
 
     def __init__(
         self,

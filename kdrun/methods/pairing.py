@@ -8,36 +8,44 @@ from kdrun.methods.base import Pair
 from kdrun.taps import Outline, Shape
 
 Taps = tuple[str, ...]
+KINDS = {3: "a feature map [C, H, W]", 1: "a vector [C]"}
+"""Of what modules return, by the number of its dimensions for one image."""
 
 
 def one_tap(
     pair: Pair, student_tap: str | None, teacher_tap: str | None, default: Callable[[Outline], str]
 ) -> tuple[str, str]:
-    """The student's tap and the teacher's.
+    """The student's tap and the teacher's; where one is named, the other is its namesake.
 
     Args:
         pair: of the networks.
         student_tap: as the user named it, or None.
         teacher_tap: as the user named it, or None.
-        default: a network's tap where none was named.
+        default: a network's tap where none was named of either.
 
     Raises:
-        ValueError: no such tap, or no default.
+        ValueError: no such tap, no default, or a name that the other network does not have.
     """
-    return (
-        _named("student_tap", student_tap, pair.student, default),
-        _named("teacher_tap", teacher_tap, pair.teacher, default),
-    )
+    for option, tap, network in (
+        ("student_tap", student_tap, pair.student),
+        ("teacher_tap", teacher_tap, pair.teacher),
+    ):
+        if tap is not None:
+            shape_at(option, tap, network)
+    if student_tap is None:
+        if teacher_tap is None:
+            return _default("student_tap", pair.student, default), _default("teacher_tap", pair.teacher, default)
+        return _namesake("student_tap", teacher_tap, pair.teacher, pair.student), teacher_tap
+    if teacher_tap is None:
+        return student_tap, _namesake("teacher_tap", student_tap, pair.student, pair.teacher)
+    return student_tap, teacher_tap
 
 
-def _named(option: str, tap: str | None, network: Outline, default: Callable[[Outline], str]) -> str:
-    if tap is None:
-        try:
-            return default(network)
-        except ValueError as error:
-            raise ValueError(f"{option}=None: {error}; name another tap") from None
-    shape_at(option, tap, network)
-    return tap
+def _default(option: str, network: Outline, default: Callable[[Outline], str]) -> str:
+    try:
+        return default(network)
+    except ValueError as error:
+        raise ValueError(f"{option}=None: {error}; name another tap") from None
 
 
 def map_taps(
@@ -51,27 +59,34 @@ def map_taps(
     Args:
         pair: of the networks.
         student_taps: as the user named them, or None.
-        teacher_taps: as the user named them, or None.
+        teacher_taps: as the user named them, or None; where one side is named, the other are the namesakes.
         default: a network's where none were named; the last of them are taken, as many as both have.
 
     Raises:
-        ValueError: no such tap, no feature map, none at all, or more of one than of the other.
+        ValueError: no such tap, no feature map, too few of them, more of one network than of the other, or a name that
+            the other network does not have.
     """
-    student = tuple(default(pair.student)) if student_taps is None else student_taps
-    teacher = tuple(default(pair.teacher)) if teacher_taps is None else teacher_taps
-    _check_maps("student_taps", student, pair.student)
-    _check_maps("teacher_taps", teacher, pair.teacher)
-    shared = min(len(student), len(teacher))
+    for option, taps, network in (
+        ("student_taps", student_taps, pair.student),
+        ("teacher_taps", teacher_taps, pair.teacher),
+    ):
+        if taps is not None:
+            _check_maps(option, taps, network)
     if student_taps is None:
-        student = student[-shared:]
+        if teacher_taps is None:
+            ours = _default_maps("student", pair.student, default)
+            theirs = _default_maps("teacher", pair.teacher, default)
+            shared = min(len(ours), len(theirs))
+            return ours[-shared:], theirs[-shared:]
+        return tuple(_namesake("student_taps", tap, pair.teacher, pair.student) for tap in teacher_taps), teacher_taps
     if teacher_taps is None:
-        teacher = teacher[-shared:]
-    if len(student) != len(teacher):
+        return student_taps, tuple(_namesake("teacher_taps", tap, pair.student, pair.teacher) for tap in student_taps)
+    if len(student_taps) != len(teacher_taps):
         raise ValueError(
-            f"student_taps={list(student)} and teacher_taps={list(teacher)}: each tap needs its counterpart, "
-            f"got {len(student)} and {len(teacher)}"
+            f"student_taps={list(student_taps)} and teacher_taps={list(teacher_taps)}: each tap needs its counterpart, "
+            f"got {len(student_taps)} and {len(teacher_taps)}"
         )
-    return student, teacher
+    return student_taps, teacher_taps
 
 
 def shape_at(option: str, tap: str, network: Outline) -> Shape:
@@ -88,8 +103,35 @@ def shape_at(option: str, tap: str, network: Outline) -> Shape:
 
 def _check_maps(option: str, taps: Taps, network: Outline) -> None:
     if not taps:
-        raise ValueError(f"{option}=[]: must be feature maps [C, H, W], and {network.name} offers too few")
+        raise ValueError(f"{option}=[]: must have one feature map [C, H, W] at least, or be null")
     for tap in taps:
         shape = shape_at(option, tap, network)
         if len(shape) != 3:
             raise ValueError(f"{option}={tap!r}: must be a feature map [C, H, W], and is {list(shape)}")
+
+
+def _default_maps(role: str, network: Outline, default: Callable[[Outline], Sequence[str]]) -> Taps:
+    """A network's feature maps where none are named; `role` is what it is in the run."""
+    taps = tuple(default(network))
+    if not taps:
+        raise ValueError(
+            f"{role}={network.name}: has {len(network.maps) or 'no'} feature maps [C, H, W], too few for this method; "
+            "fitnet, rkd and sp take vectors as well, and methods on responses (kd, dkd, ...) need no features"
+        )
+    return taps
+
+
+def _namesake(option: str, tap: str, named: Outline, other: Outline) -> str:
+    """The tap of the other network that is called as one that was named, and returns the same kind of thing.
+
+    Raises:
+        ValueError: there is none: the user has to say which it is.
+    """
+    dimensions = len(named.shape(tap))
+    if len(other.taps.get(tap, ())) != dimensions:
+        kind = KINDS.get(dimensions, f"of {dimensions} dimensions")
+        raise ValueError(
+            f"{option}: say {'them' if option.endswith('s') else 'it'} too, since {other.name} has no {tap!r} that is "
+            f"{kind}, as that of {named.name}"
+        )
+    return tap

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from kdrun import losses
-from kdrun.methods.base import Batch, Distillation, Pair, StudentOutput, TeacherOutput
+from kdrun.methods.base import Batch, Distillation, Needs, Pair, StudentOutput, TeacherOutput
 from kdrun.methods.pairing import one_tap
 from kdrun.taps import Outline
 
@@ -21,11 +21,12 @@ class RKD(Distillation):
         weight: of both, at least 0.
         hard_weight: of the cross-entropy, at least 0.
         student_tap: of any shape; None is the vector that the last layer takes.
-        teacher_tap: its counterpart; None likewise.
+        teacher_tap: its counterpart; None likewise. Of one that is named the other is the namesake.
     """
 
     name = "rkd"
     knowledge = "relation"
+    needs = Needs(logits=True, any_task=True)
 
     def __init__(
         self,
@@ -69,11 +70,12 @@ class SimilarityPreserving(Distillation):
         weight: of the similarities, at least 0.
         hard_weight: of the cross-entropy, at least 0.
         student_tap: of any shape; None is the last feature map, else the vector that the last layer takes.
-        teacher_tap: its counterpart; None likewise.
+        teacher_tap: its counterpart; None likewise. Of one that is named the other is the namesake.
     """
 
     name = "sp"
     knowledge = "relation"
+    needs = Needs(logits=True, any_task=True)
 
     def __init__(
         self,

@@ -8,6 +8,9 @@ from typing import Any
 
 from kdrun.losses import check_range
 
+STAGE1_OPTIONS = ("stage1_lr", "stage1_milestones", "stage1_gamma")
+"""A method's options for the schedule of its first stage."""
+
 
 def stage1_recipe(epochs: int, lr: float, milestones: tuple[float, ...], gamma: float) -> Mapping[str, Any]:
     """The fields of the recipe that a first stage changes, from the method's options `stage1_*`.

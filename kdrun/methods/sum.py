@@ -29,6 +29,19 @@ KINDS: tuple[type[Distillation], ...] = (
 TERMS = {kind.name: kind for kind in KINDS}
 """What can be a term, by name: the methods that are cross-entropy and one term more, from one teacher's output."""
 
+NO_TERMS = {
+    "ce": "the labels are in every sum, weighed by hard_weight",
+    "lsr": "it is about the labels, which a sum takes as they are",
+    "tfkd_self": "its teacher is of the student's own architecture; the same term is kd",
+    "born_again": "its teachers are generations of the student",
+    "takd": "its teacher is an assistant with a teacher of its own; the same term is kd",
+    "kd_ensemble": "it has several teachers, a sum has one",
+    "weight_distillation": "it generates the student's weights, and has no form without a first stage",
+    "dml": "its networks learn from each other, without a teacher",
+    "sum": "its terms can be written here",
+}
+"""Why the other methods cannot be a term, by name."""
+
 
 def term_weight(weight: float | None = None) -> float | None:
     """The option of a term that is the sum's: its weight, at least 0; None is what the method has alone."""
@@ -42,7 +55,7 @@ class Sum(Method):
         student: maps `[N, C, H, W]` to logits `[N, K]`.
         pair: for the terms that need it.
         terms: by the name of a method, its options, and `weight` of its term (by default what the method has alone);
-            one that is None is none.
+            one that is None is none. They are built and added in the order of their names, whatever order they have.
         hard_weight: of the cross-entropy with the labels, at least 0.
 
     Raises:
@@ -51,7 +64,7 @@ class Sum(Method):
 
     name = "sum"
     knowledge = "response"
-    needs = Needs(logits=True)
+    needs = Needs(logits=True, any_task=True)
 
     def __init__(
         self, student: nn.Module, pair: Pair, *, terms: Mapping[str, Mapping[str, Any] | None], hard_weight: float = 1.0
@@ -61,7 +74,7 @@ class Sum(Method):
         if not any(options is not None for options in terms.values()):
             raise ValueError(f"terms={{}}: must have one term at least; terms are {', '.join(sorted(TERMS))}")
         self.hard_weight = hard_weight
-        chosen = {name: options for name, options in terms.items() if options is not None}
+        chosen = {name: options for name, options in sorted(terms.items()) if options is not None}
         self.terms = nn.ModuleDict({name: _term(name, pair, options) for name, options in chosen.items()})
         self.weights: dict[str, float] = {}
         for name, term in self._terms():
@@ -70,8 +83,12 @@ class Sum(Method):
             losses.check_range(f"terms.{name}.weight", self.weights[name], 0)
         self.taps = tuple(dict.fromkeys(tap for _, term in self._terms() for tap in term.taps))
         features = dict.fromkeys(tap for _, term in self._terms() for tap in term.needs.features)
+        asked = [term.needs for _, term in self._terms()]
         self.needs = Needs(
-            logits=True, features=tuple(features), weights=any(term.needs.weights for _, term in self._terms())
+            logits=True,
+            features=tuple(features),
+            weights=any(needs.weights for needs in asked),
+            any_task=all(needs.any_task or not needs.teacher for needs in asked),
         )
 
     def _terms(self) -> list[tuple[str, Distillation]]:
@@ -89,11 +106,19 @@ class Sum(Method):
 def _term(name: str, pair: Pair, options: Mapping[str, Any]) -> Distillation:
     """A method without a student of its own: it sees what the sum's student says."""
     if name not in TERMS:
-        raise ValueError(f"terms.{name}: must be one of {', '.join(sorted(TERMS))}")
+        reason = NO_TERMS.get(name, "there is no such method")
+        raise ValueError(f"terms.{name}: cannot be a term: {reason}; terms are {', '.join(sorted(TERMS))}")
     kind = TERMS[name]
     own = {option: value for option, value in options.items() if option != "weight"}
     given = {"pair": pair} if "pair" in inspect.signature(kind).parameters else {}
     try:
         return kind(nn.Identity(), **given, **own)
     except ValueError as error:
-        raise ValueError("\n".join(f"terms.{name}.{line}" for line in str(error).splitlines())) from error
+        raise ValueError("\n".join(_of_term(name, line) for line in str(error).splitlines())) from error
+
+
+def _of_term(name: str, problem: str) -> str:
+    """What is wrong with a term: with an option of it, or with a network that it is to compare."""
+    if problem.partition("=")[0] in ("student", "teacher"):
+        return f"{problem} (method.terms.{name})"
+    return f"terms.{name}.{problem}"

@@ -142,7 +142,14 @@ def objective(spec: Spec) -> str:
     if options.get("stage1_epochs"):
         count = options["stage1_epochs"]
         return f"{name}, {count} epoch{'' if count == 1 else 's'} of stage 1 first"
+    if name == "sum":
+        terms = [(term["weight"], each) for each, term in options["terms"].items()]
+        return _added((options["hard_weight"], "CE"), *terms)
     if "weight" in options:
-        weighed = [(options.get("hard_weight", 1.0), "CE"), (options["weight"], name)]
-        return " + ".join(what if weight == 1 else f"{weight:.4g} {what}" for weight, what in weighed if weight)
+        return _added((options.get("hard_weight", 1.0), "CE"), (options["weight"], name))
     return f"{1 - options['alpha']:.4g} CE + {options['alpha']:.4g} {name}" if "alpha" in options else name
+
+
+def _added(*weighed: tuple[float, str]) -> str:
+    """Terms with their weights; those that weigh nothing are left out."""
+    return " + ".join(what if weight == 1 else f"{weight:.4g} {what}" for weight, what in weighed if weight)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
-from kdrun.experiment.components import method_class
+from kdrun.experiment.components import all_options, method_class
+from kdrun.experiment.derived import Derived, Ensemble
 from kdrun.experiment.signature import construct, unknown
-from kdrun.experiment.spec import Spec
+from kdrun.experiment.spec import Component, Spec
 from kdrun.tables.controls import CONTROLS
+from kdrun.tables.made_of import Ingredients, check_ingredients, ingredients
 
-FIGURES = ("curves", "teacher_accuracy", "soft_targets")
-COLUMNS = ("seconds", "extra_params", "ensemble", "teacher_confidence")
+FIGURES = ("curves", "teacher_accuracy", "soft_targets", "heatmap")
+COLUMNS = ("seconds", "extra_params", "ensemble", "teacher_confidence", "train_top1", "selected")
+GRID_PARTS = ("student", "method", "recipe", "dataset")
+"""What an axis of a heat map can be of: the student by its name, or an option such as `method.temperature`."""
 
 
 class TableError(ValueError):
@@ -31,10 +35,12 @@ class Published:
 
     Attributes:
         top1: the accuracy.
-        std: its deviation over the paper's runs.
+        std: the deviation of the figure over the paper's runs.
         gain: over the baseline, only where the paper prints no accuracy.
         teacher_top1: of a teacher that has no row of its own (De-KD).
         ensemble: of its runs' mean probabilities.
+        errors: on the test set, a count; in tables of errors, in the place of `top1`.
+        errors_on: those on the classes of the row's `errors_on`.
     """
 
     top1: float | None = None
@@ -42,6 +48,13 @@ class Published:
     gain: float | None = None
     teacher_top1: float | None = None
     ensemble: float | None = None
+    errors: float | None = None
+    errors_on: float | None = None
+
+    @property
+    def figure(self) -> float | None:
+        """What a table of the published measure shows."""
+        return self.top1 if self.errors is None else self.errors
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,8 @@ class Row:
         published: what the paper prints.
         note: a doubt about the published figure, or an assumption of ours.
         unavailable: why kdrun cannot run it; then there are no overrides.
+        derived: no training of its own, but computed from other runs, see `kdrun.tables.made_of`; no overrides either.
+        errors_on: classes whose errors have a column of their own.
     """
 
     name: str
@@ -67,6 +82,19 @@ class Row:
     published: Published = Published()
     note: str = ""
     unavailable: str = ""
+    derived: Mapping[str, Any] | None = None
+    errors_on: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.derived is not None:
+            check_ingredients(self.derived)
+            if self.overrides or self.recipe or self.unavailable:
+                raise ValueError("derived: is no training: overrides, recipe and unavailable have no place beside it")
+
+    @property
+    def ingredients(self) -> Ingredients | None:
+        """What a derived row is made of; None for rows with runs of their own."""
+        return None if self.derived is None else ingredients(self.derived)
 
     @property
     def student(self) -> str:
@@ -90,6 +118,35 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Where the rows stand in a heat map: by `student`, or by an option such as `method.temperature`."""
+
+    rows: str = "student"
+    columns: str = "method.temperature"
+
+    def __post_init__(self) -> None:
+        faulty = [
+            f"{name}={value!r}: must be student, or an option of {', '.join(GRID_PARTS)} such as method.temperature"
+            for name, value in (("rows", self.rows), ("columns", self.columns))
+            if value != "student" and (value.partition(".")[0] not in GRID_PARTS or not value.partition(".")[2])
+        ]
+        if faulty:
+            raise ValueError("\n".join(faulty))
+
+    def place(self, spec: Spec) -> tuple[Any, Any]:
+        """The values of a run; None for an option that its network or method does not have."""
+        return self._value(self.rows, spec), self._value(self.columns, spec)
+
+    @staticmethod
+    def _value(axis: str, spec: Spec) -> Any:
+        part, _, option = axis.partition(".")
+        if not option:
+            return spec.student.name
+        owner = getattr(spec, part)
+        return all_options(owner).get(option) if isinstance(owner, Component) else getattr(owner, option, None)
+
+
+@dataclass(frozen=True)
 class Definition:
     """A whole table.
 
@@ -104,9 +161,13 @@ class Definition:
         rows: in the order they are shown.
         controls: which controls each row with a soft-target term gets, see `kdrun.tables.controls`.
         include: other tables whose rows with controls this one collects.
-        figures: drawn beside `table.png`: curves, teacher_accuracy, soft_targets.
+        figures: drawn beside `table.png`: curves, teacher_accuracy, soft_targets, heatmap.
         columns: shown beside the accuracies: seconds (of an epoch), extra_params (learned beside the student), ensemble
-            (top-1 of the mean probabilities of a row's runs), teacher_confidence (their mean largest probability).
+            (of the mean probabilities of a row's runs), teacher_confidence (their mean largest probability),
+            train_top1 (of the last epoch, as logged in training), selected (of the epoch that is best on the
+            validation images).
+        measure: what is shown of a run: `top1`, or `errors`, how many test images are wrong.
+        grid: the axes of the heat map.
         notes: what a reader must know, a sentence each; of a table with published figures only beside these.
         unavailable: why kdrun cannot run it.
     """
@@ -123,6 +184,8 @@ class Definition:
     include: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    measure: Literal["top1", "errors"] = "top1"
+    grid: Grid = Grid()
     notes: tuple[str, ...] = ()
     unavailable: str = ""
 
@@ -145,8 +208,26 @@ class Definition:
         for field, allowed in (("controls", tuple(CONTROLS)), ("figures", FIGURES), ("columns", COLUMNS)):
             chosen = [name for name in getattr(self, field) if name not in allowed]
             problems += [f"{field}: {name}: {unknown(name, allowed, 'option')}" for name in chosen]
+        problems += list(self._faulty_rows())
+        if self.grid != Grid() and "heatmap" not in self.figures:
+            problems.append("grid: is of a heat map: figures has none")
         if problems:
             raise ValueError("\n".join(problems))
+
+    def _faulty_rows(self) -> Iterator[str]:
+        """What is wrong with rows beside the others, and with figures of another measure than the table's."""
+        rows = {row.name: row for row in self.rows}
+        for row in self.rows:
+            for name in row.ingredients.rows if row.ingredients else ():
+                if name not in rows:
+                    yield f"rows: {row.name}: derived: {name} is no row"
+                elif rows[name].derived is not None or rows[name].unavailable:
+                    yield f"rows: {row.name}: derived: {name} has no runs of its own"
+            foreign = "errors" if self.measure == "top1" else "top1"
+            if getattr(row.published, foreign) is not None:
+                yield f"rows: {row.name}: published.{foreign}: this table's measure is {self.measure}"
+            if row.published.errors_on is not None and not row.errors_on:
+                yield f"rows: {row.name}: published.errors_on: needs errors_on, the classes"
 
 
 @dataclass(frozen=True)
@@ -155,18 +236,48 @@ class Entry:
 
     Attributes:
         row: what it is.
-        specs: one per seed; empty where kdrun cannot run it.
+        specs: one per seed; empty where kdrun cannot run it, and where the figures are derived.
         same_as: names of rows that are the same runs, and so are not shown.
+        derived: the figures of a derived row, one per seed.
     """
 
     row: Row
     specs: tuple[Spec, ...] = ()
     same_as: tuple[str, ...] = ()
+    derived: tuple[Derived, ...] = ()
+
+    @property
+    def asked(self) -> int:
+        """How many figures it is to have, one per seed."""
+        return len(self.specs) or len(self.derived)
+
+    @property
+    def first(self) -> Spec | None:
+        """The first run, or of a derived row the first it is made of: what is to be said of student and data."""
+        return next((spec for specs in (self.specs, *(each.specs for each in self.derived)) for spec in specs), None)
+
+    @property
+    def ensemble(self) -> Derived | None:
+        """All its runs as one; None for fewer than two."""
+        return Ensemble(self.specs) if len(self.specs) > 1 else None
+
+    @property
+    def by_class(self) -> tuple[Derived, ...]:
+        """What knows the errors on each class, one per seed: the derived figures, or those of each run alone."""
+        return self.derived or tuple(Ensemble((spec,)) for spec in self.specs)
+
+    def at_precision(self, precision: str) -> Entry:
+        """The same row, computed in another precision."""
+        return dataclasses.replace(
+            self,
+            specs=tuple(spec.at_precision(precision) for spec in self.specs),
+            derived=tuple(each.at_precision(precision) for each in self.derived),
+        )
 
     @property
     def student(self) -> str:
         """The student: as its spec says, else as the row's name does."""
-        return self.specs[0].student.name if self.specs else self.row.student
+        return self.first.student.name if self.first else self.row.student
 
     @property
     def teacher(self) -> str:
@@ -207,7 +318,8 @@ def without_repetition(entries: Sequence[Entry]) -> list[Entry]:
     first: dict[tuple[str, ...], int] = {}
     kept: list[Entry] = []
     for entry in entries:
-        key = tuple(spec.run_id for spec in entry.specs) or (entry.row.name,)
+        runs = tuple(spec.run_id for spec in entry.specs)
+        key = runs or tuple(each.key for each in entry.derived) or (entry.row.name,)
         if key in first:
             place = first[key]
             kept[place] = dataclasses.replace(kept[place], same_as=(*kept[place].same_as, entry.row.name))

@@ -107,7 +107,7 @@ class _Meter:
         for name, term in objective.terms.items():
             self._add(name, term.detach() * size)
         self._add("top1", num_correct(objective.logits, batch.y))
-        if teacher is not None:
+        if teacher is not None and teacher.same_task:
             self._add("teacher_top1", num_correct(teacher.logits, batch.y))
             self._add("agreement", num_agreeing(objective.logits, teacher.logits))
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kdrun.methods.base import Batch, Needs, TeacherOutput
 from kdrun.taps import tapped
+from kdrun.training.conversion import Conversion
 from kdrun.training.folding import folded
 
 
@@ -31,7 +32,12 @@ LOGITS = Needs(logits=True)
 def together(needs: Sequence[Needs]) -> Needs:
     """What several methods ask of one teacher."""
     taps = dict.fromkeys(tap for asked in needs for tap in asked.features)
-    return Needs(logits=True, features=tuple(taps), weights=any(asked.weights for asked in needs))
+    return Needs(
+        logits=True,
+        features=tuple(taps),
+        weights=any(asked.weights for asked in needs),
+        any_task=all(asked.any_task for asked in needs),
+    )
 
 
 class LiveTeacher:
@@ -45,6 +51,8 @@ class LiveTeacher:
         autocast: the context it computes in, that of the run.
         precision: `fp32` or `bf16`, that of the run.
         needs: of the methods that ask, taken together; by default logits.
+        conversion: of the views, for a teacher that was trained on other images than the student's.
+        same_task: whether it was trained on the student's classes.
     """
 
     def __init__(
@@ -53,6 +61,9 @@ class LiveTeacher:
         autocast: AbstractContextManager[None],
         precision: str = "fp32",
         needs: Needs = LOGITS,
+        *,
+        conversion: Conversion | None = None,
+        same_task: bool = True,
     ) -> None:
         self._taps = needs.features
         self._weights: dict[str, Tensor] = dict(model.state_dict()) if needs.weights else {}
@@ -60,13 +71,16 @@ class LiveTeacher:
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._model.to(self._dtype)  # once, not in autocast at every step
         self._autocast = autocast
+        self._conversion = conversion
+        self._same_task = same_task
 
     # Not inference_mode: its tensors cannot take part in the student's backward.
     @torch.no_grad()
     def __call__(self, batch: Batch) -> TeacherOutput:
+        x = batch.x if self._conversion is None else self._conversion(batch.x)
         with self._autocast, tapped(self._model, self._taps) as features:
-            logits = self._model(batch.x.to(self._dtype))
-        return TeacherOutput(logits, features, self._weights)
+            logits = self._model(x.to(self._dtype))
+        return TeacherOutput(logits, features, self._weights, same_task=self._same_task)
 
     def end_epoch(self) -> None:
         """Nothing is kept from batch to batch."""

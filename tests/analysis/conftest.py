@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kdrun.analysis import paper_dots, paper_plots, plots
+from kdrun.analysis import paper_dots, paper_heatmap, paper_plots, plots
 from kdrun.analysis.aggregate import SweepRun
 from kdrun.analysis.paper_table import render
 from kdrun.experiment.run import Run
@@ -33,12 +33,16 @@ class Archive:
         best: float | None = None,
         val: float | None = None,
         teachers: Sequence[float] = (),
+        peers: Sequence[float] = (),
     ) -> Run:
-        """A finished run: `best` is the best top-1 on test (else 1 more than the last), `teachers` are theirs."""
+        """A finished run: `best` is the best top-1 on test (else 1 more than the last)."""
         run = self.run(spec)
         run.open(config=None)
         curve = [top1 - 10, top1][: spec.epochs_trained]
         rows = [{"epoch": i + 1, "test": {"top1": value, "nll": 1.0}} for i, value in enumerate(curve)]
+        for i, row in enumerate(rows if peers else []):
+            row["peers"] = {f"peer{k + 1}": {"test": {"top1": peer - 10 * (1 - i)}} for k, peer in enumerate(peers)}
+        beside = {f"peer{k + 1}": {"test": {"last": {"top1": peer}}} for k, peer in enumerate(peers)}
         selected = {} if val is None else {"val": {"selected": {"epoch": 1, "test": {"top1": val}}}}
         result = {
             "schema": 1,
@@ -56,6 +60,7 @@ class Archive:
             "train": {"seconds": 10 * top1, "extra_params": 1234 * len(spec.teachers)},
             "environment": {"device": "cpu (x)"},
             **selected,
+            **({"peers": beside} if peers else {}),
         }
         run.write_result(result, rows)
         return run
@@ -161,6 +166,7 @@ def drawn(monkeypatch) -> list:
 
     monkeypatch.setattr(paper_plots, "figure", recording)
     monkeypatch.setattr(paper_dots, "figure", recording)
+    monkeypatch.setattr(paper_heatmap, "figure", recording)
     return figures
 
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 
 from kdrun.analysis.aggregate import Statistic
-from kdrun.analysis.comparison import baseline_of, compare
+from kdrun.analysis.comparison import Archive, baseline_of, compare
 from kdrun.experiment.run import Run
 from kdrun.tables import Entry, Row
 
 
 @pytest.fixture
 def lines(paper_table) -> dict:
-    return {line.entry.row.name: line for line in compare(paper_table.entries, paper_table.find)}
+    return {line.entry.row.name: line for line in compare(paper_table.entries, Archive(paper_table.find))}
 
 
 def test_differences_are_paired_over_the_seeds_that_both_have(lines):
@@ -30,7 +30,7 @@ def test_differences_are_paired_over_the_seeds_that_both_have(lines):
 
 def test_a_seed_that_the_baseline_lacks_is_not_paired(paper_table):
     lost = paper_table.entries[0].specs[0]
-    lines = compare(paper_table.entries, lambda spec: None if spec == lost else paper_table.find(spec))
+    lines = compare(paper_table.entries, Archive(lambda spec: None if spec == lost else paper_table.find(spec)))
     assert lines[1].difference_last == Statistic(2.5, None, 1), "seed 2 alone: 66.5 - 64"
     assert lines[1].difference_of_means_last == pytest.approx(64.0 - 64.5)
     assert lines[2].difference_last is None, "its only seed is the lost one"
@@ -70,14 +70,14 @@ def test_a_teacher_of_several_students_counts_once(archive, paper_table, lines):
     taught = [replace(archive.student(seed), teachers=(archive.teacher(9),)) for seed in range(2)]
     for spec in taught:
         archive.finish(spec, 70.0, teachers=(81.0,))
-    (line,) = compare([Entry(Row("cnn/kd/resnet20"), tuple(taught))], paper_table.find)
+    (line,) = compare([Entry(Row("cnn/kd/resnet20"), tuple(taught))], Archive(paper_table.find))
     assert line.teacher == Statistic(81.0, None, 1)
 
 
 def test_a_baseline_is_found_where_it_is_shown_under_another_name(paper_table):
     first, kd, *_ = paper_table.entries
     shown = replace(first, row=Row("cnn/other", baseline="cnn/ce"), same_as=("cnn/ce",))
-    lines = compare([shown, kd], paper_table.find)
+    lines = compare([shown, kd], Archive(paper_table.find))
     assert lines[1].difference_last == Statistic(2.0, math.sqrt(0.5), 2)
     assert baseline_of(lines[1], lines) is lines[0]
     assert lines[0].difference_last is None, "it is its own baseline"
@@ -88,5 +88,5 @@ def test_a_result_is_read_once(paper_table, monkeypatch):
     read = []
     original = Run.result
     monkeypatch.setattr(Run, "result", lambda run: read.append(run.directory) or original(run))
-    compare(paper_table.entries, paper_table.find)
+    compare(paper_table.entries, Archive(paper_table.find))
     assert len(read) == len(set(read)) == 9

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from kdrun.analysis.comparison import compare
-from kdrun.analysis.paper_dots import accuracy_dots
+from kdrun.analysis.comparison import Archive, compare
+from kdrun.analysis.measure import TOP1
+from kdrun.analysis.paper_dots import dots
 from kdrun.analysis.paper_plots import curves, teacher_accuracy
 from kdrun.analysis.plots import readable_range
 from kdrun.experiment.spec import Component
@@ -13,14 +14,14 @@ from kdrun.tables import Entry, Row
 
 
 def test_a_picture_of_nothing_is_not_there(paper_table, tmp_path):
-    lines = compare(paper_table.entries, lambda spec: None)
+    lines = compare(paper_table.entries, Archive(lambda spec: None))
     path = tmp_path / "picture.png"
     for draw in (curves, teacher_accuracy):
         path.write_bytes(b"of another time")
         draw(path, lines, title="title")
         assert not path.exists()
     path.write_bytes(b"of another time")
-    accuracy_dots(path, lines, published=False, published_runs=None, title="title")
+    dots(path, lines, TOP1, published=False, published_runs=None, title="title")
     assert not path.exists()
 
 
@@ -46,7 +47,7 @@ def test_curves_are_of_students_that_have_a_teacher_free_row(archive, paper_tabl
     reg = Entry(Row("cnn/tfkd_reg", baseline="cnn/ce"), tuple(specs))
     specs = [replace(spec, student=Component("kdrun.models.resnet20")) for spec in paper_table.entries[0].specs]
     alone = Entry(Row("resnet20/ce"), tuple(specs))
-    lines = compare([*paper_table.entries, reg, alone], paper_table.find)
+    lines = compare([*paper_table.entries, reg, alone], Archive(paper_table.find))
     curves(tmp_path / "curves.png", lines, title="title")
     (axes,) = drawn[0].axes
     assert axes.get_title() == "cnn"
@@ -59,7 +60,7 @@ def test_curves_are_of_students_that_have_a_teacher_free_row(archive, paper_tabl
 
 
 def test_a_student_stands_against_its_teachers_accuracy(paper_table, drawn, tmp_path):
-    lines = compare(paper_table.entries, paper_table.find)
+    lines = compare(paper_table.entries, Archive(paper_table.find))
     teacher_accuracy(tmp_path / "teacher_accuracy.png", lines, title="title")
     (axes,) = drawn[0].axes
     (container,) = axes.containers
@@ -71,7 +72,7 @@ def test_a_student_stands_against_its_teachers_accuracy(paper_table, drawn, tmp_
 
 def test_curves_can_be_read(paper_table, with_reg, drawn, tmp_path):
     title = "Tf-KD_reg against normal KD and label smoothing on synthetic, 2 epochs (not the paper's scale)"
-    curves(tmp_path / "curves.png", compare(with_reg(70.0, 72.0), paper_table.find), title=title)
+    curves(tmp_path / "curves.png", compare(with_reg(70.0, 72.0), Archive(paper_table.find)), title=title)
     figure, axes = drawn[0], drawn[0].axes[0]
     figure.canvas.draw()
     whole, heading = figure.bbox, figure._suptitle
@@ -84,12 +85,12 @@ def test_curves_can_be_read(paper_table, with_reg, drawn, tmp_path):
 
 def test_one_seed_has_no_deviation(paper_table, with_reg, drawn, tmp_path):
     entries = [replace(entry, specs=entry.specs[:1]) for entry in with_reg(70.0)]
-    curves(tmp_path / "curves.png", compare(entries, paper_table.find), title="title")
+    curves(tmp_path / "curves.png", compare(entries, Archive(paper_table.find)), title="title")
     assert drawn[0]._suptitle.get_text() == "title: last epoch in brackets"
 
 
 def test_a_failed_row_does_not_stretch_the_curves(paper_table, with_reg, drawn, tmp_path):
-    curves(tmp_path / "curves.png", compare(with_reg(10.0, 10.0), paper_table.find), title="title")
+    curves(tmp_path / "curves.png", compare(with_reg(10.0, 10.0), Archive(paper_table.find)), title="title")
     axes = drawn[0].axes[0]
     assert axes.get_ylim()[0] > 45
     labels = [line.get_label() for line in axes.get_lines()]

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from kdrun.analysis.measure import ERRORS, TOP1
 from kdrun.analysis.paper_table import render
 from kdrun.analysis.paper_text import CLEAR_OF_ZERO
-from kdrun.analysis.paper_words import method_label, signed
-from kdrun.experiment.spec import Component
-from kdrun.tables import Entry, Row
+from kdrun.analysis.paper_words import method_label
+from kdrun.experiment.spec import Component, Recipe
+from kdrun.tables import Entry, Published, Row
 
 COMMAND = "kdrun table toy --seeds 3"
 
@@ -170,9 +171,36 @@ def test_the_scaled_control_of_tfkd_reg_is_label_smoothing(archive):
     assert method_label(Entry(Row("cnn/tfkd_reg/scaled"), (spec,))) == "control scaled: LSR at the same weight"
 
 
+def test_a_short_row_is_called_so_at_the_scale_of_the_paper_alone(archive):
+    row = Row("cnn/fsp_short/resnet20", ("method=fsp",), ("recipe.epochs=54",), "cnn/ce")
+    spec = archive.student()
+    assert method_label(Entry(row, (spec,))) == "FSP ← resnet20"
+    short = replace(spec, recipe=Recipe(epochs=54))
+    assert method_label(Entry(row, (short,))) == "FSP, a third of the epochs ← resnet20"
+    assert method_label(Entry(Row("cnn/fitnet3_short/x", baseline="cnn/ce"))) == (
+        "FitNet, three hints, a third of the epochs ← x"
+    )
+
+
+def test_an_assistant_is_named_with_its_teacher(archive):
+    spec = archive.student()
+    assistant = replace(spec, student=Component("kdrun.models.resnet14"))
+    takd = replace(spec, method=Component("kdrun.methods.TAKD"), teachers=(assistant,))
+    assert method_label(Entry(Row("cnn/takd/resnet20", baseline="cnn/ce"), (takd,))) == "TAKD ← resnet14 ← resnet20"
+
+
+def test_a_table_without_a_paper_has_no_papers_scale(rendered, paper_table):
+    rows = tuple(replace(row, published=Published()) for row in paper_table.definition.rows)
+    entries = [replace(entry, row=row) for entry, row in zip(paper_table.entries, rows, strict=True)]
+    definition = replace(paper_table.definition, rows=rows)
+    markdown = rendered(entries=entries, definition=definition, published=False)["md"]
+    assert markdown.startswith("# A toy table on synthetic, 2 epochs\n")
+
+
 def test_signs():
-    assert [signed(value) for value in (-0.001, 0.0, 1.235, -2.0)] == ["+0.00", "+0.00", "+1.24", "-2.00"]
-    assert signed(-0.5, 0.25) == "-0.50 ± 0.25"
+    assert [TOP1.signed(value) for value in (-0.001, 0.0, 1.235, -2.0)] == ["+0.00", "+0.00", "+1.24", "-2.00"]
+    assert TOP1.signed(-0.5, 0.25) == "-0.50 ± 0.25"
+    assert ERRORS.signed(-12.04, 0.333) == "-12.0 ± 0.3"
 
 
 @pytest.mark.parametrize(("n", "quantile"), CLEAR_OF_ZERO.items())

@@ -3,12 +3,14 @@
 import math
 import struct
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kdrun.analysis import plots
 from kdrun.analysis.aggregate import SweepRun, group_by_seed, teachers_by_seed
+from kdrun.experiment.spec import Component, Recipe
 
 
 @pytest.fixture
@@ -61,7 +63,13 @@ def test_learning_curves_are_means_over_seeds_with_bands(sweep, archive, drawn):
 
 @pytest.mark.parametrize(
     ("values", "scale"),
-    [((1.0, 4.0, 16.0), "log"), ((1.0, 2.0, 4.0), "linear"), ((0.0, 4.0, 16.0), "linear"), ((0.1, 0.5, 0.9), "log")],
+    [
+        ((1.0, 4.0, 16.0), "log"),
+        ((1.0, 2.0, 4.0), "linear"),
+        ((0.0, 4.0, 16.0), "linear"),
+        ((0.1, 0.5, 0.9), "log"),
+        ((0.0, 1.0, 16.0), "symlog"),
+    ],
 )
 def test_accuracy_against_a_number_is_a_line_in_its_order(archive, drawn, values, scale):
     top1 = dict(zip(values, (60.0, 70.0, 65.0), strict=True))
@@ -112,3 +120,70 @@ def test_error_bars_are_the_deviation(sweep, archive, drawn):
     (bars,) = container.lines[2]
     lengths = [float(segment[1, 1] - segment[0, 1]) for segment in bars.get_segments()]
     assert lengths == pytest.approx([2 * math.sqrt(8), 2 * math.sqrt(0.125), 0.0])
+
+
+def test_many_curves_differ_in_colour_or_marker_and_the_legend_is_beside_them(archive, drawn):
+    jobs = [archive.job(50.0 + t, temperature=t) for t in range(1, 26)]
+    path = archive.root / "curves.png"
+    plots.learning_curves(path, teachers_by_seed(jobs), group_by_seed(jobs), "title")
+    (axes,) = drawn
+    lines = axes.get_lines()
+    assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}) == len(lines) == 25
+    assert axes.get_legend() is None
+    (legend,) = axes.figure.legends
+    canvas = axes.figure.canvas
+    canvas.draw()
+    beside, plot = legend.get_window_extent(), axes.get_window_extent()
+    assert beside.x0 > plot.x1
+    assert beside.x1 <= canvas.get_width_height()[0]
+    assert beside.y0 >= 0
+    assert plot.width > 5 * axes.figure.dpi
+
+
+def test_where_a_second_stage_begins_is_marked_in_the_colour_of_its_curve(archive, drawn):
+    jobs = []
+    for name, stage1_epochs in (("KD", 0), ("FSP", 1)):
+        method = Component(f"kdrun.methods.{name}", {"stage1_epochs": stage1_epochs} if stage1_epochs else {})
+        spec = replace(archive.student(), method=method, recipe=Recipe(epochs=2 - stage1_epochs))
+        jobs.append(SweepRun({"method": name.lower()}, archive.finish(spec, 60.0 + stage1_epochs)))
+    plots.learning_curves(archive.root / "curves.png", [], group_by_seed(jobs), "title")
+    (axes,) = drawn
+    (kd, fsp, mark) = axes.get_lines()
+    assert (list(mark.get_xdata()), mark.get_color()) == ([1, 1], fsp.get_color())
+    assert [text.get_text() for text in axes.texts] == ["stage 2"]
+    assert kd.get_color() != fsp.get_color()
+
+
+def test_peers_are_drawn_in_the_colour_of_their_student(archive, drawn):
+    spec = replace(archive.teacher(), method=Component("kdrun.methods.DML"))
+    job = SweepRun({}, archive.finish(spec, 70.0, peers=(60.0, 50.0)))
+    plots.learning_curves(archive.root / "curves.png", [], group_by_seed([job]), "title")
+    student, *peers = drawn[0].get_lines()
+    assert [points(line) for line in (student, *peers)] == [[(1, t - 10), (2, t)] for t in (70, 60, 50)]
+    assert {line.get_color() for line in peers} == {student.get_color()}
+    assert len({line.get_linestyle() for line in (student, *peers)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "turned"),
+    [
+        (["kd", "dkd", "at"], False),
+        (["logit_matching", *(f"born_again_{i}" for i in range(12))], True),
+        (["0", "0.001", "0.01", "0.1", "0.11", "0.12"], True),
+    ],
+)
+def test_labels_of_ticks_do_not_overlap(archive, drawn, values, turned):
+    jobs = []
+    for i, value in enumerate(values):
+        jobs.append(SweepRun({"x": value}, archive.finish(archive.student(temperature=1.0 + i), 60.0 + i)))
+    plots.accuracy_against(archive.root / "x.png", "x", group_by_seed(jobs), [], "title")
+    (axes,) = drawn
+    axes.figure.canvas.draw()
+    shown = [label for label in axes.get_xticklabels() if label.get_visible()]
+    assert {label.get_rotation() for label in shown} == {40.0 if turned else 0.0}
+    boxes = [label.get_window_extent() for label in shown]
+    ends = [box.x1 for box in boxes]  # of turned labels, where they touch their tick
+    line = boxes[0].height if not turned else 0.14 * axes.figure.dpi
+    for i in range(len(shown) - 1):
+        assert (ends[i + 1] - ends[i] >= line) if turned else (ends[i] < boxes[i + 1].x0)
+    assert len(shown) >= min(4, len(values) - 2)

@@ -20,7 +20,7 @@ def test_summary_has_tables_pictures_and_what_failed(sweep, archive):
     directory = sweep_directory(archive.root, sweep)
     text = summarise(directory, sweep)
     assert {path.name for path in directory.iterdir()} == {
-        *("summary.csv", "summary.md", "sweep.json", "curves.png", "temperature.png"),
+        *("summary.csv", "summary.md", "sweep.json", "curves.png", "method.temperature.png"),
     }
     assert (directory / "summary.md").read_text() == text
     assert text.startswith("synthetic, cnn: 2 epochs, 2 seeds, fp32, cpu (x). ")
@@ -42,7 +42,7 @@ def test_summary_of_nothing_finished_has_no_pictures(archive):
     assert {path.name for path in (archive.root / "sweep").iterdir()} == {"summary.csv", "summary.md", "sweep.json"}
 
 
-def test_swept_keys_of_the_same_last_name_have_a_picture_each(archive):
+def test_every_swept_key_has_a_picture_of_its_name(archive):
     jobs = []
     for own, teachers in (("1", "2"), ("4", "2"), ("1", "8"), ("4", "8")):
         spec = archive.student(temperature=float(own), multiplier=float(teachers))
@@ -50,7 +50,7 @@ def test_swept_keys_of_the_same_last_name_have_a_picture_each(archive):
         jobs.append(SweepRun(choices, archive.finish(spec, 60.0 + float(own))))
     summarise(archive.root / "sweep", jobs)
     assert {path.name for path in (archive.root / "sweep").glob("*.png")} == {
-        *("curves.png", "method.temperature.png", "teacher.method.temperature.png", "x.png"),
+        *("curves.png", "method.temperature.png", "teacher.method.temperature.png", "teacher.x.png"),
     }
 
 

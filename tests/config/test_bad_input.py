@@ -24,6 +24,7 @@ TREE = {
     "method/open": "_target_: 'kdrun.methods.KD\n",
     "recipe/open": "epochs: [\n",
 }
+STAGE1 = "must be an integer, a number of epochs (0: one stage), or a number with a point above 0, a multiple of"
 GROUPS = "dataset, method, recipe, runtime, seed, stop_epoch, student, teacher"
 OUTSIDE = "is outside the trusted packages (kdrun)"
 
@@ -158,24 +159,66 @@ BAD = [
     # teachers
     ("teacher=none", "teacher=none: method kd needs one: teacher=OPTION, or another method"),
     ("teacher.method=kd", "teacher.method=kd: the teacher needs one of its own: teacher.teacher=OPTION, or another"),
-    ("teacher.method=kd_ensemble", "teacher.method=kd_ensemble: must be a method without a teacher, or of one teacher"),
+    ("teacher.method=kd_ensemble", "must be a method without a teacher, or of one teacher", "from several teachers"),
+    ("teacher.method=takd", "teacher.method=takd: must be a method without", "from an assistant that has a teacher"),
+    ("teacher.method=born_again", "teacher.method=born_again: must be", "from its own generation before"),
+    ("teacher.trained_on=cifr100", "teacher.trained_on=cifr100: no such option; did you mean cifar100?"),
+    ("teacher.trained_on=cifar100", "teacher.trained_on=cifar100: method kd compares the teacher's classes"),
+    ("method=takd method.assistant=resnet20 teacher.trained_on=cifar100", "method takd compares"),
+    ("method=kd_sim student=resnet8 teacher=resnet8 teacher.trained_on=cifar100", "method kd_sim compares"),
+    ("method=fitnet teacher.trained_on=cifar100", "method fitnet compares", "fitnet with method.stage1_epochs=0"),
+    ("method=at teacher.trained_on=cifar100 teacher.trained_on.mean=[0]", "teacher.trained_on.mean=[0.0]: must be one"),
+    ("method=at teacher.trained_on=mnist teacher.trained_on.num_classes=5", "trained_on.num_classes=5: is what"),
     ("teacher.teacher=resnet65", "teacher.teacher=resnet65: no such option; did you mean resnet56?"),
     ("teacher.also.b=cnn", "teacher.also=['b']: method kd takes one teacher"),
     ("method=takd method.assistant=resnet65", "method.assistant=resnet65: no such option; did you mean resnet56?"),
     # taps, stages, and what networks must have for them
     ("method=at method.student_taps=[layer9]", "method.student_taps='layer9': cnn has no such tap; did you mean layer"),
     ("method=rkd method.teacher_tap=pol", "method.teacher_tap='pol': resnet20 has no such tap; did you mean pool?"),
-    ("method=at student=mlp", "method.student_taps=[]: must be feature maps"),
+    ("method=at student=mlp", "  student=mlp: has no feature maps", "fitnet, rkd and sp take vectors"),
+    ("method=fsp teacher=mlp", "  teacher=mlp: has no feature maps"),
+    ("method=takd student=resnet8 teacher.method=at teacher.teacher=mlp", "  teacher.teacher=mlp: has no feature maps"),
+    ("method=at method.student_taps=[]", "method.student_taps=[]: must have one feature map [C, H, W] at least"),
+    ("method=at method.teacher_taps=[stem]", "method.student_taps: say them too, since cnn has no 'stem'"),
+    (
+        "method=rkd student=resnet8 teacher=cnn method.student_tap=pool",
+        "method.teacher_tap: say it too, since cnn has no",
+    ),
+    ("method=rkd method.student_tap=q", "has no such tap; it has layer1", "kdrun show taps student=NAME --all"),
     ("method=fsp", "method.adapt=False: the student's maps must have the teacher's channels"),
     ("method=fsp student=resnet8 method.student_taps=[stem]", "method.student_taps=['stem']: must be first and last"),
-    ("method=weight_distillation", "method.teacher=resnet20: has no counterpart of"),
-    ("method=fitnet method.stage1_epochs=-1", "method.stage1_epochs=-1: must be a finite number, at least 0"),
-    ("method=fitnet method.stage1_epochs=-0.5", "method.stage1_epochs=-0.5: must be an integer, or a multiple of"),
+    ("method=weight_distillation", "  teacher=resnet20: has no counterpart of"),
+    (
+        "teacher.method=weight_distillation teacher.teacher=cnn teacher.method.stage1_epochs=1",
+        "  teacher.teacher=cnn: has no counterpart of",
+    ),
+    *(
+        (f"method=fitnet method.stage1_epochs={value}", f"method.stage1_epochs={told}: {STAGE1}")
+        for value, told in {"-1": -1, "-0.5": -0.5, "0.0": 0.0, "abc": "'abc'", "null": None, "true": True}.items()
+    ),
+    ("+method.stage1_epochs=abc", "method.stage1_epochs: no such option"),
+    ("method=fsp student=resnet8 recipe.epochs=0", "recipe.epochs=0: must be at least 1"),
+    ("method=fitnet method.weight=3", "method.weight=3.0: has no effect in the form of two stages; leave it out"),
+    (
+        "method=fitnet method.stage1_epochs=0 method.temperature=5",
+        "method.temperature=5.0: has no effect in the form of",
+    ),
+    ("method=fsp student=resnet8 method.stage1_epochs=0 method.stage1_lr=1", "method.stage1_lr=1.0: has no effect in"),
+    ("+method.assistant=3", "method.assistant: no such option"),
+    ("-m method=at,rkd method.angle_weight=1", "method.angle_weight=1: no such key in method=at; did you mean hard_we"),
     ("method=weight_distillation student=resnet8 method.stage1_epochs=0", "method.stage1_epochs=0: must be at least 1"),
     ("method=kd_topk method.k=11", "method.k=11: must be"),
     # the terms of a sum
     ("method=sum method.terms.rdk.weight=1", "method.terms.rdk: no such term; did you mean rkd?"),
-    ("method=sum method.terms.kd.alpha=0.5", "method.terms.kd.alpha: no such option"),
+    (
+        "method=sum method.terms.kd.alpha=0.5",
+        "method.terms.kd.alpha: has no meaning in a sum, where a term's weight is method.terms.kd.weight",
+        "Allowed: kl_reduction, standardize, temperature, weight",
+    ),
+    ("method=sum method.terms.kd.wieght=1", "method.terms.kd.wieght: no such option; did you mean weight?"),
+    ("method=sum method.terms.dml.weight=1", "method.terms.dml: cannot be a term: its networks learn from each other"),
+    ("method=sum method.terms.takd={}", "method.terms.takd: cannot be a term: its teacher is an assistant"),
+    ("method=sum teacher=mlp", "  teacher=mlp: has no feature maps", "(method.terms.at)"),
     ("method=sum method.terms.kd.temperature=0", "method.terms.kd.temperature=0.0: must be a finite number"),
     ("method=sum method.terms.kd.weight=-1", "method.terms.kd.weight=-1.0: must be a finite number, at least 0"),
     ("method=sum method.terms.kd.weight=heavy", "method.terms.kd.weight='heavy': must be a finite number or null"),
@@ -248,6 +291,7 @@ BAD = [
     ("student=../../etc/passwd", "student=../../etc/passwd: no such option"),
     ("table ../../escaped", "table ../../escaped: no such table"),
     ("ls gone", "gone: no such directory"),
+    ("seed=1 show taps --all", "show: a verb must be the first word: kdrun show ..."),
     ("tabel", "tabel: cannot be parsed as key=value"),
     ("dataset=folder dataset.root=afile", "dataset.root=afile: needs a directory train/"),
     ("teacher=mlp teacher.checkpoint=.", "teacher.checkpoint=.: Is a directory"),

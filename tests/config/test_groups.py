@@ -17,6 +17,7 @@ from kdrun.experiment.components import (
     resolve,
 )
 from kdrun.experiment.spec import Component, Recipe
+from kdrun.methods.sum import TERMS
 
 CONF = config_directory()
 NEEDS_DATA = "folder"
@@ -54,7 +55,8 @@ def test_every_method_passes(job, option):
     node = read("method", option)
     kind = resolve(node["_target_"])
     stages = {"stage1_epochs": round(node["stage1_epochs"] * spec.recipe.epochs)} if "stage1_epochs" in node else {}
-    terms = {name: {"weight": term["weight"]} for name, term in node.get("terms", {}).items()}
+    weights = {name: term["weight"] for name, term in node.get("terms", {}).items()}
+    terms = {name: {} if w == TERMS[name].default_weight() else {"weight": w} for name, w in weights.items()}
     options = {**stages, **({"terms": terms} if terms else {})}
     assert spec.method == Component(node["_target_"], options), "its YAML must hold the defaults"
     assert len(spec.teachers) == (all_options(spec.method).get("num_teachers", 1) if kind.needs.teacher else 0)

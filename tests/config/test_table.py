@@ -1,6 +1,7 @@
 """Tables, composed: every definition is a set of checked runs, at the paper's scale and at any other."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,8 @@ def test_the_tables_are_listed_in_the_papers_order():
         *("1", "2", "3", "4", "4_tiny", "5", "6", "7", "8", "9", "10", "11"),
     ]
     assert {"tfkd_controls", "tfkd_fig2", "tfkd_soft_targets"} <= set(names)
+    families = [family for family, _ in itertools.groupby(name.partition("_")[0] for name in names)]
+    assert len(families) == len(set(families)), "those of a paper stand together"
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
@@ -204,7 +207,7 @@ def test_a_problem_of_all_rows_is_told_once_and_one_of_a_row_by_its_name(mine):
     assert [text.partition(";")[0] for text in said] == [
         "recipe.epoch=3: no such key in recipe",
         "recipe.epochs=0: must be at least 1",
-        "row mlp/ce and 1 more: student.wdith=2: no such key in student",
+        "row mlp/ce and 1 more: student.wdith=2: no such key in student=mlp",
         "row mlp/kd/cnn: method.alpha=2.0: must be a finite number, from 0 to 1",
     ]
     said = problems(mine, "method.alpa=1")
@@ -226,6 +229,34 @@ def test_a_problem_of_all_rows_is_told_once_and_one_of_a_row_by_its_name(mine):
         ("title: x\nrow: []", "no such option; did you mean rows?"),
         ("title: x\ncontrols: [uniformity]", "did you mean uniform?"),
         ("title: x\nrows: [{name: a/ce, published: {top1: many}}]", "published.top1='many': must be a finite number"),
+        ("title: x\nrows: [{name: a/b, derived: {kind: ensembel}}]", "did you mean ensemble?"),
+        ("title: x\nrows: [{name: a/b, derived: {kind: ensemble}}]", "derived: must have either of or teachers_of"),
+        (
+            "title: x\nrows: [{name: a/b, derived: {kind: ensemble, of: a/c}}]",
+            "derived.of='a/c': must name at least two",
+        ),
+        ("title: x\nrows: [{name: a/b, derived: {kind: bias, of: a/c}}]", "derived.classes: is missing"),
+        ("title: x\nrows: [{name: a/b, derived: {kind: bias, of: a/c, classes: [3]}}]", "a/b: derived: a/c is no row"),
+        (
+            "title: x\nrows: [{name: a/c, unavailable: x}, {name: a/b, derived: {kind: bias, of: a/c, classes: [3]}}]",
+            "a/b: derived: a/c has no runs of its own",
+        ),
+        (
+            "title: x\nrows: [{name: a/b, overrides: [method=ce], derived: {kind: ensemble, teachers_of: a/c}}]",
+            "derived: is no training",
+        ),
+        (
+            "title: x\nrows: [{name: a/b, derived: {kind: ensemble, teachers_of: a/c, mean: median}}]",
+            "derived.mean='median': must be one of arithmetic, geometric",
+        ),
+        ("title: x\nmeasure: loss", "measure='loss': must be one of top1, errors"),
+        ("title: x\nmeasure: errors\nrows: [{name: a/b, published: {top1: 9}}]", "this table's measure is errors"),
+        ("title: x\nrows: [{name: a/b, published: {errors_on: 9}}]", "published.errors_on: needs errors_on"),
+        ("title: x\ngrid: {rows: student.width}", "grid: is of a heat map: figures has none"),
+        (
+            "title: x\nfigures: [heatmap]\ngrid: {columns: seeds}",
+            "grid.columns='seeds': must be student, or an option of",
+        ),
     ],
 )
 def test_a_faulty_definition_is_told_by_its_file(tmp_path, text, problem):
@@ -235,6 +266,66 @@ def test_a_faulty_definition_is_told_by_its_file(tmp_path, text, problem):
         load_table(str(path))
     assert any(problem in text for text in refused.value.problems)
     assert all(text.startswith(str(path)) for text in refused.value.problems)
+
+
+DERIVED = """
+title: Derived
+overrides: [dataset=synthetic, student=mlp, "student.hidden=[16]", dataset.val_fraction=0.2]
+rows:
+  - {name: mlp/ce, overrides: [method=ce]}
+  - {name: mlp/kd, overrides: [teacher=cnn, method=kd], baseline: mlp/ce}
+  - {name: mlp/kd_ensemble, overrides: [teacher=cnn, method=kd_ensemble, method.num_teachers=2]}
+  - {name: mlp/both, derived: {kind: ensemble, of: [mlp/ce, mlp/kd]}, baseline: mlp/ce}
+  - {name: mlp/teachers, derived: {kind: ensemble, teachers_of: mlp/kd_ensemble, mean: geometric}}
+  - {name: mlp/bias, derived: {kind: bias, of: mlp/kd, classes: [3]}, errors_on: [3]}
+"""
+
+
+@pytest.fixture
+def derived(tmp_path) -> Path:
+    path = tmp_path / "derived.yaml"
+    path.write_text(DERIVED)
+    return path
+
+
+def test_a_derived_row_is_made_of_the_runs_of_its_seed(derived):
+    entries = {entry.row.name: entry for entry in composed(str(derived), num_seeds=2).entries}
+    assert [entry.asked for entry in entries.values()] == [2] * 6
+    for seed in range(2):
+        ce, kd, taught = (entries[f"mlp/{kind}"].specs[seed] for kind in ("ce", "kd", "kd_ensemble"))
+        both, teachers, bias = (entries[f"mlp/{kind}"].derived[seed] for kind in ("both", "teachers", "bias"))
+        assert sorted(both.specs, key=repr) == sorted((ce, kd), key=repr)
+        assert sorted(teachers.specs, key=repr) == sorted(taught.teachers, key=repr)
+        assert (len(teachers.specs), teachers.mean) == (2, "geometric")
+        assert (bias.specs, bias.classes, bias.chosen_on) == ((kd,), (3,), "val")
+
+
+def test_what_a_derived_row_is_made_of_is_run_where_it_is_no_row(derived):
+    table = composed(str(derived), num_seeds=2, rows=("mlp/teachers", "mlp/bias"))
+    assert [entry.row.name for entry in table.entries] == ["mlp/teachers", "mlp/bias"]
+    parts = [spec for entry in table.entries for each in entry.derived for spec in each.specs]
+    assert len(parts) == 6
+    assert set(table.jobs) == {spec.run_id for spec in parts}
+    assert all(table.jobs[spec.run_id].spec == spec for spec in parts)
+
+
+def test_what_does_not_fit_the_runs_is_told_by_the_row(derived):
+    rows = ("mlp/bias",)
+    (said,) = problems(str(derived), "dataset.val_fraction=0", rows=rows)
+    assert said == ("row mlp/bias: derived: chosen_on=val: no images are held out; needs dataset.val_fraction above 0")
+    said = problems(str(derived), "dataset.num_classes=3", rows=rows)
+    assert [text.split(": must")[0] for text in said] == ["row mlp/bias: derived: classes=[3]"]
+    derived.write_text(DERIVED.replace("teachers_of: mlp/kd_ensemble", "teachers_of: mlp/kd"))
+    (said,) = problems(str(derived), rows=("mlp/teachers",))
+    assert said.endswith("teachers_of=mlp/kd: must be a row with at least two teachers, it has 1")
+
+
+def test_rows_have_a_cell_each_in_a_heat_map(derived):
+    grid = "title: Derived\nfigures: [heatmap]\ngrid: {columns: method.temperature}"
+    derived.write_text(DERIVED.replace("title: Derived", grid))
+    assert problems(str(derived), rows=("mlp/kd*",)) == ["grid: mlp/kd and mlp/kd_ensemble stand in one cell"]
+    assert problems(str(derived), rows=("mlp/ce",)) == ["grid: no row has method.temperature"]
+    assert composed(str(derived), rows=("mlp/kd",)).definition.grid.rows == "student"
 
 
 def test_tables_of_different_numbers_of_classes_are_not_collected(tmp_path):

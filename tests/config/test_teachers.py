@@ -59,6 +59,19 @@ def test_a_stopped_teacher_keeps_the_whole_schedule(job, typed, stop_epoch):
     assert (teacher == job(*words).spec.teachers[0]) == (stop_epoch is None)
 
 
+def test_a_teacher_can_be_trained_on_another_dataset(job):
+    words = ("dataset=mnist", "dataset.train_fraction=0.02", "student=resnet8", "teacher=resnet14", "method=fsp")
+    spec = job(*words, "teacher.trained_on=cifar100", "teacher.dataset.train_fraction=0.5").spec
+    (teacher,) = spec.teachers
+    other = job("dataset=cifar100", "dataset.train_fraction=0.5", "method=ce").spec.dataset
+    assert (spec.dataset.name, spec.dataset.train_fraction, teacher.dataset) == ("mnist", 0.02, other)
+    assert teacher.recipe == spec.recipe, "key by key, as ever"
+    alone = job(*words).spec.run_id
+    assert job(*words, "teacher.trained_on=mnist").spec.run_id == alone != spec.run_id
+    words = (*words, "teacher.trained_on=cifar100", "teacher.method=kd", "teacher.teacher=resnet20")
+    assert [each.dataset.name for each in job(*words).spec.all_teachers()] == ["cifar100", "cifar100"]
+
+
 @pytest.fixture
 def weights(job, tmp_path) -> dict[str, Path]:
     """A mlp for digits in files of several kinds."""
@@ -125,3 +138,19 @@ def test_a_teacher_sees_all_classes_and_else_what_the_student_sees(job):
     spec = job("dataset.train_fraction=0.5", "teacher.dataset.train_fraction=1.0", "teacher.dataset.classes=[3,4]").spec
     assert (spec.dataset.train_fraction, spec.teachers[0].dataset.train_fraction) == (0.5, 1.0)
     assert spec.teachers[0].dataset.classes == (3, 4)
+
+
+def test_a_teacher_stopped_within_its_first_stage_is_told(job):
+    words = ("student=resnet8", "teacher=resnet8", "teacher.teacher=resnet8", "teacher.method=fsp")
+    words = (*words, "recipe.epochs=4", "teacher.method.stage1_epochs=2")
+    notice = "teacher.stop_epoch=2: within stage 1 of fsp, which has 2 epochs: the network has not seen stage 2"
+    assert notice in job(*words, "teacher.stop_epoch=2").notices
+    for stop in (0, 3):
+        assert not [text for text in job(*words, f"teacher.stop_epoch={stop}").notices if "stage" in text]
+
+
+def test_an_assistant_like_the_teacher_is_told(job):
+    words = ("student=resnet8", "teacher=resnet20", "method=takd")
+    (notice,) = [text for text in job(*words, "method.assistant=resnet20").notices if "assistant" in text]
+    assert notice.startswith("method.assistant=resnet20: the network of the teacher, too")
+    assert not [text for text in job(*words, "method.assistant=resnet14").notices if "assistant" in text]

@@ -1,6 +1,7 @@
 """The accuracies of a result: last, best on test, and selected on the held-out split."""
 
-from kdrun.experiment.result import accuracies, best
+from kdrun.experiment.result import accuracies, best, describe
+from kdrun.experiment.spec import Component, DatasetSpec, Spec
 
 
 def row(epoch: int, test: float, val: float | None = None) -> dict:
@@ -33,3 +34,26 @@ def test_without_an_epoch_the_network_as_it_is_counts_as_epoch_0():
     found = accuracies([], untrained)
     assert found["test"] == {"last": {"epoch": 0, "top1": 10.0}, "best": {"epoch": 0, "top1": 10.0}}
     assert found["val"]["selected"] == {"epoch": 0, "top1": 9.0, "test": {"top1": 10.0}}
+
+
+def test_a_teacher_is_described_with_those_that_taught_it():
+    def result(name: str, *teachers: dict) -> dict:
+        own = [{"run_id": each["run_id"], "name": each["student"]["name"], "top1": 1.0} for each in teachers]
+        for entry, each in zip(own, teachers, strict=True):
+            entry.update({"teachers": each["teachers"]} if each["teachers"] else {})
+        return {
+            **{"run_id": f"id of {name}", "student": {"name": name}, "dataset": "synthetic", "epochs": 2, "seed": 0},
+            **{"test": {"last": {"top1": 50.0, "confidence": 0.5}}, "teachers": own},
+        }
+
+    dataset = DatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 64, 40, (0.5,), (0.25,))
+    spec = Spec(dataset, Component("kdrun.models.cnn"), Component("kdrun.methods.CE"))
+    small = result("resnet14", result("resnet20", result("resnet56")))
+    alone, assisted = describe(spec, [result("mlp"), small])["teachers"]
+    assert "teachers" not in alone
+    assert assisted["teachers"] == [
+        {
+            **{"run_id": "id of resnet20", "name": "resnet20"},
+            "teachers": [{"run_id": "id of resnet56", "name": "resnet56"}],
+        }
+    ]

@@ -248,6 +248,14 @@ def test_the_bar_goes_on_when_the_clock_is_set_back(monkeypatch):
     assert "-" not in re.sub(r"[^\d:<-]", "", shown), "no time is negative"
 
 
+def test_small_terms_have_three_significant_digits():
+    train = {"top1": 50.0, "loss": 12.3456, "ce": 0.25, "small": 0.00012345, "round": 0.058, "none": 0.0}
+    with TrainingProgress("student", epochs=2, done=0, steps_per_epoch=1) as progress:
+        line = progress.line("student", {"epoch": 1, "train": train, "test": {"top1": 40.0}}, 99.6, 2)
+    assert line.startswith("student epoch 1/2  test 40.0%  train 50.0%  loss 12.346  ce 0.250  small 0.000123  ")
+    assert "round 0.0580  none 0.000  img/s 100" in line
+
+
 def test_reused_results_say_from_which_run_and_when(kdrun, here):
     words = (*TINY[:2], "teacher=mlp", "recipe.epochs=2", "runtime.device=cpu", "method=kd")
     assert kdrun(*words, "method.temperature=2")[0] == 0

@@ -33,7 +33,7 @@ def test_student_names_its_teacher_as_the_teachers_own_result_does(finished):
     own = json.loads(next(finished.run.directory.parents[1].glob("cnn/*/result.json")).read_text())
     assert finished.result["teachers"] == [
         {
-            **{"run_id": own["run_id"], "name": "cnn", "epochs": 3, "seed": 0},
+            **{"run_id": own["run_id"], "name": "cnn", "dataset": "synthetic", "epochs": 3, "seed": 0},
             **{name: own["test"]["last"][name] for name in ("top1", "confidence")},
         }
     ]

@@ -180,8 +180,6 @@ WRONG = [
     *((kind, option, ("layer9",)) for kind in (AT, FSP) for option in ("student_taps", "teacher_taps")),
     *((kind, "student_taps", ("pool",)) for kind in (AT, FSP)),
     *((kind, "student_taps", ()) for kind in (AT, FSP)),
-    (AT, "student_taps", ("layer1",) * 4),  # the teacher has three
-    (FitNet, "student_tap", "pool"),
     *((kind, "stage1_epochs", -1) for kind in (FitNet, FSP)),
     *((kind, "stage1_lr", 0.0) for kind in (FitNet, FSP)),
     *((kind, "stage1_gamma", 1.5) for kind in (FitNet, FSP)),
@@ -201,9 +199,38 @@ def test_wrong_options_are_refused_by_name(kind, option, value):
         build(kind, **{option: value})
 
 
-def test_named_taps_take_as_many_of_the_other_network_from_its_end(batch, teacher):
-    method = build(AT, student_taps=("layer1", "layer3"))
-    assert method.teacher_taps == ("layer2", "layer3")
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_taps_named_for_one_network_are_their_namesakes_in_the_other(side):
+    other = {"student": "teacher", "teacher": "student"}[side]
+    for kind in (AT, FSP):
+        method = build(kind, **{f"{side}_taps": ("stem", "layer2")})
+        assert method.taps == method.needs.features == ("stem", "layer2"), "not the last two"
+    for kind in (RKD, SimilarityPreserving, FitNet):
+        method = build(kind, **{f"{side}_tap": "layer1"})
+        assert method.taps == method.needs.features == ("layer1",), "not the default"
+    deep = "layer1.1.branch"  # where there is a second block
+    swapped = dataclasses.replace(PAIR, student=PAIR.teacher, teacher=PAIR.student)
+    pair = PAIR if side == "teacher" else swapped
+    with pytest.raises(
+        ValueError, match=rf"^{other}_taps: say them too, since the_student has no '{deep}' that is a fea"
+    ):
+        build(AT, pair, **{f"{side}_taps": ("stem", deep)})
+    with pytest.raises(
+        ValueError, match=rf"^{other}_tap: say it too, since the_student has no '{deep}' that is a feat"
+    ):
+        build(RKD, pair, **{f"{side}_tap": deep})
+
+
+def test_a_namesake_is_of_the_same_kind():
+    """A vector for a vector, a feature map for a feature map."""
+    vectors = Outline("flat", {"layer1": (8,), "out": (K,)}, output=frozenset({"out"}))
+    pair = dataclasses.replace(PAIR, teacher=vectors)
+    with pytest.raises(ValueError, match=r"^teacher_tap: say it too, since flat has no 'layer1' that is a feature map"):
+        build(RKD, pair, student_tap="layer1")
+    assert build(RKD, pair, student_tap="layer1", teacher_tap="layer1").needs.features == ("layer1",)
+
+
+def test_taps_named_for_both_networks_are_as_many(batch, teacher):
     with pytest.raises(ValueError, match="each tap needs its counterpart, got 1 and 2"):
         build(AT, student_taps=("layer1",), teacher_taps=("layer1", "layer2"))
     with pytest.raises(ValueError, match="an even number"):
@@ -222,8 +249,14 @@ def test_networks_without_feature_maps_give_vectors_or_are_refused():
     for kind in (RKD, SimilarityPreserving, FitNet):
         assert build(kind, VECTORS).taps == (VECTORS.student.vector,)
     for kind in (AT, FSP):
-        with pytest.raises(ValueError, match=r"^student_taps=\[\]: must be feature maps .* the_student offers too few"):
+        with pytest.raises(
+            ValueError, match=r"^student=the_student: has no feature maps .*, too few for this method; f"
+        ):
             build(kind, VECTORS)
+        with pytest.raises(ValueError, match=r"^teacher=the_teacher: has no feature maps"):
+            build(kind, dataclasses.replace(VECTORS, student=PAIR.student))
+    with pytest.raises(ValueError, match=r"^student_tap='pool', teacher_tap='layer2': must be two feature maps"):
+        build(FitNet, student_tap="pool", teacher_tap="layer2")
     blind = dataclasses.replace(PAIR, teacher=Outline("one_layer", {"only": (K,)}, output=frozenset({"only"})))
     with pytest.raises(ValueError, match=r"^teacher_tap=None: one_layer has no tap of one vector"):
         build(RKD, blind)
@@ -231,7 +264,7 @@ def test_networks_without_feature_maps_give_vectors_or_are_refused():
 
 @pytest.mark.parametrize("teacher_tap", ["layer1", "layer3"])
 def test_hints_of_another_size_and_width_are_pooled_and_regressed(batch, teacher, teacher_tap):
-    method = build(FitNet, teacher_tap=teacher_tap)
+    method = build(FitNet, student_tap="layer2", teacher_tap=teacher_tap)
     ours, theirs = losses.same_size(features_of(method, batch)["layer2"], teacher.features[teacher_tap])
     hint = method(batch, teacher).terms["hint"]
     assert_close(hint, (method.regressor(ours) - theirs).square().mean())

@@ -110,3 +110,6 @@ def test_objectives_read_as_formulas():
     assert objective(run("CE", scale=0.406)) == "0.406 CE"
     assert objective(run("LSR", spread="others")) == "LSR, ε=0.1, on the wrong classes"
     assert objective(run("LSR", epsilon=0.16, scale=0.06)) == "0.06 LSR, ε=0.16"
+    assert objective(run("Sum", terms={"kd": {}, "at": {}})) == "CE + 1000 at + 0.9 kd"
+    terms = {"kd": {"weight": 1.0}, "sp": {"weight": 0.0}, "rkd": {"weight": 0.5}}
+    assert objective(run("Sum", terms=terms, hard_weight=0.1)) == "0.1 CE + kd + 0.5 rkd"

@@ -5,6 +5,7 @@ What the papers print, and the schedules they count in iterations, are typed her
 
 import functools
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -134,7 +135,7 @@ def test_label_smoothed_teachers_carry_what_the_paper_prints():
 @pytest.mark.parametrize("name", [*TABLES, *OWN])
 def test_a_row_runs_what_its_name_says_or_says_why_not(name):
     for row in load_table(name).rows:
-        assert bool(row.overrides) != bool(row.unavailable), row.name
+        assert bool(row.overrides) + bool(row.unavailable) + bool(row.derived) == 1, row.name
         typed = dict(text.split("=", 1) for text in row.overrides)
         if row.overrides:
             assert (typed["student"], typed.get("teacher", "")) == (row.student, row.teacher), row.name
@@ -164,6 +165,17 @@ def test_fsp_tables_have_the_paper_s_schedules(name, first, augmentation):
         recipe, changes = spec.recipe, spec.recipe.augmentation
         assert (recipe.weight_decay, recipe.momentum, recipe.warmup_epochs, recipe.batch_size) == (1e-4, 0.9, 0, 128)
         assert (changes.crop_padding, changes.flip, changes.rotation) == augmentation, row
+
+
+def test_the_teacher_of_the_transfer_is_a_row_of_table_4_and_its_control_the_same_untrained():
+    rows = composed("fsp_transfer", num_seeds=2)
+    ((teacher,), again) = (spec.teachers for spec in rows["resnet8/fsp/resnet14"])
+    assert teacher.run_id == composed("fsp_t4")["resnet14/ce"][0].run_id
+    assert again == (teacher,)
+    for spec, control in zip(rows["resnet8/fsp/resnet14"], rows["resnet8/fsp/resnet14@0"], strict=True):
+        assert control == replace(spec, teachers=(replace(teacher, stop_epoch=0),))
+    scaled = composed("fsp_transfer", "recipe.epochs=3")["resnet8/fsp/resnet14"][0]
+    assert {each.recipe.epochs for each in (scaled, *scaled.teachers)} == {3}
 
 
 def test_shuffled_students_share_a_teacher_and_have_their_own_channels():
@@ -223,6 +235,7 @@ def test_each_learning_rate_has_the_same_teacher():
     [
         ("fsp_fast_optimisation", "fsp_t1", "resnet26/fsp_short/resnet26"),
         ("fsp_small_student", "fsp_t4", "resnet14/fsp/resnet32"),
+        ("fsp_transfer", "fsp_transfer", "resnet8/fsp/resnet14"),
         ("ls_teacher", "ls_teacher", "resnet20/kd_ls/resnet56"),
     ],
 )

@@ -1,0 +1,249 @@
+"""The rows of a table, composed and checked: what the user typed laid over each, its runs and what follows from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from kdrun.config.compose import ConfigError, compose_job
+from kdrun.config.preflight import Job, check_job
+from kdrun.experiment.components import all_options
+from kdrun.experiment.signature import unknown
+from kdrun.experiment.spec import Spec
+from kdrun.tables import Definition, Entry, Row
+from kdrun.tables.controls import CONTROLS, divided_by_classes
+
+OF_ROWS = ("student", "teacher", "method")
+"""Nodes that differ from row to row."""
+
+METHOD = "method."
+
+
+class UserOverrides:
+    """What the user typed, laid over each row.
+
+    Options of methods (`method.X=...`) go to the rows whose method has them; everything else goes to every row.
+    """
+
+    def __init__(self, overrides: Sequence[str], extra: Path | None) -> None:
+        self._typed = tuple(overrides)
+        self._general = [text for text in overrides if not text.startswith(METHOD)]
+        self._options = [text for text in overrides if text.startswith(METHOD)]
+        self._extra = extra
+        self._fitting: set[str] = set()
+        self._taken: set[str] = set()
+        self._known_options: set[str] = set()
+
+    def check_general(self, table: Sequence[str], problems: list[str]) -> Job | None:
+        """Composes and checks once what does not hang on a row; what cannot be composed is told and left out."""
+        general = [text for text in self._general if not text.lstrip("+~").startswith(OF_ROWS)]
+        config = self._compose(_merged(*table, *general), problems)
+        self._general = [text for text in self._general if not any(said.startswith(f"{text}:") for said in problems)]
+        try:
+            return self.check(config)
+        except ConfigError as error:
+            problems += error.problems
+            return None
+
+    def compose(self, definition: Definition, row: Row, problems: list[str]) -> DictConfig:
+        """A row's config; of several overrides for one key the last holds, and the user's come last.
+
+        What the published run has other than its dataset's recipe is left out with another dataset, and where the
+        user sets the same thing (for a teacher, too: it follows).
+        """
+        keys = {key_of(text) for text in self._general}
+        recipe = [text for text in row.recipe if not {"dataset", key_of(text).removeprefix("teacher.")} & keys]
+        overrides = _merged(*definition.overrides, *row.overrides, *recipe, *self._general)
+        faults: list[str] = []
+        config = self._compose(overrides, faults)
+        options = {str(name) for name in config.method if name != "_target_"}
+        taken = [text for text in self._options if key_of(text).split(".")[1] in options]
+        self._known_options |= options
+        self._taken.update(taken)
+        if taken:
+            return self._compose(_merged(*overrides, *taken), problems)
+        problems += faults
+        return config
+
+    def check(self, config: DictConfig) -> Job:
+        """A config's checked job."""
+        return check_job(config, self._typed, self._fitting)
+
+    def sets(self, key: str) -> bool:
+        """Whether the user gives a value for a key."""
+        return any(key_of(text) == key for text in self._typed)
+
+    def untaken(self) -> list[str]:
+        """A problem for each option that no row's method has."""
+        return [
+            f"{text}: {unknown(key_of(text).split('.')[1], self._known_options, 'option of any row')}"
+            for text in self._options
+            if text not in self._taken
+        ]
+
+    def _compose(self, overrides: Sequence[str], problems: list[str]) -> DictConfig:
+        return compose_job(overrides, problems, extra=self._extra)
+
+
+def checked_rows(
+    definition: Definition, user: UserOverrides, num_seeds: int, problems: list[str]
+) -> tuple[list[Entry], dict[str, Job]]:
+    """Every row with its specs, each followed by its controls; and the jobs.
+
+    Raises:
+        ConfigError: the `problems` known so far, and each further one with its row.
+    """
+    entries: list[Entry] = []
+    jobs: dict[str, Job] = {}
+    faults: dict[str, list[str]] = {}
+    for row in tqdm(definition.rows, desc="checking rows", leave=False, disable=None):
+        if definition.unavailable or row.unavailable:
+            entries.append(Entry(row))
+            continue
+        if row.derived is not None:
+            continue
+        try:
+            found = list(_row_jobs(definition, row, user, num_seeds))
+        except ConfigError as error:
+            for text in error.problems:
+                faults.setdefault(text, []).append(row.name)
+            continue
+        for text in _unknown_classes(row, found[0].spec):
+            faults.setdefault(text, []).append(row.name)
+        own = Entry(row, tuple(job.spec for job in found))
+        for entry, members in [(own, found), *_controls(definition, row, found)]:
+            entries.append(entry)
+            jobs.update({job.spec.run_id: job for job in members})
+    problems += _shared_cells(definition, entries)
+    if not (problems or faults):
+        entries = _with_derived(definition, entries, jobs, faults)
+    for text, (first, *more) in faults.items():
+        if text not in problems:
+            problems.append(f"row {first}{f' and {len(more)} more' if more else ''}: {text}")
+    problems += user.untaken()
+    if problems:
+        raise ConfigError(problems)
+    return entries, jobs
+
+
+def _with_derived(
+    definition: Definition, entries: Sequence[Entry], jobs: dict[str, Job], faults: dict[str, list[str]]
+) -> list[Entry]:
+    """The entries with the derived rows in their places.
+
+    Args:
+        definition: the table.
+        entries: of all other rows.
+        jobs: theirs; those of teachers that a derived row is made of are added.
+        faults: what is wrong, with the names of the rows; what is found is added.
+    """
+    by_name = {entry.row.name: entry for entry in entries}
+    whole = []
+    for row in definition.rows:
+        if row.ingredients is None or definition.unavailable:
+            whole += [each for each in entries if row.name == _owner(each.row)]
+            continue
+        parts = [by_name[name].specs for name in row.ingredients.rows]
+        try:
+            derived = tuple(row.ingredients.of_a_seed(specs) for specs in zip(*parts, strict=True))
+        except ValueError as error:
+            for text in str(error).splitlines():
+                faults.setdefault(f"derived: {text}", []).append(row.name)
+            continue
+        own = jobs[parts[0][0].run_id]
+        for text in _unknown_classes(row, own.spec):
+            faults.setdefault(text, []).append(row.name)
+        for spec in (spec for each in derived for spec in each.specs):
+            jobs.setdefault(spec.run_id, dataclasses.replace(own, spec=spec, config=None))
+        whole.append(Entry(row, derived=derived))
+    return whole
+
+
+def _shared_cells(definition: Definition, entries: Sequence[Entry]) -> list[str]:
+    """A problem for each cell of the heat map that several rows would stand in, and one where none has a place."""
+    grid = definition.grid
+    rows = [entry for entry in entries if entry.specs and entry.row.control is None]
+    if "heatmap" not in definition.figures or not rows:
+        return []
+    places = {entry.specs[0].run_id: (grid.place(entry.specs[0]), entry.row) for entry in rows}
+    for axis, chosen in enumerate((grid.rows, grid.columns)):
+        if all(place[axis] is None for place, _ in places.values()):
+            return [f"grid: no row has {chosen}"]
+    cells: dict[str, list[str]] = {}
+    for (row, column), owner in places.values():
+        if row is not None:
+            cells.setdefault(repr((row, owner.kind if column is None else column)), []).append(owner.name)
+    return [f"grid: {' and '.join(names)} stand in one cell" for names in cells.values() if len(names) > 1]
+
+
+def _unknown_classes(row: Row, spec: Spec) -> list[str]:
+    """A problem where a row asks for the errors on classes that its dataset does not have."""
+    classes = spec.dataset.num_classes
+    if all(0 <= name < classes for name in row.errors_on):
+        return []
+    return [f"errors_on={list(row.errors_on)}: must be class indices from 0 to {classes - 1}"]
+
+
+def _row_jobs(definition: Definition, row: Row, user: UserOverrides, num_seeds: int) -> Iterator[Job]:
+    """The row's run for each seed.
+
+    Raises:
+        ConfigError: with every problem of the row.
+    """
+    problems: list[str] = []
+    config = user.compose(definition, row, problems)
+    config.seed = 0
+    try:
+        first = user.check(config)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    multiplier = _multiplier(first.spec, definition)
+    if multiplier is not None and not user.sets("method.multiplier"):
+        config.method.multiplier = multiplier
+        first = user.check(config)
+    yield first
+    for seed in range(1, num_seeds):
+        config.seed = seed
+        yield user.check(config)
+
+
+def _multiplier(spec: Spec, definition: Definition) -> float | None:
+    """At another number of classes than the paper's: m K / K_paper, which keeps the weights in the loss."""
+    classes = spec.dataset.num_classes
+    if definition.num_classes in (None, classes) or not divided_by_classes(spec.method):
+        return None
+    multiplier: float = all_options(spec.method)["multiplier"]
+    return multiplier * classes / definition.num_classes
+
+
+def _controls(definition: Definition, row: Row, jobs: Sequence[Job]) -> Iterator[tuple[Entry, list[Job]]]:
+    """The controls of a row that apply to it."""
+    for name in definition.controls:
+        specs = [spec for job in jobs if (spec := CONTROLS[name](job.spec)) is not None]
+        if specs:
+            members = [dataclasses.replace(job, spec=spec, config=None) for job, spec in zip(jobs, specs, strict=True)]
+            yield Entry(control_row(row, name), tuple(specs)), members
+
+
+def control_row(row: Row, name: str) -> Row:
+    return Row(f"{row.name}/{name}", baseline=row.baseline)
+
+
+def _owner(row: Row) -> str:
+    """The name of a row, or of the row that a control belongs to."""
+    return row.name if row.control is None else row.name.removesuffix(f"/{row.control}")
+
+
+def _merged(*overrides: str) -> list[str]:
+    """Overrides with one for each key, the last."""
+    return list({key_of(text): text for text in overrides}.values())
+
+
+def key_of(text: str) -> str:
+    return text.partition("=")[0]

@@ -1,0 +1,117 @@
+"""What all derived figures have: the runs they are made of, a key, and a record that is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from kdrun.experiment.run import read_written
+from kdrun.experiment.spec import Spec
+from kdrun.experiment.store import Store
+from kdrun.files import read_record, sha256, write_record
+from kdrun.metrics import classification_metrics
+
+if TYPE_CHECKING:
+    from kdrun.experiment.runner import Runner
+
+
+@dataclass(frozen=True)
+class Derived(ABC):
+    """One figure, of one seed. A kind is a subclass: its further fields are the options of a definition.
+
+    Attributes:
+        specs: of the runs it is made of, all on the same test images.
+
+    Raises:
+        ValueError: runs or options that do not fit, a line `option: reason` for each.
+    """
+
+    specs: tuple[Spec, ...]
+
+    kind: ClassVar[str]
+    several: ClassVar[bool]
+    """Whether it is made of several runs of a seed, or of one."""
+
+    figures: ClassVar[Mapping[str, str]] = {}
+    """What it finds beside the metrics on the test set: names of columns, and what they are."""
+
+    @abstractmethod
+    def compute(self, runner: Runner) -> dict[str, Any]:
+        """The figures.
+
+        Args:
+            runner: has the finished runs of `specs`, says what their networks answer, and executes further specs.
+
+        Returns:
+            What `described` returns; with `figures`, a number for each of the class's `figures`, where it has some.
+        """
+
+    @abstractmethod
+    def words(self) -> str:
+        """What is computed, in place of a run's objective."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """By name, as in JSON; those at their default are left out, so that a new one changes no key that there is."""
+        fields = [field for field in dataclasses.fields(self) if field.name != "specs"]
+        changed = {field.name: value for field in fields if (value := getattr(self, field.name)) != field.default}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
+
+    @property
+    def key(self) -> str:
+        """First 10 hex digits of the SHA-256 of kind, options and run_ids."""
+        whole = {"kind": self.kind, "options": self.options, "run_ids": [spec.run_id for spec in self.specs]}
+        return sha256(json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())[:10]
+
+    def at_precision(self, precision: str) -> Derived:
+        """The same of the runs in another precision."""
+        return dataclasses.replace(self, specs=tuple(spec.at_precision(precision) for spec in self.specs))
+
+
+def kept(store: Store, derived: Derived) -> dict[str, Any] | None:
+    """What `compute` found before, here or published; None where it was never asked.
+
+    Raises:
+        DamagedError: it is not what was left there.
+    """
+    path = store.find_derived(derived.key)
+    return None if path is None else read_written(path, read_record)
+
+
+def compute(derived: Derived, runner: Runner) -> dict[str, Any]:
+    """The figures and what they were computed from; kept under `derived/`, and taken from there.
+
+    Raises:
+        DamagedError: what is kept is not what was left there.
+        kdrun.training.checkpoint.CheckpointError: weights are not those of their result.
+    """
+    found = kept(runner.store, derived)
+    if found is None:
+        run_ids = [spec.run_id for spec in derived.specs]
+        found = {"kind": derived.kind, "options": derived.options, "run_ids": run_ids, **derived.compute(runner)}
+        path = runner.store.derived(derived.key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_record(path, found)
+    return found
+
+
+def described(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    """What predictions on the test set amount to.
+
+    Args:
+        logits: `[N, K]`.
+        labels: `[N]`.
+
+    Returns:
+        `test.last`, the metrics as of a run; `class_errors`, how many images of each class are wrong.
+    """
+    wrong = labels[logits.argmax(dim=1) != labels]
+    errors = torch.bincount(wrong, minlength=logits.shape[1]).tolist()
+    return {"test": {"last": classification_metrics(logits, labels)}, "class_errors": errors}

@@ -1,0 +1,305 @@
+"""Specialists (Hinton et al. 2015, section 5): which classes each knows, and how they and a generalist answer together.
+
+A generalist knows all K classes. Specialist m knows the set S_m, and has one more output, the last, for all the other
+classes: its dustbin. Everything here is a function of predictions and computes in float64; probabilities are at T = 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdrun.clustering import kmeans, squared_distances
+
+Sets = Sequence[tuple[int, ...]]
+
+NORMALIZED_WITHIN = 1e-3  # nats; tells log-probabilities, in float16 too, from logits
+
+
+def class_sets(
+    probabilities: Tensor, num_sets: int, *, size: int | None = None, seed: int
+) -> tuple[tuple[int, ...], ...]:
+    """The classes of each specialist: those a generalist often predicts together (Hinton et al. 2015, section 5.3).
+
+    k-means on the columns of the covariance matrix, over the images, of the generalist's predictions. No labels.
+
+    Args:
+        probabilities: the generalist's, `[N, K]`, N at least 2.
+        num_sets: of clusters, from 1 to K. Fewer sets come out where clusters have the same set, and without `size`
+            where a cluster is a single class, which is left to the generalist.
+        size: classes in each set, from 2 to K - 1: those whose columns are nearest to the centroid of the cluster, so
+            sets overlap (the paper has 61 sets of 300 of 15 000 classes). None: the clusters themselves, disjoint.
+        seed: of k-means.
+
+    Returns:
+        Sorted sets of 2 to K - 1 classes, in sorted order.
+
+    Raises:
+        ValueError: a number outside what is said above, or no set of 2 to K - 1 classes.
+    """
+    num_images, num_classes = probabilities.shape
+    if num_images < 2:
+        raise ValueError(f"predictions of {num_images} image(s): their covariance needs at least 2")
+    if not 1 <= num_sets <= num_classes:
+        raise ValueError(f"num_sets={num_sets!r}: must be from 1 to the number of classes, {num_classes}")
+    if size is not None and not 2 <= size < num_classes:
+        raise ValueError(f"size={size!r}: must be from 2 to one less than the number of classes, {num_classes - 1}")
+    columns = torch.cov(probabilities.detach().cpu().double().T)  # symmetric: row k is column k
+    cluster = kmeans(columns, num_sets, seed=seed)
+    members = F.one_hot(cluster).T.double()
+    if size is None:
+        chosen = [row.nonzero()[:, 0] for row in members]
+    else:
+        centroids = members @ columns / members.sum(dim=1, keepdim=True)
+        chosen = list(squared_distances(centroids, columns).argsort(dim=1, stable=True)[:, :size])
+    sets = {tuple(sorted(classes.tolist())) for classes in chosen}
+    kept = tuple(sorted(classes for classes in sets if 2 <= len(classes) < num_classes))
+    if not kept:
+        raise ValueError(
+            f"num_sets={num_sets!r}: no cluster of 2 to {num_classes - 1} of the {num_classes} classes came out; "
+            "choose another number of sets, or a size"
+        )
+    return kept
+
+
+def oversampling_correction(num_rest_drawn: int, num_rest: int) -> float:
+    """What to add to the logit of a specialist's dustbin once it is trained: `log(num_rest / num_rest_drawn)`.
+
+    The specialist sees all images of its classes, and of the rest a random part, so the classes are oversampled
+    against the dustbin by num_rest / num_rest_drawn. What it learns is `p(y|x) ~ p(x|y) pi(y)` with the priors pi of
+    its training images: each pi(k) in proportion to the images of class k, pi(dustbin) to num_rest_drawn. A random
+    part of the rest looks as the rest does, so p(x|y) is the true one; only pi(dustbin) has to be multiplied by
+    num_rest / num_rest_drawn, and that is adding its log to the logit. The number of special images cancels.
+
+    Args:
+        num_rest_drawn: images of other classes in an epoch of the specialist, at least 1.
+        num_rest: images of other classes there are, at least 1.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+    for name, value in (("num_rest_drawn", num_rest_drawn), ("num_rest", num_rest)):
+        if value < 1:
+            raise ValueError(f"{name}={value!r}: must be at least 1")
+    return math.log(num_rest / num_rest_drawn)
+
+
+def active(generalist_probabilities: Tensor, sets: Sets, num_top: int = 1) -> Tensor:
+    """Whose sets hold one of the classes the generalist finds likeliest: bool `[N, M]`, a column for each set.
+
+    Args:
+        generalist_probabilities: `[N, K]`; logits or log-probabilities do as well, being in the same order.
+        sets: of classes, M of them.
+        num_top: how many of the likeliest classes count, from 1 to K; 1 in the paper.
+
+    Raises:
+        ValueError: a number or a set outside what is said above.
+    """
+    num_classes = generalist_probabilities.shape[1]
+    if not 1 <= num_top <= num_classes:
+        raise ValueError(f"num_top={num_top!r}: must be from 1 to the number of classes, {num_classes}")
+    likeliest = generalist_probabilities.topk(num_top, dim=1).indices
+    return _membership(sets, num_classes, likeliest.device)[:, likeliest].any(dim=2).T
+
+
+def _membership(sets: Sets, num_classes: int, device: torch.device) -> Tensor:
+    """Which classes are in which set: bool `[M, K]`."""
+    inside = torch.zeros(len(sets), num_classes, dtype=torch.bool)
+    for row, classes in zip(inside, sets, strict=True):
+        if not classes or len(set(classes)) < len(classes) or not all(0 <= k < num_classes for k in classes):
+            raise ValueError(f"set {classes!r}: must be one or more different classes from 0 to {num_classes - 1}")
+        row[list(classes)] = True
+    return inside.to(device)
+
+
+@dataclass(frozen=True)
+class Combination:
+    """The joint answer of a generalist and its specialists.
+
+    Attributes:
+        log_q: `[N, K]`, float64 if the generalist's is, else float32.
+        excess: `[N]`, float64: an upper bound, in nats, of how far each image's objective is above its minimum.
+    """
+
+    log_q: Tensor
+    excess: Tensor
+
+
+def combined(
+    generalist_log_probabilities: Tensor,
+    specialist_log_probabilities: Sequence[Tensor],
+    sets: Sets,
+    active: Tensor,
+    *,
+    tolerance: float = 1e-6,
+    steps: int = 1000,
+) -> Combination:
+    """The q over all classes that minimises `KL(p_g, q) + sum over active m of KL(p_m, q)` (section 5).
+
+    `KL(p, q) = sum p log(p / q)`; what q gives a dustbin is the sum of q over the classes outside S_m.
+
+    With q = softmax(z), A active specialists and the expectation
+    `e(q)_k = (p_g,k + sum_m (p_m,k if k in S_m, else p_m,dustbin q_k / q(outside S_m))) / (1 + A)`
+    the gradient in z is `(1 + A)(q - e(q))`. The paper descends it, per image; here each step is
+    `z <- z + log(e(q) / q)`, that is q <- e(q), for all images at once. It has the same fixed point, starts at the
+    generalist's answer as well, never raises the objective (it is an EM step) and needs no learning rate. Descent
+    cannot do with one: it moves a class of probability q_k at a rate in proportion to q_k.
+
+    The objective is convex in q, with derivatives `-(1 + A) e(q)_k / q_k`, so `(1 + A)(max_k e(q)_k / q_k - 1)` bounds
+    what is left to gain. An image stops when that is at most `tolerance`: mostly in tens of steps, but it may take
+    thousands where specialists whose sets overlap are sure of contrary things.
+
+    Args:
+        generalist_log_probabilities: `[N, K]`, finite.
+        specialist_log_probabilities: for each set `[N, |S_m| + 1]`: its classes in the set's order, the dustbin last,
+            after `oversampling_correction`.
+        sets: M sets of classes. The dustbin of a set of all the classes must have probability 0.
+        active: bool `[N, M]`. An image without an active specialist keeps the generalist's answer exactly.
+        tolerance: in nats, more than 0.
+        steps: at most so many for an image, at least 1; see `Combination.excess` for what they reached.
+
+    Raises:
+        ValueError: shapes or numbers outside what is said above, or rows that are not log-probabilities.
+    """
+    if not tolerance > 0 or steps < 1:
+        raise ValueError(f"tolerance={tolerance!r}, steps={steps!r}: must be more than 0, and at least 1")
+    generalist = generalist_log_probabilities.detach()
+    inside = _membership(sets, generalist.shape[1], generalist.device)
+    _check_predictions(generalist, specialist_log_probabilities, sets, active)
+    log_q = generalist.to(torch.float64 if generalist.dtype == torch.float64 else torch.float32, copy=True)
+    excess = torch.zeros(len(generalist), dtype=torch.float64, device=generalist.device)
+    rows = active.any(dim=1).nonzero()[:, 0]
+    start = generalist[rows].double().log_softmax(dim=1)
+    log_base, log_numerator, dustbins = start, start, []  # of e(q): what does not depend on q, all of it at the start
+    for m, classes in enumerate(sets):
+        asked = active[rows, m, None]
+        answer = specialist_log_probabilities[m].detach()[rows].double().log_softmax(dim=1)
+        answer = answer.where(asked, -math.inf)
+        known = torch.full_like(start, -math.inf)
+        known[:, list(classes)] = answer[:, :-1]
+        shared = start.where(~inside[m], -math.inf).logsumexp(dim=1, keepdim=True)
+        guessed = (answer[:, -1:] + start - shared).where(~inside[m], -math.inf)
+        log_base = torch.logaddexp(log_base, known)
+        log_numerator = torch.logaddexp(log_numerator, known.where(inside[m], guessed))
+        dustbins.append(answer[:, -1].exp())
+    if len(rows):
+        num_models = 1 + active[rows].sum(dim=1, keepdim=True).double()
+        z, excess[rows] = _minimised(
+            log_numerator - num_models.log(),
+            (log_base, torch.stack(dustbins, dim=1), num_models),
+            (~inside).double(),
+            tolerance=tolerance,
+            steps=steps,
+        )
+        log_q[rows] = z.log_softmax(dim=1).to(log_q.dtype)
+    return Combination(log_q, excess)
+
+
+def _minimised(
+    z: Tensor, terms: tuple[Tensor, Tensor, Tensor], outside: Tensor, *, tolerance: float, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Steps of `combined` from q = e^z, which must be some e(q): then e(q) / q never overflows. Returns z and excess.
+
+    `terms` of each image: log of the sum of the probabilities that need no sharing `[N, K]`, those of the dustbins
+    `[N, M]` (0 of the inactive) and the number of models `[N, 1]`.
+    """
+    final, excess = z.clone(), torch.zeros(len(z), dtype=z.dtype, device=z.device)
+    left = torch.arange(len(z), device=z.device)
+    for step in range(1, steps + 1):
+        log_base, dustbins, num_models = terms
+        # A q(outside) that underflows to 0 has a dustbin of hardly more: e(q) made it so.
+        mass = (z.exp() @ outside.T).clamp_min(torch.finfo(z.dtype).tiny)
+        ratio = ((log_base - z).exp() + (dustbins / mass) @ outside) / num_models
+        bound = (num_models[:, 0] * (ratio.amax(dim=1) - 1)).clamp_min(0)
+        done = (bound <= tolerance) | (step == steps)
+        if done.any():
+            final[left[done]], excess[left[done]] = z[done], bound[done]
+            going = ~done
+            left, z, ratio = left[going], z[going], ratio[going]
+            terms = (log_base[going], dustbins[going], num_models[going])
+            if not len(left):
+                break
+        z = z + ratio.log()
+    return final, excess
+
+
+def _check_predictions(generalist: Tensor, specialists: Sequence[Tensor], sets: Sets, active: Tensor) -> None:
+    num_images, num_classes = generalist.shape
+    if len(specialists) != len(sets) or active.shape != (num_images, len(sets)) or active.dtype != torch.bool:
+        raise ValueError(
+            f"{len(sets)} sets need as many specialists, got {len(specialists)}, and active as bool "
+            f"[{num_images}, {len(sets)}], got {active.dtype} {list(active.shape)}"
+        )
+    if not generalist.isfinite().all():
+        raise ValueError("the generalist's log-probabilities must be finite")
+    for m, (values, classes) in enumerate(zip(specialists, sets, strict=True)):
+        if values.shape != (num_images, len(classes) + 1):
+            expected = [num_images, len(classes) + 1]
+            raise ValueError(f"specialist {m}: predictions must be {expected}, got {list(values.shape)}")
+        if len(classes) == num_classes and (values[:, -1] > -math.inf).any():
+            raise ValueError(f"specialist {m} knows every class: its dustbin must have probability 0")
+    for name, values in (("generalist", generalist), *((f"specialist {m}", v) for m, v in enumerate(specialists))):
+        # `not all` and not `any`, so that NaN fails too.
+        if not (values.double().logsumexp(dim=1).abs() < NORMALIZED_WITHIN).all():
+            raise ValueError(f"{name}: rows must be log-probabilities, whose exponentials sum to 1")
+
+
+def conditional_accuracy(log_q: Tensor, labels: Tensor, sets: Sets) -> float:
+    """Top-1 in percent on the images of classes that some set holds, predicting only such classes (Table 3).
+
+    Args:
+        log_q: `[N, K]`, log-probabilities or logits.
+        labels: int64 `[N]`.
+        sets: of classes.
+
+    Raises:
+        ValueError: no image of such a class, or a set that is not of classes.
+    """
+    special = _membership(sets, log_q.shape[1], log_q.device).any(dim=0)
+    counts = special[labels]
+    if not counts.any():
+        raise ValueError("conditional accuracy: no image is of a class that a specialist knows")
+    prediction = log_q.where(special, -math.inf)[counts].argmax(dim=1)
+    return 100 * (prediction == labels[counts]).double().mean().item()
+
+
+@dataclass(frozen=True)
+class Cover:
+    """A row of Table 4: the test images whose class so many specialists know, and how many of them are right."""
+
+    num_specialists: int
+    num_images: int
+    num_correct_generalist: int
+    num_correct_combined: int
+
+
+def accuracy_by_cover(
+    generalist_log_probabilities: Tensor, log_q: Tensor, labels: Tensor, sets: Sets
+) -> tuple[Cover, ...]:
+    """What the specialists change, by how many of them know the class of the image (Table 4).
+
+    Args:
+        generalist_log_probabilities: `[N, K]`; logits do as well.
+        log_q: of `combined`, `[N, K]`.
+        labels: int64 `[N]`.
+        sets: of classes.
+
+    Returns:
+        A row for each number of specialists that some image has, ascending; the images add up to N.
+
+    Raises:
+        ValueError: a set that is not of classes.
+    """
+    cover = _membership(sets, log_q.shape[1], log_q.device).sum(dim=0)[labels]
+    before = generalist_log_probabilities.argmax(dim=1) == labels
+    after = log_q.argmax(dim=1) == labels
+    rows = []
+    for number in cover.unique().tolist():
+        images = cover == number
+        rows.append(Cover(number, *(int(counted.sum()) for counted in (images, images & before, images & after))))
+    return tuple(rows)

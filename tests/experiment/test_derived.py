@@ -1,0 +1,146 @@
+"""Figures computed from finished runs, against numpy on what the exported weights answer."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kdrun.experiment.build import build_student
+from kdrun.experiment.derived import Bias, Ensemble, compute, kept
+from kdrun.experiment.resident import load_resident
+from kdrun.experiment.store import Store
+from kdrun.files import DamagedError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def specs(lab):
+    """Three finished runs that differ in their seed."""
+    asked = tuple(lab.plain("cnn", seed=seed) for seed in (0, 1, 2))
+    for spec in asked:
+        lab.execute(spec)
+    return asked
+
+
+def answers(lab, spec, split="test") -> tuple[np.ndarray, np.ndarray]:
+    """Logits in float64, and labels, of the network in a run's exported file."""
+    images = getattr(load_resident(spec.dataset, lab.root, CPU), split)
+    network = build_student(spec.student, spec.dataset)
+    network.load_state_dict(load_file(lab.run(spec).weights))
+    with torch.no_grad():
+        logits = network.eval()(images.batch(torch.arange(len(images))))
+    return logits.numpy().astype(np.float64), images.labels.numpy()
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def agrees(found: dict, probs: np.ndarray, labels: np.ndarray) -> None:
+    last, wrong = found["test"]["last"], probs.argmax(axis=1) != labels
+    assert last["top1"] == pytest.approx(100 * (1 - wrong.mean()), rel=1e-12)
+    assert last["nll"] == pytest.approx(-np.log(probs[np.arange(len(labels)), labels]).mean(), rel=1e-5)
+    assert last["confidence"] == pytest.approx(probs.max(axis=1).mean(), rel=1e-5)
+    assert found["class_errors"] == [int((wrong & (labels == name)).sum()) for name in range(probs.shape[1])]
+
+
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+def test_an_ensemble_is_the_mean_of_probabilities(lab, specs, mean):
+    probs = np.stack([softmax(answers(lab, spec)[0]) for spec in specs])
+    expected = probs.mean(axis=0)
+    if mean == "geometric":
+        product = probs.prod(axis=0) ** (1 / 3)
+        expected = product / product.sum(axis=1, keepdims=True)
+    agrees(compute(Ensemble(specs, mean=mean), lab.runner()), expected, answers(lab, specs[0])[1])
+
+
+def test_of_one_run_it_is_the_run(lab, specs):
+    found = compute(Ensemble(specs[:1]), lab.runner())
+    agrees(found, softmax(answers(lab, specs[0])[0]), answers(lab, specs[0])[1])
+    assert found["test"]["last"]["top1"] == lab.run(specs[0]).result()["test"]["last"]["top1"]
+
+
+def test_it_is_kept_for_these_runs_in_any_order_and_for_no_others(lab, specs, monkeypatch):
+    store = lab.runner().store
+    assert kept(store, Ensemble(specs)) is None
+    found = compute(Ensemble(specs), lab.runner())
+    assert json.dumps(kept(store, Ensemble(specs[::-1]))) == json.dumps(found)
+    assert kept(store, Ensemble(specs[:2])) is None
+    assert kept(store, Ensemble(specs, mean="geometric")) is None
+    monkeypatch.setattr(Ensemble, "compute", None)
+    assert compute(Ensemble(specs), lab.runner()) == found, "nothing is computed twice"
+
+
+def test_published_figures_are_found_where_there_are_no_own(lab, specs):
+    compute(Ensemble(specs), lab.runner())
+    elsewhere = lab.root / "elsewhere"
+    assert kept(Store(elsewhere, lab.root / "outputs"), Ensemble(specs)) is not None
+    assert kept(Store(elsewhere), Ensemble(specs)) is None
+
+
+def test_a_damaged_record_is_told(lab, specs):
+    derived = Ensemble(specs)
+    compute(derived, lab.runner())
+    path = lab.runner().store.derived(derived.key)
+    path.write_text(path.read_text().replace('"class_errors"', '"class_errorz"'))
+    with pytest.raises(DamagedError, match=f"{derived.key}.json is not whole.*move it away"):
+        compute(derived, lab.runner())
+
+
+@pytest.fixture
+def half_blind(lab):
+    """A finished run that was trained without classes 1 and 2, with a third of the images held out."""
+    dataset = dataclasses.replace(lab.dataset, train_size=300, val_fraction=0.33)
+    recipe = dataclasses.replace(lab.recipe, epochs=5)
+    teacher = lab.plain("cnn", dataset=dataset, recipe=recipe)
+    method = lab.by("KD", alpha=1.0)
+    restricted = dataclasses.replace(dataset, classes=(0, 3))
+    spec = lab.plain("cnn", dataset=restricted, recipe=recipe, method=method, teachers=(teacher,))
+    lab.execute(spec)
+    return spec
+
+
+@pytest.mark.parametrize("chosen_on", ["val", "test"])
+def test_the_bias_is_that_with_the_fewest_errors_by_brute_force(lab, half_blind, chosen_on):
+    classes = [1, 2]
+
+    def corrected(logits: np.ndarray, bias: float) -> np.ndarray:
+        return logits + bias * np.isin(np.arange(4), classes)
+
+    logits, labels = answers(lab, half_blind, chosen_on)
+    grid = [round(-20 + 0.1 * i, 1) for i in range(401)]
+    errors = {b: int((corrected(logits, b).argmax(axis=1) != labels).sum()) for b in grid}
+    fewest = [b for b in grid if errors[b] == min(errors.values())]
+    found = compute(Bias((half_blind,), classes=tuple(classes), chosen_on=chosen_on), lab.runner())
+    bias = found["figures"]["bias"]
+    assert bias in fewest
+    assert abs(bias) == min(map(abs, fewest))
+    assert errors[bias] < errors[0.0], "it has something to correct"
+    test_logits, test_labels = answers(lab, half_blind)
+    agrees(found, softmax(corrected(test_logits, bias)), test_labels)
+
+
+def test_a_bias_that_cannot_be_chosen_is_refused(lab, half_blind):
+    with pytest.raises(ValueError, match=r"chosen_on=val: no images are held out; needs dataset.val_fraction above 0"):
+        Bias((lab.plain(),), classes=(1,))
+    for classes in ((), (4,), (1, 1), (0, 1, 2, 3)):
+        with pytest.raises(ValueError, match="some of the class indices from 0 to 3, each once, not all"):
+            Bias((half_blind,), classes=classes)
+
+
+def test_runs_of_different_data_are_no_ensemble(lab):
+    other = dataclasses.replace(lab.dataset, identity="another")
+    with pytest.raises(ValueError, match="must be of one dataset"):
+        Ensemble((lab.plain(), lab.plain(dataset=other)))
+
+
+def test_options_at_their_default_leave_keys_as_they_are(lab):
+    """Keys are those of files that have been computed."""
+    spec = lab.plain()
+    assert Ensemble((spec,)).options == {}
+    assert Ensemble((spec,)).key == Ensemble((spec,), mean="arithmetic").key != Ensemble((spec,), mean="geometric").key
