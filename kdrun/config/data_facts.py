@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,11 +46,36 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
     except Exception as error:  # whatever the user's own loader raises
         findings.problems.append(f"{path}._target_={node['_target_']}: {type(error).__name__}: {error}")
         return None
-    values = {name: value for name, value in found.items() if name not in ("_target_", "root")}
+    values = {name: value for name, value in found.items() if name not in ("_target_", "root", "drop_classes")}
     others: list[str] = []
     dataset: DatasetSpec | None = construct(DatasetSpec, {"target": node["_target_"], **values}, path, others)
     findings.problems += [*refused, *_not_following(refused, others, path)]
-    return None if refused else dataset
+    if refused or dataset is None:
+        return None
+    kept: DatasetSpec | None = findings.attempt(f"{path}.", without_classes, dataset, node.get("drop_classes"))
+    return kept
+
+
+def without_classes(dataset: DatasetSpec, dropped: Any) -> DatasetSpec:
+    """The dataset without the training images of some classes: another way to say which ones stay.
+
+    Args:
+        dataset: with all its classes, where some are dropped.
+        dropped: class indices, or None.
+
+    Raises:
+        ValueError: they are none of the dataset, all of them, or beside `classes`.
+    """
+    if dropped is None:
+        return dataset
+    if not isinstance(dropped, (list, tuple)) or not dropped or not set(dropped) < set(range(dataset.num_classes)):
+        raise ValueError(
+            f"drop_classes={dropped!r}: must be null, or class indices from 0 to {dataset.num_classes - 1}, not all"
+        )
+    if dataset.classes is not None:
+        raise ValueError(f"drop_classes={dropped!r}: says what dataset.classes says; give one of the two")
+    kept = tuple(label for label in range(dataset.num_classes) if label not in dropped)
+    return dataclasses.replace(dataset, classes=kept)
 
 
 def _describe(
@@ -107,10 +133,7 @@ def few_images(path: str, spec: Spec) -> list[str]:
         path: where its recipe stands: empty for the run's own, else `teacher.`.
         spec: the run.
     """
-    dataset, batch_size = spec.dataset, spec.recipe.batch_size
-    num_classes = dataset.num_classes if dataset.classes is None else len(dataset.classes)
-    share = (1 - dataset.val_fraction) * dataset.train_fraction * num_classes / dataset.num_classes
-    images = max(num_classes, round(dataset.train_size * share))  # every class gives one at least
+    images, batch_size = spec.dataset.num_train_images, spec.recipe.batch_size
     if images >= batch_size or spec.epochs_trained == 0:
         return []
     return [

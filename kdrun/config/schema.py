@@ -30,11 +30,12 @@ class RootOptions:
 
 @dataclass(frozen=True)
 class Selection:
-    """What of a dataset is trained on; the fields of `DatasetSpec` of these names."""
+    """What of a dataset is trained on: the fields of `DatasetSpec` of these names, or classes that are left out."""
 
     train_fraction: float = 1.0
     val_fraction: float = 0.0
     classes: tuple[int, ...] | None = None
+    drop_classes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

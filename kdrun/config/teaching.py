@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdrun.config.data_facts import check_dataset
+from kdrun.config.data_facts import check_dataset, without_classes
 from kdrun.config.findings import Findings
 from kdrun.config.parts import Parts, check_fits, check_parts
 from kdrun.config.schema import Selection, TeacherOptions
@@ -248,4 +248,5 @@ def _selected(dataset: DatasetSpec, selection: Selection) -> DatasetSpec:
     Raises:
         ValueError: a fraction or class out of range.
     """
-    return dataclasses.replace(dataset, **vars(selection))
+    chosen = {name: value for name, value in vars(selection).items() if name != "drop_classes"}
+    return without_classes(dataclasses.replace(dataset, **chosen), selection.drop_classes)

@@ -13,7 +13,17 @@ from .loaders.mnist import fashion_mnist, mnist
 from .loaders.synthetic import synthetic
 from .loaders.tiny_imagenet import tiny_imagenet
 from .resident import ResidentImages, batches, epoch_order
-from .splits import CONTENT_HASH, ImageSet, Selected, Splits, check, identity, select, stratified_subset
+from .splits import (
+    CONTENT_HASH,
+    ImageSet,
+    Selected,
+    Splits,
+    check,
+    identity,
+    relabelled,
+    select,
+    stratified_subset,
+)
 from .views import TrainingViews
 
 __all__ = [
@@ -39,6 +49,7 @@ __all__ = [
     "folder",
     "identity",
     "mnist",
+    "relabelled",
     "select",
     "stratified_subset",
     "synthetic",

@@ -62,6 +62,7 @@ def select(
     train_fraction: float = 1.0,
     val_fraction: float = 0.0,
     classes: Sequence[int] | None = None,
+    special: Sequence[int] | None = None,
 ) -> Selected:
     """Chooses the training and validation images of a run; the test set is always the whole one.
 
@@ -75,6 +76,8 @@ def select(
             two images gives at least one and keeps at least one.
         classes: class indices to train on, or None for all: the transfer set of Hinton, Vinyals and Dean (2015,
             section 3), where a student learns of the missing classes through its teacher alone. Labels stay.
+        special: class indices of a specialist (section 5), or None: of what is chosen so far, all images of these
+            classes and as many of the others, drawn evenly (all, where they are fewer).
 
     Raises:
         ValueError: a fraction out of its range, or `classes` empty, repeated or unknown.
@@ -87,6 +90,8 @@ def select(
     train = remaining[stratified_subset(labels[remaining], train_fraction)]
     if classes is not None:
         train = train[torch.isin(labels[train], torch.tensor(list(classes)))]
+    if special is not None:
+        train = _half_special(train, labels, special)
     if len(train) < 2:
         raise DataError(
             f"{len(train)} training image(s) are left by dataset.train_fraction={train_fraction!r} and "
@@ -118,6 +123,27 @@ def stratified_subset(labels: Tensor, fraction: float, seed: int = 0) -> Tensor:
         raise ValueError(f"fraction={fraction!r}: must be greater than 0 and at most 1")
     quota = _share(labels.bincount(), fraction).clamp(min=1)
     return (_rank_in_class(labels, mix("subset", seed)) < quota[labels]).nonzero().flatten()
+
+
+def _half_special(train: Tensor, labels: Tensor, special: Sequence[int]) -> Tensor:
+    """Of the positions `train`, those of special classes, and as many of the others."""
+    inside = torch.isin(labels[train], torch.tensor(list(special)))
+    others = train[~inside]
+    drawn = uniform32(others, mix("specialist")).argsort(stable=True)[: int(inside.sum())]
+    return torch.cat([train[inside], others[drawn]]).sort().values
+
+
+def relabelled(labels: Tensor, outputs: Sequence[Sequence[int]]) -> Tensor:
+    """Labels `[N]` as the number of the output that stands for their class.
+
+    Args:
+        labels: int64, class indices.
+        outputs: the classes that each output stands for; every class is in one of them.
+    """
+    numbers = torch.empty(sum(map(len, outputs)), dtype=torch.int64)
+    for number, classes in enumerate(outputs):
+        numbers[list(classes)] = number
+    return numbers[labels]
 
 
 def _held_out(labels: Tensor, fraction: float) -> Tensor:

@@ -31,6 +31,7 @@ from kdrun.experiment.resident import ResidentSplits
 from kdrun.experiment.result import best
 from kdrun.experiment.run import Run
 from kdrun.experiment.spec import Spec
+from kdrun.experiment.start import begin_from
 from kdrun.experiment.store import Store
 from kdrun.files import keep_under
 from kdrun.seeds import mix, seed_global_generators
@@ -168,21 +169,24 @@ class Attempt:
         """A message that belongs to this run's log alone."""
         log.info("%s", message, extra={"run": self.run.spec.run_id})
 
-    def build(self, steps_per_epoch: int, weight_files: Mapping[str, Path]) -> Training:
+    def build(self, steps_per_epoch: int, weight_files: Mapping[str, Path], start: Run | None) -> Training:
         """Builds the student with its method and optimiser, and restores what is trained of it.
 
         Args:
             steps_per_epoch: of the views.
             weight_files: files with weights of the user's own, by their SHA-256.
+            start: the finished run that this one starts from, where there is one.
 
         Raises:
-            CheckpointError: all checkpoints are damaged, or the user's weights are not those of the spec.
+            CheckpointError: all checkpoints are damaged, or weights to begin with are not what they should be.
         """
         spec, device = self.run.spec, self._device
         seed_global_generators(mix(spec.seed, "init"), device)
         student = build_student(spec.student, spec.dataset)
         if spec.weights is not None:
             _take_weights(student, spec.weights, weight_files)
+        if start is not None:
+            begin_from(student, spec.dataset, start)
         student = on_device(student, device)
         method = build_method(spec.method, student, pair_for(spec, device)).to(device)
         state = self._newest_checkpoint()
@@ -232,6 +236,7 @@ class Attempt:
             stop_epoch=self.run.spec.epochs_trained,
             on_epoch=on_epoch,
             on_failure=on_failure,
+            evaluates=self.run.spec.recipe.evaluates,
         )
 
     def finish(self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]]) -> None:
@@ -307,7 +312,7 @@ def _take_weights(student: nn.Module, digest: str, files: Mapping[str, Path]) ->
 def _save_epoch(run: Run, training: Training, choices: Choices) -> None:
     """What an ended epoch leaves behind; `last.pt` last, since it is what a resumed run trusts."""
     state = {**training.state_dict(), "choices": dataclasses.asdict(choices)}
-    if best(training.rows, "test") is training.rows[-1]:
+    if "test" in training.rows[-1] and best(training.rows, "test") is training.rows[-1]:
         checkpoint.save(run.best_checkpoint, {"epoch": len(training.rows), "method": state["method"]})
     if run.last_checkpoint.exists():
         keep_under(run.last_checkpoint, run.previous_checkpoint)

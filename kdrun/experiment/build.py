@@ -21,7 +21,7 @@ from kdrun.methods.base import Needs, Pair
 from kdrun.taps import Outline, outline
 from kdrun.training.checkpoint import CheckpointError, read_weights
 from kdrun.training.conversion import Conversion
-from kdrun.training.optimisation import MultiStepSchedule, build_optimizer
+from kdrun.training.optimisation import MultiStepSchedule, bound_norms, build_optimizer
 from kdrun.training.precision import on_device
 from kdrun.training.precision import resolve_device as resolve_device  # how config reaches them
 from kdrun.training.precision import resolve_precision as resolve_precision
@@ -33,9 +33,15 @@ def build_student(student: Component, dataset: DatasetSpec) -> nn.Module:
     Raises:
         ValueError: an option the network refuses.
     """
-    offered = {name: getattr(dataset, name) for name in MODEL_INJECTED}
+    offered = _shape_of(dataset)
     model: nn.Module = _call_with(resolve(student.target), offered, **student.options)
     return model
+
+
+def _shape_of(dataset: DatasetSpec) -> dict[str, int]:
+    """What a network is told of the data."""
+    shape = (len(dataset.outputs), dataset.in_channels, dataset.image_size)
+    return dict(zip(MODEL_INJECTED, shape, strict=True))
 
 
 def check_network(student: Component, dataset: DatasetSpec) -> None:
@@ -51,15 +57,16 @@ def check_network(student: Component, dataset: DatasetSpec) -> None:
             output = build_student(student, dataset)(torch.empty(shape))
     except Exception as error:  # whatever the user's own code raises
         raise ValueError(f"{student.name} cannot take images {list(shape)}: {type(error).__name__}: {error}") from error
-    if not isinstance(output, torch.Tensor) or output.shape != (2, dataset.num_classes):
+    expected = [2, len(dataset.outputs)]
+    if not isinstance(output, torch.Tensor) or list(output.shape) != expected:
         found = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ValueError(f"{student.name} returns {found} for 2 images, not logits [2, {dataset.num_classes}]")
+        raise ValueError(f"{student.name} returns {found} for 2 images, not logits {expected}")
 
 
 def outline_of(student: Component, dataset: DatasetSpec) -> Outline:
     """The taps and parameters of a network for a dataset; nothing is computed."""
     options = json.dumps(student.options, sort_keys=True)
-    return _outline(student.target, options, dataset.num_classes, dataset.in_channels, dataset.image_size)
+    return _outline(student.target, options, **_shape_of(dataset))
 
 
 @functools.lru_cache(maxsize=64)  # the runs of a table ask for the same few networks again and again
@@ -241,4 +248,6 @@ def build_optimisation(
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
     )
+    if recipe.max_norm is not None:
+        bound_norms(optimizer, recipe.max_norm)
     return optimizer, schedule

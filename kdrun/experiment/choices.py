@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from kdrun.experiment.build import build_student
-from kdrun.experiment.cost import macs_per_image, num_train_images
+from kdrun.experiment.cost import macs_per_image
 from kdrun.experiment.reporting import log
 from kdrun.experiment.run import Run
 from kdrun.experiment.runtime import Runtime
@@ -64,7 +64,7 @@ def recorded_choices(run: Run) -> Choices | None:
 
 def choose(spec: Spec, runtime: Runtime) -> Choices:
     """What a run begins with, with the number of CPU threads that is set."""
-    steps = spec.epochs_trained * math.ceil(num_train_images(spec.dataset) / spec.recipe.batch_size)
+    steps = spec.epochs_trained * math.ceil(spec.dataset.num_train_images / spec.recipe.batch_size)
     return Choices(
         threads=torch.get_num_threads(),
         compile=runtime.compile == "on" or (runtime.compile == "auto" and compiling_pays(spec, runtime.device, steps)),

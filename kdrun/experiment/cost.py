@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from kdrun.experiment.build import build_student
-from kdrun.experiment.spec import Component, DatasetSpec, Spec
+from kdrun.experiment.spec import Component, Spec
 from kdrun.models.cost import num_macs
 from kdrun.training.precision import resolve_threads
 
@@ -21,9 +21,3 @@ def threads_for(spec: Spec, device: torch.device, available: int) -> int:
     """The CPU threads for a run, by the size of its step: see `resolve_threads`."""
     macs = sum(macs_per_image(network) for network in (spec, *spec.teachers))
     return resolve_threads(macs * spec.recipe.batch_size, device, available)
-
-
-def num_train_images(dataset: DatasetSpec) -> int:
-    """Images trained on, to a rounding per class."""
-    share = len(dataset.classes) / dataset.num_classes if dataset.classes is not None else 1.0
-    return max(2, round(dataset.train_size * (1 - dataset.val_fraction) * dataset.train_fraction * share))

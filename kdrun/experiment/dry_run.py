@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from kdrun.experiment.build import build_optimisation, build_student
 from kdrun.experiment.components import method_class
-from kdrun.experiment.cost import macs_per_image, num_train_images, threads_for
+from kdrun.experiment.cost import macs_per_image, threads_for
 from kdrun.experiment.spec import Component, Spec
 from kdrun.methods import CE
 from kdrun.models.cost import num_parameters
@@ -33,7 +33,7 @@ class Estimate:
         macs: of its forward pass on one image.
         steps: of an epoch.
         step_seconds: of one training step, the teachers' forward passes included.
-        seconds: of the whole run, the evaluation after each epoch included.
+        seconds: of the whole run, its evaluations included.
     """
 
     params: int
@@ -60,14 +60,16 @@ class Estimator:
         training, evaluation = self._seconds_per_image(spec, spec.student)
         on_theirs = [(dataclasses.replace(spec, dataset=teacher.dataset), teacher.student) for teacher in spec.teachers]
         teaching = sum(self._seconds_per_image(taught, network)[1] for taught, network in on_theirs)
-        images = num_train_images(spec.dataset)
-        epoch = images * (training + teaching) + spec.dataset.test_size * evaluation
+        images = spec.dataset.num_train_images
+        epochs = spec.epochs_trained
+        evaluated = sum(spec.recipe.evaluates(epoch) or epoch == epochs for epoch in range(1, epochs + 1))
+        seconds = epochs * images * (training + teaching) + evaluated * spec.dataset.test_size * evaluation
         return Estimate(
             params=num_parameters(build_student(spec.student, spec.dataset)),
             macs=macs_per_image(spec),
             steps=math.ceil(images / spec.recipe.batch_size),
             step_seconds=spec.recipe.batch_size * (training + teaching),
-            seconds=spec.epochs_trained * epoch,
+            seconds=seconds,
         )
 
     def line(self, spec: Spec, *, role: str) -> str:
@@ -84,7 +86,7 @@ class Estimator:
         """Of training a network, and of its forward pass in evaluation, as the run `spec` does it."""
         size = spec.recipe.batch_size
         data = spec.dataset
-        key = repr((network, data.num_classes, data.in_channels, data.image_size, size, spec.precision))
+        key = repr((network, len(data.outputs), data.in_channels, data.image_size, size, spec.precision))
         if key not in self._known:
             torch.set_num_threads(self._threads or threads_for(spec, self._device, self._all_threads))
             self._known[key] = _time(spec, network, self._device)
@@ -97,7 +99,7 @@ def with_teachers(specs: Sequence[Spec]) -> list[tuple[Spec, str]]:
     A teacher that is itself asked for is a student.
     """
     asked = {spec.run_id: spec for spec in specs}
-    teachers = {teacher.run_id: teacher for spec in specs for teacher in spec.all_teachers()}
+    teachers = {teacher.run_id: teacher for spec in specs for teacher in spec.all_before()}
     only = [(teacher, "teacher") for run_id, teacher in teachers.items() if run_id not in asked]
     return only + [(spec, "student") for spec in asked.values()]
 
@@ -120,7 +122,7 @@ def _time(spec: Spec, network: Component, device: torch.device) -> tuple[float, 
     if device.type == "cpu":
         size = max(2, min(size, int(TIMED_MACS / macs_per_image(spec, network))))
     x = torch.randn(size, spec.dataset.in_channels, pixels, pixels, device=device).to(memory_format=torch.channels_last)
-    y = torch.randint(spec.dataset.num_classes, (size,), device=device)
+    y = torch.randint(len(spec.dataset.outputs), (size,), device=device)
 
     def step() -> None:
         with context:

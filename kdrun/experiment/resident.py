@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from kdrun.data import ImageSet, ResidentImages, select
+from kdrun.data import ImageSet, ResidentImages, relabelled, select
 from kdrun.experiment.build import load_splits
 from kdrun.experiment.spec import DatasetSpec
 
@@ -36,6 +36,7 @@ def load_resident(dataset: DatasetSpec, root: Path, device: torch.device) -> Res
         train_fraction=dataset.train_fraction,
         val_fraction=dataset.val_fraction,
         classes=dataset.classes,
+        special=dataset.special,
     )
 
     def resident(part: ImageSet) -> ResidentImages:
@@ -55,4 +56,5 @@ def load_test(dataset: DatasetSpec, root: Path, device: torch.device) -> Residen
 
 
 def _resident(part: ImageSet, dataset: DatasetSpec, device: torch.device) -> ResidentImages:
+    part = ImageSet(part.images, relabelled(part.labels, dataset.outputs))
     return ResidentImages(part, mean=dataset.mean, std=dataset.std, device=device)

@@ -45,8 +45,8 @@ def _taught_by(teacher: dict[str, Any]) -> dict[str, Any]:
 
 
 def best(rows: list[dict[str, Any]], split: str) -> dict[str, Any]:
-    """The row with the highest top-1 on a split; the first of equals."""
-    return max(rows, key=lambda row: row[split]["top1"])
+    """Of the rows that were evaluated, one at least, that with the highest top-1 on a split; the first of equals."""
+    return max((row for row in rows if split in row), key=lambda row: row[split]["top1"])
 
 
 def accuracies(rows: list[dict[str, Any]], untrained: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def accuracies(rows: list[dict[str, Any]], untrained: dict[str, dict[str, float]
         }
     if "peers" in last:
         parts["peers"] = {
-            name: accuracies([{"epoch": row["epoch"], **row["peers"][name]} for row in rows], {})
+            name: accuracies([{"epoch": row["epoch"], **row["peers"][name]} for row in rows if "peers" in row], {})
             for name in last["peers"]
         }
     return parts

@@ -97,6 +97,7 @@ class Runner:
                 attempt.take_finished()
         missing = _still(attempts)
         teachers = self._teachers_first([attempt for attempt in missing if attempt.run.spec.teachers])
+        self._starts_first(_still(missing))
         with contextlib.ExitStack() as opened:
             # In one order for all processes, so that none waits for another that waits for it.
             for attempt in sorted(_still(missing), key=lambda attempt: attempt.run.directory):
@@ -124,10 +125,14 @@ class Runner:
         model = load_teacher(self.store.run(spec), lambda: data.test, device, spec.precision)
         return predict(model, images, autocast(device, spec.precision)), images.labels
 
+    def start(self, spec: Spec) -> Run | None:
+        """The place of the run that a run starts from."""
+        return None if spec.start is None else self.store.run(spec.start)
+
     def plan(self, specs: Sequence[Spec]) -> str:
         """What a set of runs costs: how many there are, with their teachers, and how many are finished."""
         runs = {spec.run_id: spec for spec in specs}
-        teachers = {teacher.run_id: teacher for spec in specs for teacher in spec.all_teachers()}
+        teachers = {teacher.run_id: teacher for spec in specs for teacher in spec.all_before()}
         finished = [sum(self.store.run(spec).finished for spec in group.values()) for group in (runs, teachers)]
         return (
             f"{len(runs)} runs ({finished[0]} finished), "
@@ -150,6 +155,18 @@ class Runner:
                 break
         return teachers
 
+    def _starts_first(self, attempts: Sequence[Attempt]) -> None:
+        """Brings the runs that these attempts start from to their ends."""
+        for attempt in attempts:
+            start = attempt.run.spec.start
+            if start is None:
+                continue
+            try:
+                self.execute(start)
+            except Exception as error:
+                place = self.store.run(start).directory
+                attempt.ended = RuntimeError(f"{place}, where it starts, failed: {type(error).__name__}: {error}")
+
     def _train(self, attempts: list[Attempt], teachers: Mapping[str, Outcome]) -> None:
         """Brings opened attempts to their ends; what fails for all of them ends them all."""
         if not attempts:
@@ -170,7 +187,7 @@ class Runner:
         torch.set_num_threads(self._threads(spec))
         for attempt in attempts:
             with attempt.failing_alone():
-                trainings[attempt] = attempt.build(len(views), self._weight_files)
+                trainings[attempt] = attempt.build(len(views), self._weight_files, self.start(attempt.run.spec))
         taught = [attempt for attempt in trainings if attempt.run.spec.teachers]
         source = None
         try:

@@ -74,6 +74,9 @@ class DatasetSpec:
         train_fraction: share of the training set that is trained on, in (0, 1], stratified.
         val_fraction: share of the training set that is held out, in [0, 1), stratified.
         classes: the classes that stay in the training set; None is all.
+        special: the classes of a specialist: it is trained on their images and as many others, drawn evenly from the
+            rest; None is no specialist.
+        dustbin: whether a specialist tells its own classes only, and all others as one more; else it has all K.
     """
 
     target: str
@@ -88,10 +91,11 @@ class DatasetSpec:
     train_fraction: float = 1.0
     val_fraction: float = 0.0
     classes: tuple[int, ...] | None = None
+    special: tuple[int, ...] | None = None
+    dustbin: bool = True
 
     def __post_init__(self) -> None:
-        classes = self.classes if self.classes is not None else tuple(range(self.num_classes))
-        known = bool(classes) and len(set(classes)) == len(classes) and set(classes) <= set(range(self.num_classes))
+        special = self.special is None or (self._are_classes(self.special) and len(self.special) < self.num_classes)
         _enforce(
             self,
             ("num_classes", self.num_classes >= 2, "at least 2"),
@@ -103,16 +107,42 @@ class DatasetSpec:
             ("std", len(self.std) == self.in_channels and min(self.std) > 0, "one number above 0 per channel"),
             ("train_fraction", 0 < self.train_fraction <= 1, "more than 0 and at most 1"),
             ("val_fraction", 0 <= self.val_fraction < 1, "from 0 to less than 1"),
-            ("classes", known, f"null, or class indices from 0 to {self.num_classes - 1}, each once"),
+            (
+                "classes",
+                self.classes is None or self._are_classes(self.classes),
+                f"null, or class indices from 0 to {self.num_classes - 1}, each once",
+            ),
+            ("special", special, f"null, or class indices from 0 to {self.num_classes - 1}, each once, not all"),
         )
+
+    @property
+    def num_train_images(self) -> int:
+        """Images that are trained on, to a rounding per class; every class gives one at least."""
+        classes = self.num_classes if self.classes is None else len(self.classes)
+        share = classes / self.num_classes
+        if self.special is not None:
+            chosen = set(self.special) & set(self.special if self.classes is None else self.classes)
+            share = min(share, 2 * len(chosen) / self.num_classes)
+        return max(classes, round(self.train_size * (1 - self.val_fraction) * self.train_fraction * share))
+
+    def _are_classes(self, labels: tuple[int, ...]) -> bool:
+        return bool(labels) and len(set(labels)) == len(labels) and set(labels) <= set(range(self.num_classes))
+
+    @property
+    def outputs(self) -> tuple[tuple[int, ...], ...]:
+        """The classes that each output of a network stands for: one, but of a specialist's dustbin all the rest."""
+        if self.special is None or not self.dustbin:
+            return tuple((label,) for label in range(self.num_classes))
+        rest = tuple(label for label in range(self.num_classes) if label not in self.special)
+        return (*((label,) for label in self.special), rest)
 
     @property
     def name(self) -> str:
         return self.target.rpartition(".")[2]
 
     def same_task(self, other: DatasetSpec) -> bool:
-        """Whether it is the other dataset, however images are chosen from it and normalised."""
-        return all(getattr(self, name) == getattr(other, name) for name in TASK)
+        """Whether it is the other dataset with the same answers, however images are chosen from it and normalised."""
+        return self.outputs == other.outputs and all(getattr(self, name) == getattr(other, name) for name in TASK)
 
     def same_views(self, other: DatasetSpec) -> bool:
         """Whether a network trained on the other dataset takes the views of this one as they are."""
@@ -135,6 +165,8 @@ class Recipe:
         milestones: increasing shares of the epochs, in (0, 1), where the learning rate is multiplied by `gamma`.
         gamma: in (0, 1].
         warmup_epochs: linear, per iteration; from 0 to `epochs`.
+        max_norm: no unit's incoming weights get longer than this (L2), see `bound_norms`; None bounds none.
+        evaluate_every: epochs from one evaluation to the next; the last epoch always has one. None is that one alone.
         augmentation: of the training views.
     """
 
@@ -149,6 +181,8 @@ class Recipe:
     milestones: tuple[float, ...] = (0.3, 0.6, 0.8)
     gamma: float = 0.2
     warmup_epochs: int = 1
+    max_norm: float | None = None
+    evaluate_every: int | None = 1
     augmentation: Augmentation = Augmentation()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
@@ -165,7 +199,13 @@ class Recipe:
             ("milestones", _increasing_shares(self.milestones), "increasing shares of the epochs, in (0, 1)"),
             ("gamma", 0 < self.gamma <= 1, "more than 0 and at most 1"),
             ("warmup_epochs", 0 <= self.warmup_epochs <= max(self.epochs, 1), "from 0 to recipe.epochs"),
+            ("max_norm", self.max_norm is None or self.max_norm > 0, "null or more than 0"),
+            ("evaluate_every", self.evaluate_every is None or self.evaluate_every >= 1, "null or at least 1"),
         )
+
+    def evaluates(self, epoch: int) -> bool:
+        """Whether an epoch (from 1) that is not the last one is evaluated."""
+        return self.evaluate_every is not None and epoch % self.evaluate_every == 0
 
     @property
     def scaled_lr(self) -> float:
@@ -187,6 +227,8 @@ class Spec:
         stop_epoch: the network as it is after so many epochs of the full schedule; None trains through.
         teachers: in the order the method gets them.
         weights: SHA-256 of a file with weights of the user's own: nothing is trained then.
+        start: the run whose student's weights this one begins with; None is from the seed. Its outputs are taken
+            by the classes they stand for.
         semantics: see `SEMANTICS`.
     """
 
@@ -199,6 +241,7 @@ class Spec:
     stop_epoch: int | None = None
     teachers: tuple[Spec, ...] = ()
     weights: str | None = None
+    start: Spec | None = None
     semantics: int = SEMANTICS
 
     def canonical(self) -> dict[str, Any]:
@@ -244,10 +287,22 @@ class Spec:
             yield from teacher.all_teachers()
             yield teacher
 
+    @property
+    def before(self) -> tuple[Spec, ...]:
+        """The runs that must be finished before this one begins: its teachers, and the one that it starts from."""
+        return self.teachers if self.start is None else (*self.teachers, self.start)
+
+    def all_before(self) -> Iterator[Spec]:
+        """Those of `before`, each after its own."""
+        for spec in self.before:
+            yield from spec.all_before()
+            yield spec
+
     def at_precision(self, precision: str) -> Spec:
         """The same run and teachers, computed in another precision."""
         teachers = tuple(teacher.at_precision(precision) for teacher in self.teachers)
-        return dataclasses.replace(self, precision=precision, teachers=teachers)
+        start = self.start and self.start.at_precision(precision)
+        return dataclasses.replace(self, precision=precision, teachers=teachers, start=start)
 
     @classmethod
     def from_canonical(cls, values: Mapping[str, Any]) -> Spec:
@@ -261,6 +316,8 @@ class Spec:
         recipe["augmentation"] = Augmentation(**recipe.get("augmentation", {}))
         fields["recipe"] = Recipe(**recipe)
         fields["teachers"] = tuple(cls.from_canonical(teacher) for teacher in fields.get("teachers", ()))
+        if "start" in fields:
+            fields["start"] = cls.from_canonical(fields["start"])
         return cls(**fields)
 
 

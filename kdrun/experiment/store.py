@@ -94,7 +94,8 @@ class Store:
     @staticmethod
     def _begins(run: Run, spec: Spec) -> bool:
         """Whether a run is finished, is the first epochs of `spec`, and has its checkpoints."""
-        shorter = 0 < (run.spec.stop_epoch or 0) < spec.epochs_trained
+        stop = run.spec.stop_epoch or 0  # it was evaluated there
+        shorter = 0 < stop < spec.epochs_trained and spec.recipe.evaluates(stop)
         same = dataclasses.replace(run.spec, stop_epoch=spec.stop_epoch) == spec
         kept = run.last_checkpoint.exists() and run.best_checkpoint.exists()
         return shorter and same and run.finished and kept

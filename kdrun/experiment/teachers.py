@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdrun.data import ResidentImages
 from kdrun.experiment.build import build_student, load_weights
@@ -32,6 +32,20 @@ def probe_top1(model: nn.Module, test: ResidentImages, context: Any) -> float:
     return 100 * num_correct(logits, test.labels[: len(logits)]).item() / len(logits)
 
 
+def recorded_weights(run: Run) -> dict[str, Tensor]:
+    """The weights that a finished run exported.
+
+    Raises:
+        CheckpointError: they are not those its result records.
+    """
+    state, digest = read_weights(run.weights)
+    if digest != run.result()["student"]["weights_sha256"]:
+        raise CheckpointError(
+            f"{run.weights} does not have the SHA-256 its result records; move {run.directory} away to train it again"
+        )
+    return state
+
+
 def load_teacher(run: Run, test: Callable[[], ResidentImages], device: torch.device, precision: str) -> nn.Module:
     """The network a finished run trained, on the device.
 
@@ -48,11 +62,7 @@ def load_teacher(run: Run, test: Callable[[], ResidentImages], device: torch.dev
         RuntimeError: its accuracy here is more than a point off the recorded one.
     """
     recorded = run.result()["student"]
-    state, digest = read_weights(run.weights)
-    if digest != recorded["weights_sha256"]:
-        raise CheckpointError(
-            f"{run.weights} does not have the SHA-256 its result records; move {run.directory} away to train it again"
-        )
+    state, digest = recorded_weights(run), recorded["weights_sha256"]
     model = build_student(run.spec.student, run.spec.dataset)
     load_weights(model, state, run.weights)
     model = on_device(model, device)

@@ -34,6 +34,24 @@ def build_optimizer(
     return torch.optim.Adam(trained, lr=lr, betas=(momentum, 0.999), weight_decay=weight_decay, fused=fused)
 
 
+def bound_norms(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+    """After each step of the optimiser, scales down the units whose incoming weights are longer than `max_norm` (L2).
+
+    Of a matrix those are its rows, of a convolution its filters; the output layer's too, biases and BatchNorm not
+    (Hinton et al. 2012, Srivastava et al. 2014: the max-norm constraint that goes with dropout).
+    """
+
+    @torch.no_grad()
+    def bound(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                if weight.ndim >= 2:
+                    norms = weight.flatten(1).norm(dim=1).view(-1, *[1] * (weight.ndim - 1))
+                    weight.mul_((max_norm / norms).clamp(max=1.0))  # of a norm of 0 that is 1
+
+    optimizer.register_step_post_hook(bound)
+
+
 @dataclass(frozen=True)
 class MultiStepSchedule:
     """Learning rate as a function of the step: linear warm-up, then a factor `gamma` at each milestone.

@@ -111,6 +111,7 @@ class Member:
         stop_epoch: epochs to train, at most those of all stages.
         on_epoch: called with images per second when an epoch's row has been added to `training.rows`, to save.
         on_failure: called with what went wrong when this member has to leave; the others go on.
+        evaluates: whether an epoch (from 1) that is not the last one is evaluated.
     """
 
     training: Training
@@ -122,6 +123,7 @@ class Member:
     stop_epoch: int
     on_epoch: Callable[[float], None]
     on_failure: Callable[[Exception], None]
+    evaluates: Callable[[int], bool] = lambda epoch: True
     failed: bool = False
 
     def is_due(self, epoch: int) -> bool:
@@ -154,7 +156,7 @@ class Member:
         self.step(own, teacher if self.training.method.asks else None, self.stage.learning_rate(position))
 
     def end_epoch(self, epoch: int, steps: int, seconds: float) -> None:
-        """Adds the epoch's row, evaluation included, and has it saved.
+        """Adds the epoch's row, with the evaluation that is due, and has it saved.
 
         Args:
             epoch: that has ended, from 0.
@@ -169,14 +171,16 @@ class Member:
         trained = self.step.end_epoch()
         bad_step = trained.first_bad_step
         _check_finite(trained.means, lr, f"epoch {epoch + 1}" + (f", step {bad_step}" if bad_step else ""))
-        row: Row = {"epoch": epoch + 1, "lr": lr, "train": trained.means, **self._evaluated(method.delivered())}
+        due = epoch + 1 == self.stop_epoch or self.evaluates(epoch + 1)
+        evaluated = self._evaluated(method.delivered()) if due else {}
+        row: Row = {"epoch": epoch + 1, "lr": lr, "train": trained.means, **evaluated}
         if len(self.stages) > 1:
             row["stage"] = method.stage + 1
-        if peers := method.peers():
+        if due and (peers := method.peers()):
             row["peers"] = {name: self._evaluated(peer) for name, peer in peers.items()}
-        for metrics in (row, *row.get("peers", {}).values()):
-            for name in self.splits:  # the last step's weights are the first that are evaluated
-                _check_finite(metrics[name], lr, f"the last step of epoch {epoch + 1}")
+        for metrics in (evaluated, *row.get("peers", {}).values()):
+            for values in metrics.values():  # the last step's weights are the first that are evaluated
+                _check_finite(values, lr, f"the last step of epoch {epoch + 1}")
         self.training.rows.append(row)
         self.training.seconds += seconds
         self.training.images += trained.images

@@ -135,6 +135,10 @@ def test_a_teacher_sees_all_classes_and_else_what_the_student_sees(job):
     teacher = spec.teachers[0].dataset
     assert (spec.dataset.classes, teacher.classes) == ((0, 1), None)
     assert teacher.train_fraction == 0.5
+    without = job("dataset.drop_classes=[2,3,4,5,6,7,8,9]", "dataset.train_fraction=0.5").spec
+    assert without.run_id == spec.run_id, "another way to say it"
+    half = job("teacher.dataset.drop_classes=[0,1,2,3,4]").spec
+    assert half.teachers[0].dataset.classes == (5, 6, 7, 8, 9)
     spec = job("dataset.train_fraction=0.5", "teacher.dataset.train_fraction=1.0", "teacher.dataset.classes=[3,4]").spec
     assert (spec.dataset.train_fraction, spec.teachers[0].dataset.train_fraction) == (0.5, 1.0)
     assert spec.teachers[0].dataset.classes == (3, 4)

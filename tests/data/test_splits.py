@@ -6,7 +6,17 @@ import itertools
 import pytest
 import torch
 
-from kdrun.data import DataError, ImageSet, Splits, check, identity, select, stratified_subset, synthetic
+from kdrun.data import (
+    DataError,
+    ImageSet,
+    Splits,
+    check,
+    identity,
+    relabelled,
+    select,
+    stratified_subset,
+    synthetic,
+)
 
 COUNTS = (50, 7, 1, 200)  # images per class: unequal, one class with a single image
 SHUFFLED = torch.randperm(258, generator=torch.Generator().manual_seed(0))
@@ -135,3 +145,21 @@ def test_identity_covers_pixels_labels_and_names():
     assert len({identity(splits) for splits in variants}) == len(variants)
     copy = dataclasses.replace(GOOD, train=ImageSet(GOOD.train.images.clone(), GOOD.train.labels.clone()))
     assert identity(copy) == identity(GOOD)
+
+
+def test_a_specialist_trains_on_its_classes_and_as_many_others(splits):
+    chosen = select(splits, special=(1, 0))
+    counts = chosen.train.labels.bincount(minlength=4)
+    assert counts[:2].tolist() == [50, 7]
+    assert counts[2:].sum() == 57
+    assert len(set(positions(chosen.train))) == 114
+    assert positions(chosen.test) == positions(splits.test)
+    assert select(splits, special=(3,)).train.labels.bincount().tolist() == list(COUNTS), "all of the rest, where few"
+    fraction = select(splits, special=(1, 0), train_fraction=0.5).train.labels.bincount(minlength=4)
+    assert (fraction[:2].tolist(), fraction[2:].sum()) == ([25, 4], 29)
+
+
+def test_labels_become_the_numbers_of_outputs():
+    labels = torch.tensor([0, 1, 2, 3, 2])
+    assert relabelled(labels, [(2,), (0,), (1, 3)]).tolist() == [1, 2, 0, 2, 0]
+    assert torch.equal(relabelled(labels, [(0,), (1,), (2,), (3,)]), labels)

@@ -64,7 +64,7 @@ def test_the_run_id_is_the_sha256_of_the_canonical_json():
 
 EVERYTHING = dataclasses.replace(
     SPEC,
-    dataset=dataclasses.replace(DATASET, train_fraction=0.5, val_fraction=0.1, classes=(0, 3)),
+    dataset=dataclasses.replace(DATASET, train_fraction=0.5, val_fraction=0.1, classes=(0, 3), special=(0,)),
     student=Component("kdrun.models.mlp", {"hidden": (30, 20), "dropout": 0.25}),
     method=Component("kdrun.methods.KD", {"temperature": 2.0}),
     recipe=Recipe(epochs=9, milestones=(), lr_batch_size=None, augmentation=Augmentation(1, True, 5.0)),
@@ -72,6 +72,7 @@ EVERYTHING = dataclasses.replace(
     precision="bf16",
     stop_epoch=3,
     teachers=(SPEC, dataclasses.replace(SPEC, seed=1, weights="0" * 64)),
+    start=SPEC,
     semantics=SEMANTICS + 1,
 )
 
@@ -103,6 +104,7 @@ def test_every_field_counts():
         "stop_epoch": 1,
         "teachers": (SPEC,),
         "weights": "0" * 64,
+        "start": SPEC,
         "semantics": SEMANTICS + 1,
         "dataset": dataclasses.replace(DATASET, classes=(1, 2)),
         "student": Component("kdrun.models.cnn", {"dropout": 0.0}),
@@ -221,12 +223,14 @@ def test_every_field_changes_the_weights(lab):
     recipes = {
         **{"epochs": 4, "batch_size": 8, "lr": 0.2, "lr_batch_size": 64, "optimizer": "adam", "momentum": 0.5},
         **{"nesterov": True, "weight_decay": 0.0, "milestones": (0.5,), "gamma": 0.5, "warmup_epochs": 0},
-        "augmentation": Augmentation(),
+        **{"max_norm": 0.5, "augmentation": Augmentation()},
     }
-    assert set(recipes) == {field.name for field in dataclasses.fields(Recipe)}
+    seen = {"evaluate_every"}  # changes what is known of the weights only, see test_evaluation_schedule
+    assert set(recipes) | seen == {field.name for field in dataclasses.fields(Recipe)}
     datasets = {"mean": (0.4,), "std": (0.2,), "train_fraction": 0.5, "val_fraction": 0.2, "classes": (0, 1, 2)}
     data = {"target", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size"}
-    assert set(datasets) | data == {field.name for field in dataclasses.fields(DatasetSpec)}
+    special = {"special": (0, 1), "dustbin": False}  # with a dustbin it would need another teacher, see test_start
+    assert set(datasets) | set(special) | data == {field.name for field in dataclasses.fields(DatasetSpec)}
     specs = [
         *(("recipe", dataclasses.replace(lab.recipe, **{name: value})) for name, value in recipes.items()),
         *(
@@ -234,6 +238,8 @@ def test_every_field_changes_the_weights(lab):
             for name, value in laws.items()
         ),
         *(("dataset", dataclasses.replace(lab.dataset, **{name: value})) for name, value in datasets.items()),
+        ("dataset", dataclasses.replace(lab.dataset, **special)),
+        ("start", lab.plain(seed=3)),
         *(("student", Component("kdrun.models.mlp", options)) for options in ({"hidden": (32,)}, {"hidden": (31,)})),
         ("student", Component("kdrun.models.mlp", {"hidden": (32,), "dropout": 0.2, "input_dropout": 0.2})),
         *(("method", lab.by("KD", **options)) for options in ({"temperature": 2.0}, {"alpha": 0.5})),

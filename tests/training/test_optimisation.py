@@ -1,7 +1,9 @@
 """The learning rate of every step, and one and two steps of each optimiser by hand arithmetic."""
 
+import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch.testing import assert_close
 
 from kdrun.experiment.build import build_optimisation
 from kdrun.experiment.spec import Recipe
-from kdrun.training.optimisation import MultiStepSchedule, build_optimizer
+from kdrun.training.optimisation import MultiStepSchedule, bound_norms, build_optimizer
 
 STEPS = 391  # an epoch of CIFAR's 50,000 images in batches of 128
 EPOCHS = 200
@@ -128,3 +130,28 @@ def test_a_step_on_the_gpu_is_the_same(method):
         take_steps(module, optimizer, 2)
     for here, there in zip(method.parameters(), twin.parameters(), strict=True):
         assert_close(there.cpu(), here, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_no_units_incoming_weights_get_longer_than_the_bound(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(3, 4))
+    free = copy.deepcopy(model)
+    optimizers = [
+        build_optimizer(name, network.parameters(), lr=0.5, momentum=0.0, nesterov=False, weight_decay=0.0)
+        for network in (model, free)
+    ]
+    bound_norms(optimizers[0], 0.6)
+    for network, optimizer in zip((model, free), optimizers, strict=True):
+        network(torch.ones(1, 2, 3, 3)).square().sum().backward()
+        optimizer.step()
+    bounded = 0
+    for ours, plain in zip(model.parameters(), free.parameters(), strict=True):
+        expected = plain.detach().numpy().copy()
+        if ours.ndim >= 2:
+            for row in expected:
+                norm = np.sqrt((row.astype(np.float64) ** 2).sum())
+                bounded += norm > 0.6
+                row *= min(1.0, 0.6 / norm)
+        np.testing.assert_allclose(ours.detach().numpy(), expected, rtol=1e-6)
+    assert bounded >= 2

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from kdrun.experiment.derived.base import Derived, compute, kept
 from kdrun.experiment.derived.bias import Bias
 from kdrun.experiment.derived.ensemble import Ensemble
+from kdrun.experiment.derived.specialists import Specialists
 
-KINDS: Mapping[str, type[Derived]] = {kind.kind: kind for kind in (Ensemble, Bias)}
+KINDS: Mapping[str, type[Derived]] = {kind.kind: kind for kind in (Ensemble, Bias, Specialists)}
 """By the name that a table's definition has for it."""
 
-__all__ = ["KINDS", "Bias", "Derived", "Ensemble", "compute", "kept"]
+__all__ = ["KINDS", "Bias", "Derived", "Ensemble", "Specialists", "compute", "kept"]
