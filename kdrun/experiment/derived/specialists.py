@@ -1,0 +1,151 @@
+"""A generalist with specialists for the classes that it confuses: Hinton, Vinyals, Dean 2015, section 5."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from kdrun import specialists
+from kdrun.experiment.derived.base import Derived, described
+from kdrun.experiment.reporting import log
+from kdrun.experiment.spec import Component, Spec
+
+if TYPE_CHECKING:
+    from kdrun.experiment.runner import Runner
+
+
+@dataclass(frozen=True)
+class Specialists(Derived):
+    """The joint answer of a generalist and the specialists that are trained for it.
+
+    The generalist's predictions on its training images say which classes are confused; for each such set a specialist
+    begins with the generalist's weights and is trained on the images of the set and as many others. Both answer
+    together, see `kdrun.specialists`.
+
+    Attributes:
+        num_sets: clusters of classes, from 1 to K; None is a tenth of K, at least three.
+        size: share of the classes in each set, in (0, 1): sets then overlap; None: the clusters themselves.
+        epochs: of a specialist, as a share of the generalist's, more than 0; else it has its recipe, without warm-up.
+        lr: of a specialist, as a share of the generalist's, more than 0.
+        num_top: how many of the generalist's likeliest classes call their specialists, at least 1.
+        soft_targets: against over-fitting (section 6.1): in the place of a dustbin a specialist has all the classes, and
+            the generalist's soft targets at this temperature, weighed by 0.5; None is a dustbin and labels alone.
+    """
+
+    num_sets: int | None = None
+    size: float | None = None
+    epochs: float = 0.2
+    lr: float = 0.1
+    num_top: int = 1
+    soft_targets: float | None = None
+
+    kind: ClassVar[str] = "specialists"
+    several: ClassVar[bool] = False
+    figures: ClassVar[dict[str, str]] = {
+        "conditional": "top-1 on images of the specialists' classes, among these classes",
+        "generalist's": "the same of the generalist alone",
+        "specialists": "how many there are",
+    }
+
+    def __post_init__(self) -> None:
+        num_classes = self.specs[0].dataset.num_classes
+        rules = (
+            ("num_sets", 1 <= self._num_sets <= num_classes, f"null, or from 1 to {num_classes}, the number of classes"),
+            ("size", self.size is None or 0 < self.size < 1, "null, or more than 0 and less than 1"),
+            ("epochs", self.epochs > 0, "more than 0"),
+            ("lr", self.lr > 0, "more than 0"),
+            ("num_top", 1 <= self.num_top <= num_classes, f"from 1 to {num_classes}, the number of classes"),
+            ("soft_targets", self.soft_targets is None or self.soft_targets > 0, "null or more than 0, a temperature"),
+        )
+        problems = [f"{name}={getattr(self, name)!r}: must be {allowed}" for name, holds, allowed in rules if not holds]
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    @property
+    def _num_sets(self) -> int:
+        return max(3, self.specs[0].dataset.num_classes // 10) if self.num_sets is None else self.num_sets
+
+    @property
+    def _size(self) -> int | None:
+        """Classes of each set: two at least, and never all."""
+        num_classes = self.specs[0].dataset.num_classes
+        return None if self.size is None else min(max(2, round(self.size * num_classes)), num_classes - 1)
+
+    def words(self) -> str:
+        size = "" if self._size is None else f", {self._size} classes each"
+        soft = "" if self.soft_targets is None else f", soft targets at T={self.soft_targets:g}"
+        return f"specialists for {self._num_sets} clusters{size}{soft}"
+
+    def compute(self, runner: Runner) -> dict[str, Any]:
+        (generalist,) = self.specs
+        known, trained_on = runner.logits(generalist, "train")
+        predictions = known.double().softmax(dim=1)
+        sets = specialists.class_sets(predictions, self._num_sets, size=self._size, seed=generalist.seed)
+        log.info("%d specialists, of %s classes", len(sets), ", ".join(str(len(classes)) for classes in sets))
+        members = [self._specialist(generalist, classes) for classes in sets]
+        for member in members:
+            runner.execute(member, role="specialist")
+        logits, labels = runner.logits(generalist)
+        alone = logits.double().log_softmax(dim=1)
+        answers = [_answer(runner.logits(member)[0], member, trained_on) for member in members]
+        asked = specialists.active(alone, sets, self.num_top)
+        together = specialists.combined(alone, answers, sets, asked).log_q
+        cover = specialists.accuracy_by_cover(alone, together, labels, sets)
+        return {
+            **described(together, labels),
+            "figures": {
+                "conditional": specialists.conditional_accuracy(together, labels, sets),
+                "generalist's": specialists.conditional_accuracy(alone, labels, sets),
+                "specialists": len(sets),
+            },
+            "sets": sets,
+            "specialists": [member.run_id for member in members],
+            "cover": [dataclasses.asdict(row) for row in cover],
+        }
+
+    def _specialist(self, generalist: Spec, classes: tuple[int, ...]) -> Spec:
+        """The run of one specialist."""
+        dataset = dataclasses.replace(generalist.dataset, special=classes, dustbin=self.soft_targets is None)
+        changes = {"epochs": max(1, round(self.epochs * generalist.recipe.epochs)), "lr": self.lr * generalist.recipe.lr}
+        recipe = dataclasses.replace(generalist.recipe, **changes, warmup_epochs=0)
+        method, teachers = Component("kdrun.methods.CE"), ()
+        if self.soft_targets is not None:
+            method = Component("kdrun.methods.KD", {"temperature": self.soft_targets, "alpha": 0.5})
+            teachers = (generalist,)
+        return Spec(
+            dataset,
+            generalist.student,
+            method,
+            recipe,
+            generalist.seed,
+            generalist.precision,
+            teachers=teachers,
+            start=generalist,
+            semantics=generalist.semantics,
+        )
+
+
+def _answer(logits: Tensor, specialist: Spec, trained_on: Tensor) -> Tensor:
+    """A specialist's log-probabilities, its dustbin corrected.
+
+    Args:
+        logits: of the specialist, `[N, |S| + 1]`, or `[N, K]` where it has all classes.
+        specialist: its run.
+        trained_on: labels of the generalist's training images.
+
+    Returns:
+        `[N, |S| + 1]`: of its classes in order, and of all others together.
+    """
+    special = list(specialist.dataset.special or ())
+    num_special = int(torch.isin(trained_on, torch.tensor(special, device=trained_on.device)).sum())
+    num_rest = len(trained_on) - num_special
+    answer = logits.double()
+    if not specialist.dataset.dustbin:
+        rest = [label for label in range(answer.shape[1]) if label not in special]
+        answer = torch.cat([answer[:, special], answer[:, rest].logsumexp(dim=1, keepdim=True)], dim=1)
+    answer[:, -1] += specialists.oversampling_correction(min(num_special, num_rest), num_rest)
+    return answer.log_softmax(dim=1)
