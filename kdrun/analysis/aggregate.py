@@ -78,10 +78,19 @@ class Group:
         values = [value for run in self.runs if (value := _lookup(run.result(), place)) is not None]
         return Statistic.of(values) if values else None
 
-    def curve(self, split: str, metric: str) -> list[Statistic]:
-        """A metric after each epoch, as far as all the runs go."""
-        rows = [[row if self.peer is None else row["peers"][self.peer] for row in run.rows()] for run in self.runs]
-        return [Statistic.of([row[split][metric] for row in epoch]) for epoch in zip(*rows, strict=False)]
+    def curve(self, split: str, metric: str) -> dict[int, Statistic]:
+        """A metric by the epochs (from 1) after which all the runs were evaluated."""
+        values = [
+            {row["epoch"]: part[split][metric] for row in run.rows() if split in (part := self._part(row))}
+            for run in self.runs
+        ]
+        shared = [epoch for epoch in (values[0] if values else ()) if all(epoch in one for one in values)]
+        return {epoch: Statistic.of([one[epoch] for one in values]) for epoch in shared}
+
+    def _part(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What a row of metrics says of the network that is meant; nothing of a peer in an epoch without evaluation."""
+        part: dict[str, Any] = row if self.peer is None else row.get("peers", {}).get(self.peer, {})
+        return part
 
     @property
     def peers(self) -> list[Group]:

@@ -61,7 +61,8 @@ def curves(path: Path, lines: Sequence[Line], *, title: str) -> None:
 
 def _draw_curves(axes: Axes, groups: Sequence[Group]) -> None:
     """The groups of a panel, the baseline first, on an axis for those that end near each other."""
-    ends = {i: curve[-1].mean for i, group in enumerate(groups) if (curve := group.curve("test", "top1"))}
+    curves = [list(group.curve("test", "top1").values()) for group in groups]
+    ends = {i: curve[-1].mean for i, curve in enumerate(curves) if curve}
     values = list(ends.values())
     least, most = readable_range(max(values), values, always=values[:1] if 0 in ends else (), span=READABLE)
     finish_curves(axes, [groups[i] for i, end in ends.items() if least <= end <= most])
@@ -73,8 +74,13 @@ def _draw_curves(axes: Axes, groups: Sequence[Group]) -> None:
 
 
 def _curves_by_student(lines: Sequence[Line]) -> Iterator[tuple[str, list[Group]]]:
-    """By student, the baseline first; nothing for a student without a finished Tf-KD run."""
+    """By student, the baseline first; in a table with Tf-KD nothing for a student without a finished run of it."""
     rows = [line for line in lines if line.entry.row.control is None]
+    if not any(line.entry.row.kind.startswith("tfkd_") for line in rows):
+        for student in dict.fromkeys(line.student for line in rows):
+            runs = {method_label(line.entry): list(line.runs.values()) for line in rows if line.student == student}
+            yield student, [Group(label, runs=members) for label, members in runs.items() if members]
+        return
     for student in dict.fromkeys(line.student for line in rows):
         own = [line for line in rows if line.student == student]
         teacher_free = [line for line in own if line.entry.row.kind.startswith("tfkd_")]

@@ -132,11 +132,11 @@ def draw_curve(axes: Axes, group: Group, line_style: str, colour: str, marker: s
     curve = group.curve("test", "top1")
     if not curve:
         return
-    epochs = range(1, len(curve) + 1)
-    label = f"{group.label}  ({curve[-1].text(1)})"
+    epochs, statistics = list(curve), list(curve.values())
+    label = f"{group.label}  ({statistics[-1].text(1)})"
     axes.plot(
         epochs,
-        [s.mean for s in curve],
+        [s.mean for s in statistics],
         line_style,
         marker=marker or ("o" if len(curve) < 4 else ""),
         markevery=max(1, len(curve) // 8),
@@ -144,8 +144,8 @@ def draw_curve(axes: Axes, group: Group, line_style: str, colour: str, marker: s
         color=colour,
         label=label,
     )
-    if any(statistic.deviation for statistic in curve):
-        axes.fill_between(epochs, *_band(curve), color=colour, alpha=0.15, linewidth=0)
+    if any(statistic.deviation for statistic in statistics):
+        axes.fill_between(epochs, *_band(statistics), color=colour, alpha=0.15, linewidth=0)
 
 
 def _looks() -> Iterator[tuple[str, str]]:
@@ -200,7 +200,7 @@ def finish_curves(axes: Axes, groups: Sequence[Group]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set(xlabel="epoch", ylabel="test top-1 (%)")
-    axes.set_ylim(_accuracy_limits([group.curve("test", "top1") for group in groups]))
+    axes.set_ylim(_accuracy_limits([list(group.curve("test", "top1").values()) for group in groups]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

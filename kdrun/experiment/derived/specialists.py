@@ -32,8 +32,8 @@ class Specialists(Derived):
         epochs: of a specialist, as a share of the generalist's, more than 0; else it has its recipe, without warm-up.
         lr: of a specialist, as a share of the generalist's, more than 0.
         num_top: how many of the generalist's likeliest classes call their specialists, at least 1.
-        soft_targets: against over-fitting (section 6.1): in the place of a dustbin a specialist has all the classes, and
-            the generalist's soft targets at this temperature, weighed by 0.5; None is a dustbin and labels alone.
+        soft_targets: against over-fitting (section 6.1): in the place of a dustbin a specialist has all the classes,
+            and the generalist's soft targets at this temperature, weighed by 0.5; None is a dustbin and labels alone.
     """
 
     num_sets: int | None = None
@@ -54,11 +54,15 @@ class Specialists(Derived):
     def __post_init__(self) -> None:
         num_classes = self.specs[0].dataset.num_classes
         rules = (
-            ("num_sets", 1 <= self._num_sets <= num_classes, f"null, or from 1 to {num_classes}, the number of classes"),
+            (
+                "num_sets",
+                1 <= self._num_sets <= num_classes,
+                f"null, or from 1 to {num_classes}, the number of classes",
+            ),
             ("size", self.size is None or 0 < self.size < 1, "null, or more than 0 and less than 1"),
             ("epochs", self.epochs > 0, "more than 0"),
             ("lr", self.lr > 0, "more than 0"),
-            ("num_top", 1 <= self.num_top <= num_classes, f"from 1 to {num_classes}, the number of classes"),
+            ("num_top", 1 <= self.num_top <= num_classes, among_classes),
             ("soft_targets", self.soft_targets is None or self.soft_targets > 0, "null or more than 0, a temperature"),
         )
         problems = [f"{name}={getattr(self, name)!r}: must be {allowed}" for name, holds, allowed in rules if not holds]
@@ -110,23 +114,25 @@ class Specialists(Derived):
     def _specialist(self, generalist: Spec, classes: tuple[int, ...]) -> Spec:
         """The run of one specialist."""
         dataset = dataclasses.replace(generalist.dataset, special=classes, dustbin=self.soft_targets is None)
-        changes = {"epochs": max(1, round(self.epochs * generalist.recipe.epochs)), "lr": self.lr * generalist.recipe.lr}
-        recipe = dataclasses.replace(generalist.recipe, **changes, warmup_epochs=0)
-        method, teachers = Component("kdrun.methods.CE"), ()
-        if self.soft_targets is not None:
-            method = Component("kdrun.methods.KD", {"temperature": self.soft_targets, "alpha": 0.5})
-            teachers = (generalist,)
-        return Spec(
-            dataset,
-            generalist.student,
-            method,
-            recipe,
-            generalist.seed,
-            generalist.precision,
-            teachers=teachers,
-            start=generalist,
-            semantics=generalist.semantics,
+        recipe = dataclasses.replace(
+            generalist.recipe,
+            epochs=max(1, round(self.epochs * generalist.recipe.epochs)),
+            lr=self.lr * generalist.recipe.lr,
+            warmup_epochs=0,
         )
+        member = dataclasses.replace(
+            generalist,
+            dataset=dataset,
+            recipe=recipe,
+            method=Component("kdrun.methods.CE"),
+            teachers=(),
+            stop_epoch=None,
+            start=generalist,
+        )
+        if self.soft_targets is None:
+            return member
+        soft = Component("kdrun.methods.KD", {"temperature": self.soft_targets, "alpha": 0.5})
+        return dataclasses.replace(member, method=soft, teachers=(generalist,))
 
 
 def _answer(logits: Tensor, specialist: Spec, trained_on: Tensor) -> Tensor:
