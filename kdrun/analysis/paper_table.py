@@ -9,6 +9,7 @@ from typing import Any
 from kdrun.analysis.comparison import Archive, compare
 from kdrun.analysis.measure import MEASURES
 from kdrun.analysis.paper_content import Content, content
+from kdrun.analysis.paper_cover import cover
 from kdrun.analysis.paper_csv import csv_text
 from kdrun.analysis.paper_dots import dots
 from kdrun.analysis.paper_heatmap import heatmap
@@ -72,6 +73,8 @@ def render(
         teacher_accuracy(directory / "teacher_accuracy.png", lines, title=table.heading)
     if "heatmap" in definition.figures:
         heatmap(directory / "heatmap.png", lines, definition.grid, measure, title=table.heading)
+    if "cover" in definition.figures:
+        cover(directory, lines, kept, title=table.heading)
     return text
 
 

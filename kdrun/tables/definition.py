@@ -15,7 +15,7 @@ from kdrun.experiment.spec import Component, Spec
 from kdrun.tables.controls import CONTROLS
 from kdrun.tables.made_of import Ingredients, check_ingredients, ingredients
 
-FIGURES = ("curves", "teacher_accuracy", "soft_targets", "heatmap")
+FIGURES = ("curves", "teacher_accuracy", "soft_targets", "heatmap", "cover")
 COLUMNS = ("seconds", "extra_params", "ensemble", "teacher_confidence", "train_top1", "selected")
 GRID_PARTS = ("student", "method", "recipe", "dataset")
 """What an axis of a heat map can be of: the student by its name, or an option such as `method.temperature`."""
@@ -161,7 +161,7 @@ class Definition:
         rows: in the order they are shown.
         controls: which controls each row with a soft-target term gets, see `kdrun.tables.controls`.
         include: other tables whose rows with controls this one collects.
-        figures: drawn beside `table.png`: curves, teacher_accuracy, soft_targets, heatmap.
+        figures: drawn beside `table.png`: curves, teacher_accuracy, soft_targets, heatmap, cover (of specialists).
         columns: shown beside the accuracies: seconds (of an epoch), extra_params (learned beside the student), ensemble
             (of the mean probabilities of a row's runs), teacher_confidence (their mean largest probability),
             train_top1 (of the last epoch, as logged in training), selected (of the epoch that is best on the

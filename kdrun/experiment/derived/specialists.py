@@ -53,16 +53,13 @@ class Specialists(Derived):
 
     def __post_init__(self) -> None:
         num_classes = self.specs[0].dataset.num_classes
+        among = f"from 1 to {num_classes}, the number of classes"
         rules = (
-            (
-                "num_sets",
-                1 <= self._num_sets <= num_classes,
-                f"null, or from 1 to {num_classes}, the number of classes",
-            ),
+            ("num_sets", 1 <= self._num_sets <= num_classes, f"null, or {among}"),
             ("size", self.size is None or 0 < self.size < 1, "null, or more than 0 and less than 1"),
             ("epochs", self.epochs > 0, "more than 0"),
             ("lr", self.lr > 0, "more than 0"),
-            ("num_top", 1 <= self.num_top <= num_classes, among_classes),
+            ("num_top", 1 <= self.num_top <= num_classes, among),
             ("soft_targets", self.soft_targets is None or self.soft_targets > 0, "null or more than 0, a temperature"),
         )
         problems = [f"{name}={getattr(self, name)!r}: must be {allowed}" for name, holds, allowed in rules if not holds]
