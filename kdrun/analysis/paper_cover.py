@@ -15,15 +15,7 @@ from kdrun.analysis.plots import figure, set_heading, style
 from kdrun.experiment.derived import Derived
 from kdrun.files import write_atomically
 
-HEADER = (
-    "student",
-    "method",
-    "specialists that know the class",
-    "test images",
-    "generalist correct",
-    "correct",
-    "change",
-)
+HEADER = ("student", "method", "num_specialists", "num_images", "num_correct_generalist", "num_correct", "change")
 
 
 @dataclass(frozen=True)
