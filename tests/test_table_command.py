@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kdrun.config.table import compose_table, load_table
+from kdrun.config.table import compose_table, load_table, table_names
 from kdrun.experiment.store import Store
 from kdrun.files import write_record
 
@@ -202,10 +202,21 @@ def test_dry_run_lists_every_run_with_its_cost_and_writes_nothing(here, kdrun):
     assert sorted(path.name for path in here.iterdir()) == ["mine.yaml"]
 
 
+def test_an_override_is_said_to_be_left_aside_where_no_row_has_a_use_for_it(kdrun):
+    override = "teacher.recipe.epochs=2"
+    words = ("table", "mine.yaml", "--dry-run", "--seeds", "1", override, "recipe.batch_size=200")
+    left = f"method ce has no use for a teacher: {override} is left aside"
+    own = "teacher.recipe.batch_size=200: there are about 96 images"
+    for rows, (ours, theirs) in (((), (False, True)), (("--rows", "mlp/ce"), (True, False))):
+        code, out, _ = kdrun(*words, *rows)
+        assert (code, left in out, any(line.startswith(own) for line in out)) == (0, ours, theirs)
+
+
 def test_tables_are_listed(kdrun):
     code, out, _ = kdrun("table")
     assert code == 0
-    assert f"{'tfkd_t1':<24}Normal KD and Re-KD on CIFAR-100" in out, "two spaces after the longest name"
+    width = max(map(len, table_names())) + 2
+    assert f"{'tfkd_t1':<{width}}Normal KD and Re-KD on CIFAR-100" in out
     assert any(line.startswith("tfkd_t7 ") and "kdrun has no ImageNet" in line for line in out)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +36,9 @@ class Bar:
     after: int
 
     @property
-    def change(self) -> float:
-        """Of the images that are right, in percent."""
-        return 100 * (self.after - self.before) / self.before if self.before else 0.0
+    def change(self) -> float | None:
+        """Of the images that are right, in percent; None where none was."""
+        return 100 * (self.after - self.before) / self.before if self.before else None
 
 
 def cover(
@@ -87,7 +88,7 @@ def _draw(path: Path, found: Sequence[tuple[Line, Sequence[Bar]]], title: str) -
     with figure(path, 1.5 + 3.2 * len(found), 3.6) as drawn:
         for axes, (line, bars) in zip(drawn.subplots(1, len(found), squeeze=False, sharey=True)[0], found, strict=True):
             style(axes)
-            axes.bar(range(len(bars)), [bar.change for bar in bars], color="C0")
+            axes.bar(range(len(bars)), [math.nan if bar.change is None else bar.change for bar in bars], color="C0")
             axes.axhline(0, color="0.3", linewidth=0.8)
             axes.set_xticks(range(len(bars)), [f"{bar.number}\n{bar.images:,}" for bar in bars], fontsize="small")
             axes.set_title(method_label(line.entry), fontsize="small")

@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 
 from kdrun.cli.options import FOREIGN, refuse, run_parser
 from kdrun.config.compose import (
-    CONFIG_NAME,
     ConfigError,
     compose_job,
     config_directory,
@@ -21,6 +20,7 @@ from kdrun.config.compose import (
     hydra_session,
     in_hydras_words,
 )
+from kdrun.config.composition import CONFIG_NAME
 from kdrun.experiment.signature import unknown
 
 

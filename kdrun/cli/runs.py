@@ -64,7 +64,6 @@ def _jobs(options: argparse.Namespace) -> tuple[list[Job], list[dict[str, str]]]
 
     problems: list[str] = []
     jobs, choices = [], []
-    fitting: set[str] = set()
     with hydra_session():
         lists = expand(options.overrides, multirun=options.multirun, problems=problems)
         swept = [texts[0].partition("=")[0] for texts in zip(*lists, strict=True) if len(set(texts)) > 1]
@@ -73,7 +72,7 @@ def _jobs(options: argparse.Namespace) -> tuple[list[Job], list[dict[str, str]]]
                 config = compose_job(job_overrides, problems, extra=options.config_dir)
                 from kdrun.config.preflight import check_job  # torch is needed from here on
 
-                jobs.append(check_job(config, job_overrides, fitting))
+                jobs.append(check_job(config, job_overrides))
             except ConfigError as error:
                 problems += error.problems
             pairs = dict(text.partition("=")[::2] for text in job_overrides)

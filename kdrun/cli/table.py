@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from kdrun.cli.options import refuse
 
 if TYPE_CHECKING:
+    from kdrun.config.preflight import Job
     from kdrun.config.table import ComposedTable
     from kdrun.experiment.derived import Derived
     from kdrun.experiment.runner import Runner
@@ -68,7 +69,7 @@ def table_main(words: Sequence[str]) -> int:
     from kdrun.experiment.store import Store
 
     set_up_console()
-    for notice in dict.fromkeys(notice for job in table.jobs.values() for notice in job.notices):
+    for notice in _notices(list(table.jobs.values())):
         log.info("%s", notice)
     published = options.published or PUBLISHED
     sheet = _Sheet(
@@ -120,6 +121,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-cd", "--config-dir", type=Path, metavar="DIR", help="a config tree of your own")
     return parser
+
+
+def _notices(jobs: Sequence[Job]) -> list[str]:
+    """What the runs tell, each once. An override is for the whole table: that one run has no use for it is not told."""
+    aside = [{text for texts in job.left_aside.values() for text in texts} for job in jobs]
+    told = [
+        notice
+        for job in jobs
+        for notice in job.notices
+        if all(useless.issuperset(job.left_aside.get(notice, ())) for useless in aside)
+    ]
+    return list(dict.fromkeys(told))
 
 
 def _list() -> int:

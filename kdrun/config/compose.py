@@ -6,7 +6,6 @@ itself. When that fails, the overrides that do not fit are looked for, told and 
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kdrun.config.composition import CONFIG_NAME, SEARCH_PATH, compose_config, group_options
 from kdrun.experiment.signature import unknown
 
-CONFIG_NAME = "config"
 SPOKEN = {
     "teacher": "student",
     "teacher.method": "method",
@@ -40,7 +38,6 @@ FURTHER_TEACHER = re.compile(r"(teacher\.also\.\w+)=")
 OPEN = "method.terms"
 """A node to which the user can add what he likes."""
 
-SEARCH_PATH = "hydra.searchpath="
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
@@ -79,7 +76,6 @@ def in_hydras_words(text: str) -> list[str]:
 def hydra_session() -> Iterator[None]:
     """Within it jobs can be composed."""
     GlobalHydra.instance().clear()
-    _options_of.cache_clear()
     with initialize_config_dir(str(config_directory()), version_base="1.3", job_name="kdrun"):
         yield
 
@@ -127,7 +123,7 @@ def _choices(override: Override) -> list[str]:
     key, swept = override.get_key_element(), override.value()
     values: list[str] = []
     if isinstance(swept, Glob):
-        values = swept.filter(_group_options(key, []))
+        values = swept.filter(group_options(key, []))
     elif override.is_discrete_sweep():  # all but interval(...), which needs a sweeper that draws from it
         values = list(override.sweep_string_iterator())
     return [f"{key}={value}" for value in values]
@@ -150,12 +146,12 @@ def compose_job(overrides: Sequence[str], problems: list[str], *, extra: Path | 
     words = [word for text in overrides if text not in idle for word in in_hydras_words(text)]
     words = _with_a_recipe(_with_single_options([*_search_path(extra), *words], problems), problems)
     try:
-        return compose(CONFIG_NAME, overrides=words)
+        return compose_config(words)
     except COMPOSE_ERRORS as error:
         accepted = _accepted(words, problems)
         if len(accepted) == len(words):
             raise ConfigError([_first_lines(error)]) from error
-        return compose(CONFIG_NAME, overrides=accepted)
+        return compose_config(accepted)
 
 
 def _with_single_options(words: list[str], problems: list[str]) -> list[str]:
@@ -167,7 +163,7 @@ def _with_single_options(words: list[str], problems: list[str]) -> list[str]:
             value = OverridesParser.create().parse_override(word).value()
         spoken = word.rpartition("@")[2]
         if isinstance(value, dict):
-            problems.append(f"{spoken}: {unknown('', _group_options(_group(word), words), 'option')}")
+            problems.append(f"{spoken}: {unknown('', group_options(_group(word), words), 'option')}")
         elif isinstance(value, list):
             problems.append(f"{spoken}: must be one option; to run each: -m {spoken.replace('[', '').replace(']', '')}")
         else:
@@ -181,10 +177,10 @@ def _with_a_recipe(words: list[str], problems: list[str]) -> list[str]:
         next((word.partition("=")[2] for word in words if word.startswith(f"{group}=")), None)
         for group in ("recipe", "dataset")
     )
-    options = _group_options("recipe", words)
+    options = group_options("recipe", words)
     if chosen is not None and chosen not in options:
         problems.append(f"recipe={chosen}: {unknown(chosen, options, 'option')}")
-    elif chosen is None and dataset in set(_group_options("dataset", words)) - set(options):
+    elif chosen is None and dataset in set(group_options("dataset", words)) - set(options):
         problems.append(f"dataset={dataset}: has no recipe of its own; add recipe=OPTION: {', '.join(options)}")
     else:
         return words
@@ -214,7 +210,7 @@ def _accepted(overrides: Sequence[str], problems: list[str]) -> list[str]:
 
     def add(texts: Sequence[str]) -> None:
         try:
-            compose(CONFIG_NAME, overrides=[*accepted, *texts])
+            compose_config([*accepted, *texts])
             accepted.extend(texts)
         except COMPOSE_ERRORS as error:
             if len(texts) == 1:
@@ -233,13 +229,13 @@ def _explain(text: str, error: Exception, accepted: list[str]) -> str:
     """One line for an override that does not fit."""
     key, _, value = text.partition("=")
     if _chooses_group(text, accepted) and not text.startswith("~"):
-        options = _group_options(_group(text), accepted)
+        options = group_options(_group(text), accepted)
         if value not in options:
             return f"{key.rpartition('@')[2]}={value}: {unknown(value, options, 'option')}"
     elif not text.startswith(("+", "~")):
         spoken = (word.rpartition("@")[2] for word in accepted if _chooses_group(word, accepted))
         chosen = {word.partition("=")[0]: word for word in spoken}
-        config = OmegaConf.to_container(compose(CONFIG_NAME, overrides=accepted))
+        config = OmegaConf.to_container(compose_config(accepted))
         missing = _missing_key(key.split("."), config, chosen)
         if missing is not None:
             return f"{text}: {missing}"
@@ -271,24 +267,12 @@ def _group(text: str) -> str:
 
 def _chooses_group(text: str, overrides: Sequence[str]) -> bool:
     group = _group(text)
-    return group != "" and "." not in group and bool(_group_options(group, overrides))
-
-
-def _group_options(group: str, overrides: Sequence[str]) -> tuple[str, ...]:
-    """The options of a group, those in a search path among `overrides` included."""
-    return _options_of(group, tuple(text for text in overrides if text.startswith(SEARCH_PATH)))
-
-
-@functools.cache
-def _options_of(group: str, where: tuple[str, ...]) -> tuple[str, ...]:
-    """Of the session: directories are read once."""
-    loader = GlobalHydra.instance().config_loader()
-    return tuple(loader.get_group_options(group, ObjectType.CONFIG, CONFIG_NAME, list(where)))
+    return group != "" and "." not in group and bool(group_options(group, overrides))
 
 
 def hydra_group_options(group: str) -> tuple[str, ...]:
     """What is installed of one of Hydra's own groups, `hydra/launcher` or `hydra/sweeper`; in a session."""
-    return _group_options(group, [])
+    return group_options(group, [])
 
 
 def _first_lines(error: Exception) -> str:

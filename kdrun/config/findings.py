@@ -17,17 +17,23 @@ class Findings:
     Attributes:
         problems: one line each.
         notices: one line each.
+        left_aside: of notices that say so, which of `overrides` have no use.
         weight_files: files with the user's own weights, by SHA-256.
         overrides: what the user typed.
-        fitting: what was tried out and found right; shared by the jobs of one command.
     """
 
-    def __init__(self, overrides: Sequence[str], fitting: set[str]) -> None:
+    def __init__(self, overrides: Sequence[str]) -> None:
         self.problems: list[str] = []
         self.notices: list[str] = []
+        self.left_aside: dict[str, tuple[str, ...]] = {}
         self.weight_files: dict[str, Path] = {}
         self.overrides = tuple(overrides)
-        self.fitting = fitting
+
+    def leave_aside(self, why: str, overrides: Sequence[str]) -> None:
+        """A notice that overrides have no use."""
+        notice = f"{why}: {' '.join(overrides)} is left aside"
+        self.notices.append(notice)
+        self.left_aside[notice] = tuple(overrides)
 
     def attempt(self, prefix: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Calls a function; what it refuses becomes a problem, each of its lines behind `prefix`."""
@@ -80,11 +86,3 @@ class Findings:
         secrets, told = without_secrets(node, path, told)
         self.problems += [*secrets, *told]
         return None if secrets else found
-
-    def once(self, *what: object) -> bool:
-        """Whether this was not tried before; what was found wrong is tried again with the next job."""
-        return repr(what) not in self.fitting
-
-    def passed(self, *what: object) -> None:
-        """Notes that this was tried and found right."""
-        self.fitting.add(repr(what))

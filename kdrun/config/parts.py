@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,12 @@ from kdrun.experiment.build import (
     check_tasks,
     pair_for,
 )
-from kdrun.experiment.components import method_class, method_component, student_component, takes_pair
+from kdrun.experiment.components import method_class, method_component, resolve, student_component, takes_pair
 from kdrun.experiment.signature import construct
 from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
+
+_FITTING: set[tuple[object, ...]] = set()
+"""Trials (see `_trial`) that found nothing wrong: the jobs of a sweep or a table ask for the same few over and over."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,9 @@ def _tell_stage1(findings: Findings, path: str, method: Component, stop_epoch: i
 
 
 def check_fits(findings: Findings, path: str, student: Component, dataset: DatasetSpec) -> None:
-    """Builds a network and sends two images through it, without data; once for all the jobs of a command."""
-    if not findings.once(student, dataset):
+    """Builds a network and sends two images through it, without data; what was found to fit is not tried again."""
+    trial = _trial([student], dataset)
+    if trial in _FITTING:
         return
     fault_count = len(findings.problems)
     with torch.device("meta"):  # constructors can refuse their options, at no cost
@@ -86,7 +90,12 @@ def check_fits(findings: Findings, path: str, student: Component, dataset: Datas
     if fits:
         findings.attempt(f"{path}: ", check_network, student, dataset)
     if len(findings.problems) == fault_count:
-        findings.passed(student, dataset)
+        _FITTING.add(trial)
+
+
+def _trial(components: Sequence[Component], *datasets: DatasetSpec) -> tuple[object, ...]:
+    """All that a trial's outcome hangs on: options, data, and the very classes, whatever their names say later."""
+    return repr((components, datasets)), *(resolve(component.target) for component in components)
 
 
 def check_methods(findings: Findings, spec: Spec, path: str = "") -> None:
@@ -95,8 +104,9 @@ def check_methods(findings: Findings, spec: Spec, path: str = "") -> None:
     findings.attempt("", check_tasks, spec, method_class(spec.method).needs)
     if len(findings.problems) > fault_count:
         return
-    networks = [(each.student, each.dataset) for each in (spec, *spec.teachers)]
-    if takes_pair(spec.method) and findings.once(spec.method, networks):
+    runs = (spec, *spec.teachers)
+    trial = _trial([spec.method, *(each.student for each in runs)], *(each.dataset for each in runs))
+    if takes_pair(spec.method) and trial not in _FITTING:
         with torch.device("meta"):
             pair = pair_for(spec, torch.device("meta"))
             networks_at = {"student": path.rstrip(".") or "student", "teacher": f"{path}teacher"}
@@ -105,7 +115,7 @@ def check_methods(findings: Findings, spec: Spec, path: str = "") -> None:
                 needs = build_method(spec.method, torch.nn.Identity(), pair).needs
                 findings.attempt("", check_tasks, spec, needs)
         if len(findings.problems) == fault_count:
-            findings.passed(spec.method, networks)
+            _FITTING.add(trial)
     for teacher in spec.teachers:  # of a chain, one has a method that the user chose: teacher.method
         check_methods(findings, teacher, "teacher.")
 

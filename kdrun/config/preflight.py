@@ -41,6 +41,7 @@ class Job:
         runtime: where and how to compute.
         weight_files: files with the user's own weights, by SHA-256.
         notices: what the user should know, one line each.
+        left_aside: of notices that say so, which overrides have no use in this run.
     """
 
     spec: Spec
@@ -48,21 +49,20 @@ class Job:
     runtime: Runtime
     weight_files: Mapping[str, Path] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    left_aside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def check_job(config: DictConfig, overrides: Sequence[str] = (), fitting: set[str] | None = None) -> Job:
+def check_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
     """Checks a composed config whole and returns the job it describes.
 
     Args:
         config: as Hydra composed it.
         overrides: what the user typed, to tell a teacher that was asked for from the default one.
-        fitting: networks that were found to fit their dataset; shared by the jobs of one command, it spares them
-            the trial of the same network again and again.
 
     Raises:
         ConfigError: with one line for every problem.
     """
-    findings = Findings(overrides, fitting if fitting is not None else set())
+    findings = Findings(overrides)
     job = _job(findings, config)
     if findings.problems or job is None:
         raise ConfigError(_without_followers(findings.problems))
@@ -106,6 +106,7 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
         runtime=_runtime(runtime, device, data_root(node["dataset"].get("root"))),
         weight_files=findings.weight_files,
         notices=tuple(dict.fromkeys(findings.notices)),
+        left_aside=findings.left_aside,
     )
 
 

@@ -34,7 +34,6 @@ class UserOverrides:
         self._general = [text for text in overrides if not text.startswith(METHOD)]
         self._options = [text for text in overrides if text.startswith(METHOD)]
         self._extra = extra
-        self._fitting: set[str] = set()
         self._taken: set[str] = set()
         self._known_options: set[str] = set()
 
@@ -71,7 +70,7 @@ class UserOverrides:
 
     def check(self, config: DictConfig) -> Job:
         """A config's checked job."""
-        return check_job(config, self._typed, self._fitting)
+        return check_job(config, self._typed)
 
     def sets(self, key: str) -> bool:
         """Whether the user gives a value for a key."""

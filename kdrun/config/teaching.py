@@ -220,7 +220,7 @@ def _tell_unused(findings: Findings, method: type[Method]) -> None:
         return
     asked = [text for text in findings.overrides if text.startswith(unused) and text != "teacher=none"]
     if asked:
-        findings.notices.append(f"method {method.name} {why}: {' '.join(asked)} is left aside")
+        findings.leave_aside(f"method {method.name} {why}", asked)
 
 
 def _own_weights(findings: Findings, checkpoint: str, parts: Parts, dataset: DatasetSpec) -> str | None:
@@ -237,7 +237,7 @@ def _own_weights(findings: Findings, checkpoint: str, parts: Parts, dataset: Dat
     aside = ("stop_epoch", "method", "recipe", "seeds", "dataset", "teacher", "also")
     unused = [text for text in findings.overrides if text.startswith(tuple(f"teacher.{name}" for name in aside))]
     if unused:
-        findings.notices.append(f"teacher.checkpoint is taken as it is: {' '.join(unused)} is left aside")
+        findings.leave_aside("teacher.checkpoint is taken as it is", unused)
     findings.weight_files[digest] = path
     return digest
 

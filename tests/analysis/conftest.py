@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kdrun.analysis import paper_dots, paper_heatmap, paper_plots, plots
+from kdrun.analysis import paper_cover, paper_dots, paper_heatmap, paper_plots, plots
 from kdrun.analysis.aggregate import SweepRun
 from kdrun.analysis.paper_table import render
 from kdrun.experiment.run import Run
@@ -165,6 +165,7 @@ def drawn(monkeypatch) -> list:
             yield figure
 
     monkeypatch.setattr(paper_plots, "figure", recording)
+    monkeypatch.setattr(paper_cover, "figure", recording)
     monkeypatch.setattr(paper_dots, "figure", recording)
     monkeypatch.setattr(paper_heatmap, "figure", recording)
     return figures

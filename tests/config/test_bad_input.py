@@ -255,7 +255,10 @@ BAD = [
     ("-m seed=0,1 seed=5", "seed: is swept and given again"),
     ("recipe=cifr100", "recipe=cifr100: no such option; did you mean cifar100?"),
     ("student._target_=kdrun.data.decoding.dataclass", f"student._target_: 'kdrun.data.decoding.dataclass' {OUTSIDE}"),
-    ("student._target_=kdrun.config.compose.compose", f"student._target_: 'kdrun.config.compose.compose' {OUTSIDE}"),
+    (
+        "student._target_=kdrun.config.composition.compose",
+        f"student._target_: 'kdrun.config.composition.compose' {OUTSIDE}",
+    ),
     ("teacher._target_=kdrun.data.decoding.ThreadPoolExecutor", "teacher._target_: 'kdrun.data.decoding.T", OUTSIDE),
     ("method._target_=kdrun.config.compose.contextmanager", "method._target_: 'kdrun.config.compose.co", OUTSIDE),
     ("dataset._target_=kdrun.experiment.signature.Any", "'kdrun.experiment.signature.Any'", OUTSIDE),

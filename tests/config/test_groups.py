@@ -127,6 +127,8 @@ OTHER_VALUES = {
     "milestones": [0.5],
     "gamma": 0.5,
     "warmup_epochs": 3,
+    "max_norm": 15.0,
+    "evaluate_every": 2,
     "augmentation.crop_padding": 2,
     "augmentation.flip": True,
     "augmentation.rotation": 5.0,

@@ -91,8 +91,8 @@ def test_a_users_own_network_teaches_on_a_users_own_data(kdrun, own_config, monk
     assert "dataset=blank: has no recipe of its own; add recipe=OPTION: cifar10, cifar100, digits" in said.err
     said = kdrun(*words, "recipe=digits")
     assert said.code == 0, said.err
-    assert "teacher linear ce: 1 epochs" in said.out
-    assert "student linear kd: 1 epochs" in said.out
+    assert "teacher linear ce: 1 epoch in" in said.out
+    assert "student linear kd: 1 epoch in" in said.out
 
 
 @pytest.mark.parametrize(

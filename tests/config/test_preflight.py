@@ -1,9 +1,14 @@
 """All that is wrong is one message; what is small or shared is told."""
 
+import functools
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from torch import nn
+
+import kdrun.models
+from kdrun.config.compose import ConfigError
 
 
 def test_a_deleted_node_is_a_problem_and_a_deleted_seed_is_the_default(kdrun, job):
@@ -65,6 +70,17 @@ def test_every_option_that_a_constructor_refuses_is_told(kdrun):
     assert "4 problems" in said.err
     for text in ("recipe.lr=-1.0", "recipe.augmentation.rotation=-4.0", "method.temperature=0.0", "method.alpha=2.0"):
         assert f"  {text}: must be" in said.err
+
+
+def test_what_was_found_to_fit_is_tried_again_where_its_name_stands_for_another_network(job, monkeypatch):
+    @functools.wraps(kdrun.models.mlp)
+    def mlp(**options):
+        return nn.Flatten()
+
+    job("student=mlp", "method=ce")
+    monkeypatch.setattr(kdrun.models, "mlp", mlp)
+    with pytest.raises(ConfigError, match=r"returns \[2, 64\] for 2 images"):
+        job("student=mlp", "method=ce")
 
 
 def test_what_a_folder_leaves_open_may_be_stated_and_is_compared(kdrun, tmp_path):

@@ -21,7 +21,7 @@ from kdrun.training.step import Step
 from kdrun.training.teacher import LiveTeacher
 
 CPU = torch.device("cpu")
-NUM_STEPS, BATCH_SIZE, CLASSES, SIDE, LR, TEMPERATURE = 20, 16, 10, 16, 0.002, 4.0
+NUM_STEPS, BATCH_SIZE, CLASSES, SIDE, LR, TEMPERATURE = 6, 16, 10, 16, 0.002, 4.0
 NETWORKS = {"mobilenetv2": mobilenetv2, "resnet18": resnet18}
 
 
@@ -54,10 +54,7 @@ def teacher() -> nn.Module:
     return settled(resnet18(CLASSES)).eval()
 
 
-def oracle_loss(student: nn.Module, teacher: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    logits = student(x)
-    with torch.no_grad():
-        target = F.softmax(teacher(x) / TEMPERATURE, dim=1)
+def oracle_loss(logits: Tensor, target: Tensor, y: Tensor) -> Tensor:
     kl = (target * (target.log() - F.log_softmax(logits / TEMPERATURE, dim=1))).sum(dim=1).mean()
     return 0.1 * F.cross_entropy(logits, y) + 0.9 * TEMPERATURE**2 * kl
 
@@ -86,7 +83,7 @@ def gradients(network: nn.Module) -> Tensor:
 
 
 def compare(name: str, precision: str, teacher: nn.Module, batches, **options: bool) -> tuple[list[float], list[float]]:
-    """Relative differences of the losses, and cosines of the gradients, over 20 steps.
+    """Relative differences of the losses, and cosines of the gradients, over some steps.
 
     The fast student takes its steps on its own; the cosine is of its gradients and the oracle's at the same weights.
     """
@@ -96,12 +93,14 @@ def compare(name: str, precision: str, teacher: nn.Module, batches, **options: b
     slow = torch.optim.SGD(trained.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4, foreach=False)
     differences, cosines = [], []
     for x, y in batches:
+        with torch.no_grad():
+            target = F.softmax(teacher(x) / TEMPERATURE, dim=1)
         twin = copy.deepcopy(student)
         twin.load_state_dict(fast.method.student.state_dict())  # where the fast one is now
-        oracle_loss(twin.train(), teacher, x, y).backward()
+        oracle_loss(twin.train()(x), target, y).backward()
         loss, gradient = fast(x, y)
         cosines.append(F.cosine_similarity(gradient, gradients(twin), dim=0).item())
-        expected = oracle_loss(trained, teacher, x, y)
+        expected = oracle_loss(trained(x), target, y)
         slow.zero_grad()
         expected.backward()
         slow.step()
@@ -113,10 +112,10 @@ BOUNDS = {
     # Loss of each step, relative, at most; cosine of the gradients, at least. Rounding is magnified by 52 layers with
     # BatchNorm that have not been trained: what bf16 leaves of MobileNetV2's gradient in its first steps has a cosine
     # of about 0.5 (0.96 in its last layer), with torch's own autocast in contiguous memory as here.
-    ("mobilenetv2", "fp32"): (0.1, 0.995),
-    ("mobilenetv2", "bf16"): (0.1, 0.35),
-    ("resnet18", "fp32"): (0.01, 0.9999),
-    ("resnet18", "bf16"): (0.05, 0.9),
+    ("mobilenetv2", "fp32"): (0.05, 0.995),
+    ("mobilenetv2", "bf16"): (0.05, 0.35),
+    ("resnet18", "fp32"): (0.001, 0.9999),
+    ("resnet18", "bf16"): (0.02, 0.9),
 }
 
 
@@ -131,7 +130,7 @@ def test_fast_steps_follow_the_oracle(name, precision, teacher, batches):
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_compiled_steps_follow_the_oracle(precision, teacher, batches):
-    differences, cosines = compare("mobilenetv2", precision, teacher, batches[:6], compiled=True)
+    differences, cosines = compare("mobilenetv2", precision, teacher, batches, compiled=True)
     bound, low = BOUNDS["mobilenetv2", precision]
     assert max(differences) < bound
     assert min(cosines) > low

@@ -103,7 +103,7 @@ class Specialists(Derived):
                 "generalist's": specialists.conditional_accuracy(alone, labels, sets),
                 "specialists": len(sets),
             },
-            "sets": sets,
+            "sets": [list(classes) for classes in sets],
             "specialists": [member.run_id for member in members],
             "cover": [dataclasses.asdict(row) for row in cover],
         }
