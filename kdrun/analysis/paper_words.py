@@ -43,7 +43,7 @@ KINDS: Mapping[str, str] = {
     "kd_sim_ls": "KD-sim, smoothed teacher",
     # Of the FSP paper, whose rows "short" are told by `_shortened`
     "ce_short": "CE",
-    "ce_continued": "CE, continued",
+    "ce_short_continued": "CE, continued",
     "fitnet_short": "FitNet",
     "fitnet3_short": "FitNet, three hints",
     "fsp_short": "FSP",
@@ -60,6 +60,19 @@ KINDS: Mapping[str, str] = {
     "ensemble_geometric": "ensemble, geometric mean",
     "bias": "bias corrected",
     "bias_on_test": "bias corrected on test",
+    # Of Hinton, Vinyals and Dean's experiments
+    "no_3": "KD, no 3s",
+    "no_3_corrected": "KD, no 3s, bias corrected",
+    "no_3_corrected_on_test": "KD, no 3s, bias corrected on test",
+    "only_78": "KD, 7s and 8s only",
+    "only_78_corrected": "KD, 7s and 8s only, biases corrected",
+    "only_78_corrected_on_test": "KD, 7s and 8s only, biases corrected on test",
+    "ce_3": "CE, 3 % of the data",
+    "kd_3": "KD, 3 % of the data",
+    "kd_ensemble_geometric": "KD from several, geometric mean",
+    "specialists": "with specialists",
+    "specialists_overlapping": "with overlapping specialists",
+    "specialists_soft": "with specialists, soft targets",
 }
 """Kinds of rows in words; others are called as they are."""
 

@@ -89,13 +89,14 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     precision = device and findings.attempt("runtime.precision=", resolve_precision, runtime.precision, device)
     dataset = check_dataset(findings, node.get("dataset"))
     parts = check_parts(findings, "", node, node.get("student"), dataset)
-    teaching = check_teaching(findings, node, dataset)
+    starts = root.get("start") is not None
+    teaching = check_teaching(findings, node, dataset, starts=starts)
     if findings.problems or not (runtime and device and precision and dataset and parts):
         return None
     if dataset.name == EMBEDDED:
         findings.notices.insert(0, EMBEDDED_NOTICE)
     own = Spec(dataset, parts.student, parts.method, parts.recipe, seed, precision, parts.stop_epoch)
-    spec = own if teaching is None else taught_spec(findings, own, teaching)
+    spec = own if teaching is None else taught_spec(findings, own, teaching, starts=starts)
     check_methods(findings, spec)
     findings.notices += few_images("", spec)
     for each in spec.teachers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from kdrun.experiment.runtime import Computation
 
@@ -16,6 +16,7 @@ class RootOptions:
     Attributes:
         seed: from 0 to 2^32 - 1.
         stop_epoch: an integer, or a fraction of `recipe.epochs`; None trains through.
+        start: `teacher`: the student begins with the teacher's weights; None is from the seed.
     """
 
     dataset: Any
@@ -26,6 +27,7 @@ class RootOptions:
     runtime: Any
     seed: int = 0
     stop_epoch: Any = None
+    start: Literal["teacher"] | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from kdrun.experiment.signature import unknown
 from kdrun.tables import Definition, Entry, Published, Row, TableError, read_definition, select
 from kdrun.tables.definition import without_repetition
 
-CHOSEN_BY_ROWS = ("student", "teacher", "method", "experiment", "seed", "teacher.stop_epoch")
+CHOSEN_BY_ROWS = ("student", "teacher", "method", "experiment", "seed", "start", "teacher.stop_epoch")
 """What a user cannot override in a table: it is what the rows, or --seeds, are for."""
 
 HARMLESS = ("runtime.", "dataset.root")

@@ -94,26 +94,53 @@ class Teaching:
         return dataclasses.replace(teacher, teachers=(taught_by,))
 
 
-def taught_spec(findings: Findings, own: Spec, teaching: Teaching) -> Spec:
-    """A run with its teachers; a method of several is told how many there are, whichever way they were asked for."""
+def taught_spec(findings: Findings, own: Spec, teaching: Teaching, *, starts: bool) -> Spec:
+    """A run with its teachers; a method of several is told how many there are, whichever way they were asked for.
+
+    Args:
+        findings: where problems go.
+        own: the run.
+        teaching: how its teachers follow from it.
+        starts: whether it begins with the weights of its (first) teacher.
+    """
     teachers = teaching.teachers_of(own)
+    if starts:
+        own = _started(findings, own, teachers[0])
     if len({teacher.run_id for teacher in teachers}) < len(teachers):
         findings.problems.append("teacher: the same teacher is there twice; see teacher.seeds and teacher.also")
     method = method_class(own.method)
     if method.needs.several:
         options = without_defaults(method, {**own.method.options, "num_teachers": len(teachers)})
         own = dataclasses.replace(own, method=dataclasses.replace(own.method, options=options))
-    return dataclasses.replace(own, teachers=teachers)
+    return dataclasses.replace(own, teachers=teachers if method.needs.teacher else ())
 
 
-def check_teaching(findings: Findings, node: Mapping[str, Any], dataset: DatasetSpec | None) -> Teaching | None:
-    """Checks the teachers that the method asks for; those that it has no use for are a notice, and None is returned."""
+def _started(findings: Findings, own: Spec, teacher: Spec) -> Spec:
+    """A run that begins with its teacher's weights, which must fit."""
+    if teacher.student != own.student:
+        findings.problems.append(
+            f"start=teacher: the student must be the teacher's network, and they are {own.student.name} and "
+            f"{teacher.student.name}" + (" with other options" if own.student.name == teacher.student.name else "")
+        )
+    elif not teacher.dataset.same_task(own.dataset):
+        findings.problems.append(f"start=teacher: the teacher must be trained on {own.dataset.name} like the student")
+    return dataclasses.replace(own, start=teacher)
+
+
+def check_teaching(
+    findings: Findings, node: Mapping[str, Any], dataset: DatasetSpec | None, *, starts: bool
+) -> Teaching | None:
+    """Checks the teachers that are asked for: by the method, or by a student that begins with their weights.
+
+    Those that nobody has a use for are a notice, and None is returned.
+    """
     try:
         method = method_class(Component(node["method"]["_target_"]))
     except (AttributeError, KeyError, TypeError, ValueError):  # told before
         return None
-    _tell_unused(findings, method)
-    if not method.needs.teacher:
+    if not starts:
+        _tell_unused(findings, method)
+    if not method.needs.teacher and not starts:
         return None
     named = node.get("teacher")
     if not isinstance(named, Mapping):
@@ -124,7 +151,10 @@ def check_teaching(findings: Findings, node: Mapping[str, Any], dataset: Dataset
     if method.needs.own_architecture:
         network = node.get("student")
     elif not network:
-        findings.problems.append(f"teacher=none: method {method.name} needs one: teacher=OPTION, or another method")
+        who, instead = (f"method {method.name}", "another method")
+        if not method.needs.teacher:
+            who, instead = "start=teacher", "start=null"
+        findings.problems.append(f"teacher=none: {who} needs one: teacher=OPTION, or {instead}")
         return None
     options = construct(TeacherOptions, own, "teacher", findings.problems)
     whole = _dataset(findings, node, own.get("trained_on"), dataset)

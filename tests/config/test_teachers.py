@@ -158,3 +158,26 @@ def test_an_assistant_like_the_teacher_is_told(job):
     (notice,) = [text for text in job(*words, "method.assistant=resnet20").notices if "assistant" in text]
     assert notice.startswith("method.assistant=resnet20: the network of the teacher, too")
     assert not [text for text in job(*words, "method.assistant=resnet14").notices if "assistant" in text]
+
+
+def test_a_student_can_begin_with_its_teachers_weights(job, weights):
+    network = ("student=mlp", "student.hidden=[12]", "teacher=mlp", "teacher.hidden=[12]", "start=teacher")
+    alone = job(*network, "method=ce", "teacher.recipe.epochs=7")
+    assert alone.spec.teachers == ()
+    assert (alone.spec.start.recipe.epochs, alone.spec.start.student) == (7, alone.spec.student)
+    assert not [notice for notice in alone.notices if "left aside" in notice]
+    taught = job(*network, "method=kd").spec
+    assert taught.teachers == (taught.start,)
+    own = job(*network, "method=ce", f"teacher.checkpoint={weights['safetensors']}").spec
+    assert own.start.weights is not None
+
+
+def test_a_student_that_cannot_begin_with_its_teachers_weights_is_refused(kdrun):
+    said = kdrun("start=teacher", "method=ce", "student=mlp", "teacher=mlp", "teacher.hidden=[9]")
+    assert (said.code, "start=teacher: the student must be the teacher's network" in said.err) == (2, True)
+    assert (
+        "start=teacher needs one: teacher=OPTION, or start=null"
+        in kdrun("start=teacher", "method=ce", "teacher=none").err
+    )
+    assert "start='x': must be one of teacher or null" in kdrun("start=x").err
+    assert list(Path().iterdir()) == []

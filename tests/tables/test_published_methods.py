@@ -23,7 +23,7 @@ YIM = {
     "fsp_t1": {
         "resnet26/ce": (91.75, 93.48),
         "resnet26/ce_short": (90.64, 92.6),
-        "resnet26/ce_continued": (92.04, 92.71),
+        "resnet26/ce_short_continued/resnet26": (92.04, 92.71),
         "resnet26/fitnet_short/resnet26": (91.72, 92.98),
         "resnet26/fitnet3_short/resnet26": (89.09, 89.92),
         "resnet26/fsp_short/resnet26": (92.14, 93.26),
