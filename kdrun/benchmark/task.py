@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from kdrun.data import Augmentation, ImageSet, Splits
-from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
+from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.spec import Component, Recipe, Spec
 from kdrun.models import mobilenetv2, resnet18
 from kdrun.seeds import mix
 

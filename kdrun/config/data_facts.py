@@ -11,8 +11,9 @@ from typing import Any
 from kdrun.config.findings import Findings
 from kdrun.experiment.build import data_root, describe_dataset
 from kdrun.experiment.components import resolve
+from kdrun.experiment.dataset_spec import DatasetSpec
 from kdrun.experiment.signature import construct
-from kdrun.experiment.spec import DatasetSpec, Spec
+from kdrun.experiment.spec import Spec
 
 FOUND_IN_DATA = ("identity", "num_classes", "train_size", "test_size")
 """What a config may leave null."""

@@ -20,8 +20,9 @@ from kdrun.experiment.build import (
     pair_for,
 )
 from kdrun.experiment.components import method_class, method_component, resolve, student_component, takes_pair
+from kdrun.experiment.dataset_spec import DatasetSpec
 from kdrun.experiment.signature import construct
-from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
+from kdrun.experiment.spec import Component, Recipe, Spec
 
 _FITTING: set[tuple[object, ...]] = set()
 """Trials (see `_trial`) that found nothing wrong: the jobs of a sweep or a table ask for the same few over and over."""

@@ -19,7 +19,7 @@ from kdrun.config.preflight import Job
 from kdrun.config.table_rows import UserOverrides, checked_rows, control_row, key_of
 from kdrun.experiment.signature import unknown
 from kdrun.tables import Definition, Entry, Published, Row, TableError, read_definition, select
-from kdrun.tables.definition import without_repetition
+from kdrun.tables.entry import without_repetition
 
 CHOSEN_BY_ROWS = ("student", "teacher", "method", "experiment", "seed", "start", "teacher.stop_epoch")
 """What a user cannot override in a table: it is what the rows, or --seeds, are for."""

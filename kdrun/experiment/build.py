@@ -15,7 +15,8 @@ from torch import nn
 
 from kdrun.data import CONTENT_HASH, DataError, Splits, check, data_home, identity
 from kdrun.experiment.components import MODEL_INJECTED, method_class, resolve, takes_pair
-from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec, as_tuples
+from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.spec import Component, Recipe, Spec, as_tuples
 from kdrun.methods import Method as Method
 from kdrun.methods.base import Needs, Pair
 from kdrun.taps import Outline, outline

@@ -9,7 +9,7 @@ import torch
 
 from kdrun.data import ImageSet, ResidentImages, relabelled, select
 from kdrun.experiment.build import load_splits
-from kdrun.experiment.spec import DatasetSpec
+from kdrun.experiment.dataset_spec import DatasetSpec
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from kdrun.experiment.attempt import Attempt, Outcome, Request
 from kdrun.experiment.build import check_tasks, conversion
 from kdrun.experiment.choices import Choices, choose, recorded_choices
 from kdrun.experiment.cost import threads_for
+from kdrun.experiment.dataset_spec import DatasetSpec
 from kdrun.experiment.environment import free_memory, reset_peak_memory
 from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
 from kdrun.experiment.replay import ReplayStore, replay_key
@@ -22,7 +23,7 @@ from kdrun.experiment.reporting import TrainingProgress, log
 from kdrun.experiment.resident import ResidentSplits, load_resident, load_test
 from kdrun.experiment.run import Run
 from kdrun.experiment.runtime import Runtime
-from kdrun.experiment.spec import DatasetSpec, Spec
+from kdrun.experiment.spec import Spec
 from kdrun.experiment.store import Store
 from kdrun.experiment.teachers import load_teacher
 from kdrun.methods import Needs

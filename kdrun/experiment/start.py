@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kdrun.experiment.build import load_weights
+from kdrun.experiment.dataset_spec import DatasetSpec
 from kdrun.experiment.run import Run
-from kdrun.experiment.spec import DatasetSpec
 from kdrun.experiment.teachers import recorded_weights
 
 Outputs = Sequence[tuple[int, ...]]

@@ -12,10 +12,11 @@ from kdrun import methods
 from kdrun.data import Augmentation
 from kdrun.experiment import runner
 from kdrun.experiment.attempt import Outcome
+from kdrun.experiment.dataset_spec import DatasetSpec
 from kdrun.experiment.run import Run
 from kdrun.experiment.runner import Runner
 from kdrun.experiment.runtime import Runtime
-from kdrun.experiment.spec import Component, DatasetSpec, Recipe, Spec
+from kdrun.experiment.spec import Component, Recipe, Spec
 from kdrun.experiment.store import Store
 
 STUDENTS = {

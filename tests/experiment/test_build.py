@@ -28,7 +28,8 @@ from kdrun.experiment.components import (
     student_component,
     trusted_packages,
 )
-from kdrun.experiment.spec import Component, DatasetSpec, Recipe
+from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.spec import Component, Recipe
 from kdrun.methods import Method
 from kdrun.training.checkpoint import CheckpointError
 

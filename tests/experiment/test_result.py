@@ -1,7 +1,8 @@
 """The accuracies of a result: last, best on test, and selected on the held-out split."""
 
+from kdrun.experiment.dataset_spec import DatasetSpec
 from kdrun.experiment.result import accuracies, best, describe
-from kdrun.experiment.spec import Component, DatasetSpec, Spec
+from kdrun.experiment.spec import Component, Spec
 
 
 def row(epoch: int, test: float, val: float | None = None) -> dict:

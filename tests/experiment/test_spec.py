@@ -10,7 +10,8 @@ import pytest
 from kdrun.config.compose import compose_job, hydra_session
 from kdrun.config.preflight import check_job
 from kdrun.data import Augmentation
-from kdrun.experiment.spec import SEMANTICS, Component, DatasetSpec, Recipe, Spec
+from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.spec import SEMANTICS, Component, Recipe, Spec
 
 
 def spec_of(*words: str) -> Spec:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from kdrun.experiment.derived import Specialists, compute, kept
-from kdrun.experiment.spec import DatasetSpec, Spec
+from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.spec import Spec
 from kdrun.specialists import class_sets
 
 SIX = DatasetSpec("kdrun.data.synthetic", "none", 6, 1, 8, 122, 90, (0.5,), (0.25,))

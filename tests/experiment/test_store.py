@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from kdrun.experiment.dataset_spec import DatasetSpec
 from kdrun.experiment.run import Run
-from kdrun.experiment.spec import Component, DatasetSpec, Spec
+from kdrun.experiment.spec import Component, Spec
 from kdrun.experiment.store import Store
 from kdrun.files import DamagedError, write_record
 from kdrun.methods import CE

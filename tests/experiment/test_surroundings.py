@@ -17,8 +17,9 @@ from PIL import Image
 from kdrun.data import DataError, folder, identity
 from kdrun.experiment import run as run_files
 from kdrun.experiment.attempt import Outcome, Request
+from kdrun.experiment.dataset_spec import DatasetSpec
 from kdrun.experiment.reporting import TrainingProgress
-from kdrun.experiment.spec import DatasetSpec, Spec
+from kdrun.experiment.spec import Spec
 from kdrun.experiment.store import Store
 from kdrun.methods import CE, KD
 

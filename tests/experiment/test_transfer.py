@@ -10,7 +10,8 @@ import torch
 from kdrun import methods
 from kdrun.experiment.attempt import Request
 from kdrun.experiment.build import build_method, build_student, check_tasks, conversion, pair_for
-from kdrun.experiment.spec import DatasetSpec, Spec
+from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.spec import Spec
 from kdrun.files import read_record, write_record
 from kdrun.methods import FSP, Batch
 from kdrun.methods.base import Needs

@@ -8,7 +8,8 @@ from torch.testing import assert_close
 
 from kdrun import losses
 from kdrun.experiment.build import build_method
-from kdrun.experiment.spec import Component, DatasetSpec, Spec
+from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.spec import Component, Spec
 from kdrun.methods import Batch
 from kdrun.tables.controls import CONTROLS, divided_by_classes, effective_weights, matched_epsilon, objective
 

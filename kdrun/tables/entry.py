@@ -1,0 +1,95 @@
+"""A row of a table with its runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kdrun.experiment.components import method_class
+from kdrun.experiment.derived import Derived, Ensemble
+from kdrun.experiment.spec import Spec
+from kdrun.tables.definition import Row
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row that is ready to be run or rendered.
+
+    Attributes:
+        row: what it is.
+        specs: one per seed; empty where kdrun cannot run it, and where the figures are derived.
+        same_as: names of rows that are the same runs, and so are not shown.
+        derived: the figures of a derived row, one per seed.
+    """
+
+    row: Row
+    specs: tuple[Spec, ...] = ()
+    same_as: tuple[str, ...] = ()
+    derived: tuple[Derived, ...] = ()
+
+    @property
+    def asked(self) -> int:
+        """How many figures it is to have, one per seed."""
+        return len(self.specs) or len(self.derived)
+
+    @property
+    def first(self) -> Spec | None:
+        """The first run, or of a derived row the first it is made of: what is to be said of student and data."""
+        return next((spec for specs in (self.specs, *(each.specs for each in self.derived)) for spec in specs), None)
+
+    @property
+    def ensemble(self) -> Derived | None:
+        """All its runs as one; None for fewer than two."""
+        return Ensemble(self.specs) if len(self.specs) > 1 else None
+
+    @property
+    def by_class(self) -> tuple[Derived, ...]:
+        """What knows the errors on each class, one per seed: the derived figures, or those of each run alone."""
+        return self.derived or tuple(Ensemble((spec,)) for spec in self.specs)
+
+    def at_precision(self, precision: str) -> Entry:
+        """The same row, computed in another precision."""
+        return dataclasses.replace(
+            self,
+            specs=tuple(spec.at_precision(precision) for spec in self.specs),
+            derived=tuple(each.at_precision(precision) for each in self.derived),
+        )
+
+    @property
+    def student(self) -> str:
+        """The student: as its spec says, else as the row's name does."""
+        return self.first.student.name if self.first else self.row.student
+
+    @property
+    def teacher(self) -> str:
+        """The teacher's network; empty where there is none, or where the method takes the student's own."""
+        if self.specs:
+            own = method_class(self.specs[0].method).needs.own_architecture
+            return "" if own else "".join(teacher.student.name for teacher in self.specs[0].teachers[:1])
+        return self.row.teacher.partition("@")[0]
+
+    @property
+    def stop(self) -> str:
+        """When the teacher was stopped, for instance `epoch 1 of 200`; empty where it was not."""
+        if self.specs:
+            stopped = [teacher for teacher in self.specs[0].teachers if teacher.stop_epoch is not None]
+            return "".join(f"epoch {teacher.stop_epoch} of {teacher.recipe.epochs}" for teacher in stopped[:1])
+        stop = self.row.teacher.partition("@")[2]
+        return f"{float(stop):.3g} of the epochs" if "." in stop else f"epoch {stop}" if stop else ""
+
+
+def without_repetition(entries: Sequence[Entry]) -> list[Entry]:
+    """Each set of runs once, under the name of the first row that asks for it."""
+    first: dict[tuple[str, ...], int] = {}
+    kept: list[Entry] = []
+    for entry in entries:
+        runs = tuple(spec.run_id for spec in entry.specs)
+        key = runs or tuple(each.key for each in entry.derived) or (entry.row.name,)
+        if key in first:
+            place = first[key]
+            kept[place] = dataclasses.replace(kept[place], same_as=(*kept[place].same_as, entry.row.name))
+        else:
+            first[key] = len(kept)
+            kept.append(entry)
+    return kept
