@@ -75,4 +75,6 @@ def test_every_part_has_its_arrows():
 
 def test_config_uses_of_experiment_only_specs_and_building():
     used = {name for path in (ROOT / "config").glob("*.py") for name in imports(path) if "experiment" in name}
-    assert used <= {f"kdrun.experiment.{name}" for name in ("spec", "build", "components", "signature", "runtime")}
+    assert used <= {
+        f"kdrun.experiment.{name}" for name in ("spec", "dataset_spec", "build", "components", "signature", "runtime")
+    }
