@@ -58,16 +58,18 @@ class Entry:
 
     @property
     def student(self) -> str:
-        """The student: as its spec says, else as the row's name does."""
-        return self.first.student.name if self.first else self.row.student
+        """The student: as the row's name has it where that says more than its spec (`mlp_800`), else as the spec."""
+        return _called(self.row.student, self.first.student.name) if self.first else self.row.student
 
     @property
     def teacher(self) -> str:
         """The teacher's network; empty where there is none, or where the method takes the student's own."""
+        named = self.row.teacher.partition("@")[0]
         if self.specs:
             own = method_class(self.specs[0].method).needs.own_architecture
-            return "" if own else "".join(teacher.student.name for teacher in self.specs[0].teachers[:1])
-        return self.row.teacher.partition("@")[0]
+            networks = [teacher.student.name for teacher in self.specs[0].teachers[:1]]
+            return "" if own else "".join(_called(named, network) for network in networks)
+        return named
 
     @property
     def stop(self) -> str:
@@ -77,6 +79,10 @@ class Entry:
             return "".join(f"epoch {teacher.stop_epoch} of {teacher.recipe.epochs}" for teacher in stopped[:1])
         stop = self.row.teacher.partition("@")[2]
         return f"{float(stop):.3g} of the epochs" if "." in stop else f"epoch {stop}" if stop else ""
+
+
+def _called(named: str, network: str) -> str:
+    return named if named.startswith(f"{network}_") else network
 
 
 def without_repetition(entries: Sequence[Entry]) -> list[Entry]:
