@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdrun.experiment.derived import Specialists, compute, kept
 from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.derived import Specialists, compute, kept
 from kdrun.experiment.spec import Spec
 from kdrun.specialists import class_sets
 
