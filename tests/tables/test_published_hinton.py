@@ -84,9 +84,9 @@ def test_rows_have_the_temperature_the_weight_and_the_images_that_are_told():
         "mlp_800/only_78/mlp_1200": (20, 1, 10_000),
     }
     assert taught("hinton_little_data") == {"mlp_800/kd_3/mlp_1200": (20, 1, pytest.approx(0.03 * 60_000, rel=1e-3))}
-    assert taught("hinton_little_data_cifar100") == {"resnet20/kd_3/resnet20": (4, 1, 1350)}
+    assert taught("hinton_little_data_cifar100") == {"resnet8/kd_3/resnet8": (4, 1, 1350)}
     ensembles = {f"mlp_800/kd_ensemble{mean}/mlp_800": (2, 0.5, 10_002) for mean in ("", "_geometric")}
-    assert taught("hinton_ensemble") == ensembles
+    assert taught("hinton_ensemble") == {**ensembles, "mlp_800/kd_ensemble_T20/mlp_800": (20, 0.9, 10_002)}
     widths, temperatures = (30, 100, 300, 800), (1, 2, 2.5, 4, 8, 20)
     expected = {f"mlp_{width}/kd_T{t:g}/mlp_1200": (t, 1, 30_000) for width in widths for t in temperatures}
     assert taught("hinton_temperature") == expected
