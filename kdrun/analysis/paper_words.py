@@ -69,7 +69,7 @@ KINDS: Mapping[str, str] = {
     "only_78_corrected_on_test": "KD, 7s and 8s only, biases corrected on test",
     "ce_3": "CE, 3 % of the data",
     "kd_3": "KD, 3 % of the data",
-    "kd_ensemble_geometric": "KD from several, geometric mean",
+    "kd_ensemble_geometric": "KD, ensemble, geometric mean",
     "specialists": "with specialists",
     "specialists_overlapping": "with overlapping specialists",
     "specialists_soft": "with specialists, soft targets",

@@ -25,7 +25,7 @@ TREE = {
     "recipe/open": "epochs: [\n",
 }
 STAGE1 = "must be an integer, a number of epochs (0: one stage), or a number with a point above 0, a multiple of"
-GROUPS = "dataset, method, recipe, runtime, seed, stop_epoch, student, teacher"
+GROUPS = "dataset, method, recipe, runtime, seed, start, stop_epoch, student, teacher"
 OUTSIDE = "is outside the trusted packages (kdrun)"
 
 BAD = [
