@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +15,7 @@ from kdrun.cli.options import refuse
 if TYPE_CHECKING:
     from kdrun.config.preflight import Job
     from kdrun.config.table import ComposedTable
-    from kdrun.experiment.derived import Derived
-    from kdrun.experiment.runner import Runner
-    from kdrun.experiment.spec import Spec
     from kdrun.experiment.store import Store
-    from kdrun.tables import Entry
 
 PUBLISHED = Path("outputs/published")
 PRECISIONS = ("fp32", "bf16")
@@ -65,6 +60,7 @@ def table_main(words: Sequence[str]) -> int:
     except ConfigError as error:
         return refuse(error.problems, "kdrun table")
     from kdrun.cli.table_plan import plan
+    from kdrun.cli.table_runs import run_missing
     from kdrun.experiment.reporting import log, set_up_console
     from kdrun.experiment.store import Store
 
@@ -86,7 +82,7 @@ def table_main(words: Sequence[str]) -> int:
         if options.render_only:
             sheet.table = _at_best_precision(table, sheet.store, options.overrides)
         else:
-            failed = _run(sheet)
+            failed = run_missing(table, sheet.store, sheet.so_far)
         sheet.show(compute=not options.render_only)
     except (RuntimeError, OSError) as error:  # a result that cannot be read, a directory that cannot be written
         log.error("kdrun: %s", error)
@@ -180,6 +176,13 @@ class _Sheet:
             kept=lambda derived: kept(self.store, derived),
         )
 
+    def so_far(self) -> None:
+        """Renders what is finished while the rest is running, and tells where it lies."""
+        from kdrun.experiment.reporting import log
+
+        self.write()
+        log.info("so far: %s", self.directory / "table.md")
+
     def show(self, *, compute: bool) -> None:
         """Renders everything, and tells the table and where it lies.
 
@@ -195,101 +198,6 @@ class _Sheet:
         for picture in sorted(self.directory.glob("*.png")):
             log.info("picture: %s", picture)
         log.info("result: %s", self.directory / "table.csv")
-
-
-def _run(sheet: _Sheet) -> int:
-    """Runs what neither the output root nor the published results have; returns how many runs failed.
-
-    The table is written after each seed.
-    """
-    from kdrun.cli.runs import execute, runner_for
-    from kdrun.experiment.attempt import Request
-    from kdrun.experiment.reporting import log
-
-    jobs, rounds = sheet.table.jobs, _rounds(sheet.table.entries)
-    runner = runner_for([sheet.table.shared, *jobs.values()])
-    total = sum(len(members) for members in rounds)
-    log.info("%s", runner.plan([spec for members in rounds for _, spec in members]))
-    number = failed = 0
-    for members in rounds:
-        missing = []
-        for name, spec in members:
-            label = f"{name} seed={spec.seed}"
-            known = sheet.store.find(spec)
-            if known is None:
-                missing.append(Request(spec, jobs[spec.run_id].config, label))
-                continue
-            number += 1
-            top1 = known.result()["test"]["last"]["top1"]
-            log.info("[%d/%d] %s: top-1 %.2f %% (finished before: %s)", number, total, label, top1, known.origin())
-        failed += len(execute(runner, missing, before=number, total=total))
-        number += len(missing)
-        if number < total:
-            sheet.write()
-            log.info("so far: %s", sheet.directory / "table.md")
-    if failed:
-        log.error("%d of %d runs failed; the same command runs only what is missing", failed, total)
-    return failed + _derive(sheet, runner)
-
-
-def _derive(sheet: _Sheet, runner: Runner) -> int:
-    """Computes what the table shows of finished runs and has not been computed; returns how much of it failed.
-
-    It takes weights: of what published results alone know nothing is computed.
-    """
-    from kdrun.cli.runs import ending_with_the_device
-    from kdrun.experiment.derived import compute, kept
-    from kdrun.experiment.reporting import log
-
-    failed = 0
-    for name, derived in _asked_of_runs(sheet.table):
-        found = [sheet.store.find(spec) for spec in derived.specs]
-        runs = [run for run in found if run is not None]
-        if len(runs) < len(found) or kept(sheet.store, derived) is not None:
-            continue
-        if not all(run.weights.exists() for run in runs):
-            log.info("%s: not computed of published results, which have no weights: %s", name, derived.words())
-            continue
-        with ending_with_the_device():
-            try:
-                compute(derived, runner)
-            except (RuntimeError, OSError) as error:
-                log.error("%s: %s: %s", name, derived.words(), error)
-                failed += 1
-    return failed
-
-
-def _asked_of_runs(table: ComposedTable) -> Iterator[tuple[str, Derived]]:
-    """Everything that the table shows and that is computed of finished runs, with the name of its row."""
-    for entry in table.entries:
-        asked = [*entry.derived, *(entry.by_class if entry.row.errors_on else ())]
-        if entry.ensemble is not None and "ensemble" in table.definition.columns:
-            asked.append(entry.ensemble)
-        yield from ((entry.row.name, derived) for derived in asked)
-
-
-def _rounds(entries: Sequence[Entry]) -> list[list[tuple[str, Spec]]]:
-    """The runs of each seed, so that the whole table is there early; among them teachers stopped early first.
-
-    A longer training of the same network then goes on from theirs. Runs that derived rows are made of, and that are
-    no rows, have the name of the first of these.
-    """
-
-    def stop(spec: Spec) -> float:
-        return min((teacher.stop_epoch for teacher in spec.teachers if teacher.stop_epoch), default=math.inf)
-
-    rounds: list[dict[str, tuple[str, Spec]]] = [{} for _ in range(max((e.asked for e in entries), default=0))]
-    for entry in entries:
-        for i, spec in enumerate(entry.specs):
-            rounds[i][spec.run_id] = (entry.row.name, spec)
-    known = {run_id for members in rounds for run_id in members}
-    for entry in entries:
-        for i, derived in enumerate(entry.derived):
-            for spec in derived.specs:
-                if spec.run_id not in known:
-                    rounds[i][spec.run_id] = (f"for {entry.row.name}", spec)
-                    known.add(spec.run_id)
-    return [sorted(members.values(), key=lambda run: stop(run[1])) for members in rounds]
 
 
 def _at_best_precision(table: ComposedTable, store: Store, overrides: Sequence[str]) -> ComposedTable:

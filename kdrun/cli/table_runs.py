@@ -1,0 +1,112 @@
+"""What `kdrun table` runs: what is missing of its rows, seed by seed, and what is computed of finished runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from kdrun.cli.runs import ending_with_the_device, execute, runner_for
+from kdrun.config.table import ComposedTable
+from kdrun.experiment.attempt import Request
+from kdrun.experiment.derived import Derived, compute, kept
+from kdrun.experiment.reporting import log
+from kdrun.experiment.runner import Runner
+from kdrun.experiment.spec import Spec
+from kdrun.experiment.store import Store
+from kdrun.tables import Entry
+
+
+def run_missing(table: ComposedTable, store: Store, so_far: Callable[[], None]) -> int:
+    """Runs what neither the output root nor the published results have, and computes what is derived from runs.
+
+    Args:
+        table: what is asked for.
+        store: where runs lie.
+        so_far: called after each seed but the last, to show what there is.
+
+    Returns:
+        How many runs and computations failed.
+    """
+    jobs, rounds = table.jobs, _rounds(table.entries)
+    runner = runner_for([table.shared, *jobs.values()])
+    total = sum(len(members) for members in rounds)
+    log.info("%s", runner.plan([spec for members in rounds for _, spec in members]))
+    number = failed = 0
+    for members in rounds:
+        missing = []
+        for name, spec in members:
+            label = f"{name} seed={spec.seed}"
+            known = store.find(spec)
+            if known is None:
+                missing.append(Request(spec, jobs[spec.run_id].config, label))
+                continue
+            number += 1
+            top1 = known.result()["test"]["last"]["top1"]
+            log.info("[%d/%d] %s: top-1 %.2f %% (finished before: %s)", number, total, label, top1, known.origin())
+        failed += len(execute(runner, missing, before=number, total=total))
+        number += len(missing)
+        if number < total:
+            so_far()
+    if failed:
+        log.error("%d of %d runs failed; the same command runs only what is missing", failed, total)
+    return failed + _derive(table, store, runner)
+
+
+def _derive(table: ComposedTable, store: Store, runner: Runner) -> int:
+    """Computes what the table shows of finished runs and has not been computed; returns how much of it failed.
+
+    It takes weights: of what published results alone know nothing is computed.
+    """
+    failed = 0
+    for name, derived in _asked_of_runs(table):
+        found = [store.find(spec) for spec in derived.specs]
+        runs = [run for run in found if run is not None]
+        if len(runs) < len(found) or kept(store, derived) is not None:
+            continue
+        if not all(run.weights.exists() for run in runs):
+            log.info("%s: not computed of published results, which have no weights: %s", name, derived.words())
+            continue
+        with ending_with_the_device():
+            try:
+                compute(derived, runner)
+            except (
+                RuntimeError,
+                OSError,
+                ValueError,
+            ) as error:  # of a run; or predictions without clusters
+                log.error("%s: %s: %s", name, derived.words(), error)
+                failed += 1
+    return failed
+
+
+def _asked_of_runs(table: ComposedTable) -> Iterator[tuple[str, Derived]]:
+    """Everything that the table shows and that is computed of finished runs, with the name of its row."""
+    for entry in table.entries:
+        asked = [*entry.derived, *(entry.by_class if entry.row.errors_on else ())]
+        if entry.ensemble is not None and "ensemble" in table.definition.columns:
+            asked.append(entry.ensemble)
+        yield from ((entry.row.name, derived) for derived in asked)
+
+
+def _rounds(entries: Sequence[Entry]) -> list[list[tuple[str, Spec]]]:
+    """The runs of each seed, so that the whole table is there early; among them teachers stopped early first.
+
+    A longer training of the same network then goes on from theirs. Runs that derived rows are made of, and that are
+    no rows, have the name of the first of these.
+    """
+
+    def stop(spec: Spec) -> float:
+        return min((teacher.stop_epoch for teacher in spec.teachers if teacher.stop_epoch), default=math.inf)
+
+    rounds: list[dict[str, tuple[str, Spec]]] = [{} for _ in range(max((e.asked for e in entries), default=0))]
+    for entry in entries:
+        for i, spec in enumerate(entry.specs):
+            rounds[i][spec.run_id] = (entry.row.name, spec)
+    known = {run_id for members in rounds for run_id in members}
+    for entry in entries:
+        for i, derived in enumerate(entry.derived):
+            for spec in derived.specs:
+                if spec.run_id not in known:
+                    rounds[i][spec.run_id] = (f"for {entry.row.name}", spec)
+                    known.add(spec.run_id)
+    return [sorted(members.values(), key=lambda run: stop(run[1])) for members in rounds]
