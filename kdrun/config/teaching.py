@@ -121,7 +121,8 @@ def _started(findings: Findings, own: Spec, teacher: Spec) -> Spec:
     if teacher.student != own.student:
         findings.problems.append(
             f"start=teacher: the student must be the teacher's network, and they are {own.student.name} and "
-            f"{teacher.student.name}" + (" with other options" if own.student.name == teacher.student.name else "")
+            f"{teacher.student.name}{' with other options' if own.student.name == teacher.student.name else ''}: give "
+            "teacher= what student= has"
         )
     elif not teacher.dataset.same_task(own.dataset):
         findings.problems.append(f"start=teacher: the teacher must be trained on {own.dataset.name} like the student")
