@@ -48,7 +48,7 @@ class Specialists(Derived):
     figures: ClassVar[dict[str, str]] = {
         "conditional": "top-1 on images of the specialists' classes, among these classes",
         "generalist's": "the same of the generalist alone",
-        "specialists": "how many there are",
+        "specialists": "how many there are; a cluster of one class has none",
     }
 
     def __post_init__(self) -> None:
