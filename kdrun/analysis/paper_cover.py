@@ -85,9 +85,12 @@ def _bars(line: Line, kept: Callable[[Derived], Mapping[str, Any] | None]) -> li
 
 def _draw(path: Path, found: Sequence[tuple[Line, Sequence[Bar]]], title: str) -> None:
     """A panel for each row of the table: by how much more images are right, with their number below."""
-    with figure(path, 1.5 + 3.2 * len(found), 3.6) as drawn:
-        for axes, (line, bars) in zip(drawn.subplots(1, len(found), squeeze=False, sharey=True)[0], found, strict=True):
+    widths = [max(2.6, 0.7 * len(bars)) for _, bars in found]
+    with figure(path, 1.5 + sum(widths), 3.6) as drawn:
+        panels = drawn.subplots(1, len(found), squeeze=False, sharey=True, width_ratios=widths)[0]
+        for axes, (line, bars) in zip(panels, found, strict=True):
             style(axes)
+            axes.set_xlim(-0.6, len(bars) - 0.4)
             axes.bar(range(len(bars)), [math.nan if bar.change is None else bar.change for bar in bars], color="C0")
             axes.axhline(0, color="0.3", linewidth=0.8)
             axes.set_xticks(range(len(bars)), [f"{bar.number}\n{bar.images:,}" for bar in bars], fontsize="small")
