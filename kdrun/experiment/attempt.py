@@ -33,7 +33,7 @@ from kdrun.experiment.run import Run
 from kdrun.experiment.spec import Spec
 from kdrun.experiment.start import begin_from
 from kdrun.experiment.store import Store
-from kdrun.files import keep_under
+from kdrun.files import keep_under, sweep
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.stopping import DeviceLost
 from kdrun.training import checkpoint
@@ -96,6 +96,7 @@ class Attempt:
         if self.run.finished:
             self.ended = Outcome(self.run, self.run.result(), reused=True)
             if self.run.status().get("state") != "finished":  # killed after its result, before its status was written
+                sweep(self.run.directory)
                 self.run.write_status("finished")
         return self.ended is not None
 

@@ -13,7 +13,7 @@ from kdrun.data import ResidentImages
 from kdrun.experiment.build import build_student, load_weights
 from kdrun.experiment.reporting import log
 from kdrun.experiment.run import Run
-from kdrun.files import DamagedError, read_record, write_record
+from kdrun.files import DamagedError, read_record, sweep, write_record
 from kdrun.metrics import num_correct
 from kdrun.training.checkpoint import CheckpointError, read_weights
 from kdrun.training.evaluation import predict
@@ -68,6 +68,7 @@ def load_teacher(run: Run, test: Callable[[], ResidentImages], device: torch.dev
     model = on_device(model, device)
     verified = run.directory / f"verified-{device.type}-{precision}.json"
     if not _is_verified(verified, digest):
+        sweep(run.directory)  # of whom was killed while it wrote the check
         images = test()
         top1 = probe_top1(model, images, autocast(device, precision))
         if abs(top1 - recorded["probe_top1"]) > TOLERANCE:

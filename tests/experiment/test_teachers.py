@@ -126,3 +126,20 @@ def test_a_poor_teacher_leaves_the_runs_of_the_good_one_alone(lab):
     assert {run: files(run.directory) for run in before} == before
     again = lab.execute(lab.taught())
     assert (again.reused, again.run.directory) == (True, good.directory)
+
+
+def test_what_a_killed_check_left_is_swept(lab):
+    teacher = lab.execute(lab.teacher).run
+    leftover = teacher.directory / ".verified-cpu-fp32.json.1.tmp"
+    leftover.write_text("{")
+    lab.execute(lab.taught())
+    assert not leftover.exists()
+
+
+def test_what_was_left_of_a_status_is_swept_with_the_next_command(lab):
+    run = lab.execute(lab.plain()).run
+    run.write_status("running")
+    leftover = run.directory / ".status.json.1.tmp"
+    leftover.write_text("{")
+    assert lab.execute(lab.plain()).reused
+    assert (run.status()["state"], leftover.exists()) == ("finished", False)
