@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kdrun.experiment.build import load_weights
+from kdrun.experiment.build import load_weights, outline_of
 from kdrun.experiment.dataset_spec import DatasetSpec
 from kdrun.experiment.run import Run
 from kdrun.experiment.teachers import recorded_weights
@@ -31,8 +31,9 @@ def begin_from(student: nn.Module, dataset: DatasetSpec, start: Run) -> None:
     """
     state = recorded_weights(start)
     theirs, ours = start.spec.dataset.outputs, dataset.outputs
-    for name, tensor in student.state_dict().items():
-        if name in state and state[name].shape[:1] == (len(theirs),) != tensor.shape[:1] == (len(ours),):
+    if ours != theirs:
+        last = outline_of(start.spec.student, start.spec.dataset).output
+        for name in [name for name in state if name.rpartition(".")[0] in last]:
             state[name] = regrouped(state[name], theirs, ours)
     load_weights(student, state, start.weights)
 

@@ -87,3 +87,12 @@ def test_a_run_without_a_dustbin_has_all_classes(lab):
     outcome = lab.execute(lab.plain("cnn", dataset=special, start=lab.plain("cnn"), stop_epoch=0))
     began = weights(lab.runner().store.run(lab.plain("cnn")))
     assert all(torch.equal(tensor, began[name]) for name, tensor in weights(outcome.run).items())
+
+
+def test_a_dustbin_for_one_class_moves_it_to_the_end(lab):
+    generalist = lab.plain("cnn")
+    special = replace(lab.dataset, special=(1, 2, 3))
+    begun = lab.execute(lab.plain("cnn", dataset=special, start=generalist, stop_epoch=0))
+    known = weights(lab.runner().store.run(generalist))
+    for name in ("classifier.weight", "classifier.bias"):
+        torch.testing.assert_close(weights(begun.run)[name], known[name][[1, 2, 3, 0]])
