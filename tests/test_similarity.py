@@ -1,0 +1,208 @@
+"""Similarities against loops and against the definitions; points against the distances they were made from."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from kdrun.similarity import (
+    cka_matrix,
+    classical_mds,
+    distance_matrix,
+    linear_cka,
+    representational_similarity,
+    similarity_matrix,
+)
+
+N = 12
+ONE = torch.tensor(1.0).double()
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def rotation(size: int, seed: int = 0) -> torch.Tensor:
+    return torch.linalg.qr(normal(size, size, seed=seed)).Q
+
+
+def cosine(u: list[float], v: list[float]) -> float:
+    return sum(x * y for x, y in zip(u, v, strict=True)) / math.hypot(*u) / math.hypot(*v)
+
+
+def similarity_by_loops(a: torch.Tensor, b: torch.Tensor) -> float:
+    def relations(rows: list[list[float]]) -> list[list[float]]:
+        return [[cosine(row, other) for other in rows] for row in rows]
+
+    pairs = zip(relations(a.tolist()), relations(b.tolist()), strict=True)
+    return sum(cosine(ours, theirs) for ours, theirs in pairs) / len(a)
+
+
+def cka_by_hsic(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """`HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))`, `HSIC(K, L) = tr(K H L H) / (n - 1)^2` (Kornblith et al., eq. 3)."""
+    n = len(a)
+    h = torch.eye(n, dtype=torch.float64) - 1 / n
+
+    def hsic(k: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        return torch.trace(k @ h @ kernel @ h) / (n - 1) ** 2
+
+    k, kernel = a @ a.T, b @ b.T
+    return hsic(k, kernel) / (hsic(k, k) * hsic(kernel, kernel)).sqrt()
+
+
+def test_representational_similarity_equals_loops():
+    a, b = normal(N, 3), normal(N, 5, seed=1)
+    found = representational_similarity(a, b)
+    assert (found.shape, found.dtype) == ((), torch.float64)
+    assert found.item() == pytest.approx(similarity_by_loops(a, b), rel=1e-12)
+    by_hand = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0], [1.0]])  # rows of S: (1, 0) and (1, 1)
+    assert representational_similarity(*by_hand).item() == pytest.approx(math.sqrt(0.5))
+
+
+def test_linear_cka_equals_its_definition_by_hsic():
+    a, b = normal(N, 3) + 4, normal(N, 20, seed=1) - 1
+    found = linear_cka(a, b)
+    assert (found.shape, found.dtype) == ((), torch.float64)
+    assert_close(found, cka_by_hsic(a, b))
+
+
+@pytest.mark.parametrize("similarity", [representational_similarity, linear_cka])
+def test_similarities_do_not_see_rotation_or_scale(similarity):
+    a, b = normal(N, 4), normal(N, 6, seed=1)
+    expected = similarity(a, b)
+    assert 0 < expected < 0.9
+    assert_close(similarity(b, a), expected)
+    assert_close(similarity(3 * a @ rotation(4), b @ rotation(6)), expected)
+    assert_close(similarity(a, 0.1 * a @ rotation(4)), ONE)
+    assert_close(similarity(a, torch.cat([a, torch.zeros(N, 2)], dim=1)), ONE)
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
+    assert_close(similarity(a[order], b[order]), expected)
+    assert_close(similarity(a.float(), b.float()), expected, rtol=1e-5, atol=0)
+
+
+def test_only_cka_is_blind_to_a_shift_and_only_the_other_to_the_lengths_of_rows():
+    a, b = normal(N, 4), normal(N, 6, seed=1)
+    lengths = torch.linspace(1, 9, N)[:, None]
+    assert_close(linear_cka(a + 1e3, b), linear_cka(a, b))
+    assert abs(linear_cka(a * lengths, b) - linear_cka(a, b)) > 0.01
+    assert_close(representational_similarity(a * lengths, b), representational_similarity(a, b))
+    assert abs(representational_similarity(a + 1, b) - representational_similarity(a, b)) > 0.01
+
+
+@pytest.mark.parametrize("dead", [1, N])
+def test_rows_of_zeros_are_like_one_another_and_like_nothing_else(dead):
+    a, b = normal(N, 4), normal(N, 3, seed=1)
+    other = b.clone()
+    a[:dead] = b[:dead] = 0
+    assert_close(representational_similarity(a, a), ONE)
+    alive = similarity_by_loops(a[dead:], b[dead:]) if dead < N else 0
+    assert representational_similarity(a, b).item() == pytest.approx((dead + alive * (N - dead)) / N)
+    matrix = similarity_matrix([a, b, other], batch_size=N)
+    assert matrix.isfinite().all()
+    assert matrix[0, 2] < (N - dead) / N + 1e-12
+
+
+def test_representations_that_never_change_have_cka_1_with_one_another_and_0_with_others():
+    constant = torch.full((N, 3), 0.1)
+    expected = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]]).double()
+    assert_close(cka_matrix([constant, torch.zeros(N, 5), normal(N, 4)]), expected)
+
+
+def test_the_matrices_hold_each_pairs_similarity_and_means_over_whole_batches():
+    networks = [normal(N + 3, width, seed=width) for width in (3, 4, 9)]
+    matrix = similarity_matrix(networks, batch_size=N // 2)
+    cka = cka_matrix(networks)
+    for i, a in enumerate(networks):
+        for j, b in enumerate(networks):
+            batches = [similarity_by_loops(a[part], b[part]) for part in (slice(0, N // 2), slice(N // 2, N))]
+            assert matrix[i, j].item() == pytest.approx(sum(batches) / 2, rel=1e-12)
+            assert_close(cka[i, j], cka_by_hsic(a, b))
+    for found in (matrix, cka):
+        assert torch.equal(found, found.T)
+        assert_close(found.diagonal(), torch.ones(3).double())
+    whole = similarity_matrix(networks, batch_size=N + 3)
+    assert_close(whole[0, 1], representational_similarity(networks[0], networks[1]))
+
+
+def test_cka_adds_up_over_more_images_than_are_taken_at_a_time():
+    a, b = normal(150, 4), normal(150, 5, seed=1)
+    assert_close(linear_cka(a, b), cka_by_hsic(a, b))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: similarity_matrix([], batch_size=2), "at least one representation"),
+        (lambda: cka_matrix([normal(4, 2), normal(5, 2)]), r"shapes \[\[4, 2\], \[5, 2\]\]: must be \[n, d\] each"),
+        (lambda: cka_matrix([normal(4)]), "must be .n, d. each"),
+        (lambda: linear_cka(normal(1, 2), normal(1, 2)), r"of 1 image\(s\): how images relate needs at least 2"),
+        (lambda: representational_similarity(normal(4, 2), normal(4, 2) / 0), "must be finite"),
+        (lambda: similarity_matrix([normal(9, 2)], batch_size=10), "batch_size=10: must be from 2 to the .*, 9"),
+        (lambda: similarity_matrix([normal(9, 2)], batch_size=1), "batch_size=1: must be"),
+        (lambda: similarity_matrix([normal(9, 2)]), "batch_size=64: must be"),
+        (lambda: classical_mds(torch.zeros(3, 2)), r"shape \[3, 2\]: must be"),
+        (lambda: classical_mds(torch.ones(3, 3)), "0 on the diagonal"),
+        (lambda: classical_mds(torch.tensor([[0, math.nan], [math.nan, 0]])), "must be finite"),
+        (lambda: classical_mds(torch.tensor([[0.0, -1], [-1, 0]])), "at least 0"),
+        (lambda: classical_mds(torch.tensor([[0.0, 1], [2, 0]])), "symmetric"),
+        (lambda: classical_mds(torch.zeros(3, 3), 4), "dimensions=4: must be from 1 to the number of points, 3"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_distances_are_divided_by_the_largest():
+    similarities = torch.tensor([[1, 0.8, 0.6], [0.8, 1 - 1e-15, 0.9], [0.6, 0.9, 1 + 1e-15]]).double()
+    expected = torch.tensor([[0, 0.5, 1], [0.5, 0, 0.25], [1, 0.25, 0]]).double()
+    assert_close(distance_matrix(similarities), expected)
+    assert not distance_matrix(similarities).diagonal().any()
+    a = normal(N, 4)
+    alike = similarity_matrix([a, a @ rotation(4), -2 * a], batch_size=4)
+    assert torch.equal(distance_matrix(alike), torch.zeros(3, 3).double()), "rounding is not blown up to 1"
+
+
+def test_mds_finds_a_planar_configuration_up_to_rotation():
+    points = normal(9, 2) * torch.tensor([3.0, 1.0]) + 5
+    found = classical_mds(torch.cdist(points, points))
+    assert (found.points.shape, found.points.dtype) == ((9, 2), torch.float64)
+    assert_close(torch.cdist(found.points, found.points), torch.cdist(points, points), rtol=1e-7, atol=1e-7)
+    assert found.kept == pytest.approx(1)
+    assert_close(found.points.mean(dim=0), torch.zeros(2).double())
+    centred = points - points.mean(dim=0)
+    u, _, v = torch.linalg.svd(found.points.T @ centred)  # the nearest rotation or reflection
+    assert_close(found.points @ u @ v, centred, rtol=1e-7, atol=1e-7)
+    spread = found.points.T @ found.points
+    assert spread[0, 0] > spread[1, 1]
+    assert spread[0, 1].abs() < 1e-8
+    assert (found.points[0] > 0).all()
+
+
+def test_points_on_a_line_stay_on_it_in_their_order():
+    line = torch.tensor([3.0, -1, 0, 7, -9])
+    found = classical_mds((line - line[:, None]).abs())
+    assert_close(found.points[:, 0], line.double())  # their mean is 0, and the first is positive
+    assert_close(found.points[:, 1], torch.zeros(5).double(), rtol=0, atol=1e-6)
+    assert found.kept == pytest.approx(1)
+    symmetric = torch.tensor([-1.0, 0, 1])
+    assert_close(classical_mds((symmetric - symmetric[:, None]).abs(), 1).points[:, 0], -symmetric.double())
+
+
+def test_the_share_that_a_plane_keeps():
+    corners = torch.eye(4).double()  # a tetrahedron: three equal variances
+    found = classical_mds(torch.cdist(corners, corners))
+    assert found.kept == pytest.approx(2 / 3)
+    assert classical_mds(torch.cdist(corners, corners), 3).kept == pytest.approx(1)
+    # No space has these: the eigenvalues are 2, 2, 0 and -1/4, the negative one of the star's centre.
+    star = torch.tensor([[0.0, 1, 1, 1], [1, 0, 2, 2], [1, 2, 0, 2], [1, 2, 2, 0]])
+    assert classical_mds(star).kept == pytest.approx(1)
+    assert classical_mds(star, 1).kept == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("num_points", [1, 3])
+def test_points_that_coincide_are_one_point(num_points):
+    found = classical_mds(torch.zeros(num_points, num_points), 1)
+    assert torch.equal(found.points, torch.zeros(num_points, 1).double())
+    assert found.kept == 1
