@@ -15,13 +15,14 @@ from kdrun.taps import Outline, Shape
 
 
 class WeightDistillation(KD):
-    """Weight distillation (Lin et al. 2021), for residual networks of one family: shallower, narrower, or both.
+    """Weight distillation (Lin et al. 2021) between networks of one family: the student shallower, narrower, or both.
 
     Stage 1 trains a generator whose output, computed anew at every step, is the student; stage 2 begins with what it
     generates last and trains the student as usual. Both minimise `(1 - alpha) CE + alpha T^2 KL`.
 
-    A section (`layer1`, ...) of the student takes from the same section of the teacher: its first block from the first
-    block, its other blocks, in order, from consecutive groups of the teacher's. All else takes from its namesake.
+    The blocks of a section (`layers` of a Transformer) of the student take, in order, from consecutive groups of the
+    blocks of the teacher's section. Where first blocks are of another kind than those after them, as in residual
+    networks (`layer1`, ...), they stay apart, and take from the teacher's first. All else takes from its namesake.
 
     Args:
         student: the network.
@@ -150,7 +151,7 @@ def _xavier(rows: int, columns: int) -> nn.Parameter:
 
 @dataclass(frozen=True)
 class _Block:
-    """Where a parameter of a residual section is: `section.index.inner`."""
+    """Where a parameter of a section of blocks is: `section.index.inner`."""
 
     section: str
     index: int
@@ -162,34 +163,40 @@ class _Block:
         return None if match is None else _Block(match[1], int(match[2]), match[3])
 
 
-_ADVICE = "weight distillation needs residual networks of one family, such as resnet56 and resnet20"
+_ADVICE = (
+    "weight distillation needs two networks of one family, such as resnet56 and resnet20, "
+    "or Transformers that differ in depth and width alone"
+)
 
 
 def sources(student: Outline, teacher: Outline) -> dict[str, list[str]]:
     """For each of the student's parameters, the names of the teacher's that it is made from.
 
-    Beside its first block, a section of L_s blocks takes from L_t of the teacher's in consecutive groups, of
-    L_t / L_s each, or as near as can be where that is no integer.
+    A section of L_s blocks takes from L_t of the teacher's in consecutive groups, of L_t / L_s each, or as near as can
+    be where that is no integer. First blocks are not counted, and take from first blocks, where in any section of
+    either network the first has parameters of other names or shapes than another block: a first block that changes
+    the width in one section does what it does in them all.
 
     Raises:
         ValueError: a section of the teacher is shallower, or a parameter has no counterpart.
     """
     depths, teacher_depths = _depths(student), _depths(teacher)
+    apart = 1 if _first_blocks_differ(student) or _first_blocks_differ(teacher) else 0
     found = {}
     for name in student.parameters:
         block = _Block.of(name)
-        if block is None or block.index == 0:
+        if block is None or block.index < apart:
             found[name] = [name]
         else:
-            ours, theirs = depths[block.section] - 1, teacher_depths.get(block.section, 1) - 1
+            ours, theirs = depths[block.section] - apart, teacher_depths.get(block.section, apart) - apart
             if theirs < ours:
                 raise ValueError(
-                    f"teacher={teacher.name}: its {block.section} has {theirs + 1} blocks, that of the student "
-                    f"{student.name} {ours + 1}: {_ADVICE}, the teacher at least as deep"
+                    f"teacher={teacher.name}: its {block.section} has {theirs + apart} blocks, that of the student "
+                    f"{student.name} {ours + apart}: {_ADVICE}, the teacher at least as deep"
                 )
-            number = block.index - 1
+            number = block.index - apart
             group = range(number * theirs // ours, (number + 1) * theirs // ours)
-            found[name] = [f"{block.section}.{other + 1}.{block.inner}" for other in group]
+            found[name] = [f"{block.section}.{other + apart}.{block.inner}" for other in group]
         _check_counterparts(name, found[name], student, teacher)
     return found
 
@@ -198,6 +205,15 @@ def _depths(network: Outline) -> dict[str, int]:
     """The number of blocks of each section."""
     blocks = [block for name in network.parameters if (block := _Block.of(name)) is not None]
     return {block.section: block.index + 1 for block in sorted(blocks, key=lambda block: block.index)}
+
+
+def _first_blocks_differ(network: Outline) -> bool:
+    """Whether the first block of some section has parameters of other names or shapes than another of its blocks."""
+    sections: dict[str, dict[int, dict[str, Shape]]] = {}
+    for name, shape in network.parameters.items():
+        if (block := _Block.of(name)) is not None:
+            sections.setdefault(block.section, {}).setdefault(block.index, {})[block.inner] = shape
+    return any(blocks.get(0) != other for blocks in sections.values() for other in blocks.values())
 
 
 def _check_counterparts(name: str, group: Sequence[str], student: Outline, teacher: Outline) -> None:
