@@ -13,6 +13,7 @@ from torch import nn
 from kdrun import models
 from kdrun.models.cost import num_macs, num_parameters
 
+SIZED = ("cnn", "maxout_cnn", "mlp")
 CONF = Path(__file__).parents[2] / "conf" / "student"
 
 # The networks of the Tf-KD release: parameters at K=100 and K=10, and millions of MACs at K=100, 32x32.
@@ -102,9 +103,20 @@ def test_mlp_sizes(hidden, exact):
     assert num_macs(network, (1, 28, 28)) == products
 
 
-@pytest.mark.parametrize("name", models.__all__)
+@pytest.mark.parametrize(("filters", "units"), [((128, 64, 64), (128, 64, 16)), ((16, 32, 64), (16, 32, 32))])
+def test_maxout_cnn_sizes(filters, units):
+    network = build("maxout_cnn", 10, in_channels=1, image_size=28, filters=filters, units=units, pool=(1, 2, 2))
+    products = [9 * a * b for a, b in zip((1, *units[:2]), filters, strict=True)]
+    biases_and_norms = sum(filters) + 2 * sum(units)
+    assert num_parameters(network) == sum(products) + biases_and_norms + units[2] * 10 + 10
+    positions = (26**2, 24**2, 10**2)  # each valid convolution takes 2, the second pooling leaves 12
+    macs = sum(a * b for a, b in zip(products, positions, strict=True))
+    assert num_macs(network, (1, 28, 28)) == macs + units[2] * 10
+
+
+@pytest.mark.parametrize("name", models.IMAGE)
 def test_macs_equal_a_count_from_layer_shapes(name):
-    network = getattr(models, name)(10, in_channels=1, **({"image_size": 12} if name in ("cnn", "mlp") else {})).eval()
+    network = getattr(models, name)(10, in_channels=1, **({"image_size": 12} if name in SIZED else {})).eval()
     counted = []
 
     def count(module, _inputs, output):
@@ -142,21 +154,35 @@ def test_counting_leaves_everything_as_it_was():
 
 def test_every_network_has_a_config_with_its_defaults():
     configs = {path.stem: yaml.safe_load(path.read_text()) for path in CONF.glob("*.yaml")}
-    assert set(configs) >= set(models.__all__)
+    assert {config["_target_"] for config in configs.values()} == {f"kdrun.models.{name}" for name in models.__all__}
+    injected = {"num_classes", "in_channels", "image_size", "num_tokens", "length", "per_token"}
     for name in models.__all__:
         parameters = inspect.signature(getattr(models, name)).parameters
-        injected = {"num_classes", "in_channels", "image_size"}
         defaults = {key: parameter.default for key, parameter in parameters.items() if key not in injected}
-        given = {key: tuple(value) if isinstance(value, list) else value for key, value in configs[name].items()}
+        config = configs["abnar_cnn" if name == "maxout_cnn" else name]
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
         assert given == {"_target_": f"kdrun.models.{name}", **defaults}
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
-def test_configs_state_their_true_size(path):
+def test_configs_have_all_options_and_state_their_true_size(path):
     text = path.read_text()
     options = yaml.safe_load(text)
     name = options.pop("_target_").removeprefix("kdrun.models.")
     comment = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+    parameters = inspect.signature(getattr(models, name)).parameters
+    if name in models.SEQUENCE:
+        assert set(options) == set(parameters) - {"num_classes", "num_tokens", "length", "per_token"}
+        of_class = re.search(r"([\d,]+) parameters for 2 classes, 500 tokens, length 32", comment)
+        network = build(name, 2, num_tokens=500, length=32, **options)
+        assert of_class[1].replace(",", "") == str(num_parameters(network))
+        as_language_model = re.search(r"([\d,]+) as a language model", comment)
+        assert bool(as_language_model) == options.get("causal", True)
+        if as_language_model:
+            network = build(name, 500, num_tokens=500, length=32, per_token=True, **options)
+            assert as_language_model[1].replace(",", "") == str(num_parameters(network))
+        return
+    assert set(options) == set(parameters) - {"num_classes", "in_channels", "image_size"}
     at_100 = re.search(r"([\d,]+)( parameters)? at 100 classes", comment)
     assert at_100[1].replace(",", "") == str(num_parameters(build(name, 100, **options)))
     on_mnist = re.search(r"([\d,]+) parameters on MNIST|on MNIST, where it has ([\d,]+) parameters", comment)
