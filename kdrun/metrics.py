@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ECE_BINS = 15
+MOST_ONE_HOT_BINS = 1000
 
 
 def num_correct(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
@@ -26,6 +27,9 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = EC
     confidence, prediction = F.softmax(_wide(logits), dim=1).max(dim=1)
     correct = (prediction == labels).to(confidence.dtype)
     bin_index = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    if bins > MOST_ONE_HOT_BINS:
+        sums = torch.zeros(bins, dtype=torch.float64)
+        return sums.index_add_(0, bin_index.cpu(), (correct - confidence).double().cpu()).abs().sum() / len(labels)
     # A product with the one-hot bins, unlike a scatter, adds in the same order every time on a GPU too.
     gaps = (correct - confidence) @ F.one_hot(bin_index, bins).to(confidence.dtype)
     return gaps.abs().sum() / len(labels)

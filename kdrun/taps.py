@@ -95,12 +95,14 @@ class Outline:
         return top if len(top) > 1 else dict(self.taps)
 
 
-def outline(network: nn.Module, image: Shape, name: str = "network") -> Outline:
-    """The outline of a network on the meta device, for images `[C, H, W]`."""
+def outline(
+    network: nn.Module, example: Shape, name: str = "network", *, dtype: torch.dtype = torch.float32
+) -> Outline:
+    """The outline of a network on the meta device, for images `[C, H, W]` or sequences `[L]` (of int64)."""
     seen: dict[str, Tensor] = {}
 
     def note(path: str, module: nn.Module, inputs: object, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim >= 2 and len(output) == 2:
+        if isinstance(output, Tensor) and output.ndim >= 2:
             seen[path] = output
 
     with contextlib.ExitStack() as hooks:
@@ -109,11 +111,11 @@ def outline(network: nn.Module, image: Shape, name: str = "network") -> Outline:
                 hooks.callback(module.register_forward_hook(functools.partial(note, path)).remove)
         was_training = network.training
         with torch.no_grad():
-            logits = network.eval()(torch.empty(2, *image, device="meta"))
+            logits = network.eval()(torch.empty(2, *example, dtype=dtype, device="meta"))
         network.train(was_training)
     return Outline(
         name,
-        taps={path: tuple(tensor.shape[1:]) for path, tensor in seen.items()},
+        taps={path: tuple(tensor.shape[1:]) for path, tensor in seen.items() if len(tensor) == 2},
         output=frozenset(path for path, tensor in seen.items() if tensor is logits),
         num_classes=logits.shape[-1],
         parameters={path: tuple(tensor.shape) for path, tensor in network.named_parameters()},

@@ -14,6 +14,7 @@ from kdrun.benchmark.measurement import Measurement, compared
 from kdrun.benchmark.reference import Reference, num_workers, test_loader, training_loader
 from kdrun.benchmark.steps import choose_precision
 from kdrun.benchmark.timing import Comparison, num_threads
+from kdrun.data import ImageSet
 from kdrun.experiment.spec import Spec
 from kdrun.training.precision import synchronize
 
@@ -57,6 +58,8 @@ def _reference_run(student: str, num_steps: int, device: torch.device) -> float:
     splits = task.random_images(
         task.NUM_CLASSES, task.CHANNELS, task.IMAGE_SIZE, num_steps * task.BATCH_SIZE, TEST_SIZE
     )
+    assert isinstance(splits.train, ImageSet)
+    assert isinstance(splits.test, ImageSet)
     synchronize(device)
     started = time.perf_counter()
     loop = Reference(

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from kdrun.data import Augmentation, ImageSet, Splits
-from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.dataset_spec import ImageDatasetSpec
 from kdrun.experiment.spec import Component, Recipe, Spec
 from kdrun.models import mobilenetv2, resnet18
 from kdrun.seeds import mix
@@ -32,9 +32,9 @@ UNTAUGHT = Component("kdrun.methods.CE")
 TRAIN_SIZE, TEST_SIZE = 50_000, 10_000  # of CIFAR-100
 
 
-def dataset(train_size: int, test_size: int) -> DatasetSpec:
+def dataset(train_size: int, test_size: int) -> ImageDatasetSpec:
     """`random_images` for kdrun's runs."""
-    return DatasetSpec(
+    return ImageDatasetSpec(
         target="kdrun.benchmark.task.random_images",
         identity="random-v1",
         num_classes=NUM_CLASSES,
@@ -48,7 +48,7 @@ def dataset(train_size: int, test_size: int) -> DatasetSpec:
 
 
 def kd_spec(
-    student: str, data: DatasetSpec, *, precision: str, recipe: Recipe = RECIPE, temperature: float = TEMPERATURE
+    student: str, data: ImageDatasetSpec, *, precision: str, recipe: Recipe = RECIPE, temperature: float = TEMPERATURE
 ) -> Spec:
     """A student's run, taught by an untrained ResNet18."""
     teacher = Spec(data, _network(TEACHER), UNTAUGHT, recipe, precision=precision, stop_epoch=0)
@@ -86,4 +86,6 @@ def random_images(num_classes: int, in_channels: int, image_size: int, train_siz
 
 def training_images(num_images: int) -> ImageSet:
     """Random images of the benchmark's own size and number of classes."""
-    return random_images(NUM_CLASSES, CHANNELS, IMAGE_SIZE, num_images, 0).train
+    found = random_images(NUM_CLASSES, CHANNELS, IMAGE_SIZE, num_images, 0).train
+    assert isinstance(found, ImageSet)
+    return found

@@ -11,14 +11,17 @@ from typing import Any
 from kdrun.config.findings import Findings
 from kdrun.experiment.build import data_root, describe_dataset
 from kdrun.experiment.components import resolve
-from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec, kind_of
 from kdrun.experiment.signature import construct
 from kdrun.experiment.spec import Spec
 
 FOUND_IN_DATA = ("identity", "num_classes", "train_size", "test_size")
 """What a config may leave null."""
 
-FACTS = (*FOUND_IN_DATA, "in_channels", "image_size")
+FACTS = (*FOUND_IN_DATA, "in_channels", "image_size", "num_tokens", "length", "per_token")
+OF_IMAGES = ("classes", "drop_classes")
+"""Choices that there are of images alone."""
+
 CHECKED_AGAINST = {"num_classes": ("classes",), "in_channels": ("mean", "std")}
 """Other fields of a dataset by what decides on them."""
 
@@ -47,9 +50,17 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
     except Exception as error:  # whatever the user's own loader raises
         findings.problems.append(f"{path}._target_={node['_target_']}: {type(error).__name__}: {error}")
         return None
-    values = {name: value for name, value in found.items() if name not in ("_target_", "root", "drop_classes")}
+    kind, aside = kind_of(found), ["_target_", "root", "drop_classes"]
+    if kind is not ImageDatasetSpec:
+        refused += [
+            f"{path}.{name}={found[name]!r}: is of images, and this dataset has {kind.example}s; must be null"
+            for name in OF_IMAGES
+            if found.get(name) is not None
+        ]
+        aside += OF_IMAGES
+    values = {name: value for name, value in found.items() if name not in aside}
     others: list[str] = []
-    dataset: DatasetSpec | None = construct(DatasetSpec, {"target": node["_target_"], **values}, path, others)
+    dataset: DatasetSpec | None = construct(kind, {"target": node["_target_"], **values}, path, others)
     findings.problems += [*refused, *_not_following(refused, others, path)]
     if refused or dataset is None:
         return None
@@ -65,10 +76,12 @@ def without_classes(dataset: DatasetSpec, dropped: Any) -> DatasetSpec:
         dropped: class indices, or None.
 
     Raises:
-        ValueError: they are none of the dataset, all of them, or beside `classes`.
+        ValueError: they are none of the dataset, all of them, beside `classes`, or of a dataset without images.
     """
     if dropped is None:
         return dataset
+    if not isinstance(dataset, ImageDatasetSpec):
+        raise ValueError(f"drop_classes={dropped!r}: is of images, and {dataset.name} has {dataset.example}s")
     if not isinstance(dropped, (list, tuple)) or not dropped or not set(dropped) < set(range(dataset.num_classes)):
         raise ValueError(
             f"drop_classes={dropped!r}: must be null, or class indices from 0 to {dataset.num_classes - 1}, not all"
@@ -134,10 +147,10 @@ def few_images(path: str, spec: Spec) -> list[str]:
         path: where its recipe stands: empty for the run's own, else `teacher.`.
         spec: the run.
     """
-    images, batch_size = spec.dataset.num_train_images, spec.recipe.batch_size
-    if images >= batch_size or spec.epochs_trained == 0:
+    examples, batch_size = spec.dataset.num_train_examples, spec.recipe.batch_size
+    if examples >= batch_size or spec.epochs_trained == 0:
         return []
     return [
-        f"{path}recipe.batch_size={batch_size}: there are about {images} images to train on, fewer than one batch; "
-        "an epoch is one step on all of them"
+        f"{path}recipe.batch_size={batch_size}: there are about {examples} {spec.dataset.example}s to train on, fewer "
+        "than one batch; an epoch is one step on all of them"
     ]

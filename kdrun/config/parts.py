@@ -15,6 +15,7 @@ from kdrun.experiment.build import (
     Method,
     build_method,
     build_student,
+    check_kind,
     check_network,
     check_tasks,
     pair_for,
@@ -58,11 +59,8 @@ def check_parts(
     stop_epoch = recipe and findings.attempt(path, resolve_stop_epoch, node.get("stop_epoch"), total)
     if method and stop_epoch:
         _tell_stage1(findings, path, method, stop_epoch)
-    if recipe and dataset and recipe.augmentation.crop_padding >= dataset.image_size:
-        findings.problems.append(
-            f"{path}recipe.augmentation.crop_padding={recipe.augmentation.crop_padding}: must be smaller than the "
-            f"images, which are {dataset.image_size} x {dataset.image_size} pixels"
-        )
+    if recipe and dataset:
+        findings.attempt(f"{path}recipe.augmentation.", dataset.check_augmentation, recipe.augmentation)
     if student and dataset:
         check_fits(findings, student_path, student, dataset)
     if method is not None and not takes_pair(method):
@@ -81,11 +79,14 @@ def _tell_stage1(findings: Findings, path: str, method: Component, stop_epoch: i
 
 
 def check_fits(findings: Findings, path: str, student: Component, dataset: DatasetSpec) -> None:
-    """Builds a network and sends two images through it, without data; what was found to fit is not tried again."""
+    """Builds a network and sends two examples through it, without data; what was found to fit is not tried again."""
     trial = _trial([student], dataset)
     if trial in _FITTING:
         return
     fault_count = len(findings.problems)
+    findings.attempt(f"{path}=", check_kind, student, dataset)
+    if len(findings.problems) > fault_count:
+        return
     with torch.device("meta"):  # constructors can refuse their options, at no cost
         fits = findings.builds(f"{path}.", build_student, student, dataset)
     if fits:

@@ -21,8 +21,10 @@ from kdrun.config.schema import RootOptions, RuntimeOptions, check_seeds
 from kdrun.config.secrets import masked_yaml
 from kdrun.config.teaching import check_teaching, taught_spec
 from kdrun.experiment.build import data_root, resolve_device, resolve_precision
+from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.evaluations import missing_files, names_for
 from kdrun.experiment.runtime import Runtime
-from kdrun.experiment.signature import bind, construct
+from kdrun.experiment.signature import bind, construct, unknown
 from kdrun.experiment.spec import Spec
 
 EMBEDDED = "digits"
@@ -42,6 +44,7 @@ class Job:
         weight_files: files with the user's own weights, by SHA-256.
         notices: what the user should know, one line each.
         left_aside: of notices that say so, which overrides have no use in this run.
+        evaluation: what the finished run is asked beside its result, by name.
     """
 
     spec: Spec
@@ -50,6 +53,7 @@ class Job:
     weight_files: Mapping[str, Path] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
     left_aside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    evaluation: tuple[str, ...] = ()
 
 
 def check_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
@@ -89,6 +93,9 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     precision = device and findings.attempt("runtime.precision=", resolve_precision, runtime.precision, device)
     dataset = check_dataset(findings, node.get("dataset"))
     parts = check_parts(findings, "", node, node.get("student"), dataset)
+    evaluation = root.get("evaluation", ())
+    if dataset:
+        _check_evaluation(findings, evaluation, dataset, data_root(node["dataset"].get("root")))
     starts = root.get("start") is not None
     teaching = check_teaching(findings, node, dataset, starts=starts)
     if findings.problems or not (runtime and device and precision and dataset and parts):
@@ -108,7 +115,20 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
         weight_files=findings.weight_files,
         notices=tuple(dict.fromkeys(findings.notices)),
         left_aside=findings.left_aside,
+        evaluation=evaluation,
     )
+
+
+def _check_evaluation(findings: Findings, names: Sequence[str], dataset: DatasetSpec, root: Path) -> None:
+    """What runs on a dataset are asked must be there for it, each once, and have its files."""
+    allowed = names_for(dataset)
+    for name in dict.fromkeys(names):
+        if name not in allowed:
+            findings.problems.append(f"evaluation: {name}: {unknown(name, allowed, f'evaluation of {dataset.name}')}")
+        elif names.count(name) > 1:
+            findings.problems.append(f"evaluation: {name}: is named twice")
+        elif missing := missing_files(name, root):
+            findings.problems.append(f"evaluation: {name}: {missing}")
 
 
 def _resolved(findings: Findings, config: DictConfig) -> dict[str, Any] | None:

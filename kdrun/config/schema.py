@@ -17,6 +17,7 @@ class RootOptions:
         seed: from 0 to 2^32 - 1.
         stop_epoch: an integer, or a fraction of `recipe.epochs`; None trains through.
         start: `teacher`: the student begins with the teacher's weights; None is from the seed.
+        evaluation: what finished runs are asked beside their result, by name; no part of their identity.
     """
 
     dataset: Any
@@ -28,6 +29,7 @@ class RootOptions:
     seed: int = 0
     stop_epoch: Any = None
     start: Literal["teacher"] | None = None
+    evaluation: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from kdrun.experiment.signature import unknown
 from kdrun.tables import Definition, Entry, Published, Row, TableError, read_definition, select
 from kdrun.tables.entry import without_repetition
 
-CHOSEN_BY_ROWS = ("student", "teacher", "method", "experiment", "seed", "start", "teacher.stop_epoch")
+CHOSEN_BY_ROWS = ("student", "teacher", "method", "experiment", "seed", "start", "evaluation", "teacher.stop_epoch")
 """What a user cannot override in a table: it is what the rows, or --seeds, are for."""
 
 HARMLESS = ("runtime.", "dataset.root")
@@ -112,7 +112,7 @@ def compose_table(
             f"{text}: the seeds of a table are --seeds N, from 0 on" for text in taken if key_of(text) == "seed"
         ]
         user = UserOverrides([text for text in typed if text not in taken], extra)
-        shared = user.check_general(definition.overrides, problems)
+        shared = user.check_general(definition, problems)
         try:
             names, rows = _asked(definition, patterns)
             narrowed = dataclasses.replace(definition, rows=rows)

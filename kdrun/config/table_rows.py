@@ -12,10 +12,12 @@ from tqdm import tqdm
 from kdrun.config.compose import ConfigError, compose_job
 from kdrun.config.preflight import Job, check_job
 from kdrun.experiment.components import all_options
+from kdrun.experiment.evaluations import names_for
 from kdrun.experiment.signature import unknown
 from kdrun.experiment.spec import Spec
 from kdrun.tables import Definition, Entry, Row
 from kdrun.tables.controls import CONTROLS, divided_by_classes
+from kdrun.tables.waypoints import both
 
 OF_ROWS = ("student", "teacher", "method")
 """Nodes that differ from row to row."""
@@ -37,10 +39,14 @@ class UserOverrides:
         self._taken: set[str] = set()
         self._known_options: set[str] = set()
 
-    def check_general(self, table: Sequence[str], problems: list[str]) -> Job | None:
-        """Composes and checks once what does not hang on a row; what cannot be composed is told and left out."""
+    def check_general(self, definition: Definition, problems: list[str]) -> Job | None:
+        """Composes and checks once what does not hang on a row; what cannot be composed is told and left out.
+
+        The first row's student stands in for all, alone: it takes the table's kind of data.
+        """
         general = [text for text in self._general if not text.lstrip("+~").startswith(OF_ROWS)]
-        config = self._compose(_merged(*table, *general), problems)
+        students = [text for row in definition.rows for text in row.overrides if text.startswith("student=")]
+        config = self._compose(_merged("method=ce", *students[:1], *definition.overrides, *general), problems)
         self._general = [text for text in self._general if not any(said.startswith(f"{text}:") for said in problems)]
         try:
             return self.check(config)
@@ -111,13 +117,13 @@ def checked_rows(
             for text in error.problems:
                 faults.setdefault(text, []).append(row.name)
             continue
-        for text in _unknown_classes(row, found[0].spec):
+        for text in (*_unknown_classes(row, found[0].spec), *_unfit_evaluations(definition, found[0].spec)):
             faults.setdefault(text, []).append(row.name)
         own = Entry(row, tuple(job.spec for job in found))
         for entry, members in [(own, found), *_controls(definition, row, found)]:
             entries.append(entry)
             jobs.update({job.spec.run_id: job for job in members})
-    problems += _shared_cells(definition, entries)
+    problems += [*_shared_cells(definition, entries), *_faulty_paths(definition, entries)]
     if not (problems or faults):
         entries = _with_derived(definition, entries, jobs, faults)
     for text, (first, *more) in faults.items():
@@ -179,12 +185,33 @@ def _shared_cells(definition: Definition, entries: Sequence[Entry]) -> list[str]
     return [f"grid: {' and '.join(names)} stand in one cell" for names in cells.values() if len(names) > 1]
 
 
+def _faulty_paths(definition: Definition, entries: Sequence[Entry]) -> list[str]:
+    """A problem for each reason why networks of the rows cannot be drawn on one plane."""
+    if "paths" not in definition.figures:
+        return []
+    try:
+        list(both(entries, definition.paths))
+    except ValueError as error:
+        return [f"paths: {line}" for line in str(error).splitlines()]
+    return []
+
+
 def _unknown_classes(row: Row, spec: Spec) -> list[str]:
     """A problem where a row asks for the errors on classes that its dataset does not have."""
     classes = spec.dataset.num_classes
     if all(0 <= name < classes for name in row.errors_on):
         return []
     return [f"errors_on={list(row.errors_on)}: must be class indices from 0 to {classes - 1}"]
+
+
+def _unfit_evaluations(definition: Definition, spec: Spec) -> list[str]:
+    """A problem for each evaluation that a row's dataset has nothing for."""
+    fitting = names_for(spec.dataset)
+    return [
+        f"evaluations: {name}: {unknown(name, fitting, f'evaluation of {spec.dataset.name}')}"
+        for name in definition.evaluations
+        if name not in fitting
+    ]
 
 
 def _row_jobs(definition: Definition, row: Row, user: UserOverrides, num_seeds: int) -> Iterator[Job]:

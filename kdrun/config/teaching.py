@@ -280,5 +280,5 @@ def _selected(dataset: DatasetSpec, selection: Selection) -> DatasetSpec:
     Raises:
         ValueError: a fraction or class out of range.
     """
-    chosen = {name: value for name, value in vars(selection).items() if name != "drop_classes"}
-    return without_classes(dataclasses.replace(dataset, **chosen), selection.drop_classes)
+    chosen = dataset.selected(selection.train_fraction, selection.val_fraction, selection.classes)
+    return without_classes(chosen, selection.drop_classes)

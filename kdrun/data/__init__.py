@@ -1,24 +1,29 @@
-"""Datasets as uint8 tensors, their selection, augmentation and batches.
+"""Datasets as tensors (images in uint8, sequences of tokens), their selection, augmentation and batches.
 
 The names a config uses (`_target_: kdrun.data.cifar100`) and the ones the rest of kdrun uses are all here.
 """
 
 from .augmentation import Augmentation, Parameters, angle_degrees, augment
+from .corruptions import CORRUPTIONS
 from .errors import DataError
 from .files import data_home
+from .loaders.agreement import agreement, agreement_lm
 from .loaders.cifar import cifar10, cifar100
 from .loaders.digits import digits
 from .loaders.folder import folder
 from .loaders.mnist import fashion_mnist, mnist
 from .loaders.synthetic import synthetic
 from .loaders.tiny_imagenet import tiny_imagenet
-from .resident import ResidentImages, batches, epoch_order
+from .resident import Resident, ResidentImages, ResidentSequences, batches, epoch_order
 from .splits import (
     CONTENT_HASH,
+    Examples,
     ImageSet,
     Selected,
+    SequenceSet,
     Splits,
-    check,
+    check_images,
+    check_sequences,
     identity,
     relabelled,
     select,
@@ -28,18 +33,26 @@ from .views import TrainingViews
 
 __all__ = [
     "CONTENT_HASH",
+    "CORRUPTIONS",
     "Augmentation",
     "DataError",
+    "Examples",
     "ImageSet",
     "Parameters",
+    "Resident",
     "ResidentImages",
+    "ResidentSequences",
     "Selected",
+    "SequenceSet",
     "Splits",
     "TrainingViews",
+    "agreement",
+    "agreement_lm",
     "angle_degrees",
     "augment",
     "batches",
-    "check",
+    "check_images",
+    "check_sequences",
     "cifar10",
     "cifar100",
     "data_home",

@@ -151,12 +151,8 @@ def _write_cache(splits: Splits, path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors = {
-        "train_images": splits.train.images,
-        "train_labels": splits.train.labels,
-        "test_images": splits.test.images,
-        "test_labels": splits.test.labels,
-    }
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    tensors = dict(zip(names, (*splits.train.content, *splits.test.content), strict=True))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as directory:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from .errors import DataError
-from .grammar import VERBS, Question, encode, verb_ids, with_s
+from .grammar import Question
+from .lexicon import VERBS, encode, verb_ids, with_s
 
 BLIMP_ONE_PREFIX = (
     "distractor_agreement_relational_noun",
@@ -50,7 +51,7 @@ class Contrast:
     """A verb form and two subjects, of which it agrees with one.
 
     A language model is right if `good.right` is more probable after `good.prefix` than after `bad.prefix` (it is
-    `bad.wrong`), a model that tells the number of the next verb if it answers both questions.
+    `bad.wrong`), a model that tells the number of the next verb if that form's number is.
 
     Attributes:
         good: the question after the subject that the form agrees with.

@@ -1,4 +1,4 @@
-"""A split that lives on the device as uint8, and the order in which an epoch goes through it."""
+"""A split that lives on the device (images as uint8), and the order in which an epoch goes through it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from kdrun.seeds import mix
 
 from .augmentation import Augmentation, augment
-from .splits import ImageSet
+from .splits import ImageSet, SequenceSet
 
 
 class ResidentImages:
@@ -65,6 +65,47 @@ class ResidentImages:
         """Their random views in an epoch: like `batch`, after `augment`."""
         pixels = augment(self.images, index, augmentation, seed=seed, epoch=epoch)
         return torch.addcmul(self._shift, pixels.float(), self._scale).permute(0, 3, 1, 2)
+
+    def labels_of(self, index: Tensor) -> Tensor:
+        """The labels `[N]` of the images at these positions."""
+        return self.labels[index]
+
+
+class ResidentSequences:
+    """Sequences and labels of one split on a device.
+
+    Attributes:
+        tokens: int64 `[M, L]` on the device.
+        labels: int64 on the device: `[M]`, or `[M * L]` where every token has one; in the order of the logits' rows.
+
+    Args:
+        sequences: the split.
+        device: where they live.
+    """
+
+    def __init__(self, sequences: SequenceSet, *, device: torch.device | str) -> None:
+        self.tokens = sequences.tokens.contiguous().to(device)
+        self._labels = sequences.labels.contiguous().to(device)
+        self.labels = self._labels.flatten()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batch(self, index: Tensor) -> Tensor:
+        """The sequences `[N, L]`, int64, at positions `index` (int64 `[N]`, on the device)."""
+        return self.tokens[index]
+
+    def view(self, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int) -> Tensor:
+        """The same as `batch`: nothing is done to sequences."""
+        assert augmentation == Augmentation(), "refused in preflight"
+        return self.batch(index)
+
+    def labels_of(self, index: Tensor) -> Tensor:
+        """The labels of the sequences at these positions, `[N]`, or `[N * L]`."""
+        return self._labels[index].flatten()
+
+
+Resident = ResidentImages | ResidentSequences
 
 
 def epoch_order(num_samples: int, *, seed: int, epoch: int) -> Tensor:

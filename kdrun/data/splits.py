@@ -1,4 +1,4 @@
-"""What a loader returns, and the choice of the images a run trains on, selects with and is tested on."""
+"""What a loader returns, and the choice of the examples a run trains on, selects with and is tested on."""
 
 from __future__ import annotations
 
@@ -37,23 +37,64 @@ class ImageSet:
         """The images at the positions `index` (int64 `[M]`), in that order."""
         return ImageSet(self.images[index], self.labels[index])
 
+    @property
+    def classes(self) -> Tensor:
+        """int64 `[N]`: of each image, for choices that are the same share of every class."""
+        return self.labels
+
+    @property
+    def content(self) -> tuple[Tensor, Tensor]:
+        return self.images, self.labels
+
+
+@dataclass(frozen=True)
+class SequenceSet:
+    """Sequences of tokens with their labels.
+
+    Attributes:
+        tokens: int64 `[N, L]`; 0 is padding.
+        labels: int64, class indices: `[N]`, or `[N, L]` with one for each token.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, index: Tensor) -> SequenceSet:
+        """The sequences at the positions `index` (int64 `[M]`), in that order."""
+        return SequenceSet(self.tokens[index], self.labels[index])
+
+    @property
+    def classes(self) -> Tensor:
+        """int64 `[N]`: of each sequence; all of one where every token has its own."""
+        return self.labels if self.labels.ndim == 1 else self.labels.new_zeros(len(self))
+
+    @property
+    def content(self) -> tuple[Tensor, Tensor]:
+        return self.tokens, self.labels
+
+
+Examples = ImageSet | SequenceSet
+
 
 @dataclass(frozen=True)
 class Splits:
     """A dataset as published: its training set, its test set and the names of its classes."""
 
-    train: ImageSet
-    test: ImageSet
+    train: Examples
+    test: Examples
     class_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Selected:
-    """What a run uses of a dataset; `val` is None when no images are held out."""
+    """What a run uses of a dataset; `val` is None when nothing is held out."""
 
-    train: ImageSet
-    val: ImageSet | None
-    test: ImageSet
+    train: Examples
+    val: Examples | None
+    test: Examples
 
 
 def select(
@@ -64,7 +105,7 @@ def select(
     classes: Sequence[int] | None = None,
     special: Sequence[int] | None = None,
 ) -> Selected:
-    """Chooses the training and validation images of a run; the test set is always the whole one.
+    """Chooses the training and validation examples of a run; the test set is always the whole one.
 
     The validation images are held out first, so they are the same for every `train_fraction`, and like the test
     set they keep every class: `classes` restricts the training images only.
@@ -84,7 +125,7 @@ def select(
         DataError: fewer than two images are left to train on.
     """
     _check_selection(train_fraction, val_fraction, classes, num_classes=len(splits.class_names))
-    labels = splits.train.labels
+    labels = splits.train.classes
     held_out = _held_out(labels, val_fraction)
     remaining = (~held_out).nonzero().flatten()
     train = remaining[stratified_subset(labels[remaining], train_fraction)]
@@ -186,15 +227,16 @@ def _check_selection(
         raise ValueError(f"dataset.classes={list(classes)}: {reason}; allowed are 0 to {num_classes - 1}, each once")
 
 
-def check(splits: Splits, *, num_classes: int, in_channels: int, image_size: int) -> None:
-    """Checks that a dataset is what its config says.
+def check_images(splits: Splits, *, num_classes: int, in_channels: int, image_size: int) -> None:
+    """Checks that a dataset of images is what its config says.
 
     Raises:
         DataError: wrong shapes or types, labels out of range, fewer than two images or a single class to train on.
     """
-    if len(splits.class_names) != num_classes:
-        raise DataError(f"dataset.num_classes={num_classes}, but the data has {len(splits.class_names)} class names")
+    _check_class_names(splits, num_classes)
     for name, split in (("training", splits.train), ("test", splits.test)):
+        if not isinstance(split, ImageSet):
+            raise DataError(f"the {name} set has no images, but dataset.image_size={image_size} asks for some")
         images, labels = split.images, split.labels
         expected = (len(labels), image_size, image_size, in_channels)
         if images.dtype != torch.uint8 or images.shape != expected:
@@ -206,21 +248,56 @@ def check(splits: Splits, *, num_classes: int, in_channels: int, image_size: int
             raise DataError(f"{name} labels: {labels.dtype} {list(labels.shape)}, must be torch.int64 of one dimension")
         if len(labels) < 2:
             raise DataError(f"the {name} set has {len(labels)} image(s), at least 2 are needed")
-        lowest, highest = int(labels.min()), int(labels.max())
-        if lowest < 0 or highest >= num_classes:
-            raise DataError(
-                f"{name} labels run from {lowest} to {highest}, but dataset.num_classes={num_classes} allows "
-                f"0 to {num_classes - 1}"
-            )
+        _check_range(f"{name} labels", labels, "num_classes", num_classes)
     if int(splits.train.labels.bincount().count_nonzero()) < 2:
         raise DataError("all training images belong to one class; there is nothing to learn")
 
 
+def check_sequences(splits: Splits, *, num_classes: int, num_tokens: int, length: int, per_token: bool) -> None:
+    """Checks that a dataset of sequences is what its config says.
+
+    Raises:
+        DataError: wrong shapes or types, tokens or labels out of range, fewer than two sequences.
+    """
+    _check_class_names(splits, num_classes)
+    for name, split in (("training", splits.train), ("test", splits.test)):
+        if not isinstance(split, SequenceSet):
+            raise DataError(f"the {name} set has no sequences, but dataset.num_tokens={num_tokens} asks for some")
+        tokens, labels = split.content
+        expected = (len(labels), length)
+        if tokens.dtype != torch.int64 or tokens.shape != expected:
+            raise DataError(
+                f"{name} tokens: {tokens.dtype} {list(tokens.shape)}, but dataset.length={length} with {len(labels)} "
+                f"labels asks for torch.int64 {list(expected)}"
+            )
+        wanted = expected if per_token else expected[:1]
+        if labels.dtype != torch.int64 or labels.shape != wanted:
+            raise DataError(
+                f"{name} labels: {labels.dtype} {list(labels.shape)}, but dataset.per_token={per_token} asks for "
+                f"torch.int64 {list(wanted)}"
+            )
+        if len(labels) < 2:
+            raise DataError(f"the {name} set has {len(labels)} sequence(s), at least 2 are needed")
+        _check_range(f"{name} tokens", tokens, "num_tokens", num_tokens)
+        _check_range(f"{name} labels", labels, "num_classes", num_classes)
+
+
+def _check_class_names(splits: Splits, num_classes: int) -> None:
+    if len(splits.class_names) != num_classes:
+        raise DataError(f"dataset.num_classes={num_classes}, but the data has {len(splits.class_names)} class names")
+
+
+def _check_range(what: str, values: Tensor, option: str, count: int) -> None:
+    lowest, highest = int(values.min()), int(values.max())
+    if lowest < 0 or highest >= count:
+        raise DataError(f"{what} run from {lowest} to {highest}, but dataset.{option}={count} allows 0 to {count - 1}")
+
+
 def identity(splits: Splits) -> str:
-    """`content-sha256:...` over the decoded images, the labels and the class names of both splits."""
+    """`content-sha256:...` over the decoded images (or tokens), the labels and the class names of both."""
     digest = hashlib.sha256(repr(splits.class_names).encode())
     for split in (splits.train, splits.test):
-        for tensor in (split.images, split.labels):
+        for tensor in split.content:
             digest.update(repr(tuple(tensor.shape)).encode())
             digest.update(tensor.contiguous().numpy().data.cast("B"))
     return f"{CONTENT_HASH}:{digest.hexdigest()}"

@@ -13,16 +13,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdrun.data import CONTENT_HASH, DataError, Splits, check, data_home, identity
+from kdrun.data import CONTENT_HASH, DataError, Splits, data_home, identity
 from kdrun.experiment.components import MODEL_INJECTED, method_class, resolve, takes_pair
-from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec
 from kdrun.experiment.spec import Component, Recipe, Spec, as_tuples
 from kdrun.methods import Method as Method
 from kdrun.methods.base import Needs, Pair
 from kdrun.taps import Outline, outline
 from kdrun.training.checkpoint import CheckpointError, read_weights
 from kdrun.training.conversion import Conversion
-from kdrun.training.optimisation import MultiStepSchedule, bound_norms, build_optimizer
+from kdrun.training.optimisation import (
+    CosineSchedule,
+    MultiStepSchedule,
+    Schedule,
+    bound_norms,
+    build_optimizer,
+    clip_gradients,
+)
 from kdrun.training.precision import on_device
 from kdrun.training.precision import resolve_device as resolve_device  # how config reaches them
 from kdrun.training.precision import resolve_precision as resolve_precision
@@ -34,48 +41,59 @@ def build_student(student: Component, dataset: DatasetSpec) -> nn.Module:
     Raises:
         ValueError: an option the network refuses.
     """
-    offered = _shape_of(dataset)
-    model: nn.Module = _call_with(resolve(student.target), offered, **student.options)
+    model: nn.Module = _call_with(resolve(student.target), dataset.told, **student.options)
     return model
 
 
-def _shape_of(dataset: DatasetSpec) -> dict[str, int]:
-    """What a network is told of the data."""
-    shape = (len(dataset.outputs), dataset.in_channels, dataset.image_size)
-    return dict(zip(MODEL_INJECTED, shape, strict=True))
+def check_kind(student: Component, dataset: DatasetSpec) -> None:
+    """Whether a network takes a dataset's kind of examples.
+
+    Raises:
+        ValueError: it takes the other kind, or cannot do without something that it is not told of this one.
+    """
+    parameters = inspect.signature(resolve(student.target)).parameters
+    needed = {
+        name for name in MODEL_INJECTED if name in parameters and parameters[name].default is inspect.Parameter.empty
+    }
+    takes_sequences = "num_tokens" in parameters
+    if needed - dataset.told.keys() or takes_sequences != ("num_tokens" in dataset.told):
+        kind = "sequences" if takes_sequences else "images"
+        raise ValueError(f"{student.name}: is a network for {kind}, and {dataset.name} has {dataset.example}s")
 
 
 def check_network(student: Component, dataset: DatasetSpec) -> None:
-    """Sends two images without data through a network: what it cannot do is better known before anything is trained.
+    """Sends two examples without data through a network: what it cannot do is better known before anything is trained.
 
     Raises:
         ValueError: it fails (looking at values counts: MACs are counted without data, too), or its output is not
-            `[N, K]`.
+            `[N, K]`, a row for each label.
     """
-    shape = (2, dataset.in_channels, dataset.image_size, dataset.image_size)
+    shape = (2, *dataset.shape)
     try:
         with torch.device("meta"), torch.no_grad():
-            output = build_student(student, dataset)(torch.empty(shape))
+            output = build_student(student, dataset)(torch.empty(shape, dtype=dataset.dtype))
     except Exception as error:  # whatever the user's own code raises
-        raise ValueError(f"{student.name} cannot take images {list(shape)}: {type(error).__name__}: {error}") from error
-    expected = [2, len(dataset.outputs)]
+        what = f"{student.name} cannot take {dataset.example}s {list(shape)}"
+        raise ValueError(f"{what}: {type(error).__name__}: {error}") from error
+    expected = [2 * dataset.labels_each, len(dataset.outputs)]
     if not isinstance(output, torch.Tensor) or list(output.shape) != expected:
         found = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ValueError(f"{student.name} returns {found} for 2 images, not logits {expected}")
+        raise ValueError(f"{student.name} returns {found} for 2 {dataset.example}s, not logits {expected}")
 
 
 def outline_of(student: Component, dataset: DatasetSpec) -> Outline:
     """The taps and parameters of a network for a dataset; nothing is computed."""
     options = json.dumps(student.options, sort_keys=True)
-    return _outline(student.target, options, **_shape_of(dataset))
+    return _outline(student.target, options, tuple(dataset.told.items()), dataset.shape, dataset.dtype)
 
 
 @functools.lru_cache(maxsize=64)  # the runs of a table ask for the same few networks again and again
-def _outline(target: str, options: str, num_classes: int, in_channels: int, image_size: int) -> Outline:
-    offered = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+def _outline(
+    target: str, options: str, told: tuple[tuple[str, int | bool], ...], shape: tuple[int, ...], dtype: torch.dtype
+) -> Outline:
     with torch.device("meta"):
-        network: nn.Module = _call_with(resolve(target), offered, **as_tuples(json.loads(options)))
-    return outline(network, (in_channels, image_size, image_size), target.rpartition(".")[2])
+        network: nn.Module = _call_with(resolve(target), dict(told), **as_tuples(json.loads(options)))
+    return outline(network, shape, target.rpartition(".")[2], dtype=dtype)
 
 
 def pair_for(spec: Spec, device: torch.device) -> Pair | None:
@@ -107,10 +125,22 @@ def check_tasks(spec: Spec, needs: Needs) -> None:
             f"classes with those of {spec.dataset.name}; a teacher of another dataset is for methods on features or "
             "relations alone: at, fsp, rkd, sp, fitnet with method.stage1_epochs=0, and sum of these"
         )
+    for other in others:
+        if not (other.same_views(spec.dataset) or _converts(spec.dataset, other)):
+            raise ValueError(
+                f"teacher.trained_on={other.name}: its {other.example}s are made of no {spec.dataset.example}s of "
+                f"{spec.dataset.name}; images are made of images alone"
+            )
+
+
+def _converts(student: DatasetSpec, teacher: DatasetSpec) -> bool:
+    return isinstance(student, ImageDatasetSpec) and isinstance(teacher, ImageDatasetSpec)
 
 
 def conversion(student: DatasetSpec, teacher: DatasetSpec) -> Conversion:
-    """From the views of a student's dataset to what a teacher's network takes."""
+    """From the views of a student's dataset of images to what a teacher's network takes."""
+    assert isinstance(student, ImageDatasetSpec)
+    assert isinstance(teacher, ImageDatasetSpec), "refused in preflight"
     return Conversion(student.mean, student.std, teacher.image_size, teacher.mean, teacher.std)
 
 
@@ -166,16 +196,18 @@ def load_splits(dataset: DatasetSpec, root: Path) -> Splits:
     Raises:
         kdrun.data.DataError: absent and unreachable, damaged, or not what the spec says.
     """
-    splits: Splits = _call_with(resolve(dataset.target, Splits), {**dataclasses.asdict(dataset), "root": root})
-    check(splits, num_classes=dataset.num_classes, in_channels=dataset.in_channels, image_size=dataset.image_size)
+    splits: Splits = _call_with(resolve(dataset.target, Splits), {**vars(dataset), "root": root})
+    dataset.check(splits)
     found = (len(splits.train.labels), len(splits.test.labels))
     if found != (dataset.train_size, dataset.test_size):
         raise DataError(
-            f"{dataset.name} has {found[0]} training and {found[1]} test images, "
+            f"{dataset.name} has {found[0]} training and {found[1]} test {dataset.example}s, "
             f"not dataset.train_size={dataset.train_size} and dataset.test_size={dataset.test_size}"
         )
     if dataset.identity.startswith(CONTENT_HASH) and dataset.identity != identity(splits):
-        raise DataError(f"{dataset.name} in {root} is not what this run was made for: its images have changed")
+        raise DataError(
+            f"{dataset.name} in {root} is not what this run was made for: its {dataset.example}s have changed"
+        )
     return splits
 
 
@@ -225,8 +257,14 @@ def stage_recipes(recipe: Recipe, method: Method) -> list[Recipe]:
     return [dataclasses.replace(recipe, **changes), recipe]
 
 
-def build_schedule(recipe: Recipe, steps_per_epoch: int) -> MultiStepSchedule:
+def build_schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:
     """The learning rate as a function of the step."""
+    if recipe.schedule == "cosine":
+        return CosineSchedule(
+            lr=recipe.scaled_lr,
+            total_steps=recipe.epochs * steps_per_epoch,
+            warmup_steps=recipe.warmup_epochs * steps_per_epoch,
+        )
     return MultiStepSchedule(
         lr=recipe.scaled_lr,
         total_steps=recipe.epochs * steps_per_epoch,
@@ -238,7 +276,7 @@ def build_schedule(recipe: Recipe, steps_per_epoch: int) -> MultiStepSchedule:
 
 def build_optimisation(
     recipe: Recipe, parameters: Iterable[nn.Parameter], steps_per_epoch: int
-) -> tuple[torch.optim.Optimizer, MultiStepSchedule]:
+) -> tuple[torch.optim.Optimizer, Schedule]:
     """The optimiser over parameters, and the learning rate as a function of the step."""
     schedule = build_schedule(recipe, steps_per_epoch)
     optimizer = build_optimizer(
@@ -249,6 +287,8 @@ def build_optimisation(
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
     )
+    if recipe.clip_norm is not None:
+        clip_gradients(optimizer, recipe.clip_norm)
     if recipe.max_norm is not None:
         bound_norms(optimizer, recipe.max_norm)
     return optimizer, schedule

@@ -8,10 +8,10 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from kdrun.data import Augmentation
-from kdrun.experiment.dataset_spec import DatasetSpec, enforce
+from kdrun.experiment.dataset_spec import DatasetSpec, enforce, kind_of
 from kdrun.training.optimisation import OPTIMIZERS
 
 SEMANTICS = 1
@@ -56,9 +56,11 @@ class Recipe:
         momentum: in [0, 1); Adam's beta1.
         nesterov: SGD only.
         weight_decay: L2 penalty on all parameters, at least 0.
+        schedule: `steps`: constant between milestones; or `cosine`: half a cosine down to 0 after the warm-up.
         milestones: increasing shares of the epochs, in (0, 1), where the learning rate is multiplied by `gamma`.
         gamma: in (0, 1].
         warmup_epochs: linear, per iteration; from 0 to `epochs`.
+        clip_norm: gradients are scaled down where their norm over all parameters (L2) is larger; None scales none.
         max_norm: no unit's incoming weights get longer than this (L2), see `bound_norms`; None bounds none.
         evaluate_every: epochs from one evaluation to the next; the last epoch always has one. None is that one alone.
         augmentation: of the training views.
@@ -72,9 +74,11 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
+    schedule: Literal["steps", "cosine"] = "steps"
     milestones: tuple[float, ...] = (0.3, 0.6, 0.8)
     gamma: float = 0.2
     warmup_epochs: int = 1
+    clip_norm: float | None = None
     max_norm: float | None = None
     evaluate_every: int | None = 1
     augmentation: Augmentation = Augmentation()  # noqa: RUF009 (frozen)
@@ -93,6 +97,7 @@ class Recipe:
             ("milestones", _increasing_shares(self.milestones), "increasing shares of the epochs, in (0, 1)"),
             ("gamma", 0 < self.gamma <= 1, "more than 0 and at most 1"),
             ("warmup_epochs", 0 <= self.warmup_epochs <= max(self.epochs, 1), "from 0 to recipe.epochs"),
+            ("clip_norm", self.clip_norm is None or self.clip_norm > 0, "null or more than 0"),
             ("max_norm", self.max_norm is None or self.max_norm > 0, "null or more than 0"),
             ("evaluate_every", self.evaluate_every is None or self.evaluate_every >= 1, "null or at least 1"),
         )
@@ -202,7 +207,7 @@ class Spec:
     def from_canonical(cls, values: Mapping[str, Any]) -> Spec:
         """The inverse of `canonical()`."""
         fields = dict(values)
-        fields["dataset"] = DatasetSpec(**as_tuples(fields["dataset"]))
+        fields["dataset"] = kind_of(fields["dataset"])(**as_tuples(fields["dataset"]))
         for part in ("student", "method"):
             node = fields[part]
             fields[part] = Component(node["target"], as_tuples(node.get("options", {})), node.get("source"))

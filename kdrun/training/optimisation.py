@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,41 @@ def bound_norms(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
                     weight.mul_((max_norm / norms).clamp(max=1.0))  # of a norm of 0 that is 1
 
     optimizer.register_step_post_hook(bound)
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
+    """Before each step of the optimiser, scales the gradients down to a norm (L2, over all of them) of `clip_norm`."""
+
+    def clip(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, clip_norm)
+
+    optimizer.register_step_pre_hook(clip)
+
+
+Schedule = Callable[[int], float]
+"""The learning rate as a function of the step, from 0."""
+
+
+@dataclass(frozen=True)
+class CosineSchedule:
+    """Linear warm-up, then half a cosine down to 0 at the end (Loshchilov and Hutter 2017, without restarts).
+
+    Attributes:
+        lr: the highest learning rate, at the end of the warm-up.
+        total_steps: steps of the whole schedule, whether or not a run stops earlier.
+        warmup_steps: step i of the warm-up (from 0) has `lr * (i + 1) / warmup_steps`.
+    """
+
+    lr: float
+    total_steps: int
+    warmup_steps: int = 0
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        passed = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * passed))
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class LiveTeacher:
     def __call__(self, batch: Batch) -> TeacherOutput:
         x = batch.x if self._conversion is None else self._conversion(batch.x)
         with self._autocast, tapped(self._model, self._taps) as features:
-            logits = self._model(x.to(self._dtype))
+            logits = self._model(x.to(self._dtype) if x.is_floating_point() else x)
         return TeacherOutput(logits, features, self._weights, same_task=self._same_task)
 
     def end_epoch(self) -> None:

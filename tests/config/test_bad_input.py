@@ -25,7 +25,7 @@ TREE = {
     "recipe/open": "epochs: [\n",
 }
 STAGE1 = "must be an integer, a number of epochs (0: one stage), or a number with a point above 0, a multiple of"
-GROUPS = "dataset, method, recipe, runtime, seed, start, stop_epoch, student, teacher"
+GROUPS = "dataset, evaluation, method, recipe, runtime, seed, start, stop_epoch, student, teacher"
 OUTSIDE = "is outside the trusted packages (kdrun)"
 
 BAD = [
@@ -34,7 +34,7 @@ BAD = [
     (
         "student=resnet81",
         "student=resnet81: no such option; did you mean resnet8?",
-        "cnn, densenet121, googlenet, mlp",
+        "cnn, densenet121, googlenet, lstm, mlp",
     ),
     ("teacher=resnet65", "teacher=resnet65", "did you mean resnet56?"),
     ("method=kdd", "method=kdd", "did you mean kd? Allowed: at, born_again, ce, dist"),
@@ -54,7 +54,7 @@ BAD = [
     ),
     ("student=null", "student=null: no such option"),
     ("recipe={}", "recipe={}: no such option"),
-    ("+student@foo=cnn", "foo: no such option; Allowed: dataset, method"),
+    ("+student@foo=cnn", "foo: no such option; Allowed: dataset, evaluation, method"),
     ("-m seed=range(0)", "seed=range(0): no value to sweep over"),
     # a plus lets Hydra take any key; kdrun does not
     ("+foo=1", "foo: no such option", GROUPS),
@@ -325,11 +325,11 @@ BAD = [
     ("dataset=synthetic dataset.identity=other", "dataset.identity='other': is what the data has, and synthetic"),
     ("dataset.identity=null dataset.num_classes=7", "dataset.num_classes=7: the data in", "has 10"),
     # one option of a group, by its name
-    ("student={}", "student={}: no such option; Allowed: cnn"),
+    ("student={}", "student={}: no such option; Allowed: abnar_cnn"),
     ("method={}", "method={}: no such option; Allowed: at, born_again, ce"),
-    ("dataset={}", "dataset={}: no such option; Allowed: cifar10"),
+    ("dataset={}", "dataset={}: no such option; Allowed: agreement"),
     ("runtime={}", "runtime={}: no such option; Allowed: auto"),
-    ("teacher={}", "teacher={}: no such option; Allowed: cnn"),
+    ("teacher={}", "teacher={}: no such option; Allowed: abnar_cnn"),
     ("student={_target_:kdrun.models.cnn}", "student={_target_:kdrun.models.cnn}: no such option"),
     ("method=[kd,ce]", "method=[kd,ce]: must be one option; to run each: -m method=kd,ce"),
     ("student=[cnn,mlp]", "student=[cnn,mlp]: must be one option"),

@@ -8,13 +8,16 @@ import pytest
 import torchvision
 import yaml
 
-from kdrun.data import Splits, check, digits
+from kdrun.data import Splits, check_images, check_sequences, digits
+from kdrun.data.lexicon import VOCABULARY
 from kdrun.data.loaders import cifar, mnist, tiny_imagenet
 from kdrun.data.loaders import digits as digits_module
 
 FOLDER = Path(__file__).parents[2] / "conf" / "dataset"
-NAMES = ("cifar10", "cifar100", "digits", "fashion_mnist", "folder", "mnist", "synthetic", "tiny_imagenet")
+IMAGES = ("cifar10", "cifar100", "digits", "fashion_mnist", "folder", "mnist", "synthetic", "tiny_imagenet")
+SEQUENCES = ("agreement", "agreement_lm")
 KEYS = ["_target_", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size", "mean", "std"]
+SEQUENCE_KEYS = ["_target_", "identity", "num_classes", "num_tokens", "length", "per_token", "train_size", "test_size"]
 
 
 def read(name: str) -> dict:
@@ -27,18 +30,31 @@ def target(name: str):
 
 
 def test_every_dataset_has_its_file():
-    assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted(NAMES)
+    assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted(IMAGES + SEQUENCES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", IMAGES + SEQUENCES)
 def test_a_config_has_all_keys_and_its_loader_asks_for_nothing_else(name):
     config = read(name)
-    assert list(config) == KEYS
-    assert len(config["mean"]) == len(config["std"]) == config["in_channels"]
+    keys = KEYS if name in IMAGES else SEQUENCE_KEYS
+    assert list(config) == keys
+    if name in IMAGES:
+        assert len(config["mean"]) == len(config["std"]) == config["in_channels"]
     loader = target(name)
     assert loader.__name__ == name
-    assert set(inspect.signature(loader).parameters) <= {*KEYS, "root"}
+    assert set(inspect.signature(loader).parameters) <= {*keys, "root"}
     assert inspect.get_annotations(loader, eval_str=True)["return"] is Splits
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_a_generated_dataset_is_what_its_config_says(name):
+    config = read(name)
+    sizes = {"train_size": 40, "test_size": 30}
+    splits = target(name)(**sizes, length=config["length"])
+    described = {key: config[key] for key in ("num_classes", "num_tokens", "length", "per_token")}
+    check_sequences(splits, **described)
+    assert (len(splits.train), len(splits.test)) == (40, 30)
+    assert config["num_tokens"] == len(VOCABULARY)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
@@ -71,7 +87,7 @@ def test_digits_config_says_what_the_data_are():
     config, splits = read("digits"), digits()
     assert config["identity"] == f"sha256:{digits_module.SHA256}"
     assert (config["train_size"], config["test_size"]) == (len(splits.train), len(splits.test))
-    check(splits, **{key: config[key] for key in ("num_classes", "in_channels", "image_size")})
+    check_images(splits, **{key: config[key] for key in ("num_classes", "in_channels", "image_size")})
     pixels = splits.train.images.double() / 255
     assert config["mean"] == [round(float(pixels.mean()), 4)]
     assert config["std"] == [round(float(pixels.std(correction=0)), 4)]
@@ -81,5 +97,5 @@ def test_synthetic_config_builds():
     config = read("synthetic")
     names = ("num_classes", "in_channels", "image_size", "train_size", "test_size")
     splits = target("synthetic")(**{name: config[name] for name in names})
-    check(splits, **{name: config[name] for name in names[:3]})  # raises where they disagree
+    check_images(splits, **{name: config[name] for name in names[:3]})  # raises where they disagree
     assert (len(splits.train.labels), len(splits.test.labels)) == (config["train_size"], config["test_size"])

@@ -7,24 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from kdrun.data.grammar import (
-    BALANCED,
-    COPULAR,
-    MAX_WORDS,
-    NATURAL,
-    NATURAL_MIXED,
-    NOUNS,
-    PERSONS,
-    VERBS,
-    VOCABULARY,
-    Question,
-    Sentence,
-    encode,
-    questions_of,
-    sentences,
-    verb_ids,
-    with_s,
-)
+from kdrun.data.grammar import BALANCED, NATURAL, NATURAL_MIXED, Question, Sentence, questions_of, sentences
+from kdrun.data.lexicon import COPULAR, NOUNS, PERSONS, VERBS, VOCABULARY, encode, verb_ids, with_s
+from kdrun.data.writer import MAX_WORDS
 
 
 def words_of(text: str, separator: str | None = None) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from kdrun.data import DataError, check, folder, identity, tiny_imagenet
+from kdrun.data import DataError, check_images, folder, identity, tiny_imagenet
 from kdrun.data.loaders import tiny_imagenet as tiny_module
 
 
@@ -56,7 +56,7 @@ def as_torchvision_does(path: Path, size: int, mode: str) -> torch.Tensor:
 @pytest.mark.parametrize(("in_channels", "mode"), [(1, "L"), (3, "RGB")])
 def test_folder_is_decoded_as_torchvision_would(tree, in_channels, mode):
     splits = folder(tree, image_size=12, in_channels=in_channels)
-    check(splits, num_classes=2, in_channels=in_channels, image_size=12)
+    check_images(splits, num_classes=2, in_channels=in_channels, image_size=12)
     assert splits.class_names == ("ant", "bee")
     assert splits.train.labels.tolist() == [0, 0, 1, 1]
     assert splits.test.labels.tolist() == [0, 1]
@@ -167,7 +167,7 @@ def tiny(tmp_path, data_home, monkeypatch) -> Path:
 
 def test_tiny_imagenet_reads_the_official_layout(tiny):
     splits = tiny_imagenet(tiny.parent)
-    check(splits, num_classes=2, in_channels=3, image_size=64)
+    check_images(splits, num_classes=2, in_channels=3, image_size=64)
     assert splits.class_names == ("goldfish", "toad")
     assert splits.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert splits.test.labels.tolist() == [1, 1, 0, 0]

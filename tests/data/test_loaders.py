@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdrun.data import DataError, check, cifar10, cifar100, digits, fashion_mnist, mnist, synthetic
+from kdrun.data import DataError, check_images, cifar10, cifar100, digits, fashion_mnist, mnist, synthetic
 from kdrun.data.loaders import cifar as cifar_module
 from kdrun.data.loaders import digits as digits_module
 from kdrun.data.loaders import mnist as mnist_module
@@ -28,7 +28,7 @@ def md5(path: Path) -> str:
 def test_digits_are_the_known_ones():
     """Class counts and mean pixel (4.884..., of values 0 to 16) as scikit-learn documents and gives them."""
     splits = digits()
-    check(splits, num_classes=10, in_channels=1, image_size=8)
+    check_images(splits, num_classes=10, in_channels=1, image_size=8)
     assert (len(splits.train), len(splits.test)) == (1437, 360)
     labels = torch.cat([splits.train.labels, splits.test.labels])
     assert labels.bincount().tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
@@ -99,7 +99,7 @@ def write_cifar(root: Path, monkeypatch, name: str) -> torch.Tensor:
 def test_cifar_reads_images_labels_and_names(tmp_path, monkeypatch, name):
     images = write_cifar(tmp_path, monkeypatch, name)
     splits = CIFAR[name][0](tmp_path)
-    check(splits, num_classes=2, in_channels=3, image_size=32)
+    check_images(splits, num_classes=2, in_channels=3, image_size=32)
     together = torch.cat([splits.train.images, splits.test.images])
     assert torch.equal(together.permute(0, 3, 1, 2), images)
     assert torch.cat([splits.train.labels, splits.test.labels]).tolist() == [i % 2 for i in range(len(images))]
@@ -219,7 +219,7 @@ def unpack_all(place: Path) -> None:
 def test_idx_reads_images_and_labels(tmp_path, monkeypatch, no_network, name):
     arrays = write_idx(tmp_path, monkeypatch, name)
     splits = IDX[name][0](tmp_path)
-    check(splits, num_classes=10, in_channels=1, image_size=28)
+    check_images(splits, num_classes=10, in_channels=1, image_size=28)
     assert torch.equal(splits.train.images.squeeze(3), arrays["train-images-idx3-ubyte"])
     assert torch.equal(splits.train.labels, arrays["train-labels-idx1-ubyte"].long())
     assert torch.equal(splits.test.images.squeeze(3), arrays["t10k-images-idx3-ubyte"])
@@ -283,7 +283,7 @@ def test_mnist_files_are_downloaded_from_the_next_mirror(tmp_path, monkeypatch):
 def test_synthetic_is_as_described_repeatable_and_learnable(classes, channels, size):
     description = {"num_classes": classes, "in_channels": channels, "image_size": size}
     splits = synthetic(**description, train_size=100, test_size=40)
-    check(splits, **description)
+    check_images(splits, **description)
     assert (len(splits.train), len(splits.test)) == (100, 40)
     again = synthetic(**description, train_size=100, test_size=40)
     assert torch.equal(again.train.images, splits.train.images)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from kdrun.data.errors import DataError
-from kdrun.data.grammar import Question, encode
+from kdrun.data.grammar import Question
+from kdrun.data.lexicon import encode
 from kdrun.data.real_agreement import (
     BLIMP_ONE_PREFIX,
     BLIMP_TWO_PREFIXES,

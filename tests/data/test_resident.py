@@ -1,9 +1,19 @@
-"""Batches from resident images, their order, and the views of an epoch."""
+"""Batches from resident images and sequences, their order, and the views of an epoch."""
 
 import pytest
 import torch
 
-from kdrun.data import Augmentation, ImageSet, ResidentImages, TrainingViews, augment, batches, epoch_order
+from kdrun.data import (
+    Augmentation,
+    ImageSet,
+    ResidentImages,
+    ResidentSequences,
+    SequenceSet,
+    TrainingViews,
+    augment,
+    batches,
+    epoch_order,
+)
 
 MEAN, STD = [0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]
 IMAGES = torch.randint(0, 256, (20, 6, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -92,3 +102,21 @@ def test_an_epoch_visits_every_image_once(resident):
     assert torch.equal(index, epoch_order(20, seed=5, epoch=2))
     assert torch.equal(torch.cat([step[1] for step in steps]), LABELS[index])
     assert torch.equal(torch.cat([step[0] for step in steps]), resident.view(index, law, seed=5, epoch=2))
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_an_epoch_of_sequences_has_each_with_its_labels_in_the_order_of_the_logits_rows(per_token):
+    tokens = torch.arange(60).view(20, 3)
+    labels = 100 + tokens if per_token else LABELS
+    resident = ResidentSequences(SequenceSet(tokens, labels), device="cpu")
+    assert len(resident) == 20
+    assert resident.labels.tolist() == [label for row in labels.view(20, -1).tolist() for label in row]
+    views = TrainingViews(resident, Augmentation(), batch_size=8, seed=5)
+    steps = list(views.epoch(2))
+    assert len(steps) == len(views) == 3
+    order = epoch_order(20, seed=5, epoch=2)
+    for (x, y, index), expected in zip(steps, order.split(8), strict=True):
+        assert torch.equal(index, expected)
+        assert x.tolist() == [tokens[i].tolist() for i in expected]
+        assert y.tolist() == [label for i in expected for label in labels[i].view(-1).tolist()]
+    assert torch.equal(resident.batch(order), resident.view(order, Augmentation(), seed=1, epoch=9)), "as they are"

@@ -1,4 +1,4 @@
-"""Selection of images, and the checks on what a loader returns."""
+"""Selection of images and sequences, and the checks on what a loader returns."""
 
 import dataclasses
 import itertools
@@ -9,8 +9,10 @@ import torch
 from kdrun.data import (
     DataError,
     ImageSet,
+    SequenceSet,
     Splits,
-    check,
+    check_images,
+    check_sequences,
     identity,
     relabelled,
     select,
@@ -128,9 +130,9 @@ def with_train(images: torch.Tensor, labels: torch.Tensor) -> Splits:
     ],
 )
 def test_check_names_what_is_wrong(splits, message):
-    check(GOOD, **DESCRIPTION)  # accepts what is described
+    check_images(GOOD, **DESCRIPTION)  # accepts what is described
     with pytest.raises(DataError, match=message):
-        check(splits, **DESCRIPTION)
+        check_images(splits, **DESCRIPTION)
 
 
 def test_identity_covers_pixels_labels_and_names():
@@ -163,3 +165,71 @@ def test_labels_become_the_numbers_of_outputs():
     labels = torch.tensor([0, 1, 2, 3, 2])
     assert relabelled(labels, [(2,), (0,), (1, 3)]).tolist() == [1, 2, 0, 2, 0]
     assert torch.equal(relabelled(labels, [(0,), (1,), (2,), (3,)]), labels)
+
+
+def sequences(per_token: bool) -> Splits:
+    """Sequences whose first token says their own position; of the classes of `LABELS`, or with a label a token."""
+    tokens = torch.arange(258)[:, None] + torch.tensor([0, 300, 600])
+    labels = tokens % 4 if per_token else LABELS
+    return Splits(SequenceSet(tokens, labels), SequenceSet(tokens[:9], labels[:9]), ("a", "b", "c", "d"))
+
+
+def test_sequences_are_chosen_as_images_of_the_same_labels_are(splits):
+    options = {"val_fraction": 0.2, "train_fraction": 0.3}
+    chosen, images = select(sequences(per_token=False), **options), select(splits, **options)
+    for part, alike in ((chosen.train, images.train), (chosen.val, images.val)):
+        assert part.tokens[:, 0].tolist() == positions(alike)
+        assert torch.equal(part.labels, alike.labels)
+
+
+def test_of_sequences_with_a_label_a_token_the_shares_are_of_all_together():
+    text = sequences(per_token=True)
+    chosen, smaller = (select(text, val_fraction=0.25, train_fraction=share) for share in (1.0, 0.5))
+    assert (len(chosen.train), len(chosen.val), len(smaller.train)) == (258 - 65, 65, 97)  # 64.5 and 96.5, half up
+    train, val, half = (set(part.tokens[:, 0].tolist()) for part in (chosen.train, chosen.val, smaller.train))
+    assert (train | val, train & val) == (set(range(258)), set())
+    assert half < train
+    assert torch.equal(smaller.val.tokens, chosen.val.tokens)
+    for part in (chosen.train, chosen.val, smaller.train):
+        assert torch.equal(part.labels, part.tokens % 4), "each sequence keeps its labels"
+    assert len(chosen.test) == 9
+
+
+def of_tokens(**changes: torch.Tensor) -> Splits:
+    """Four sequences of three tokens out of 1,000, of four classes."""
+    whole = {"tokens": torch.arange(12).view(4, 3), "labels": torch.arange(4), **changes}
+    part = SequenceSet(**whole)
+    return Splits(part, part, ("a", "b", "c", "d"))
+
+
+@pytest.mark.parametrize(
+    ("splits", "changes", "message"),
+    [
+        (of_tokens(), {"num_classes": 5}, "dataset.num_classes=5, but the data has 4 class names"),
+        (GOOD, {"num_classes": 3}, "training set has no sequences, but dataset.num_tokens=12 asks for some"),
+        (of_tokens(tokens=torch.zeros(4, 3)), {}, "training tokens: torch.float32"),
+        (of_tokens(), {"length": 4}, r"training tokens: .*\[4, 3\], but dataset.length=4 .*\[4, 4\]"),
+        (of_tokens(labels=torch.arange(3)), {}, "with 3 labels"),
+        (of_tokens(labels=torch.arange(4).int()), {}, "training labels: torch.int32"),
+        (of_tokens(), {"per_token": True}, r"labels: .*\[4\], but dataset.per_token=True asks for .*\[4, 3\]"),
+        (of_tokens(labels=torch.zeros(4, 3).long()), {}, r"labels: .*\[4, 3\], but dataset.per_token=False"),
+        (of_tokens(tokens=torch.zeros(1, 3).long(), labels=torch.zeros(1).long()), {}, r"has 1 sequence\(s\)"),
+        (of_tokens(), {"num_tokens": 11}, "tokens run from 0 to 11, but dataset.num_tokens=11 allows 0 to 10"),
+        (of_tokens(labels=torch.arange(4) - 1), {}, "labels run from -1 to 2, but dataset.num_classes=4"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_check_names_what_is_wrong_with_sequences(splits, changes, message):
+    description = {"num_classes": 4, "num_tokens": 12, "length": 3, "per_token": False}
+    check_sequences(of_tokens(), **description)  # accepts what is described, and per token
+    check_sequences(of_tokens(labels=torch.zeros(4, 3).long()), **{**description, "per_token": True})
+    with pytest.raises(DataError, match=message):
+        check_sequences(splits, **{**description, **changes})
+
+
+def test_images_and_sequences_are_told_apart_and_each_has_an_identity():
+    with pytest.raises(DataError, match=r"training set has no images, but dataset.image_size=4 asks for some"):
+        check_images(dataclasses.replace(of_tokens(), class_names=("a", "b", "c")), **DESCRIPTION)
+    later = torch.arange(12).view(4, 3) + 1
+    variants = [of_tokens(), of_tokens(tokens=later), of_tokens(labels=torch.arange(4).flip(0))]
+    assert len({identity(splits) for splits in variants}) == 3
