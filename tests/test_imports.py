@@ -12,13 +12,14 @@ ALLOWED = {
     "cli": {"config", "experiment", "analysis", "tables"},
     "config": {"experiment", "tables"},
     "tables": {"experiment"},
-    "experiment": {"training", "methods", "models", "data", "metrics", "specialists"},
+    "experiment": {"training", "methods", "models", "data", "metrics", "similarity", "specialists"},
     "analysis": {"experiment", "metrics", "tables"},
     "benchmark": {"experiment", "training", "methods", "models", "data", "losses", "metrics", "analysis"},
     "training": {"methods", "metrics"},
     "methods": {"losses"},
     "losses": set(),
     "metrics": set(),
+    "similarity": set(),
     "specialists": {"clustering"},
     "clustering": set(),
     "models": set(),
@@ -76,5 +77,6 @@ def test_every_part_has_its_arrows():
 def test_config_uses_of_experiment_only_specs_and_building():
     used = {name for path in (ROOT / "config").glob("*.py") for name in imports(path) if "experiment" in name}
     assert used <= {
-        f"kdrun.experiment.{name}" for name in ("spec", "dataset_spec", "build", "components", "signature", "runtime")
+        f"kdrun.experiment.{name}"
+        for name in ("spec", "dataset_spec", "build", "components", "signature", "runtime", "evaluations")
     }

@@ -24,19 +24,25 @@ def test_metrics_are_percent_and_nats():
     assert metrics["nll"] == pytest.approx((math.log(2) + math.log(10)) / 2, rel=1e-6)
 
 
-def test_ece_equals_a_loop_over_bins():
+@pytest.mark.parametrize("bins", [15, 1000, 2000, 10**6])
+def test_ece_equals_a_loop_over_bins(bins):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(500, 10, generator=generator, dtype=torch.float64) * 2
     labels = torch.randint(10, (500,), generator=generator)
     confidence, prediction = logits.softmax(1).max(1)
     expected = 0.0
-    for low in range(15):
-        inside = [i for i in range(500) if low / 15 < confidence[i] <= (low + 1) / 15]
-        if inside:
-            accuracy = sum(float(prediction[i] == labels[i]) for i in inside) / len(inside)
-            mean = sum(confidence[i].item() for i in inside) / len(inside)
-            expected += len(inside) / 500 * abs(accuracy - mean)
-    assert expected_calibration_error(logits, labels).item() == pytest.approx(expected, rel=1e-9)
+    members: dict[int, list[int]] = {}
+    for i in range(500):
+        members.setdefault(math.ceil(confidence[i].item() * bins), []).append(i)
+    for number, inside in members.items():
+        assert all((number - 1) / bins < confidence[i].item() <= number / bins for i in inside)
+        accuracy = sum(float(prediction[i] == labels[i]) for i in inside) / len(inside)
+        mean = sum(confidence[i].item() for i in inside) / len(inside)
+        expected += len(inside) / 500 * abs(accuracy - mean)
+    assert expected_calibration_error(logits, labels, bins=bins).item() == pytest.approx(expected, rel=1e-9)
+    if bins == 10**6:  # hardly two in one bin: the mean of |correct - confidence|
+        alone = ((prediction == labels).double() - confidence).abs().mean().item()
+        assert expected == pytest.approx(alone, rel=1e-2)
 
 
 def test_certain_and_right_is_calibrated_certain_and_wrong_is_not():

@@ -40,7 +40,8 @@ class Line:
         train_top1: top-1 of the last epoch on the training images, in training mode.
         selected: on the test set, of the epoch that is best on the validation images.
         errors_on: errors on the classes that the row names.
-        figures: what a derived row finds beside the metrics, by name.
+        figures: what a derived row finds beside the metrics, and what the runs answered in the table's evaluations (with
+            the name of the evaluation before that of the figure), by name.
     """
 
     entry: Entry
@@ -78,6 +79,7 @@ class Archive:
         find: the finished run of a spec, or None.
         kept: what was computed of finished runs, or None.
         columns: of the definition; for some of them more than results is read.
+        evaluations: of the definition.
         measure: of the definition.
     """
 
@@ -85,6 +87,7 @@ class Archive:
     kept: Callable[[Derived], Mapping[str, Any] | None] = lambda _: None
     columns: Sequence[str] = ()
     measure: Measure = TOP1
+    evaluations: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -169,10 +172,24 @@ def _read(entry: Entry, archive: Archive) -> _Found:
         errors_on={i: sum(counts[name] for name in entry.row.errors_on) for i, counts in errors.items()},
         ensemble=None if known is None else measured(known["test"]["last"]),
         figures={
-            name: {i: record["figures"][name] for i, record in records.items()}
-            for name in (entry.derived[0].figures if entry.derived else ())
+            **{
+                name: {i: record["figures"][name] for i, record in records.items()}
+                for name in (entry.derived[0].figures if entry.derived else ())
+            },
+            **_answers(entry, archive),
         },
     )
+
+
+def _answers(entry: Entry, archive: Archive) -> dict[str, dict[int, float]]:
+    """What a row's runs answered in the evaluations, by column."""
+    found: dict[str, dict[int, float]] = {}
+    for on in archive.evaluations:
+        for i, asked in enumerate(entry.evaluations(on)):
+            record = archive.kept(asked)
+            for name, value in record["figures"].items() if record else ():
+                found.setdefault(f"{on} {name}", {})[i] = value
+    return found
 
 
 def _teachers(entry: Entry, results: Mapping[int, Mapping[str, Any]], measure: Measure) -> dict[str, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.comparison import Line
+from kdrun.analysis.evaluations import digits_of
 from kdrun.analysis.measure import MEASURES, Measure
 from kdrun.analysis.paper_text import caption, footnotes, notes_of
 from kdrun.analysis.paper_words import heading, method_label
@@ -91,7 +92,7 @@ def _cells(
         "Δ best on test": [measure.difference(line.difference_best) for line in lines],
         "train top-1": [_digits(line.train_top1, 2) for line in lines],
         **_errors_on(lines, published=published),
-        **_figures(lines),
+        **_figures(lines, published=published),
         "ensemble": [_ensemble(line, measure, published=published) for line in lines] if "ensemble" in extra else [],
         "teacher": [_teacher(line, measure, published=published) for line in lines],
         "its confidence": [_digits(line.teacher_confidence, 3) for line in lines]
@@ -153,10 +154,16 @@ def _errors_on(lines: Sequence[Line], *, published: bool) -> dict[str, list[str]
     return columns
 
 
-def _figures(lines: Sequence[Line]) -> dict[str, list[str]]:
-    """A column for each figure of derived rows."""
+def _figures(lines: Sequence[Line], *, published: bool) -> dict[str, list[str]]:
+    """A column for each figure of derived rows and of evaluations, with the published one in brackets."""
     names = dict.fromkeys(name for line in lines for name in line.figures)
-    return {name: [_digits(line.figures.get(name), 2) for line in lines] for name in names}
+    return {name: [_figure(line, name, published=published) for line in lines] for name in names}
+
+
+def _figure(line: Line, name: str, *, published: bool) -> str:
+    printed = line.entry.row.published.figures.get(name) if published else None
+    ours = _digits(line.figures.get(name), digits_of(name))
+    return _with_published(ours, "" if printed is None else f"{printed:.{digits_of(name)}f}")
 
 
 def _with_published(ours: str, printed: str) -> str:

@@ -27,7 +27,8 @@ def csv_text(definition: Definition, lines: Sequence[Line], *, published: bool, 
     rows = [
         {
             **_record(definition, line, published=published, elsewhere=elsewhere),
-            **(_of_derived(line, figures) if any(line.entry.derived for line in lines) else {}),
+            **(_keys(line) if any(line.entry.derived for line in lines) else {}),
+            **_figures(line, figures, published=published and definition.has_published),
             **(_on_classes(line, published=published) if any(line.entry.row.errors_on for line in lines) else {}),
         }
         for line in lines
@@ -80,10 +81,16 @@ def _record(
     }
 
 
-def _of_derived(line: Line, figures: Sequence[str]) -> dict[str, str | int | float | None]:
-    """The keys of derived figures, and what they found beside the metrics."""
-    found: dict[str, str | int | float | None] = {"derived": " ".join(each.key for each in line.entry.derived)}
-    for name in figures:
+def _keys(line: Line) -> dict[str, str | int | float | None]:
+    return {"derived": " ".join(each.key for each in line.entry.derived)}
+
+
+def _figures(line: Line, names: Sequence[str], *, published: bool) -> dict[str, str | int | float | None]:
+    """What derived rows and evaluations found, by name."""
+    printed = line.entry.row.published.figures
+    found: dict[str, str | int | float | None] = {}
+    for name in names:
+        found |= {f"published_{name}": printed.get(name)} if published else {}
         found |= _mean_and_std(name, line.figures.get(name))
     return found
 

@@ -99,7 +99,7 @@ def dots(
     if not lines:
         path.unlink(missing_ok=True)
         return
-    places = _places(lines)
+    places = places_of(lines)
     panels = _panels(lines, places, measure, published=published)
     with figure(path, 9.5, HEIGHT + ROW_INCHES * (max(places) + 1)) as drawn:
         ratios = (3, 2)[: len(panels)]
@@ -110,7 +110,7 @@ def dots(
         for axes in right:
             axes.axvline(0, color="0.3", linewidth=1, zorder=1)
             axes.set_xlabel(f"Δ to the baseline ({measure.difference_unit})")
-        _name_rows(left, lines, places)
+        name_rows(left, lines, places)
         set_heading(drawn, title)
         drawn.set_layout_engine("constrained", wspace=0.04)
         drawn.legend(
@@ -224,8 +224,14 @@ def _arrow(axes: Axes, mark: _Mark, *, below: bool) -> None:
     )
 
 
-def _name_rows(axes: Axes, lines: Sequence[Line], places: Sequence[float]) -> None:
-    axes.set_yticks(places, [f"{line.student}  {method_label(line.entry)}" for line in lines])
+def name_of(line: Line) -> str:
+    """What a row is called beside its dot."""
+    return f"{line.student}  {method_label(line.entry)}"
+
+
+def name_rows(axes: Axes, lines: Sequence[Line], places: Sequence[float]) -> None:
+    """The rows' names at their places, from top to bottom; those of controls grey."""
+    axes.set_yticks(places, [name_of(line) for line in lines])
     axes.set_ylim(max(places) + 0.6, -0.6)
     axes.tick_params(axis="y", labelsize="small", pad=6)
     for label, line in zip(axes.get_yticklabels(), lines, strict=True):
@@ -237,20 +243,20 @@ def _legend(panels: Sequence[_Panel], published_runs: int | None) -> Iterator[Li
     left = panels[0]
     ours = [mark for mark in left.marks if mark.marker == "o"]
     if any(mark.colour == OURS for mark in ours):
-        yield _handle("o", OURS, f"ours, last epoch{_bars(panels)}")
+        yield handle("o", OURS, f"ours, last epoch{_bars(panels)}")
     if any(_stands_apart(mark, left) for mark in ours):
-        yield _handle("o", OURS, "best on test", face="white")
+        yield handle("o", OURS, "best on test", face="white")
     if any(mark.colour == CONTROL for mark in ours):
-        yield _handle("o", CONTROL, "control")
+        yield handle("o", CONTROL, "control")
     printed = [mark for panel in panels for mark in panel.marks if mark.marker == "D"]
     if printed:
         runs = "" if published_runs is None else f" over {published_runs} runs"
         drawn = any(mark.error is not None for mark in printed if mark not in left.beyond)
-        yield _handle("D", PUBLISHED, f"published (± deviation{runs})" if drawn else "published")
+        yield handle("D", PUBLISHED, f"published (± deviation{runs})" if drawn else "published")
     beyond = [mark for panel in panels for mark in panel.beyond]
     if beyond:
         below = any(mark.value < panel.low for panel in panels for mark in panel.beyond)
-        yield _handle("<" if below else ">", "0.3", "beyond the axis: the number says where")
+        yield handle("<" if below else ">", "0.3", "beyond the axis: the number says where")
 
 
 def _bars(panels: Sequence[_Panel]) -> str:
@@ -270,7 +276,8 @@ def _stands_apart(mark: _Mark, panel: _Panel) -> bool:
     return mark in panel.beyond or abs(mark.best - mark.value) > APART * (panel.high - panel.low)
 
 
-def _handle(marker: str, colour: str, label: str, face: str | None = None) -> Line2D:
+def handle(marker: str, colour: str, label: str, face: str | None = None) -> Line2D:
+    """An entry of a legend."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], marker=marker, linestyle="", color=colour, markerfacecolor=face or colour, label=label)
@@ -290,7 +297,7 @@ def _weight(line: Line) -> int:
     return BASELINE if line.entry.row.baseline is None else ROW
 
 
-def _places(lines: list[Line]) -> list[float]:
+def places_of(lines: list[Line]) -> list[float]:
     """Sorts the lines by student, in place, and says where each one stands: a gap between two students."""
     students = list(dict.fromkeys(line.student for line in lines))
     lines.sort(key=lambda line: students.index(line.student))

@@ -8,12 +8,15 @@ from typing import Any
 
 from kdrun.analysis.comparison import Archive, compare
 from kdrun.analysis.measure import MEASURES
+from kdrun.analysis.paper_buckets import buckets
 from kdrun.analysis.paper_content import Content, content
 from kdrun.analysis.paper_cover import cover
 from kdrun.analysis.paper_csv import csv_text
 from kdrun.analysis.paper_dots import dots
+from kdrun.analysis.paper_evaluations import evaluations
 from kdrun.analysis.paper_heatmap import heatmap
 from kdrun.analysis.paper_latex import latex
+from kdrun.analysis.paper_paths import paths
 from kdrun.analysis.paper_plots import curves, teacher_accuracy
 from kdrun.analysis.paper_words import has_published
 from kdrun.analysis.tables import aligned
@@ -52,7 +55,7 @@ def render(
     """
     directory.mkdir(parents=True, exist_ok=True)
     measure = MEASURES[definition.measure]
-    compared = compare(entries, Archive(find, kept, definition.columns, measure))
+    compared = compare(entries, Archive(find, kept, definition.columns, measure, definition.evaluations))
     lines = [line for line in compared if line.entry.asked or (published and has_published(line))]
     table = content(definition, lines, published=published, elsewhere=elsewhere)
     text = markdown(table, command=command)
@@ -75,6 +78,13 @@ def render(
         heatmap(directory / "heatmap.png", lines, definition.grid, measure, title=table.heading)
     if "cover" in definition.figures:
         cover(directory, lines, kept, title=table.heading)
+    if "evaluations" in definition.figures:
+        path, names = directory / "evaluations.png", definition.evaluations
+        evaluations(path, lines, names, published=published, title=table.heading)
+    if "buckets" in definition.figures:
+        buckets(directory, lines, definition.evaluations, kept, title=table.heading)
+    if "paths" in definition.figures:
+        paths(directory, lines, definition.paths, kept, title=table.heading)
     return text
 
 

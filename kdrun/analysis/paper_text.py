@@ -11,7 +11,9 @@ from kdrun.analysis.comparison import Line, baseline_of
 from kdrun.analysis.measure import MEASURES
 from kdrun.analysis.paper_words import counted, has_published, listed, scale_of
 from kdrun.experiment.components import all_options
+from kdrun.experiment.evaluations import EVALUATIONS
 from kdrun.experiment.spec import Spec
+from kdrun.metrics import ECE_BINS
 from kdrun.tables import Definition, Row
 from kdrun.tables.controls import divided_by_classes, objective
 
@@ -163,6 +165,11 @@ def _what_is_beside(definition: Definition, lines: Sequence[Line], *, published:
         yield f'"errors on ...": how many test images of these classes are wrong at the last epoch{brackets}.'
     for name, meaning in _figures(lines).items():
         yield f'"{name}": {meaning}.'
+    asked = [name for name in definition.evaluations if any(_answers(line, name) for line in lines)]
+    if asked:
+        meanings = "; ".join(f'"{name}": {EVALUATIONS[name].what}' for name in asked)
+        brackets = ", in brackets as published" if published and any(_figures_published(line) for line in lines) else ""
+        yield f"Asked of the finished runs, at their last epoch{brackets}: {meanings}. ECE has {ECE_BINS} bins."
     if "teacher_confidence" in definition.columns and any(line.teacher_confidence for line in lines):
         yield '"its confidence": the mean over the test images of the teacher\'s largest probability.'
     if "seconds" in definition.columns and any(line.seconds for line in lines):
@@ -279,6 +286,14 @@ def _errors_published(line: Line) -> bool:
 def _figures(lines: Sequence[Line]) -> dict[str, str]:
     """What derived rows find beside the metrics, by name, and what it is."""
     return {name: each.figures[name] for line in lines for each in line.entry.derived[:1] for name in line.figures}
+
+
+def _answers(line: Line, evaluation: str) -> bool:
+    return any(name.startswith(f"{evaluation} ") for name in line.figures)
+
+
+def _figures_published(line: Line) -> bool:
+    return bool(line.entry.row.published.figures)
 
 
 def _published_teacher(line: Line) -> bool:

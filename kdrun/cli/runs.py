@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kdrun import __version__
 from kdrun.cli.options import refuse, run_parser
-from kdrun.files import DamagedError
+from kdrun.files import DamagedError, write_atomically
 from kdrun.stopping import DeviceLost
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def _jobs(options: argparse.Namespace) -> tuple[list[Job], list[dict[str, str]]]
         if len({getattr(job.runtime, what) for job in jobs}) > 1:
             key = "dataset.root" if what == "data_root" else f"runtime.{what}"
             problems.append(f"the jobs of a sweep must share one {key}")
+    if len({job.evaluation for job in jobs}) > 1:
+        problems.append("the jobs of a sweep must share one evaluation")
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return jobs, choices
@@ -153,6 +155,7 @@ def told_in_a_line() -> Iterator[list[Exception]]:
 def _run_one(job: Job) -> int:
     from kdrun.analysis.aggregate import SweepRun
     from kdrun.analysis.sweep import draw_run, run_table
+    from kdrun.cli.evaluate import evaluated
     from kdrun.experiment.attempt import Request
     from kdrun.experiment.reporting import log
 
@@ -165,17 +168,22 @@ def _run_one(job: Job) -> int:
     finished = SweepRun({}, ended.run, runner.teachers(job.spec))
     if ended.reused:
         log.info("already finished, nothing to do: %s", ended.run.origin())
+    unanswered = 0
     with told_in_a_line() as failed:
         log.info("%s", run_table(finished))
+        if job.evaluation:
+            text, unanswered = evaluated(runner, {job.spec.student.name: [job.spec]}, job.evaluation)
+            log.info("\n%s", text)
         for picture in draw_run(finished):
             log.info("picture: %s", picture)
     log.info("result: %s", ended.run.result_path)
-    return 1 if failed else 0
+    return 1 if failed or unanswered else 0
 
 
 def _run_sweep(jobs: list[Job], choices: list[dict[str, str]]) -> int:
-    from kdrun.analysis.aggregate import SweepRun
+    from kdrun.analysis.aggregate import SweepRun, group_by_seed
     from kdrun.analysis.sweep import summarise, sweep_directory
+    from kdrun.cli.evaluate import evaluated
     from kdrun.experiment.attempt import Request
     from kdrun.experiment.reporting import log
 
@@ -191,12 +199,18 @@ def _run_sweep(jobs: list[Job], choices: list[dict[str, str]]) -> int:
         for job, choice in zip(jobs, choices, strict=True)
     ]
     directory = sweep_directory(jobs[0].runtime.output_root, runs)
+    unanswered = 0
     with told_in_a_line() as failed:
         log.info("\n%s", summarise(directory, runs))
+        if names := jobs[0].evaluation:
+            members = {group.label: [run.spec for run in group.runs] for group in group_by_seed(runs) if group.runs}
+            text, unanswered = evaluated(runner, members, names)
+            write_atomically(directory / "evaluation.md", text)
+            log.info("\n%s", text)
         for picture in sorted(directory.glob("*.png")):
             log.info("picture: %s", picture)
     if errors:
         log.error("%d of %d runs failed; the same command runs only what is missing", len(errors), len(requests))
     if not failed:
         log.info("result: %s", directory / "summary.csv")
-    return 1 if errors or failed else 0
+    return 1 if errors or failed or unanswered else 0

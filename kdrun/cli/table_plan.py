@@ -12,12 +12,14 @@ from kdrun.experiment.dry_run import Estimator, duration, with_teachers
 from kdrun.experiment.spec import Spec
 from kdrun.experiment.store import Store
 from kdrun.tables.controls import objective
+from kdrun.tables.waypoints import ways
 
 
 def plan(table: ComposedTable, store: Store) -> str:
     """Every run of the table with what it costs; runs that differ in their seed in one line, teachers once.
 
-    What is computed of runs follows, and costs next to nothing; runs that are made for it alone are among the runs.
+    What is computed of runs follows, and costs next to nothing; runs that are made for it alone are among the runs, but
+    for the stopped ones of paths, which are told last.
     """
     estimator = Estimator(table.shared.runtime.device, table.shared.runtime.threads)
     shown = {spec.run_id: entry.row.name for entry in table.entries for spec in entry.specs}
@@ -60,6 +62,23 @@ def plan(table: ComposedTable, store: Store) -> str:
         f"{aligned(header, rows, left=2)}\n{also}{derived}{runs} runs, {teachers} of them only as teachers"
         f"{f' and {only_parts} only as parts of rows' if only_parts else ''}; "
         f"what is missing takes about {duration(total)} on {table.shared.runtime.device.type}"
+        f"{_stopped(table, store, estimator)}"
+    )
+
+
+def _stopped(table: ComposedTable, store: Store, estimator: Estimator) -> str:
+    """The runs that are trained to draw the paths alone, each going on from the one before."""
+    asked = ways(table.entries, table.definition.paths) if "paths" in table.definition.figures else None
+    if asked is None or not asked.stopped:
+        return ""
+    missing = [run for run in asked.stopped if store.find(run) is None]
+    # of a row's runs the last is as long as all of them
+    longest = {dataclasses.replace(run, stop_epoch=None).run_id: run for run in missing}
+    seconds = sum(estimator.estimate(run).seconds for run in longest.values())
+    finished = len(asked.stopped) - len(missing)
+    return (
+        f"\npaths: {len(asked.stopped)} runs{f' ({finished} finished)' if finished else ''} that stop early, of seed "
+        f"{asked.specs[0].seed}, are trained afterwards; what is missing of them takes about {duration(seconds)} more"
     )
 
 

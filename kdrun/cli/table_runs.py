@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from kdrun.cli.runs import ending_with_the_device, execute, runner_for
 from kdrun.config.table import ComposedTable
 from kdrun.experiment.attempt import Request
-from kdrun.experiment.derived import Derived, compute, kept
+from kdrun.experiment.derived import Derived, Evaluation, compute, kept
+from kdrun.experiment.evaluations import missing_files
 from kdrun.experiment.reporting import log
 from kdrun.experiment.runner import Runner
 from kdrun.experiment.spec import Spec
 from kdrun.experiment.store import Store
 from kdrun.tables import Entry
+from kdrun.tables.waypoints import both
 
 
 def run_missing(table: ComposedTable, store: Store, so_far: Callable[[], None]) -> int:
@@ -58,7 +60,13 @@ def _derive(table: ComposedTable, store: Store, runner: Runner) -> int:
     It takes weights: of what published results alone know nothing is computed.
     """
     failed = 0
+    root = table.shared.runtime.data_root
+    lacking = {on: why for on in table.definition.evaluations if (why := missing_files(on, root))}
+    for on, why in lacking.items():
+        log.info("evaluation %s: left out: %s", on, why)
     for name, derived in _asked_of_runs(table):
+        if isinstance(derived, Evaluation) and derived.on in lacking:
+            continue
         found = [store.find(spec) for spec in derived.specs]
         runs = [run for run in found if run is not None]
         if len(runs) < len(found) or kept(store, derived) is not None:
@@ -80,12 +88,15 @@ def _derive(table: ComposedTable, store: Store, runner: Runner) -> int:
 
 
 def _asked_of_runs(table: ComposedTable) -> Iterator[tuple[str, Derived]]:
-    """Everything that the table shows and that is computed of finished runs, with the name of its row."""
+    """Everything that the table shows and that is computed of finished runs, with the name of its row or figure."""
     for entry in table.entries:
         asked = [*entry.derived, *(entry.by_class if entry.row.errors_on else ())]
         if entry.ensemble is not None and "ensemble" in table.definition.columns:
             asked.append(entry.ensemble)
+        asked += [each for on in table.definition.evaluations for each in entry.evaluations(on)]
         yield from ((entry.row.name, derived) for derived in asked)
+    if "paths" in table.definition.figures:
+        yield from (("paths", derived) for derived in both(table.entries, table.definition.paths))
 
 
 def _rounds(entries: Sequence[Entry]) -> list[list[tuple[str, Spec]]]:

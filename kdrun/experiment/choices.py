@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from kdrun.experiment.build import build_student
-from kdrun.experiment.cost import macs_per_image
+from kdrun.experiment.cost import macs_per_example
+from kdrun.experiment.dataset_spec import ImageDatasetSpec
 from kdrun.experiment.reporting import log
 from kdrun.experiment.run import Run
 from kdrun.experiment.runtime import Runtime
@@ -64,13 +65,15 @@ def recorded_choices(run: Run) -> Choices | None:
 
 def choose(spec: Spec, runtime: Runtime) -> Choices:
     """What a run begins with, with the number of CPU threads that is set."""
-    steps = spec.epochs_trained * math.ceil(spec.dataset.num_train_images / spec.recipe.batch_size)
+    steps = spec.epochs_trained * math.ceil(spec.dataset.num_train_examples / spec.recipe.batch_size)
     return Choices(
         threads=torch.get_num_threads(),
         compile=runtime.compile == "on" or (runtime.compile == "auto" and compiling_pays(spec, runtime.device, steps)),
         cuda_graphs=runtime.device.type == "cuda"
         and (runtime.cuda_graphs == "on" or (runtime.cuda_graphs == "auto" and steps >= MIN_STEPS_TO_CAPTURE)),
-        conv_plan=_conv_plan(spec) if _can_plan(spec, runtime) and steps else {},
+        conv_plan=_conv_plan(spec, spec.dataset)
+        if isinstance(spec.dataset, ImageDatasetSpec) and _can_plan(spec, runtime) and steps
+        else {},
     )
 
 
@@ -82,7 +85,7 @@ def compiling_pays(spec: Spec, device: torch.device, steps: int) -> bool:
     """
     if device.type != "cuda":
         return False
-    macs = 3 * macs_per_image(spec) * spec.recipe.batch_size  # forward, and two gradients of the same size
+    macs = 3 * macs_per_example(spec) * spec.recipe.batch_size  # forward, and two gradients of the same size
     return steps * COMPILE_GAIN * (CUDA_STEP_SECONDS + macs / CUDA_MACS_PER_SECOND) > COMPILE_SECONDS
 
 
@@ -90,9 +93,8 @@ def _can_plan(spec: Spec, runtime: Runtime) -> bool:
     return runtime.conv_plan == "auto" and runtime.device.type == "cpu" and spec.precision == "bf16"
 
 
-def _conv_plan(spec: Spec) -> dict[str, str]:
+def _conv_plan(spec: Spec, data: ImageDatasetSpec) -> dict[str, str]:
     """The plan of a student's convolutions; what this machine does not know yet is timed, some seconds a network."""
-    size = spec.dataset.image_size
     directory = _cache_home() / "conv_plan"
     try:
         known = load_known(directory)
@@ -100,8 +102,8 @@ def _conv_plan(spec: Spec) -> dict[str, str]:
         log.warning("what is known about convolutions cannot be read, they are timed again: %s", error)
         known = {}
     with torch.device("meta"):
-        student = build_student(spec.student, spec.dataset)
-    plan = tune(student, (spec.recipe.batch_size, spec.dataset.in_channels, size, size), known=known)
+        student = build_student(spec.student, data)
+    plan = tune(student, (spec.recipe.batch_size, data.in_channels, *2 * (data.image_size,)), known=known)
     if not plan.keys() <= known.keys():
         log.info("timed the convolutions of %s in bf16, once for this machine (%s)", spec.student.name, directory)
         try:

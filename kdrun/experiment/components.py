@@ -22,7 +22,8 @@ from kdrun.training.precision import resolve_device as resolve_device  # how con
 from kdrun.training.precision import resolve_precision as resolve_precision
 
 TRUST_VARIABLE = "KDRUN_TRUST"
-MODEL_INJECTED = ("num_classes", "in_channels", "image_size")
+MODEL_INJECTED = ("num_classes", "in_channels", "image_size", "num_tokens", "length", "per_token")
+"""What a network is told of images, or of sequences: `DatasetSpec.told`."""
 METHOD_INJECTED = ("student", "pair")
 
 

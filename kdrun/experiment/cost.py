@@ -10,14 +10,14 @@ from kdrun.models.cost import num_macs
 from kdrun.training.precision import resolve_threads
 
 
-def macs_per_image(spec: Spec, network: Component | None = None) -> int:
-    """Multiply-accumulates of a forward pass on one image of a run's student, or of another network on its data."""
-    size = spec.dataset.image_size
+def macs_per_example(spec: Spec, network: Component | None = None) -> int:
+    """Multiply-accumulates of a forward pass on one example of a run's student, or of another network on its data."""
+    data = spec.dataset
     with torch.device("meta"):
-        return num_macs(build_student(network or spec.student, spec.dataset), (spec.dataset.in_channels, size, size))
+        return num_macs(build_student(network or spec.student, data), data.shape, data.dtype)
 
 
 def threads_for(spec: Spec, device: torch.device, available: int) -> int:
     """The CPU threads for a run, by the size of its step: see `resolve_threads`."""
-    macs = sum(macs_per_image(network) for network in (spec, *spec.teachers))
+    macs = sum(macs_per_example(network) for network in (spec, *spec.teachers))
     return resolve_threads(macs * spec.recipe.batch_size, device, available)

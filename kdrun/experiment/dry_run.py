@@ -1,4 +1,4 @@
-"""A rehearsal: builds the networks a run needs, times a few steps on random images, and writes nothing."""
+"""A rehearsal: builds the networks a run needs, times a few steps on random examples, and writes nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import torch.nn.functional as F
 
 from kdrun.experiment.build import build_optimisation, build_student
 from kdrun.experiment.components import method_class
-from kdrun.experiment.cost import macs_per_image, threads_for
+from kdrun.experiment.cost import macs_per_example, threads_for
+from kdrun.experiment.dataset_spec import SequenceDatasetSpec
 from kdrun.experiment.spec import Component, Spec
 from kdrun.methods import CE
 from kdrun.models.cost import num_parameters
@@ -30,7 +31,7 @@ class Estimate:
 
     Attributes:
         params: of the student.
-        macs: of its forward pass on one image.
+        macs: of its forward pass on one image or sequence.
         steps: of an epoch.
         step_seconds: of one training step, the teachers' forward passes included.
         seconds: of the whole run, its evaluations included.
@@ -57,17 +58,17 @@ class Estimator:
 
     def estimate(self, spec: Spec) -> Estimate:
         """The cost of a run."""
-        training, evaluation = self._seconds_per_image(spec, spec.student)
+        training, evaluation = self._seconds_per_example(spec, spec.student)
         on_theirs = [(dataclasses.replace(spec, dataset=teacher.dataset), teacher.student) for teacher in spec.teachers]
-        teaching = sum(self._seconds_per_image(taught, network)[1] for taught, network in on_theirs)
-        images = spec.dataset.num_train_images
+        teaching = sum(self._seconds_per_example(taught, network)[1] for taught, network in on_theirs)
+        examples = spec.dataset.num_train_examples
         epochs = spec.epochs_trained
         evaluated = sum(spec.recipe.evaluates(epoch) or epoch == epochs for epoch in range(1, epochs + 1))
-        seconds = epochs * images * (training + teaching) + evaluated * spec.dataset.test_size * evaluation
+        seconds = epochs * examples * (training + teaching) + evaluated * spec.dataset.test_size * evaluation
         return Estimate(
             params=num_parameters(build_student(spec.student, spec.dataset)),
-            macs=macs_per_image(spec),
-            steps=math.ceil(images / spec.recipe.batch_size),
+            macs=macs_per_example(spec),
+            steps=math.ceil(examples / spec.recipe.batch_size),
             step_seconds=spec.recipe.batch_size * (training + teaching),
             seconds=seconds,
         )
@@ -77,16 +78,16 @@ class Estimator:
         cost = self.estimate(spec)
         return (
             f"{role} {spec.student.name} {method_class(spec.method).name} on {spec.dataset.name} ({spec.run_id}): "
-            f"{cost.params:,} parameters, {cost.macs / 1e6:.2f} M MACs per image, "
+            f"{cost.params:,} parameters, {cost.macs / 1e6:.2f} M MACs per {spec.dataset.example}, "
             f"{spec.epochs_trained} epochs of {cost.steps} steps at {1000 * cost.step_seconds:.0f} ms: "
             f"about {duration(cost.seconds)} on {self._device.type}"
         )
 
-    def _seconds_per_image(self, spec: Spec, network: Component) -> tuple[float, float]:
+    def _seconds_per_example(self, spec: Spec, network: Component) -> tuple[float, float]:
         """Of training a network, and of its forward pass in evaluation, as the run `spec` does it."""
         size = spec.recipe.batch_size
         data = spec.dataset
-        key = repr((network, len(data.outputs), data.in_channels, data.image_size, size, spec.precision))
+        key = repr((network, data.told, data.shape, size, spec.precision))
         if key not in self._known:
             torch.set_num_threads(self._threads or threads_for(spec, self._device, self._all_threads))
             self._known[key] = _time(spec, network, self._device)
@@ -113,16 +114,19 @@ def duration(seconds: float) -> str:
 
 
 def _time(spec: Spec, network: Component, device: torch.device) -> tuple[float, float]:
-    """Seconds per image of a training step, and of evaluation."""
+    """Seconds per example of a training step, and of evaluation."""
     student = on_device(build_student(network, spec.dataset), device)
     method = CE(student).to(device).train()
     optimizer, _ = build_optimisation(spec.recipe, method.parameters(), 1)
     context = autocast(device, spec.precision)
-    size, pixels = spec.recipe.batch_size, spec.dataset.image_size
+    size, data = spec.recipe.batch_size, spec.dataset
     if device.type == "cpu":
-        size = max(2, min(size, int(TIMED_MACS / macs_per_image(spec, network))))
-    x = torch.randn(size, spec.dataset.in_channels, pixels, pixels, device=device).to(memory_format=torch.channels_last)
-    y = torch.randint(len(spec.dataset.outputs), (size,), device=device)
+        size = max(2, min(size, int(TIMED_MACS / macs_per_example(spec, network))))
+    if isinstance(data, SequenceDatasetSpec):
+        x = torch.randint(1, data.num_tokens, (size, *data.shape), device=device)
+    else:
+        x = torch.randn(size, *data.shape, device=device).to(memory_format=torch.channels_last)
+    y = torch.randint(len(data.outputs), (size * data.labels_each,), device=device)
 
     def step() -> None:
         with context:

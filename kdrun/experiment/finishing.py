@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from kdrun.experiment.choices import Choices
-from kdrun.experiment.cost import macs_per_image
+from kdrun.experiment.cost import macs_per_example
 from kdrun.experiment.environment import environment, peak_memory_bytes, versions
 from kdrun.experiment.resident import ResidentSplits
 from kdrun.experiment.result import accuracies, describe
@@ -48,7 +48,7 @@ def exported(
         "student": {
             "name": spec.student.name,
             "params": num_parameters(student),
-            "macs": macs_per_image(spec),
+            "macs": macs_per_example(spec),
             "weights_sha256": checkpoint.export_weights(run.weights, student),
             "probe_top1": probe_top1(student, data.test, context),
         },

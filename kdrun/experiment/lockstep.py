@@ -92,12 +92,12 @@ def member_bytes(spec: Spec, device: torch.device) -> int:
 
     On CUDA the members' steps run at the same time, so there it is also what backward keeps of a batch.
     """
-    size = spec.dataset.image_size
+    data = spec.dataset
     with torch.device("meta"):
-        student = build_student(spec.student, spec.dataset)
+        student = build_student(spec.student, data)
     kept = BYTES_PER_PARAMETER * num_parameters(student)
     if device.type == "cuda":
-        kept += spec.recipe.batch_size * saved_bytes(student, (spec.dataset.in_channels, size, size))
+        kept += spec.recipe.batch_size * saved_bytes(student, data.shape, data.dtype)
     return kept
 
 

@@ -44,7 +44,7 @@ def replay_key(spec: Spec, teacher: Run, device: torch.device, threads: int) -> 
     return {
         "teacher": teacher.spec.run_id,
         "weights": teacher.result()["student"]["weights_sha256"],
-        "dataset": dataclasses.asdict(spec.dataset),
+        "dataset": vars(spec.dataset),
         "augmentation": dataclasses.asdict(spec.recipe.augmentation),
         "batch_size": spec.recipe.batch_size,
         "seed": spec.seed,

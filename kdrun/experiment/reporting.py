@@ -73,10 +73,12 @@ class TrainingProgress:
         epochs: how many are trained in all.
         done: how many were done before.
         steps_per_epoch: batches.
+        unit: what is counted to tell the speed, for instance `img`.
     """
 
-    def __init__(self, title: str, *, epochs: int, done: int, steps_per_epoch: int) -> None:
+    def __init__(self, title: str, *, epochs: int, done: int, steps_per_epoch: int, unit: str = "img") -> None:
         self._title = title
+        self._unit = unit
         self._epochs = epochs
         self._bar = tqdm(
             total=epochs * steps_per_epoch,
@@ -118,7 +120,7 @@ class TrainingProgress:
             "train": f"{percent['top1']:.1f}%",
             **{name: _digits(value) for name, value in train.items()},
             **({"agreement": f"{percent['agreement']:.1f}%"} if "agreement" in percent else {}),
-            "img/s": f"{images_per_second:.0f}",
+            f"{self._unit}/s": f"{images_per_second:.0f}",
         }
         line = "  ".join(f"{name} {value}" for name, value in numbers.items())
         self._bar.set_description(self._description(done), refresh=False)

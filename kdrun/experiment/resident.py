@@ -7,20 +7,20 @@ from pathlib import Path
 
 import torch
 
-from kdrun.data import ImageSet, ResidentImages, relabelled, select
+from kdrun.data import Examples, ImageSet, Resident, ResidentImages, ResidentSequences, relabelled, select
 from kdrun.experiment.build import load_splits
-from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec
 
 
 @dataclass(frozen=True)
 class ResidentSplits:
     """The splits of one dataset on the device; `val` is None where none is held out."""
 
-    train: ResidentImages
-    val: ResidentImages | None
-    test: ResidentImages
+    train: Resident
+    val: Resident | None
+    test: Resident
 
-    def evaluated(self) -> dict[str, ResidentImages]:
+    def evaluated(self) -> dict[str, Resident]:
         """What is evaluated after each epoch, by name."""
         return {"test": self.test} if self.val is None else {"val": self.val, "test": self.test}
 
@@ -39,22 +39,26 @@ def load_resident(dataset: DatasetSpec, root: Path, device: torch.device) -> Res
         special=dataset.special,
     )
 
-    def resident(part: ImageSet) -> ResidentImages:
-        return _resident(part, dataset, device)
+    def resident(part: Examples) -> Resident:
+        return make_resident(part, dataset, device)
 
     val = resident(selected.val) if selected.val is not None else None
     return ResidentSplits(resident(selected.train), val, resident(selected.test))
 
 
-def load_test(dataset: DatasetSpec, root: Path, device: torch.device) -> ResidentImages:
-    """The test images of a dataset alone, on the device.
+def load_test(dataset: DatasetSpec, root: Path, device: torch.device) -> Resident:
+    """The test examples of a dataset alone, on the device.
 
     Raises:
         kdrun.data.DataError: absent and unreachable, damaged, or not what the spec says.
     """
-    return _resident(load_splits(dataset, root).test, dataset, device)
+    return make_resident(load_splits(dataset, root).test, dataset, device)
 
 
-def _resident(part: ImageSet, dataset: DatasetSpec, device: torch.device) -> ResidentImages:
-    part = ImageSet(part.images, relabelled(part.labels, dataset.outputs))
-    return ResidentImages(part, mean=dataset.mean, std=dataset.std, device=device)
+def make_resident(part: Examples, dataset: DatasetSpec, device: torch.device) -> Resident:
+    """Examples of a dataset on the device, their labels as numbers of a network's outputs."""
+    if isinstance(part, ImageSet):
+        assert isinstance(dataset, ImageDatasetSpec), "checked by the dataset"
+        part = ImageSet(part.images, relabelled(part.labels, dataset.outputs))
+        return ResidentImages(part, mean=dataset.mean, std=dataset.std, device=device)
+    return ResidentSequences(part, device=device)

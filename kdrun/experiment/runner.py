@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kdrun.data import ResidentImages, TrainingViews
+from kdrun.data import Resident, TrainingViews
 from kdrun.experiment.attempt import Attempt, Outcome, Request
 from kdrun.experiment.build import check_tasks, conversion
 from kdrun.experiment.choices import Choices, choose, recorded_choices
@@ -115,16 +115,48 @@ class Runner:
         """What a finished run's network answers to a split of its dataset, and the labels.
 
         Returns:
-            Logits `[N, K]`, float32, of the images as they are (no augmentation); labels `[N]`.
+            Logits `[N, K]`, float32, of the examples as they are (no augmentation); labels `[N]`.
 
         Raises:
             CheckpointError: the weights are not those of the result.
         """
-        data, device = self._resident(spec.dataset), self._runtime.device
-        images = {"train": data.train, "val": data.val, "test": data.test}[split]
-        assert images is not None, "a split that is held out was asked for in preflight"
-        model = load_teacher(self.store.run(spec), lambda: data.test, device, spec.precision)
-        return predict(model, images, autocast(device, spec.precision)), images.labels
+        data = self.data(spec.dataset)
+        examples = {"train": data.train, "val": data.val, "test": data.test}[split]
+        assert examples is not None, "a split that is held out was asked for in preflight"
+        return self.answers(spec, examples), examples.labels
+
+    def answers(self, spec: Spec, examples: Resident) -> Tensor:
+        """What a finished run's network answers to any examples: logits `[N, K]`, float32.
+
+        Raises:
+            CheckpointError: the weights are not those of the result.
+        """
+        return predict(self.network(spec), examples, autocast(self.device, spec.precision))
+
+    def network(self, spec: Spec) -> nn.Module:
+        """The network that a finished run trained, verified, on the device.
+
+        Raises:
+            CheckpointError: the weights are not those of the result.
+        """
+        torch.set_num_threads(self._threads(spec))
+        run = self.store.run(spec)
+        return load_teacher(run, lambda: self.data(spec.dataset).test, self.device, spec.precision)
+
+    def data(self, dataset: DatasetSpec) -> ResidentSplits:
+        """A dataset on the device; the last one is kept, since the runs of a sweep share it."""
+        if self._data is None or self._data[0] != dataset:
+            self._data = None  # free the old one first
+            self._data = (dataset, load_resident(dataset, self.data_root, self.device))
+        return self._data[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self._runtime.device
+
+    @property
+    def data_root(self) -> Path:
+        return self._runtime.data_root
 
     def start(self, spec: Spec) -> Run | None:
         """The place of the run that a run starts from."""
@@ -182,7 +214,7 @@ class Runner:
 
     def _train_together(self, attempts: list[Attempt], teachers: Mapping[str, Outcome]) -> None:
         spec, device = attempts[0].run.spec, self._runtime.device
-        data = self._resident(spec.dataset)
+        data = self.data(spec.dataset)
         views = TrainingViews(data.train, spec.recipe.augmentation, batch_size=spec.recipe.batch_size, seed=spec.seed)
         trainings: dict[Attempt, Training] = {}
         torch.set_num_threads(self._threads(spec))
@@ -202,7 +234,8 @@ class Runner:
         title = attempts[0].title if len(attempts) == 1 else f"{len(attempts)} students in lockstep"
         if len(attempts) > 1:
             log.info("%d students in lockstep on the same views, %d of them taught", len(attempts), len(taught))
-        with TrainingProgress(title, epochs=stop, done=done, steps_per_epoch=len(views)) as progress:
+        unit = spec.dataset.unit
+        with TrainingProgress(title, epochs=stop, done=done, steps_per_epoch=len(views), unit=unit) as progress:
             for attempt, training in trainings.items():
                 attempt.tell(f"{attempt.title}: {_plan(attempt.run, len(training.rows))}")
             members = [attempt.member(trainings[attempt], data, progress) for attempt in _still(trainings)]
@@ -233,7 +266,7 @@ class Runner:
         seen, known = spec.dataset, teacher.spec.dataset
         same_task, same_views = seen.same_task(known), seen.same_views(known)
 
-        def test() -> ResidentImages:
+        def test() -> Resident:
             return data.test if same_task and same_views else load_test(known, self._runtime.data_root, device)
 
         model = load_teacher(teacher, test, device, spec.precision)
@@ -247,6 +280,9 @@ class Runner:
             same_task=same_task,
         )
         if self._runtime.replay_gb == 0 or not same_task:
+            return live
+        if spec.dataset.labels_each > 1:
+            log.info("what teacher %s says is not kept for later runs: it is a row for every token", teacher.directory)
             return live
         if not replays(needs):
             log.info(
@@ -273,13 +309,6 @@ class Runner:
         """How a run computes: as it began, else as is chosen now."""
         torch.set_num_threads(self._threads(spec))
         return recorded_choices(self.store.run(spec)) or choose(spec, self._runtime)
-
-    def _resident(self, dataset: DatasetSpec) -> ResidentSplits:
-        """A dataset on the device; the last one is kept, since the runs of a sweep share it."""
-        if self._data is None or self._data[0] != dataset:
-            self._data = None  # free the old one first
-            self._data = (dataset, load_resident(dataset, self._runtime.data_root, self._runtime.device))
-        return self._data[1]
 
 
 def _still(attempts: Iterable[Attempt]) -> list[Attempt]:

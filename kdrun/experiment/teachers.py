@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdrun.data import ResidentImages
+from kdrun.data import Resident
 from kdrun.experiment.build import build_student, load_weights
 from kdrun.experiment.reporting import log
 from kdrun.experiment.run import Run
@@ -19,16 +19,16 @@ from kdrun.training.checkpoint import CheckpointError, read_weights
 from kdrun.training.evaluation import predict
 from kdrun.training.precision import autocast, on_device
 
-PROBE_IMAGES = 1000
-"""A teacher is checked on so many fixed test images: the first ones."""
+PROBE_EXAMPLES = 1000
+"""A teacher is checked on so many fixed test examples: the first ones."""
 
 TOLERANCE = 1.0
 """Points of top-1 by which it may differ there from what its result records."""
 
 
-def probe_top1(model: nn.Module, test: ResidentImages, context: Any) -> float:
-    """Top-1 in percent on the first 1,000 test images, or on all where there are fewer."""
-    logits = predict(model, test, context, limit=PROBE_IMAGES)
+def probe_top1(model: nn.Module, test: Resident, context: Any) -> float:
+    """Top-1 in percent on the first 1,000 test examples, or on all where there are fewer."""
+    logits = predict(model, test, context, limit=PROBE_EXAMPLES)
     return 100 * num_correct(logits, test.labels[: len(logits)]).item() / len(logits)
 
 
@@ -46,14 +46,14 @@ def recorded_weights(run: Run) -> dict[str, Tensor]:
     return state
 
 
-def load_teacher(run: Run, test: Callable[[], ResidentImages], device: torch.device, precision: str) -> nn.Module:
+def load_teacher(run: Run, test: Callable[[], Resident], device: torch.device, precision: str) -> nn.Module:
     """The network a finished run trained, on the device.
 
     Its weights are checked by SHA-256 every time, its accuracy once per kind of device and precision.
 
     Args:
         run: that has finished.
-        test: gives the test images of its own dataset; called only where the accuracy is checked.
+        test: gives the test examples of its own dataset; called only where the accuracy is checked.
         device: where it computes.
         precision: `fp32` or `bf16`.
 
@@ -69,12 +69,13 @@ def load_teacher(run: Run, test: Callable[[], ResidentImages], device: torch.dev
     verified = run.directory / f"verified-{device.type}-{precision}.json"
     if not _is_verified(verified, digest):
         sweep(run.directory)  # of whom was killed while it wrote the check
-        images = test()
-        top1 = probe_top1(model, images, autocast(device, precision))
+        examples = test()
+        top1 = probe_top1(model, examples, autocast(device, precision))
         if abs(top1 - recorded["probe_top1"]) > TOLERANCE:
             raise RuntimeError(
-                f"teacher {run.directory} has {top1:.2f} % top-1 on {min(PROBE_IMAGES, len(images))} test images here, "
-                f"its result records {recorded['probe_top1']:.2f} %: refused, more than {TOLERANCE:g} point apart"
+                f"teacher {run.directory} has {top1:.2f} % top-1 on {min(PROBE_EXAMPLES, len(examples))} test "
+                f"{run.spec.dataset.example}s here, its result records {recorded['probe_top1']:.2f} %: refused, more "
+                f"than {TOLERANCE:g} point apart"
             )
         write_record(verified, {"probe_top1": top1, "weights_sha256": digest})
     return model

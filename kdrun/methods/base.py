@@ -74,8 +74,11 @@ class Pair:
 class Batch:
     """One training batch of N views.
 
+    Of a language model every token has a label, and a row of logits: for y and all logits N is then the number of
+    tokens, sequence by sequence.
+
     Attributes:
-        x: images `[N, C, H, W]`, float32, normalised.
+        x: images `[N, C, H, W]`, float32, normalised; or sequences of tokens `[N, L]`, int64.
         y: labels `[N]`, int64.
         index: positions `[N]` in the training set, int64.
         epoch: counted from 0 over the whole run.

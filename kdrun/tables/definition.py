@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from kdrun.experiment.components import all_options
+from kdrun.experiment.derived.paths import check_epochs
+from kdrun.experiment.evaluations import EVALUATIONS
 from kdrun.experiment.signature import construct, unknown
 from kdrun.experiment.spec import Component, Spec
 from kdrun.tables.controls import CONTROLS
 from kdrun.tables.made_of import Ingredients, check_ingredients, ingredients
 
-FIGURES = ("curves", "teacher_accuracy", "soft_targets", "heatmap", "cover")
+FIGURES = ("curves", "teacher_accuracy", "soft_targets", "heatmap", "cover", "evaluations", "buckets", "paths")
 COLUMNS = ("seconds", "extra_params", "ensemble", "teacher_confidence", "train_top1", "selected")
 GRID_PARTS = ("student", "method", "recipe", "dataset")
 """What an axis of a heat map can be of: the student by its name, or an option such as `method.temperature`."""
@@ -39,6 +41,7 @@ class Published:
         ensemble: of its runs' mean probabilities.
         errors: on the test set, a count; in tables of errors, in the place of `top1`.
         errors_on: those on the classes of the row's `errors_on`.
+        figures: of the table's evaluations, by the names of their columns, such as `translate top-1`.
     """
 
     top1: float | None = None
@@ -48,6 +51,7 @@ class Published:
     ensemble: float | None = None
     errors: float | None = None
     errors_on: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def figure(self) -> float | None:
@@ -145,6 +149,22 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Waypoints:
+    """Whose paths are drawn, and where on them networks are looked at.
+
+    Attributes:
+        rows: by name, with runs of their own; none is all such rows.
+        epochs: after which a run of the first seed is looked at, beside its end; 0 is the network as initialised.
+    """
+
+    rows: tuple[str, ...] = ()
+    epochs: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
+
+    def __post_init__(self) -> None:
+        check_epochs(self.epochs)
+
+
+@dataclass(frozen=True)
 class Definition:
     """A whole table.
 
@@ -159,13 +179,18 @@ class Definition:
         rows: in the order they are shown.
         controls: which controls each row with a soft-target term gets, see `kdrun.tables.controls`.
         include: other tables whose rows with controls this one collects.
-        figures: drawn beside `table.png`: curves, teacher_accuracy, soft_targets, heatmap, cover (of specialists).
+        figures: drawn beside `table.png`: curves, teacher_accuracy, soft_targets, heatmap, cover (of specialists),
+            evaluations (their figures by row), buckets (accuracy in the evaluations by the value of something, such as
+            attractors), paths (`ends` and `paths`: where networks end, and on which way; see
+            `kdrun.experiment.derived.Paths`).
+        evaluations: what each run is asked beside its result, by name (`kdrun.experiment.evaluations`).
         columns: shown beside the accuracies: seconds (of an epoch), extra_params (learned beside the student), ensemble
             (of the mean probabilities of a row's runs), teacher_confidence (their mean largest probability),
             train_top1 (of the last epoch, as logged in training), selected (of the epoch that is best on the
             validation images).
         measure: what is shown of a run: `top1`, or `errors`, how many test images are wrong.
         grid: the axes of the heat map.
+        paths: whose are drawn, with which checkpoints.
         notes: what a reader must know, a sentence each; of a table with published figures only beside these.
         unavailable: why kdrun cannot run it.
     """
@@ -182,8 +207,10 @@ class Definition:
     include: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    evaluations: tuple[str, ...] = ()
     measure: Literal["top1", "errors"] = "top1"
     grid: Grid = Grid()
+    paths: Waypoints = Waypoints()
     notes: tuple[str, ...] = ()
     unavailable: str = ""
 
@@ -203,18 +230,30 @@ class Definition:
         problems += [f"rows: {name!r} must be student/kind[/teacher]" for name in names if "/" not in name]
         missing = {row.baseline for row in self.rows if row.baseline is not None} - set(names)
         problems += [f"rows: baseline {name} is no row" for name in sorted(missing)]
-        for field, allowed in (("controls", tuple(CONTROLS)), ("figures", FIGURES), ("columns", COLUMNS)):
-            chosen = [name for name in getattr(self, field) if name not in allowed]
-            problems += [f"{field}: {name}: {unknown(name, allowed, 'option')}" for name in chosen]
+        for name, allowed in (
+            ("controls", tuple(CONTROLS)),
+            ("figures", FIGURES),
+            ("columns", COLUMNS),
+            ("evaluations", tuple(EVALUATIONS)),
+        ):
+            chosen = [option for option in getattr(self, name) if option not in allowed]
+            problems += [f"{name}: {option}: {unknown(option, allowed, 'option')}" for option in chosen]
         problems += list(self._faulty_rows())
         if self.grid != Grid() and "heatmap" not in self.figures:
             problems.append("grid: is of a heat map: figures has none")
+        if self.paths != Waypoints() and "paths" not in self.figures:
+            problems.append("paths: is of a figure: figures has no paths")
         if problems:
             raise ValueError("\n".join(problems))
 
     def _faulty_rows(self) -> Iterator[str]:
         """What is wrong with rows beside the others, and with figures of another measure than the table's."""
         rows = {row.name: row for row in self.rows}
+        for name in self.paths.rows if rows else ():  # an including table gets its rows later
+            if name not in rows:
+                yield f"paths: rows: {name} is no row"
+            elif rows[name].derived is not None or rows[name].unavailable:
+                yield f"paths: rows: {name} has no runs of its own"
         for row in self.rows:
             for name in row.ingredients.rows if row.ingredients else ():
                 if name not in rows:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kdrun.experiment.components import method_class
-from kdrun.experiment.derived import Derived, Ensemble
+from kdrun.experiment.derived import Derived, Ensemble, Evaluation
 from kdrun.experiment.spec import Spec
 from kdrun.tables.definition import Row
 
@@ -47,6 +47,10 @@ class Entry:
     def by_class(self) -> tuple[Derived, ...]:
         """What knows the errors on each class, one per seed: the derived figures, or those of each run alone."""
         return self.derived or tuple(Ensemble((spec,)) for spec in self.specs)
+
+    def evaluations(self, name: str) -> tuple[Evaluation, ...]:
+        """What its runs are asked under a name, one per seed; nothing of a derived row."""
+        return tuple(Evaluation((spec,), name) for spec in self.specs)
 
     def at_precision(self, precision: str) -> Entry:
         """The same row, computed in another precision."""

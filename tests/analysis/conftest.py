@@ -10,14 +10,14 @@ import pytest
 from kdrun.analysis import paper_cover, paper_dots, paper_heatmap, paper_plots, plots
 from kdrun.analysis.aggregate import SweepRun
 from kdrun.analysis.paper_table import render
-from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.dataset_spec import ImageDatasetSpec
 from kdrun.experiment.run import Run
 from kdrun.experiment.spec import Component, Recipe, Spec
 from kdrun.experiment.store import Store
 from kdrun.tables import Definition, Entry, Published, Row
 from kdrun.tables.controls import no_kl
 
-DATASET = DatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 64, 40, (0.5,), (0.25,))
+DATASET = ImageDatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 64, 40, (0.5,), (0.25,))
 
 
 @dataclass

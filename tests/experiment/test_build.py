@@ -28,12 +28,12 @@ from kdrun.experiment.components import (
     student_component,
     trusted_packages,
 )
-from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.dataset_spec import ImageDatasetSpec
 from kdrun.experiment.spec import Component, Recipe
 from kdrun.methods import Method
 from kdrun.training.checkpoint import CheckpointError
 
-MADE_UP = DatasetSpec("kdrun.data.synthetic", "synthetic-v1", 5, 1, 8, 40, 20, mean=(0.5,), std=(0.25,))
+MADE_UP = ImageDatasetSpec("kdrun.data.synthetic", "synthetic-v1", 5, 1, 8, 40, 20, mean=(0.5,), std=(0.25,))
 MLP = Component("kdrun.models.mlp", {"hidden": (6,)})
 
 

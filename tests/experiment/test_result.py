@@ -1,6 +1,6 @@
 """The accuracies of a result: last, best on test, and selected on the held-out split."""
 
-from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.dataset_spec import ImageDatasetSpec
 from kdrun.experiment.result import accuracies, best, describe
 from kdrun.experiment.spec import Component, Spec
 
@@ -47,7 +47,7 @@ def test_a_teacher_is_described_with_those_that_taught_it():
             **{"test": {"last": {"top1": 50.0, "confidence": 0.5}}, "teachers": own},
         }
 
-    dataset = DatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 64, 40, (0.5,), (0.25,))
+    dataset = ImageDatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 64, 40, (0.5,), (0.25,))
     spec = Spec(dataset, Component("kdrun.models.cnn"), Component("kdrun.methods.CE"))
     small = result("resnet14", result("resnet20", result("resnet56")))
     alone, assisted = describe(spec, [result("mlp"), small])["teachers"]

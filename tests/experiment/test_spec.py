@@ -10,7 +10,7 @@ import pytest
 from kdrun.config.compose import compose_job, hydra_session
 from kdrun.config.preflight import check_job
 from kdrun.data import Augmentation
-from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.dataset_spec import ImageDatasetSpec
 from kdrun.experiment.spec import SEMANTICS, Component, Recipe, Spec
 
 
@@ -24,7 +24,7 @@ def spec_of(*words: str) -> Spec:
     return check_job(config, words).spec
 
 
-DATASET = DatasetSpec("kdrun.data.digits", "sha256:0", 10, 1, 8, 1437, 360, mean=(0.5,), std=(0.25,))
+DATASET = ImageDatasetSpec("kdrun.data.digits", "sha256:0", 10, 1, 8, 1437, 360, mean=(0.5,), std=(0.25,))
 SPEC = Spec(DATASET, Component("kdrun.models.cnn"), Component("kdrun.methods.CE"))
 
 
@@ -224,14 +224,14 @@ def test_every_field_changes_the_weights(lab):
     recipes = {
         **{"epochs": 4, "batch_size": 8, "lr": 0.2, "lr_batch_size": 64, "optimizer": "adam", "momentum": 0.5},
         **{"nesterov": True, "weight_decay": 0.0, "milestones": (0.5,), "gamma": 0.5, "warmup_epochs": 0},
-        **{"max_norm": 0.5, "augmentation": Augmentation()},
+        **{"schedule": "cosine", "clip_norm": 0.1, "max_norm": 0.5, "augmentation": Augmentation()},
     }
     seen = {"evaluate_every"}  # changes what is known of the weights only, see test_evaluation_schedule
     assert set(recipes) | seen == {field.name for field in dataclasses.fields(Recipe)}
     datasets = {"mean": (0.4,), "std": (0.2,), "train_fraction": 0.5, "val_fraction": 0.2, "classes": (0, 1, 2)}
     data = {"target", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size"}
     special = {"special": (0,), "dustbin": False}  # with a dustbin it would need another teacher, see test_start
-    assert set(datasets) | set(special) | data == {field.name for field in dataclasses.fields(DatasetSpec)}
+    assert set(datasets) | set(special) | data == {field.name for field in dataclasses.fields(ImageDatasetSpec)}
     specs = [
         *(("recipe", dataclasses.replace(lab.recipe, **{name: value})) for name, value in recipes.items()),
         *(

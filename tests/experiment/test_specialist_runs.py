@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.dataset_spec import ImageDatasetSpec
 from kdrun.experiment.derived import Specialists, compute, kept
 from kdrun.experiment.spec import Spec
 from kdrun.specialists import class_sets
 
-SIX = DatasetSpec("kdrun.data.synthetic", "none", 6, 1, 8, 122, 90, (0.5,), (0.25,))
+SIX = ImageDatasetSpec("kdrun.data.synthetic", "none", 6, 1, 8, 122, 90, (0.5,), (0.25,))
 """Six classes of 21, 21, 20, 20, 20 and 20 training images."""
 SIZES = np.array([21, 21, 20, 20, 20, 20])
 LABELS = np.arange(90) % 6

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.dataset_spec import ImageDatasetSpec
 from kdrun.experiment.run import Run
 from kdrun.experiment.spec import Component, Spec
 from kdrun.experiment.store import Store
 from kdrun.files import DamagedError, write_record
 from kdrun.methods import CE
 
-DATASET = DatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 64, 40, (0.5,), (0.25,))
+DATASET = ImageDatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 64, 40, (0.5,), (0.25,))
 SPEC = Spec(DATASET, Component("kdrun.models.cnn"), Component("kdrun.methods.CE"))
 
 

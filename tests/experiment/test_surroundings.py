@@ -17,7 +17,7 @@ from PIL import Image
 from kdrun.data import DataError, folder, identity
 from kdrun.experiment import run as run_files
 from kdrun.experiment.attempt import Outcome, Request
-from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.dataset_spec import ImageDatasetSpec
 from kdrun.experiment.reporting import TrainingProgress
 from kdrun.experiment.spec import Spec
 from kdrun.experiment.store import Store
@@ -37,7 +37,7 @@ def pictures(lab) -> Spec:
                 picture = Image.frombytes("L", (8, 8), rng.randbytes(64))
                 picture.save(lab.root / split / name / f"{i}.png")
     found = identity(folder(lab.root, image_size=8, in_channels=1))
-    return lab.plain("cnn", dataset=DatasetSpec("kdrun.data.folder", found, 2, 1, 8, 40, 8, (0.5,), (0.25,)))
+    return lab.plain("cnn", dataset=ImageDatasetSpec("kdrun.data.folder", found, 2, 1, 8, 40, 8, (0.5,), (0.25,)))
 
 
 def take_away(lab) -> None:

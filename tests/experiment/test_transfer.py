@@ -10,7 +10,7 @@ import torch
 from kdrun import methods
 from kdrun.experiment.attempt import Request
 from kdrun.experiment.build import build_method, build_student, check_tasks, conversion, pair_for
-from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.dataset_spec import ImageDatasetSpec
 from kdrun.experiment.spec import Spec
 from kdrun.files import read_record, write_record
 from kdrun.methods import FSP, Batch
@@ -18,7 +18,7 @@ from kdrun.methods.base import Needs
 from kdrun.taps import tapped
 from kdrun.training.teacher import LiveTeacher
 
-COLOUR = DatasetSpec("kdrun.data.synthetic", "none", 6, 3, 12, 60, 30, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+COLOUR = ImageDatasetSpec("kdrun.data.synthetic", "none", 6, 3, 12, 60, 30, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 """The teacher's; the lab's is 4 classes of grey 8x8 images."""
 
 
@@ -52,7 +52,7 @@ def test_conversion_is_that_of_the_images_themselves(channels, size, to_channels
     expected = (expected - to_mean[:, None, None]) / to_std[:, None, None]
 
     def dataset(count, pixels_wide, means, stds):
-        return DatasetSpec("x", "x", 2, count, pixels_wide, 9, 9, tuple(means), tuple(stds))
+        return ImageDatasetSpec("x", "x", 2, count, pixels_wide, 9, 9, tuple(means), tuple(stds))
 
     convert = conversion(dataset(channels, size, mean, std), dataset(to_channels, to, to_mean, to_std))
     views = torch.from_numpy((pixels - mean[:, None, None]) / std[:, None, None]).float()

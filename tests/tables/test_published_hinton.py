@@ -47,7 +47,7 @@ def taught(name):
         for spec in entry.specs[:1]:
             if spec.teachers:
                 options = all_options(spec.method)
-                found[row] = (options["temperature"], options["alpha"], spec.dataset.num_train_images)
+                found[row] = (options["temperature"], options["alpha"], spec.dataset.num_train_examples)
     return found
 
 
@@ -71,7 +71,7 @@ def test_the_tables_of_mnist_share_one_teacher_which_is_a_row_of_the_first():
         taught_by = {row: spec.teachers for row, entry in rows(name).items() for spec in entry.specs if spec.teachers}
         assert {len(teachers) for teachers in taught_by.values()} == {1}
         assert {teachers[0].run_id for teachers in taught_by.values()} == {teacher.run_id}, name
-    assert (teacher.dataset.num_train_images, teacher.dataset.val_fraction) == (60_000, 0)
+    assert (teacher.dataset.num_train_examples, teacher.dataset.val_fraction) == (60_000, 0)
     assert (teacher.recipe.augmentation.crop_padding, teacher.recipe.max_norm) == (2, 3.5)
 
 

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from kdrun.experiment.build import build_optimisation
 from kdrun.experiment.spec import Recipe
-from kdrun.training.optimisation import MultiStepSchedule, bound_norms, build_optimizer
+from kdrun.training.optimisation import CosineSchedule, MultiStepSchedule, bound_norms, build_optimizer
 
 STEPS = 391  # an epoch of CIFAR's 50,000 images in batches of 128
 EPOCHS = 200
@@ -55,6 +55,21 @@ def test_milestones_and_warm_up_fall_on_whole_epochs_for_any_share():
                 schedule = MultiStepSchedule(lr=1.0, total_steps=epochs * steps, milestones=(share,), gamma=0.5)
                 boundary = round(share * epochs) * steps
                 assert (schedule(boundary - 1), schedule(boundary)) == (1.0, 0.5)
+
+
+def test_cosine_schedule_is_torchs_after_a_linear_warm_up(method):
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.3)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
+    recipe = Recipe(epochs=5, lr=0.3, warmup_epochs=1, schedule="cosine", milestones=(0.5,), gamma=0.1)
+    _, schedule = build_optimisation(recipe, method.parameters(), 10)
+    assert [schedule(step) for step in range(10)] == pytest.approx([0.03 * (step + 1) for step in range(10)])
+    for step in range(10, 50):
+        assert schedule(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        reference.step()
+    assert [schedule(step) for step in (10, 30, 50)] == pytest.approx([0.3, 0.15, 0.0], abs=1e-12)
+    assert CosineSchedule(lr=0.3, total_steps=4)(1) == pytest.approx(0.15 * (1 + math.sqrt(0.5)))
+    assert CosineSchedule(lr=1.0, total_steps=2, warmup_steps=2)(1) == 1.0, "nothing but warm-up"
 
 
 @pytest.mark.parametrize(
@@ -155,3 +170,18 @@ def test_no_units_incoming_weights_get_longer_than_the_bound(name):
                 row *= min(1.0, 0.6 / norm)
         np.testing.assert_allclose(ours.detach().numpy(), expected, rtol=1e-6)
     assert bounded >= 2
+
+
+@pytest.mark.parametrize(("clip_norm", "factor"), [(2.0, 0.2), (10.0, 1.0), (20.0, 1.0), (None, 1.0)])
+def test_gradients_are_scaled_together_to_the_norm(clip_norm, factor):
+    """Of two parameters with gradients (6, 0) and (0, 8): 10 in all; the decay of the weights comes after it."""
+    weights = [nn.Parameter(torch.ones(2)) for _ in range(2)]
+    recipe = Recipe(lr=0.5, lr_batch_size=None, momentum=0.0, weight_decay=0.1, warmup_epochs=0, clip_norm=clip_norm)
+    optimizer, _ = build_optimisation(recipe, weights, 10)
+    for weight, gradient in zip(weights, ([6.0, 0.0], [0.0, 8.0]), strict=True):
+        weight.grad = torch.tensor(gradient)
+    optimizer.step()
+    for weight, gradient in zip(weights, ([6.0, 0.0], [0.0, 8.0]), strict=True):
+        clipped = factor * np.array(gradient)
+        np.testing.assert_allclose(weight.grad.numpy(), clipped, rtol=1e-6)
+        np.testing.assert_allclose(weight.detach().numpy(), 1 - 0.5 * (clipped + 0.1), rtol=1e-6)

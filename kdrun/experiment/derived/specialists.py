@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kdrun import specialists
+from kdrun.experiment.dataset_spec import ImageDatasetSpec
 from kdrun.experiment.derived.base import Derived, described
 from kdrun.experiment.reporting import log
 from kdrun.experiment.spec import Component, Spec
@@ -52,6 +53,8 @@ class Specialists(Derived):
     }
 
     def __post_init__(self) -> None:
+        if not isinstance(self.specs[0].dataset, ImageDatasetSpec):
+            raise ValueError(f"of: specialists are of images, and {self.specs[0].dataset.name} has sequences")
         num_classes = self.specs[0].dataset.num_classes
         among = f"from 1 to {num_classes}, the number of classes"
         rules = (
@@ -110,6 +113,7 @@ class Specialists(Derived):
 
     def _specialist(self, generalist: Spec, classes: tuple[int, ...]) -> Spec:
         """The run of one specialist."""
+        assert isinstance(generalist.dataset, ImageDatasetSpec)
         dataset = dataclasses.replace(generalist.dataset, special=classes, dustbin=self.soft_targets is None)
         recipe = dataclasses.replace(
             generalist.recipe,
@@ -143,6 +147,7 @@ def _answer(logits: Tensor, specialist: Spec, trained_on: Tensor) -> Tensor:
     Returns:
         `[N, |S| + 1]`: of its classes in order, and of all others together.
     """
+    assert isinstance(specialist.dataset, ImageDatasetSpec)
     special = list(specialist.dataset.special or ())
     num_special = int(torch.isin(trained_on, torch.tensor(special, device=trained_on.device)).sum())
     num_rest = len(trained_on) - num_special
