@@ -40,8 +40,8 @@ class Line:
         train_top1: top-1 of the last epoch on the training images, in training mode.
         selected: on the test set, of the epoch that is best on the validation images.
         errors_on: errors on the classes that the row names.
-        figures: what a derived row finds beside the metrics, and what the runs answered in the table's evaluations (with
-            the name of the evaluation before that of the figure), by name.
+        figures: what a derived row finds beside the metrics, and what the runs answered in the table's evaluations, the
+            evaluation's name before that of the figure.
     """
 
     entry: Entry

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ CHANCE = 50.0
 
 PANEL, PANEL_HEIGHT, LEGEND_LINE, AROUND = 4.2, 3.0, 0.2, 0.8
 """Inches."""
+
+WORD_LETTERS = 20
+"""On a line of a bucket's name: panels beside it would be small where it were longer."""
 
 ASIDE = 0.15
 """How far from a bucket's place the outermost rows stand, of the way to the next one, so that all bars are seen."""
@@ -163,5 +167,6 @@ def _draw_kind(axes: Axes, kind: str, rows: Sequence[tuple[Mapping[str, Statisti
         along.set_label_text(kind)
         along.set_major_locator(MaxNLocator(integer=True))
     else:
-        axes.set_yticks(list(place.values()), [name.replace("_", " ") for name in place], fontsize="x-small")
+        words = [textwrap.fill(name.replace("_", " "), WORD_LETTERS) for name in place]
+        axes.set_yticks(list(place.values()), words, fontsize="x-small")
         axes.set_ylim(len(place) - 0.5, -0.5)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 WIDEST = 4
 """Panels beside one another, at most."""
 
+FEW = 3
+"""Figures, that have a line each."""
+
 PANEL, NAME_LETTER = 2.5, 0.075
 """Inches: the width of a panel, and of a letter of a row's name."""
 
@@ -93,16 +96,21 @@ def _panels(lines: Sequence[Line], names: Sequence[str], *, published: bool) -> 
 
 
 def _bands(panels: Mapping[str, Sequence[Panel]]) -> list[list[Panel]]:
-    """Panels that stand beside one another: those of a figure together, more where there is room."""
-    widest = min(WIDEST, max(map(len, panels.values()), default=0))
+    """Panels that stand beside one another: those of a figure together, and others where there is room.
+
+    A few figures have a line each, with an evaluation below the other.
+    """
+    most = max(map(len, panels.values()), default=0)
+    widest = WIDEST if most > WIDEST or len(panels) > FEW else most
     bands: list[list[Panel]] = []
     for members in panels.values():
-        if not bands or len(bands[-1]) + len(members) > widest:
-            bands.append([])
-        for panel in members:
-            if len(bands[-1]) == widest:
-                bands.append([])
-            bands[-1].append(panel)
+        for start in range(0, len(members), widest):
+            part = members[start : start + widest]
+            with_room = next((band for band in bands if len(band) + len(part) <= widest), None)
+            if with_room is None:
+                bands.append(list(part))
+            else:
+                with_room.extend(part)
     return bands
 
 
@@ -123,7 +131,7 @@ def _draw(axes: Axes, lines: Sequence[Line], places: Sequence[float], panel: Pan
             )
     name_rows(axes, lines, places)
     axes.margins(x=0.08)
-    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize="small")
     axes.set_title(f"{panel[0]}: {_with_unit(panel[1])}", fontsize="small")

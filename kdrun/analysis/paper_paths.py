@@ -25,8 +25,11 @@ FILES = ("ends.png", "paths.png", "similarity.csv")
 
 HEADER = ("row_a", "seed_a", "epoch_a", "row_b", "seed_b", "epoch_b", "similarity", "cka")
 
-PANEL, PLANE, LEGEND_LINE, AROUND = 4.6, 5.6, 0.2, 0.8
-"""Inches: the side of a panel of paths, and of the plane of ends."""
+PANEL, PLANE, PANEL_TITLE, LEGEND_LINE, AROUND = 4.0, 6.5, 0.25, 0.2, 0.8
+"""Inches: the width of a panel of paths, and of the plane of ends."""
+
+PANEL_RATIO = 0.85
+"""Height of a panel of paths to its width."""
 
 CLEAR = 0.035
 """Of the width of a plane: an epoch that is nearer to a neighbour's is not written out."""
@@ -34,7 +37,7 @@ CLEAR = 0.035
 MARGIN = 0.07
 """Of the plane, around its points."""
 
-OTHERS = "0.82"
+OTHERS = "0.8"
 """Grey of the paths of other students."""
 
 Point = tuple[float, float]
@@ -141,17 +144,18 @@ def _pairs(planes: Sequence[Plane], lines: Sequence[Line]) -> Iterator[tuple[str
 
 def _draw_ends(path: Path, plane: Plane, seen: Sequence[Look], title: str) -> None:
     """Each network as a marker, tied to the middle of its row's."""
-    with figure(path, AROUND + PLANE, AROUND + PLANE * 0.85 + _legend_height(seen, 2)) as drawn:
+    places = [network.place for network in plane.networks]
+    ratio = _ratio(places)
+    with figure(path, AROUND + PLANE, AROUND + ratio * PLANE + _legend_height(seen, 2)) as drawn:
         axes = drawn.add_subplot()
-        _blank(axes, plane)
+        _show(axes, places, ratio)
         for row, look in enumerate(seen):
-            places = [network.place for network in plane.of_row(row)]
-            middle = tuple(sum(values) / len(places) for values in zip(*places, strict=True))
-            for x, y in places:
+            own = [network.place for network in plane.of_row(row)]
+            middle = tuple(sum(values) / len(own) for values in zip(*own, strict=True))
+            for x, y in own:
                 axes.plot([x, middle[0]], [y, middle[1]], "-", color=look.colour, linewidth=0.7, alpha=0.5, zorder=2)
                 axes.plot(x, y, look.marker, color=look.colour, markersize=7.5, markeredgecolor="white", zorder=3)
-        what = "where the runs of all seeds end"
-        set_heading(drawn, f"{title}: {what}, {_of_variance(plane)}")
+        set_heading(drawn, f"{title}: where the runs of all seeds end, {_of_variance(plane)}")
         handles = [look.handle() for look in seen]
         for handle in handles:
             handle.set_linestyle("")
@@ -159,34 +163,32 @@ def _draw_ends(path: Path, plane: Plane, seen: Sequence[Look], title: str) -> No
 
 
 def _draw_paths(path: Path, plane: Plane, lines: Sequence[Line], title: str) -> None:
-    """A panel for each student with the paths of its rows, those of the others grey; all on the same plane."""
+    """All paths, and beside them those of each student from their second network on, enlarged: a start lies far off."""
     students = list(dict.fromkeys(line.student for line in lines))
-    seen = looks(lines)
-    columns = min(3, len(students))
-    rows = math.ceil(len(students) / columns)
-    legend_columns = columns + 1
-    height = AROUND + 0.85 * PANEL * rows + _legend_height(seen, legend_columns)
-    with figure(path, 0.3 + PANEL * columns, height) as drawn:
-        panels = drawn.subplots(rows, columns, squeeze=False).flatten().tolist()
+    ways = [(plane.of_row(row), look) for row, look in enumerate(looks(lines))]
+    columns = min(3, 1 + len(students))
+    rows, legend_columns = math.ceil((1 + len(students)) / columns), columns
+    height = AROUND + (PANEL_RATIO * PANEL + PANEL_TITLE) * rows + _legend_height(ways, legend_columns)
+    with figure(path, AROUND / 2 + PANEL * columns, height) as drawn:
+        whole, *panels = drawn.subplots(rows, columns, squeeze=False).flatten().tolist()
+        _show(whole, [network.place for network in plane.networks], PANEL_RATIO)
+        whole.set_title("all", fontsize="medium")
+        for networks, look in ways:
+            _draw_way(whole, networks, look, size=0.8)
         for axes, student in zip(panels, students, strict=False):
-            _blank(axes, plane)
-            axes.set_title(student, fontsize="medium")
-            own = [row for row, line in enumerate(lines) if line.student == student]
-            for row in range(len(lines)):
-                if row not in own:
-                    places = [network.place for network in plane.of_row(row)]
-                    axes.plot(*zip(*places, strict=True), color=OTHERS, linewidth=1, zorder=1)
-                    axes.plot(*places[-1], seen[row].marker, color=OTHERS, markersize=6, zorder=1)
-            for row in own:
-                _draw_path(axes, [network.place for network in plane.of_row(row)], seen[row])
-            _write_epochs(axes, [(plane.of_row(row), seen[row]) for row in own])
+            own = [way for way, line in zip(ways, lines, strict=True) if line.student == student]
+            _show(axes, [network.place for networks, _ in own for network in networks[1:] or networks], PANEL_RATIO)
+            axes.set_title(f"{student}, enlarged", fontsize="medium")
+            for networks, look in ways:
+                _draw_way(axes, networks, look, colour=None if (networks, look) in own else OTHERS)
+            _write_epochs(axes, own)
+            _frame(whole, axes)
         for axes in panels[len(students) :]:
             axes.set_axis_off()
-        seed = plane.networks[0].seed
-        what = f"the paths of seed {seed} from initialisation (ring) to end (large), epochs at the points"
+        what = f"the paths of seed {plane.networks[0].seed} from the start (ring) to the end (large) with their epochs"
         set_heading(drawn, f"{title}: {what}; one plane for all, {_of_variance(plane)}")
         drawn.legend(
-            handles=[look.handle() for look in seen],
+            handles=[look.handle() for _, look in ways],
             loc="outside lower center",
             ncols=legend_columns,
             frameon=False,
@@ -195,43 +197,77 @@ def _draw_paths(path: Path, plane: Plane, lines: Sequence[Line], title: str) -> 
         )
 
 
-def _draw_path(axes: Axes, places: Sequence[Point], look: Look) -> None:
-    first, *between, last = places
-    axes.plot(*zip(*places, strict=True), look.line, color=look.colour, linewidth=1.3, zorder=2)
-    for place in between:
-        axes.plot(*place, look.marker, color=look.colour, markersize=3.5, zorder=3)
-    axes.plot(*first, "o", color=look.colour, markerfacecolor="white", markersize=8, markeredgewidth=1.4, zorder=3)
-    axes.plot(*last, look.marker, color=look.colour, markersize=9, markeredgecolor="white", zorder=4)
+def _draw_way(
+    axes: Axes, networks: Sequence[Network], look: Look, *, size: float = 1.0, colour: str | None = None
+) -> None:
+    """One path; with a `colour` it is one of the background."""
+    level = 2 if colour is None else 1
+    colour = colour or look.colour
+    places = [network.place for network in networks]
+    axes.plot(*zip(*places, strict=True), look.line, color=colour, linewidth=1.3 * size, zorder=level)
+    for place in places[1:-1]:
+        axes.plot(*place, look.marker, color=colour, markersize=3.5 * size, zorder=level + 0.1)
+    if len(places) > 1:
+        ring: dict[str, Any] = {"markerfacecolor": "white", "markersize": 8 * size, "markeredgewidth": 1.4 * size}
+        axes.plot(*places[0], "o", color=colour, zorder=level + 0.2, **ring)
+    axes.plot(*places[-1], look.marker, color=colour, markersize=8 * size, markeredgecolor="white", zorder=level + 0.3)
 
 
 def _write_epochs(axes: Axes, ways: Sequence[tuple[Sequence[Network], Look]]) -> None:
-    """The epochs beside their points, the ends first; those that another one leaves no room for are left out."""
-    low, high = axes.get_xlim()
+    """The epochs beside the points that are seen, the ends first; where another one leaves no room there is none."""
+    from matplotlib.patheffects import withStroke
+
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     taken: list[Point] = []
-    ordered = [(network, look) for networks, look in ways for network in (networks[-1], networks[0])]
-    ordered += [(network, look) for networks, look in ways for network in networks[1:-1]]
+    ordered = [(networks[-1], look) for networks, look in ways]
+    ordered += [(network, look) for networks, look in ways for network in networks[:-1]]
     for network, look in ordered:
-        if all(math.dist(network.place, other) >= CLEAR * (high - low) for other in taken):
+        x, y = network.place
+        if not (left < x < right and low < y < high):
+            continue
+        if all(math.dist(network.place, other) >= CLEAR * (right - left) for other in taken):
             taken.append(network.place)
             axes.annotate(
                 str(network.epoch),
                 network.place,
-                xytext=(5, 5),
+                xytext=(4, 4),
                 textcoords="offset points",
                 color=look.colour,
-                fontsize="x-small",
+                fontsize="small",
+                path_effects=[withStroke(linewidth=2, foreground="white")],
                 zorder=5,
             )
 
 
-def _blank(axes: Axes, plane: Plane) -> None:
-    """Axes that show the whole plane, as long one way as the other, without figures: they have no meaning."""
-    xs, ys = zip(*(network.place for network in plane.networks), strict=True)
-    margin = MARGIN * max(max(xs) - min(xs), max(ys) - min(ys)) or 1.0
-    axes.set_xlim(min(xs) - margin, max(xs) + margin)
-    axes.set_ylim(min(ys) - margin, max(ys) + margin)
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.set(xticks=[], yticks=[])
+def _frame(whole: Axes, part: Axes) -> None:
+    """Says in the whole plane which part of it others show."""
+    from matplotlib.patches import Rectangle
+
+    (left, right), (low, high) = part.get_xlim(), part.get_ylim()
+    frame = Rectangle((left, low), right - left, high - low, fill=False, edgecolor="0.7", linewidth=0.8, zorder=0.5)
+    whole.add_patch(frame)
+
+
+def _ratio(places: Sequence[Point]) -> float:
+    """Height of a picture of these points to its width, from 0.4 to 1."""
+    width, height = (max(values) - min(values) for values in zip(*places, strict=True))
+    return min(1.0, max(0.4, height / width if width else 1.0))
+
+
+def _show(axes: Axes, places: Sequence[Point], ratio: float) -> None:
+    """Axes around these points, as long one way as the other, without figures: they have no meaning.
+
+    Args:
+        axes: empty ones.
+        places: at least one.
+        ratio: height to width.
+    """
+    xs, ys = zip(*places, strict=True)
+    width = max(max(xs) - min(xs), (max(ys) - min(ys)) / ratio) or 1.0
+    half = width * (0.5 + MARGIN)
+    x, y = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
+    axes.set(xlim=(x - half, x + half), ylim=(y - ratio * half, y + ratio * half), xticks=[], yticks=[])
+    axes.set_box_aspect(ratio)
     axes.spines[:].set_color("0.8")
 
 
@@ -239,5 +275,5 @@ def _of_variance(plane: Plane) -> str:
     return f"{100 * plane.kept:.0f} % of the variance"
 
 
-def _legend_height(seen: Sequence[Look], columns: int) -> float:
-    return LEGEND_LINE * math.ceil(len(seen) / columns)
+def _legend_height(rows: Sequence[object], columns: int) -> float:
+    return LEGEND_LINE * math.ceil(len(rows) / columns)

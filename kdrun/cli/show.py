@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Lists the taps of a network: the outputs of its modules, which methods on features and relations take by name
-(method.student_taps=[layer2,layer3], method.teacher_tap=pool). Shapes are those of one image of the dataset.
+(method.student_taps=[layer2,layer3], method.teacher_tap=pool). Shapes are those of one example of the dataset.
 
   kdrun show taps student=resnet18
   kdrun show taps student=mobilenetv2 teacher=resnet50 dataset=cifar100
+  kdrun show taps student=lstm dataset=agreement
 """
 
 
@@ -39,12 +40,15 @@ def show_main(words: Sequence[str]) -> int:
     try:
         with hydra_session():
             (overrides,) = expand(options.overrides, multirun=False, problems=problems) or [[]]
+            named = any(word.startswith("teacher") for word in overrides)
+            if not named:  # the one by default need not fit the dataset
+                overrides = ["method=ce", *(word for word in overrides if not word.startswith("method"))]
             job = check_job(compose_job(overrides, problems, extra=options.config_dir), overrides)
     except ConfigError as error:
         problems += error.problems
     if problems:
         return refuse(problems, "kdrun show")
-    asked = [job.spec, *(job.spec.teachers if any(word.startswith("teacher") for word in overrides) else ())]
+    asked = [job.spec, *(job.spec.teachers if named else ())]
     print("\n".join(_listed(outline_of(spec.student, spec.dataset), inner=options.all) for spec in asked), end="")
     return 0
 

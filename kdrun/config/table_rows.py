@@ -42,11 +42,12 @@ class UserOverrides:
     def check_general(self, definition: Definition, problems: list[str]) -> Job | None:
         """Composes and checks once what does not hang on a row; what cannot be composed is told and left out.
 
-        The first row's student stands in for all, alone: it takes the table's kind of data.
+        The first row stands in for all, its student alone: that takes the table's kind of data.
         """
         general = [text for text in self._general if not text.lstrip("+~").startswith(OF_ROWS)]
-        students = [text for row in definition.rows for text in row.overrides if text.startswith("student=")]
-        config = self._compose(_merged("method=ce", *students[:1], *definition.overrides, *general), problems)
+        first = next((row.overrides for row in definition.rows if row.overrides), ())
+        alone = [text for text in (*definition.overrides, *first) if not text.startswith(("teacher", "method"))]
+        config = self._compose(_merged("method=ce", *alone, *general), problems)
         self._general = [text for text in self._general if not any(said.startswith(f"{text}:") for said in problems)]
         try:
             return self.check(config)

@@ -90,13 +90,14 @@ class DatasetSpec(ABC):
 
     @property
     def num_train_examples(self) -> int:
-        """Examples that are trained on, to a rounding per class; every class gives one at least."""
+        """Examples that are trained on, to a rounding per class; every class of examples gives one at least."""
         classes = self.num_classes if self.classes is None else len(self.classes)
         share = classes / self.num_classes
         if self.special is not None:
             chosen = set(self.special) & set(self.special if self.classes is None else self.classes)
             share = min(share, 2 * len(chosen) / self.num_classes)
-        return max(classes, round(self.train_size * (1 - self.val_fraction) * self.train_fraction * share))
+        least = classes if self.labels_each == 1 else 1
+        return max(least, round(self.train_size * (1 - self.val_fraction) * self.train_fraction * share))
 
     @property
     def name(self) -> str:

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from kdrun.analysis import paper_cover, paper_dots, paper_heatmap, paper_plots, plots
+from kdrun.analysis import (
+    paper_buckets,
+    paper_cover,
+    paper_dots,
+    paper_evaluations,
+    paper_heatmap,
+    paper_paths,
+    paper_plots,
+    plots,
+)
 from kdrun.analysis.aggregate import SweepRun
 from kdrun.analysis.paper_table import render
 from kdrun.experiment.dataset_spec import ImageDatasetSpec
@@ -165,10 +174,11 @@ def drawn(monkeypatch) -> list:
             figures.append(figure)
             yield figure
 
-    monkeypatch.setattr(paper_plots, "figure", recording)
-    monkeypatch.setattr(paper_cover, "figure", recording)
-    monkeypatch.setattr(paper_dots, "figure", recording)
-    monkeypatch.setattr(paper_heatmap, "figure", recording)
+    for module in (
+        *(paper_plots, paper_cover, paper_dots, paper_heatmap),
+        *(paper_evaluations, paper_buckets, paper_paths),
+    ):
+        monkeypatch.setattr(module, "figure", recording)
     return figures
 
 
