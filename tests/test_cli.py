@@ -55,7 +55,7 @@ def test_help_lists_every_group_and_option_at_once(here):
         assert f"{group.name}: {options}" in lines
     for text in ("Usage: kdrun", "--dry-run", "-m", "--config-dir", "teacher=none", "$KDRUN_DATA", "result.json"):
         assert text in done.stdout
-    long = ("student:", "teacher:", "method:", "experiment:")  # a line for all of a group's options
+    long = ("student:", "teacher:", "method:", "experiment:", "recipe:")  # a line for all of a group's options
     assert max(len(line) for line in lines if not line.startswith(long)) <= 120
     assert list(here.iterdir()) == []
 
@@ -241,6 +241,107 @@ def test_a_sweep_shares_teachers_and_leaves_a_summary(kdrun, here, monkeypatch):
     assert again[0] == "6 runs (6 finished), taught by 2 teachers (2 finished)"
     assert again[-1] == out[-1]
     assert (directory / "summary.md").read_text() == table
+
+
+def test_a_finished_run_is_asked_more_and_only_that_is_computed(kdrun, here, monkeypatch):
+    words = ("method=ce", "student=mlp", "student.hidden=[16]", "recipe.epochs=1", "runtime.device=cpu")
+    code, out, _ = kdrun(*words)
+    assert code == 0
+    assert not (here / "outputs" / "derived").exists()
+    monkeypatch.setattr(runner, "fit", no_training)
+    code, out, err = kdrun(*words, "evaluation=[test,translate]")
+    assert (code, err) == (0, "")
+    (result,) = (json.loads(path.read_text()) for path in here.glob("outputs/runs/digits/mlp/ce-*/result.json"))
+    kept = {
+        name: path
+        for path in here.glob("outputs/derived/*.json")
+        for name in json.loads(path.read_text())["options"].values()
+    }
+    assert kept.keys() == {"test", "translate"}
+    figures = {name: json.loads(kept[name].read_text())["figures"] for name in ("test", "translate")}
+    assert figures["test"]["top-1"] == pytest.approx(result["test"]["last"]["top1"])
+    assert figures["translate"] != figures["test"]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out if line.startswith("|")]
+    assert [row for row in rows if row[0] == "mlp"] == [
+        ["mlp", name, *(f"{value:.{digits}f}" for value, digits in zip(found.values(), (2, 3, 3), strict=True)), "1"]
+        for name, found in figures.items()
+    ]
+    assert [line for line in out if line.startswith("evaluation ")] == [
+        f"evaluation {name}: {kept[name].relative_to(here)}" for name in ("test", "translate")
+    ]
+    before = {path: path.stat().st_mtime_ns for path in kept.values()}
+    monkeypatch.setattr("kdrun.experiment.runner.load_teacher", None)
+    code, again, _ = kdrun(*words, "evaluation=[test,translate]")
+    assert code == 0
+    assert [line for line in again if line.startswith("|")] == [line for line in out if line.startswith("|")]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_runs_of_a_sweep_are_asked_together(kdrun, here):
+    code, out, err = kdrun("-m", *TINY, "method=ce,lsr", "seed=0,1", "recipe.epochs=1", "evaluation=[test,stripe]")
+    assert (code, err) == (0, "")
+    (path,) = here.glob("outputs/sweeps/*/evaluation.md")
+    assert path.read_text().strip() in "\n".join(out)
+    header, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in path.read_text().splitlines())
+    assert header == ["run", "evaluation", "top-1", "ECE", "ECE of 10⁶ bins", "n"]
+    assert [(row[0], row[1], row[-1]) for row in rows] == [
+        (f"method={method}", name, "2") for method in ("ce", "lsr") for name in ("test", "stripe")
+    ]
+    top1 = [
+        json.loads(path.read_text())["test"]["last"]["top1"]
+        for path in here.glob("outputs/runs/*/mlp/lsr-*/result.json")
+    ]
+    mean, std = sum(top1) / 2, abs(top1[0] - top1[1]) / 2**0.5
+    assert rows[2][2] == f"{mean:.2f} ± {std:.2f}"
+    assert len(list(here.glob("outputs/derived/*.json"))) == 8
+
+
+def test_a_question_that_cannot_be_answered_is_told_and_the_run_is_kept(kdrun, here, monkeypatch):
+    def failing(spec, examples):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(runner.Runner, "answers", lambda self, spec, examples: failing(spec, examples))
+    code, out, err = kdrun(*TINY, "method=ce", "recipe.epochs=1", "evaluation=[scale]")
+    assert code == 1
+    assert "mlp: evaluation scale: no memory" in err
+    assert "Traceback" not in err
+    assert out[-1].startswith("result: outputs/runs/synthetic/mlp/ce-")
+
+
+def test_a_language_model_as_a_user_runs_it(kdrun, here):
+    words = ("dataset=agreement_lm", "dataset.train_size=40", "dataset.test_size=20", "dataset.length=16")
+    small = ("recipe.epochs=1", "recipe.batch_size=16", "runtime.device=cpu", "evaluation=[test,agreement]")
+    networks = (
+        "student=lstm",
+        "student.width=8",
+        "student.embedding=8",
+        "teacher=transformer_seq",
+        "teacher.width=8",
+        "teacher.depth=1",
+    )
+    code, out, err = kdrun(*words, *small, *networks, "teacher.heads=2", "method=kd")
+    assert (code, err) == (0, "")
+    (path,) = here.glob("outputs/runs/agreement_lm/lstm/kd-*/result.json")
+    assert json.loads(path.read_text())["teachers"][0]["name"] == "transformer"
+    (header,) = ([cell.strip() for cell in line.split("|")[1:-1]] for line in out if "D-accuracy" in line)
+    assert header == [
+        *(
+            "run",
+            "evaluation",
+            "perplexity",
+            "top-1",
+            "ECE",
+            "accuracy",
+            "D-accuracy",
+            "A-accuracy",
+            "2+ attractors",
+            "n",
+        )
+    ]
+    code, out, _ = kdrun("--dry-run", *words, *small, *networks, "teacher.heads=2", "method=kd")
+    assert code == 0
+    macs = 16 * (2 * 4 * (8 * 8 + 8 * 8) + 8 * 547)
+    assert f"{macs / 1e6:.2f} M MACs per sequence, 1 epochs of 3 steps" in out[-1], "of 16 pieces of text, and the rest"
 
 
 def test_a_failing_job_stops_no_other_and_is_all_that_is_left_to_do(kdrun, here, monkeypatch):

@@ -156,7 +156,8 @@ def _errors_on(lines: Sequence[Line], *, published: bool) -> dict[str, list[str]
 
 def _figures(lines: Sequence[Line], *, published: bool) -> dict[str, list[str]]:
     """A column for each figure of derived rows and of evaluations, with the published one in brackets."""
-    names = dict.fromkeys(name for line in lines for name in line.figures)
+    printed = [name for line in lines for name in line.entry.row.published.figures] if published else []
+    names = dict.fromkeys([*(name for line in lines for name in line.figures), *printed])
     return {name: [_figure(line, name, published=published) for line in lines] for name in names}
 
 

@@ -23,7 +23,8 @@ def csv_text(definition: Definition, lines: Sequence[Line], *, published: bool, 
     `elsewhere`, the directory of published results; `derived` are the keys of what is computed from runs. Further
     columns are those that the definition asks for.
     """
-    figures = list(dict.fromkeys(name for line in lines for name in line.figures))
+    printed = [name for line in lines for name in line.entry.row.published.figures] if published else []
+    figures = list(dict.fromkeys([*(name for line in lines for name in line.figures), *printed]))
     rows = [
         {
             **_record(definition, line, published=published, elsewhere=elsewhere),

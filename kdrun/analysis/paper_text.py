@@ -11,7 +11,7 @@ from kdrun.analysis.comparison import Line, baseline_of
 from kdrun.analysis.measure import MEASURES
 from kdrun.analysis.paper_words import counted, has_published, listed, scale_of
 from kdrun.experiment.components import all_options
-from kdrun.experiment.evaluations import EVALUATIONS
+from kdrun.experiment.evaluations import EVALUATIONS, MEANINGS
 from kdrun.experiment.spec import Spec
 from kdrun.metrics import ECE_BINS
 from kdrun.tables import Definition, Row
@@ -170,6 +170,8 @@ def _what_is_beside(definition: Definition, lines: Sequence[Line], *, published:
         meanings = "; ".join(f'"{name}": {EVALUATIONS[name].what}' for name in asked)
         brackets = ", in brackets as published" if published and any(_figures_published(line) for line in lines) else ""
         yield f"Asked of the finished runs, at their last epoch{brackets}: {meanings}. ECE has {ECE_BINS} bins."
+        shown = {name.partition(" ")[2] for line in lines for name in line.figures}
+        yield from (f'"{name}": {meaning}.' for name, meaning in MEANINGS.items() if name in shown)
     if "teacher_confidence" in definition.columns and any(line.teacher_confidence for line in lines):
         yield '"its confidence": the mean over the test images of the teacher\'s largest probability.'
     if "seconds" in definition.columns and any(line.seconds for line in lines):
@@ -194,23 +196,23 @@ def _what_it_can_show(definition: Definition, lines: Sequence[Line]) -> Iterator
     """How far a difference can be noise: of the test images, and of the seeds."""
     measure = MEASURES[definition.measure]
     finished = [
-        (line.entry.first.dataset.test_size, line.last.mean)
+        (line.entry.first.dataset, line.last.mean)
         for line in lines
         if line.last is not None and line.entry.first is not None
     ]
     if not finished:
         return
-    images = {size for size, _ in finished}
-    if len(images) == 1:
-        (size,) = images
+    sizes = {(data.test_size * data.labels_each, data.labelled) for data, _ in finished}
+    if len(sizes) == 1:
+        ((size, labelled),) = sizes
         mean = statistics.fmean(mean for _, mean in finished)
         whole = size if measure.fewer else 100  # of the measure
         error = whole * math.sqrt(mean / whole * (1 - mean / whole) / size)
         told = f"{mean:.1f}" if measure.fewer else f"{mean:.1f} %"
-        paired = "; a paired Δ shares the test images" if any(line.difference_last for line in lines) else ""
+        paired = f"; a paired Δ shares the test {labelled}s" if any(line.difference_last for line in lines) else ""
         yield (
-            f"{size} test images: for one run a sampling error of ± {error:.2g} {measure.difference_unit} at the mean "
-            f"of these rows, {told}, common to all seeds{paired}."
+            f"{size} test {labelled}s: for one run a sampling error of ± {error:.2g} {measure.difference_unit} at the "
+            f"mean of these rows, {told}, common to all seeds{paired}."
         )
     counts = sorted({line.difference_last.n for line in lines if line.difference_last is not None})
     if counts == [1]:

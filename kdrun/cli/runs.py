@@ -207,6 +207,7 @@ def _run_sweep(jobs: list[Job], choices: list[dict[str, str]]) -> int:
             text, unanswered = evaluated(runner, members, names)
             write_atomically(directory / "evaluation.md", text)
             log.info("\n%s", text)
+            log.info("evaluation: %s", directory / "evaluation.md")
         for picture in sorted(directory.glob("*.png")):
             log.info("picture: %s", picture)
     if errors:

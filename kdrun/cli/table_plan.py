@@ -36,7 +36,7 @@ def plan(table: ComposedTable, store: Store) -> str:
         total += missing * cost.seconds
         rows.append(
             [
-                names.get(first.run_id) or _teacher_name(first),
+                next((names[spec.run_id] for spec in specs if spec.run_id in names), None) or _teacher_name(first),
                 objective(first),
                 f"{cost.params / 1e6:.3f}",
                 f"{cost.macs / 1e6:.2f}",

@@ -85,6 +85,8 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     node = _resolved(findings, config)
     if node is None:
         return None
+    if isinstance(node.get("evaluation"), str):
+        node["evaluation"] = [node["evaluation"]]
     root = bind(RootOptions, node, "", findings.problems)
     seed = root.get("seed", RootOptions.seed)
     findings.attempt("seed=", check_seeds, [seed])

@@ -188,9 +188,8 @@ def _lines(root: Path, name: str, files: Sequence[str], source: str) -> list[str
         lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     except FileNotFoundError:
         raise DataError(
-            f"{directory} has no {name}, and kdrun ships no sentences of others. Expected there:\n"
-            + "".join(f"  {file}\n" for file in files)
-            + f"from {source}"
+            f"{directory} has no {name}, and kdrun ships no sentences of others; expected there, under dataset.root or "
+            f"$KDRUN_DATA, are {', '.join(files)}, from {source}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error

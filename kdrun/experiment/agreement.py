@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdrun import stopping
-from kdrun.data import ResidentSequences, SequenceSet
+from kdrun.data import DataError, ResidentSequences, SequenceSet
 from kdrun.data.grammar import BALANCED, Question, questions_of, sentences
 from kdrun.data.loaders.agreement import left_padded, right_padded
 from kdrun.data.real_agreement import blimp, blimp_contrasts, linzen
@@ -42,6 +42,8 @@ def generated(runner: Runner, spec: Spec) -> dict[str, Any]:
 def real(runner: Runner, spec: Spec) -> dict[str, Any]:
     """Of the sentences of Linzen et al. (2016) whose verb is in the vocabulary."""
     questions = [question for question in linzen(runner.data_root) if question.in_vocabulary]
+    if not questions:
+        raise DataError(f"no sentence of Linzen et al. in {runner.data_root} asks for a verb of the vocabulary")
     return answered(questions, *scores(runner, spec, questions))
 
 

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from kdrun.data import CONTENT_HASH, DataError, Splits, data_home, identity
-from kdrun.experiment.components import MODEL_INJECTED, method_class, resolve, takes_pair
+from kdrun.experiment.components import SEQUENCE_INJECTED, method_class, resolve, takes_pair, told_to
 from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec
 from kdrun.experiment.spec import Component, Recipe, Spec, as_tuples
 from kdrun.methods import Method as Method
 from kdrun.methods.base import Needs, Pair
+from kdrun.models import SEQUENCE
 from kdrun.taps import Outline, outline
 from kdrun.training.checkpoint import CheckpointError, read_weights
 from kdrun.training.conversion import Conversion
@@ -49,16 +50,13 @@ def check_kind(student: Component, dataset: DatasetSpec) -> None:
     """Whether a network takes a dataset's kind of examples.
 
     Raises:
-        ValueError: it takes the other kind, or cannot do without something that it is not told of this one.
+        ValueError: it takes the other kind.
     """
-    parameters = inspect.signature(resolve(student.target)).parameters
-    needed = {
-        name for name in MODEL_INJECTED if name in parameters and parameters[name].default is inspect.Parameter.empty
-    }
-    takes_sequences = "num_tokens" in parameters
-    if needed - dataset.told.keys() or takes_sequences != ("num_tokens" in dataset.told):
+    takes_sequences = told_to(resolve(student.target)) == SEQUENCE_INJECTED
+    if takes_sequences != ("num_tokens" in dataset.told):
         kind = "sequences" if takes_sequences else "images"
-        raise ValueError(f"{student.name}: is a network for {kind}, and {dataset.name} has {dataset.example}s")
+        theirs = f"{dataset.example}s, which {', '.join(SEQUENCE)} take" if not takes_sequences else "images"
+        raise ValueError(f"{student.name}: is a network for {kind}, and {dataset.name} has {theirs}")
 
 
 def check_network(student: Component, dataset: DatasetSpec) -> None:

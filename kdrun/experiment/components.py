@@ -22,8 +22,9 @@ from kdrun.training.precision import resolve_device as resolve_device  # how con
 from kdrun.training.precision import resolve_precision as resolve_precision
 
 TRUST_VARIABLE = "KDRUN_TRUST"
-MODEL_INJECTED = ("num_classes", "in_channels", "image_size", "num_tokens", "length", "per_token")
-"""What a network is told of images, or of sequences: `DatasetSpec.told`."""
+IMAGE_INJECTED = ("num_classes", "in_channels", "image_size")
+SEQUENCE_INJECTED = ("num_classes", "num_tokens", "length", "per_token")
+"""What a network is told of images, and of sequences: `DatasetSpec.told`."""
 METHOD_INJECTED = ("student", "pair")
 
 
@@ -74,14 +75,28 @@ def _makes(found: Any, kind: type) -> bool:
     return inspect.isclass(made) and issubclass(made, kind) and not (made is found and inspect.isabstract(made))
 
 
-def component(node: Any, path: str, problems: list[str], *, injected: tuple[str, ...], kind: type) -> Component | None:
+def told_to(network: Callable[..., Any]) -> tuple[str, ...]:
+    """What the program tells a network: of sequences where it cannot do without their vocabulary, else of images."""
+    vocabulary = inspect.signature(network).parameters.get("num_tokens")
+    of_sequences = vocabulary is not None and vocabulary.default is inspect.Parameter.empty
+    return SEQUENCE_INJECTED if of_sequences else IMAGE_INJECTED
+
+
+def component(
+    node: Any,
+    path: str,
+    problems: list[str],
+    *,
+    injected: tuple[str, ...] | Callable[[Callable[..., Any]], tuple[str, ...]],
+    kind: type,
+) -> Component | None:
     """Reads a `_target_` node of the config; every fault becomes a line in `problems`, and the result None.
 
     Args:
         node: `{"_target_": dotted path, option: value, ...}`.
         path: where it stands in the config.
         problems: faults found so far.
-        injected: parameters the program supplies.
+        injected: parameters the program supplies, or what says them of the target.
         kind: what the target must be a subclass of, or return.
     """
     if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
@@ -94,7 +109,8 @@ def component(node: Any, path: str, problems: list[str], *, injected: tuple[str,
         return None
     fault_count = len(problems)
     options = {name: value for name, value in node.items() if name != "_target_"}
-    bound = bind(target, options, path, problems, injected=injected)
+    supplied = injected(target) if callable(injected) else injected
+    bound = bind(target, options, path, problems, injected=supplied)
     if len(problems) > fault_count:
         return None
     return Component(node["_target_"], without_defaults(target, bound), _source(target))
@@ -109,7 +125,7 @@ def _source(target: Callable[..., Any]) -> str | None:
 
 def student_component(node: Any, path: str, problems: list[str]) -> Component | None:
     """Reads a network's node, see `component`."""
-    return component(node, path, problems, injected=MODEL_INJECTED, kind=nn.Module)
+    return component(node, path, problems, injected=told_to, kind=nn.Module)
 
 
 def method_component(node: Any, path: str, problems: list[str]) -> Component | None:

@@ -79,9 +79,14 @@ class DatasetSpec(ABC):
         return 1
 
     @property
+    def labelled(self) -> str:
+        """What has a label: an image, a sequence, or a token."""
+        return "token" if self.labels_each > 1 else self.example
+
+    @property
     def unit(self) -> str:
-        """What has a label, in three letters: an image, a sequence or a token."""
-        return "tok" if self.labels_each > 1 else {"image": "img", "sequence": "seq"}[self.example]
+        """The same in three letters."""
+        return {"image": "img", "sequence": "seq", "token": "tok"}[self.labelled]
 
     @property
     def outputs(self) -> tuple[tuple[int, ...], ...]:

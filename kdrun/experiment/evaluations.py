@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 FINE_BINS = 1_000_000
 """Of the ECE in the released code of Abnar et al. (2020): near the mean of |correct - confidence|."""
 
+MEANINGS = {
+    "D-accuracy": f"mean of the accuracies at each distance between subject and verb, up to {agreement.LONGEST} words",
+    "A-accuracy": "mean of the accuracies with each number of attractors, nouns of the other number in between",
+    f"{agreement.HARD}+ attractors": f"accuracy on sentences with {agreement.HARD} attractors and more",
+}
+"""Of figures, by name, where the name does not say it."""
+
 AGREEMENT = ("kdrun.data.agreement", "kdrun.data.agreement_lm")
 
 
@@ -91,6 +98,10 @@ EVALUATIONS: Mapping[str, Named] = {
         for name, change in CORRUPTIONS.items()
     },
     "agreement": Named("generated sentences with 0 to 4 attractors", agreement.generated, _asks_for_agreement),
-    "linzen": Named("real sentences (Linzen 2016)", agreement.real, _asks_for_agreement, linzen),
-    "blimp": Named("minimal pairs (BLiMP)", agreement.minimal_pairs, _asks_for_agreement, blimp),
+    "linzen": Named(
+        "real sentences (Linzen 2016) whose verb is in the vocabulary", agreement.real, _asks_for_agreement, linzen
+    ),
+    "blimp": Named(
+        "minimal pairs (BLiMP), the mean of six paradigms", agreement.minimal_pairs, _asks_for_agreement, blimp
+    ),
 }

@@ -16,6 +16,7 @@ from kdrun.tables.controls import CONTROLS
 from kdrun.tables.made_of import Ingredients, check_ingredients, ingredients
 
 FIGURES = ("curves", "teacher_accuracy", "soft_targets", "heatmap", "cover", "evaluations", "buckets", "paths")
+OF_EVALUATIONS = ("evaluations", "buckets")
 COLUMNS = ("seconds", "extra_params", "ensemble", "teacher_confidence", "train_top1", "selected")
 GRID_PARTS = ("student", "method", "recipe", "dataset")
 """What an axis of a heat map can be of: the student by its name, or an option such as `method.temperature`."""
@@ -241,6 +242,10 @@ class Definition:
         problems += list(self._faulty_rows())
         if self.grid != Grid() and "heatmap" not in self.figures:
             problems.append("grid: is of a heat map: figures has none")
+        if not self.evaluations:
+            problems += [
+                f"figures: {name}: is of evaluations: there are none" for name in OF_EVALUATIONS if name in self.figures
+            ]
         if self.paths != Waypoints() and "paths" not in self.figures:
             problems.append("paths: is of a figure: figures has no paths")
         if problems:
@@ -263,6 +268,8 @@ class Definition:
             foreign = "errors" if self.measure == "top1" else "top1"
             if getattr(row.published, foreign) is not None:
                 yield f"rows: {row.name}: published.{foreign}: this table's measure is {self.measure}"
+            if any(text.startswith("evaluation=") for text in row.overrides):
+                yield f"rows: {row.name}: overrides: evaluation: has no effect there; a table has evaluations: [...]"
             if row.published.errors_on is not None and not row.errors_on:
                 yield f"rows: {row.name}: published.errors_on: needs errors_on, the classes"
 

@@ -10,12 +10,7 @@ from PIL import Image
 
 from kdrun.config.compose import config_directory
 from kdrun.data import Augmentation
-from kdrun.experiment.components import (
-    METHOD_INJECTED,
-    MODEL_INJECTED,
-    all_options,
-    resolve,
-)
+from kdrun.experiment.components import METHOD_INJECTED, all_options, resolve, told_to
 from kdrun.experiment.spec import Component, Recipe
 from kdrun.methods.sum import TERMS
 
@@ -105,13 +100,14 @@ def test_every_recipe_has_the_keys_of_the_library(composed, job, option):
     assert job(*words).spec.recipe == Recipe(**recipe, milestones=milestones, augmentation=augmentation)
 
 
-@pytest.mark.parametrize(("group", "injected"), [("method", METHOD_INJECTED), ("student", MODEL_INJECTED)])
+@pytest.mark.parametrize(("group", "injected"), [("method", lambda _: METHOD_INJECTED), ("student", told_to)])
 def test_the_yaml_of_a_component_names_all_its_options_at_their_defaults(group, injected):
     for option in options(group):
         node = read(group, option)
         name = node["_target_"].rpartition(".")[2]
-        parameters = inspect.signature(resolve(node.pop("_target_"))).parameters.values()
-        defaults = {p.name: p.default for p in parameters if p.name not in injected}
+        target = resolve(node.pop("_target_"))
+        parameters = inspect.signature(target).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.name not in injected(target)}
         node.pop("defaults", None)
         assert list(node) == list(defaults), option
         if name == option or group == "method":  # not a preset such as mlp_800

@@ -75,8 +75,8 @@ def test_each_member_is_bit_for_bit_itself_alone(either):
         replace(either.taught(), stop_epoch=2),
         either.plain("lstm", method=either.by("LSR")),
     ]
-    for request, outcome in either.runner("together").execute_all([Request(spec) for spec in specs]):
-        alone = either.execute(request.spec, "alone", replay_gb=0.0)
+    for request, outcome in either.runner("together", threads=1).execute_all([Request(spec) for spec in specs]):
+        alone = either.execute(request.spec, "alone", replay_gb=0.0, threads=1)
         assert either.bits(outcome.run) == either.bits(alone.run)
         assert (outcome.result["train"]["lockstep"], alone.result["train"]["lockstep"]) == (len(specs), 1)
 
@@ -112,7 +112,7 @@ def test_every_method_runs_on_sequences_or_says_why_not(lab, dataset):
     assert refused.keys() == REFUSED[dataset].keys()
     assert all(text.startswith(REFUSED[dataset][name]) for name, text in refused.items())
     requests = [Request(spec) for spec in specs.values()]
-    ended = {request.spec.run_id: end for request, end in lab.runner().execute_all(requests)}
+    ended = {request.spec.run_id: end for request, end in lab.runner(threads=1).execute_all(requests)}
     moved = {}
     for name, spec in specs.items():
         outcome = ended[spec.run_id]
