@@ -303,7 +303,7 @@ def test_a_question_that_cannot_be_answered_is_told_and_the_run_is_kept(kdrun, h
     monkeypatch.setattr(runner.Runner, "answers", lambda self, spec, examples: failing(spec, examples))
     code, out, err = kdrun(*TINY, "method=ce", "recipe.epochs=1", "evaluation=[scale]")
     assert code == 1
-    assert "mlp: evaluation scale: no memory" in err
+    assert "mlp seed=0: evaluation scale: no memory" in err
     assert "Traceback" not in err
     assert out[-1].startswith("result: outputs/runs/synthetic/mlp/ce-")
 
@@ -409,3 +409,18 @@ def test_version_names_the_package_that_runs(tmp_path):
     for package in (ROOT / "kdrun", copy):
         done, _, _ = asked("--version", PYTHONPATH=str(package.parent))
         assert done.stdout == f"kdrun {__version__} ({package})\n"
+
+
+def test_a_question_that_cannot_be_answered_is_told_and_the_others_are(kdrun, monkeypatch):
+    """One of two seeds has lost its weights after it was finished."""
+    words = ("-m", *TINY, "method=ce", "recipe.epochs=1", "seed=0,1")
+    assert kdrun(*words)[0] == 0
+    for run in Path("outputs/runs").rglob("student.safetensors"):
+        if '"seed":1' in (run.parent / "spec.json").read_text().replace(" ", ""):
+            run.write_bytes(b"damaged")
+    code, out, errors = kdrun(*words, "evaluation=[test]")
+    assert code == 1
+    assert "seed=1: evaluation test: " in errors
+    assert "Traceback" not in errors
+    (row,) = [line for line in out if "| test " in line]
+    assert row.rstrip(" |").endswith(" 1"), "the mean is over the seed that has answered"

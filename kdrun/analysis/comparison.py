@@ -143,10 +143,10 @@ def _read(entry: Entry, archive: Archive) -> _Found:
     records = {i: record for i, each in enumerate(entry.derived) if (record := archive.kept(each)) is not None}
     columns, by_class = archive.columns, entry.by_class if entry.row.errors_on else ()
     errors = {i: record["class_errors"] for i, each in enumerate(by_class) if (record := archive.kept(each))}
-    num_images = 0 if entry.first is None else entry.first.dataset.test_size
+    num_labels = 0 if entry.first is None else entry.first.dataset.num_test_labels
 
     def measured(metrics: Mapping[str, Any]) -> float:
-        return archive.measure.of(metrics["top1"], num_images)
+        return archive.measure.of(metrics["top1"], num_labels)
 
     known = archive.kept(entry.ensemble) if entry.ensemble is not None and "ensemble" in columns else None
     return _Found(
@@ -195,7 +195,7 @@ def _answers(entry: Entry, archive: Archive) -> dict[str, dict[int, float]]:
 def _teachers(entry: Entry, results: Mapping[int, Mapping[str, Any]], measure: Measure) -> dict[str, float]:
     """The measure of each teacher, on the test set of its own dataset."""
     return {
-        told["run_id"]: measure.of(told["top1"], teacher.dataset.test_size)
+        told["run_id"]: measure.of(told["top1"], teacher.dataset.num_test_labels)
         for i, result in results.items()
         for teacher, told in zip(entry.specs[i].teachers, result["teachers"], strict=False)
     }

@@ -202,7 +202,7 @@ def _what_it_can_show(definition: Definition, lines: Sequence[Line]) -> Iterator
     ]
     if not finished:
         return
-    sizes = {(data.test_size * data.labels_each, data.labelled) for data, _ in finished}
+    sizes = {(data.num_test_labels, data.labelled) for data, _ in finished}
     if len(sizes) == 1:
         ((size, labelled),) = sizes
         mean = statistics.fmean(mean for _, mean in finished)

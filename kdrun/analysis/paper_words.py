@@ -144,8 +144,10 @@ def scale_of(lines: Sequence[Line]) -> str:
     fractions = {f"{100 * spec.dataset.train_fraction:g} %" for spec in specs}
     devices = {device: None for line in lines for device in line.devices}
     sizes = sorted({spec.recipe.batch_size for spec in specs})
+    generated = sorted({spec.dataset.num_train_examples for spec in specs if spec.dataset.example == "sequence"})
     parts = [
         listed(spec.dataset.name for spec in specs),
+        f"{listed(f'{size:,}' for size in generated)} training sequences" if generated else "",
         "" if fractions == {"100 %"} else f"{listed(sorted(fractions))} of the training images",
         counted([spec.epochs_trained for spec in specs], "epoch"),
         _seeds(specs),

@@ -27,12 +27,13 @@ def evaluated(runner: Runner, specs: Mapping[str, Sequence[Spec]], names: Sequen
     for label, members in specs.items():
         for name in names:
             for spec in members:
-                asked = Evaluation((spec,), name)
+                asked, told = Evaluation((spec,), name), f"{label} seed={spec.seed}: evaluation {name}"
                 try:
-                    found.setdefault((label, name), []).append(compute(asked, runner)["figures"])
+                    figures = compute(asked, runner)["figures"]
                 except (RuntimeError, OSError, ValueError) as error:
-                    log.error("%s: evaluation %s: %s", label, name, error)
+                    log.error("%s: %s", told, error)
                     failed += 1
                 else:
-                    log.info("evaluation %s: %s", name, runner.store.find_derived(asked.key))
+                    found.setdefault((label, name), []).append(figures)
+                    log.info("%s: %s", told, runner.store.find_derived(asked.key))
     return evaluation_table(found), failed

@@ -79,6 +79,11 @@ class DatasetSpec(ABC):
         return 1
 
     @property
+    def num_test_labels(self) -> int:
+        """How many predictions the test set asks for."""
+        return self.test_size * self.labels_each
+
+    @property
     def labelled(self) -> str:
         """What has a label: an image, a sequence, or a token."""
         return "token" if self.labels_each > 1 else self.example
