@@ -266,8 +266,8 @@ def test_a_finished_run_is_asked_more_and_only_that_is_computed(kdrun, here, mon
         ["mlp", name, *(f"{value:.{digits}f}" for value, digits in zip(found.values(), (2, 3, 3), strict=True)), "1"]
         for name, found in figures.items()
     ]
-    assert [line for line in out if line.startswith("evaluation ")] == [
-        f"evaluation {name}: {kept[name].relative_to(here)}" for name in ("test", "translate")
+    assert [line for line in out if ": evaluation " in line] == [
+        f"mlp seed=0: evaluation {name}: {kept[name].relative_to(here)}" for name in ("test", "translate")
     ]
     before = {path: path.stat().st_mtime_ns for path in kept.values()}
     monkeypatch.setattr("kdrun.experiment.runner.load_teacher", None)
