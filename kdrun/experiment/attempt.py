@@ -30,6 +30,7 @@ from kdrun.experiment.reporting import TrainingProgress, log, log_file
 from kdrun.experiment.resident import ResidentSplits
 from kdrun.experiment.result import best
 from kdrun.experiment.run import Run
+from kdrun.experiment.shares import hardly_acting, just_measured
 from kdrun.experiment.spec import Spec
 from kdrun.experiment.start import begin_from
 from kdrun.experiment.store import Store
@@ -214,6 +215,8 @@ class Attempt:
         def on_epoch(images_per_second: float) -> None:
             _save_epoch(self.run, training, self.choices)
             self.tell(progress.line(self.title, training.rows[-1], images_per_second, self.run.spec.epochs_trained))
+            for measured in just_measured(training.rows, training.method.doubtful):
+                self.tell(f"{self.title}: {measured}")
 
         def begin_stage2() -> Step:
             training.method.begin_stage2()
@@ -250,6 +253,8 @@ class Attempt:
         """
         result = exported(self.run, training, data, teachers, self._context, self.choices, lockstep=self.lockstep)
         result = self.run.write_result(result, training.rows)
+        for idle in hardly_acting(training.rows):
+            self.tell(f"{self.title}: {idle}")
         self.run.previous_checkpoint.unlink(missing_ok=True)
         self.run.write_status("finished")
         self.ended = Outcome(self.run, result, reused=False)
@@ -296,7 +301,9 @@ def make_step(training: Training, context: AbstractContextManager[None], choices
     """How a run's steps are computed: the choices applied to its student."""
     apply_plan(training.method.student, choices.conv_plan)
     kind = GraphedStep if choices.cuda_graphs else Step
-    return kind(training.method, training.optimizer, context, compiled=choices.compile)
+    return kind(
+        training.method, training.optimizer, context, compiled=choices.compile, has_shares=training.has_shares
+    )
 
 
 def _take_weights(student: nn.Module, digest: str, files: Mapping[str, Path]) -> None:

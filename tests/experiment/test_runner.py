@@ -34,7 +34,7 @@ def test_result_has_schema_1(finished):
     assert result == finished.result == finished.run.result()
     assert set(result) == {
         *("schema", "run_id", "status", "semantics", "dataset", "method", "teachers", "seed", "precision", "epochs"),
-        *("student", "test", "train", "environment", "versions", "finished", "metrics_sha256"),
+        *("student", "test", "shares", "train", "environment", "versions", "finished", "metrics_sha256"),
     }
     facts = {name: result[name] for name in ("schema", "run_id", "status", "dataset", "seed", "precision", "epochs")}
     assert facts == {
