@@ -38,6 +38,7 @@ def hardly_acting(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def just_measured(rows: Sequence[Mapping[str, Any]], terms: Sequence[str]) -> Iterator[str]:
     """In words the shares of these terms, where the last row is the first of its stage that has shares."""
     for stage in recorded_shares(rows):
-        if stage["first"]["epoch"] == rows[-1]["epoch"]:
+        first = stage["first"]
+        if first["epoch"] == rows[-1]["epoch"]:
             for name in terms:
-                yield f"term {name} has {stage['first']['percent'][name]:.2g} % of the gradient in epoch {rows[-1]['epoch']}"
+                yield f"term {name} has {first['percent'][name]:.2g} % of the gradient in epoch {first['epoch']}"
