@@ -5,7 +5,6 @@ import inspect
 import json
 
 import pytest
-
 import torch
 
 from kdrun import methods

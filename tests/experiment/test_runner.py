@@ -71,7 +71,8 @@ def test_metrics_have_one_row_per_epoch_and_no_times(finished):
     rows = [json.loads(line) for line in lines]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     for row in rows:
-        assert set(row) == {"epoch", "lr", "train", "test"}
+        assert set(row) == {"epoch", "lr", "train", "shares", "test"}
+        assert set(row["shares"]) == {"ce", "kd"}
         assert set(row["train"]) == {"loss", "ce", "kd", "top1", "teacher_top1", "agreement"}
         assert set(row["test"]) == {"top1", "top5", "nll", "ece", "confidence"}
         assert row["train"]["loss"] == pytest.approx(0.1 * row["train"]["ce"] + 0.9 * row["train"]["kd"], rel=1e-5)
