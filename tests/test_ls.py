@@ -25,7 +25,7 @@ def listed(kdrun, *words: str) -> dict[int, list[str]]:
     """Cells by seed."""
     code, lines, err = kdrun("ls", *words)
     assert code == 0, err
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "/ce-" in line]
+    rows = [cells(line) for line in lines if "/ce-" in line]
     assert lines[-1] == f"{len(rows)} run" + ("s" if len(rows) != 1 else "")
     return {int(row[1]): row for row in rows}
 
@@ -37,6 +37,35 @@ def test_finished_runs_with_their_accuracy(kdrun, runs):
         assert (state, epoch, when) == ("finished", "2/2", "now")
         assert top1 == f"{run.result()['test']['last']['top1']:.2f}"
         assert place == str(run.directory.relative_to(run.directory.parents[4]))
+
+
+def test_records_as_json_and_runs_of_an_older_semantics(kdrun, runs):
+    older = Run(runs[0].directory.parent / f"ce-{runs[0].spec.at_semantics(1).run_id}", runs[0].spec.at_semantics(1))
+    older.open(config=None)
+    taught = (*TINY[:2], "teacher=mlp", "method=kd", *TINY[4:])
+    assert kdrun(*taught)[0] == 0
+    code, lines, _ = kdrun("ls", "--json")
+    assert code == 0
+    records = json.loads("\n".join(lines))
+    assert len(records) == 5
+    assert [record["run_id"] for record in records if record["older_semantics"]] == [older.spec.run_id]
+    assert {record["semantics"] for record in records} == {1, 2}
+    by_id = {record["run_id"]: record for record in records}
+    for run in runs:
+        record = by_id[run.spec.run_id]
+        assert record["top1"] == run.result()["test"]["last"]["top1"]
+        assert (record["state"], record["epoch"], record["epochs"], record["shares"]) == ("finished", 2, 2, [])
+        assert record["run"] == str(run.directory.relative_to(run.directory.parents[4]))
+    (kd,) = [record for record in records if record["method"] == "kd"]
+    (stage,) = kd["shares"]
+    assert (stage["first"]["epoch"], stage["last"]["epoch"], stage["last"]["percent"].keys()) == (1, 2, {"ce", "kd"})
+    assert [row[0] for row in map(cells, kdrun("ls")[1]) if row[-1].endswith(older.spec.run_id)] == [
+        "stale, semantics 1"
+    ]
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_a_run_is_running_while_a_process_holds_it_and_stale_afterwards(kdrun, runs):

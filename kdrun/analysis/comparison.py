@@ -40,6 +40,7 @@ class Line:
         train_top1: top-1 of the last epoch on the training images, in training mode.
         selected: on the test set, of the epoch that is best on the validation images.
         errors_on: errors on the classes that the row names.
+        shares: of each weighted term in the gradient, in percent, in the last epoch that has some.
         figures: what a derived row finds beside the metrics, and what the runs answered in the table's evaluations, the
             evaluation's name before that of the figure.
     """
@@ -63,6 +64,7 @@ class Line:
     train_top1: Statistic | None = None
     selected: Statistic | None = None
     errors_on: Statistic | None = None
+    shares: Mapping[str, Statistic] = field(default_factory=dict)
     figures: Mapping[str, Statistic] = field(default_factory=dict)
 
     @property
@@ -105,6 +107,7 @@ class _Found:
     train_top1: dict[int, float]
     selected: dict[int, float]
     errors_on: dict[int, float]
+    shares: dict[str, dict[int, float]]
     ensemble: float | None
     figures: dict[str, dict[int, float]]
 
@@ -169,6 +172,7 @@ def _read(entry: Entry, archive: Archive) -> _Found:
             for i, result in results.items()
             if "val" in result and "selected" in columns
         },
+        shares=_shares(results) if "shares" in columns else {},
         errors_on={i: sum(counts[name] for name in entry.row.errors_on) for i, counts in errors.items()},
         ensemble=None if known is None else measured(known["test"]["last"]),
         figures={
@@ -179,6 +183,16 @@ def _read(entry: Entry, archive: Archive) -> _Found:
             **_answers(entry, archive),
         },
     )
+
+
+def _shares(results: Mapping[int, Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    """The last shares of each run, by term; results of runs with a single term have none."""
+    found: dict[str, dict[int, float]] = {}
+    for i, result in results.items():
+        for stage in result.get("shares", [])[-1:]:
+            for name, share in stage["last"]["percent"].items():
+                found.setdefault(name, {})[i] = share
+    return found
 
 
 def _answers(entry: Entry, archive: Archive) -> dict[str, dict[int, float]]:
@@ -263,6 +277,7 @@ def _line(entry: Entry, student: str, found: _Found, baseline: Entry | None, bas
         train_top1=_statistic(found.train_top1.values()),
         selected=_statistic(found.selected.values()),
         errors_on=_statistic(found.errors_on.values()),
+        shares={name: Statistic.of(list(values.values())) for name, values in found.shares.items()},
         figures={name: Statistic.of(list(values.values())) for name, values in found.figures.items() if values},
     )
 

@@ -98,6 +98,7 @@ def _cells(
         "its confidence": [_digits(line.teacher_confidence, 3) for line in lines]
         if "teacher_confidence" in extra
         else [],
+        "gradient %": [_shares(line) for line in lines],
         "s / epoch": [_seconds(line) for line in lines] if "seconds" in extra else [],
         "learned beside": [_extra(line) for line in lines] if "extra_params" in extra else [],
         "runs": [_runs(line) for line in lines],
@@ -173,6 +174,14 @@ def _with_published(ours: str, printed: str) -> str:
 
 def _digits(statistic: Statistic | None, digits: int) -> str:
     return "" if statistic is None else statistic.text(digits)
+
+
+def _shares(line: Line) -> str:
+    """`20.1 ce, 79.9 kd`; below 1 % two digits that count."""
+    return ", ".join(
+        f"{share.mean:.1f} {name}" if share.mean >= 1 else f"{share.mean:.2g} {name}"
+        for name, share in line.shares.items()
+    )
 
 
 def _seconds(line: Line) -> str:

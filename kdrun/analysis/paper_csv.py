@@ -77,6 +77,11 @@ def _record(
         **({f"ensemble_{definition.measure}": line.ensemble} if "ensemble" in columns else {}),
         **(_mean_and_std("train_top1", line.train_top1) if "train_top1" in columns else {}),
         **(_mean_and_std("selected", line.selected) if "selected" in columns else {}),
+        **(
+            {"shares": " ".join(f"{name}={share.mean}" for name, share in line.shares.items())}
+            if "shares" in columns
+            else {}
+        ),
         "run_ids": " ".join(run.spec.run_id for _, run in sorted(line.runs.items())),
         "published_runs": published_runs(line, elsewhere),
     }

@@ -174,6 +174,12 @@ def _what_is_beside(definition: Definition, lines: Sequence[Line], *, published:
         yield from (f'"{name}": {meaning}.' for name, meaning in MEANINGS.items() if name in shown)
     if "teacher_confidence" in definition.columns and any(line.teacher_confidence for line in lines):
         yield '"its confidence": the mean over the test images of the teacher\'s largest probability.'
+    if any(line.shares for line in lines):
+        yield (
+            '"gradient %": the share of each weighted term in the gradient of the student\'s parameters, '
+            "|g_i| / Σ |g_j|, on the first batch of the last epoch (of the last stage with several terms), mean over "
+            "the seeds."
+        )
     if "seconds" in definition.columns and any(line.seconds for line in lines):
         share = "; in lockstep a student's own steps and an even share of the rest"
         yield f'"s / epoch": of training, without evaluation{share}.'

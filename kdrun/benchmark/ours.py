@@ -79,7 +79,9 @@ def kd_steps(
     for epoch in itertools.count():
         method.train()
         for number, (x, y, index) in enumerate(views.epoch(epoch)):
-            batch = Batch(x=x, y=y, index=index, epoch=epoch, step=number, progress=0.0, generator=generator)
+            # Counted on over the epochs, which are short here: shares of the gradient are measured at step 0.
+            place = epoch * len(views) + number
+            batch = Batch(x=x, y=y, index=index, epoch=epoch, step=place, progress=0.0, generator=generator)
             output = source(batch)
             seed = mix(0, "step", epoch, number)
             seed_global_generators(seed, device)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdrun.cli.options import refuse
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Lists the runs under an output root: finished, running (a process holds it), stale (it was running and its process is
-gone), interrupted, failed, diverged. The command that made a run resumes it, whatever its state.
+gone), interrupted, failed, diverged. The command that made a run resumes it, whatever its state. A run of an older
+semantics (a default or a meaning has changed since) is marked; the same command trains another run.
+--json prints a list of records instead; "shares" are those of the gradient in percent, as in result.json.
 """
 
 
@@ -28,6 +31,7 @@ def ls_main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="kdrun ls", description=DESCRIPTION)
     parser.add_argument("root", nargs="?", type=Path, default=Path("outputs"), help="the output root (default outputs)")
     parser.add_argument("--state", action="append", choices=STATES, help="only runs that are so; may be repeated")
+    parser.add_argument("--json", action="store_true", help="a JSON list with a record for each run")
     options = parser.parse_args(words)
     if not options.root.is_dir():
         return refuse([f"{options.root}: no such directory"], "kdrun ls")
@@ -35,42 +39,68 @@ def ls_main(words: Sequence[str]) -> int:
     from kdrun.experiment.reporting import log, set_up_console
 
     set_up_console()
-    rows, unreadable = [], 0
+    records, unreadable = [], 0
     for run in Store(options.root).runs():
         if isinstance(run, Exception):
             unreadable += 1
             log.error("%s", run)
         elif options.state is None or run.state in options.state:
-            rows.append(_row(run))
-    if rows:
+            records.append(_record(run))
+    if options.json:
+        print(json.dumps(records, indent=2))
+        return 1 if unreadable else 0
+    if records:
         header = ["state", "seed", "epoch", "top-1 %", "last sign of life", "run"]
-        log.info("%s", aligned(header, rows).rstrip())
-    log.info("%d run%s", len(rows), "" if len(rows) == 1 else "s")
+        log.info("%s", aligned(header, [_row(record) for record in records]).rstrip())
+    log.info("%d run%s", len(records), "" if len(records) == 1 else "s")
     return 1 if unreadable else 0
 
 
-def _row(run: Run) -> list[str]:
-    status, state = run.status(), run.state
-    done = run.spec.epochs_trained if state == "finished" else status.get("epoch", 0)
-    top1 = f"{run.result()['test']['last']['top1']:.2f}" if state == "finished" else ""
-    heartbeat = status.get("heartbeat")
+def _record(run: Run) -> dict[str, Any]:
+    """What is known of a run, as plain values; top-1 in percent."""
+    from kdrun.experiment.spec import SEMANTICS
+
+    spec, status, state = run.spec, run.status(), run.state
+    result = run.result() if state == "finished" else {}
+    done = spec.epochs_trained if result else status.get("epoch", 0)
+    return {
+        "run": str(run.directory),
+        "run_id": spec.run_id,
+        "state": state,
+        "semantics": spec.semantics,
+        "older_semantics": spec.semantics < SEMANTICS,
+        "dataset": spec.dataset.name,
+        "student": spec.student.name,
+        "method": run.directory.name.rpartition("-")[0],
+        "seed": spec.seed,
+        "epoch": done,
+        "epochs": spec.epochs_trained,
+        "stage": _stage(spec, done, finished=bool(result)),
+        "top1": result["test"]["last"]["top1"] if result else None,
+        "shares": result.get("shares", []),
+        "heartbeat": status.get("heartbeat"),
+    }
+
+
+def _row(record: dict[str, Any]) -> list[str]:
+    heartbeat, top1, stage = record["heartbeat"], record["top1"], record["stage"]
     return [
-        state,
-        str(run.spec.seed),
-        f"{done}/{run.spec.epochs_trained}{_stage(run.spec, done, finished=state == 'finished')}",
-        top1,
+        record["state"] + (f", semantics {record['semantics']}" if record["older_semantics"] else ""),
+        str(record["seed"]),
+        f"{record['epoch']}/{record['epochs']}{f', {stage}' if stage else ''}",
+        "" if top1 is None else f"{top1:.2f}",
         _ago(datetime.now(timezone.utc) - datetime.fromisoformat(heartbeat)) if heartbeat else "",
-        str(run.directory),
+        record["run"],
     ]
 
 
 def _stage(spec: Spec, done: int, *, finished: bool) -> str:
     """Which of two stages a run is in, or ends in: nothing for one that is through both, or has one."""
     if spec.stopped_in_stage1:
-        return ", stops in stage 1"
+        return "stops in stage 1"
     if finished or not spec.stage1_epochs:
         return ""
-    return f", stage {1 if done < spec.stage1_epochs else 2}"
+    return f"stage {1 if done < spec.stage1_epochs else 2}"
 
 
 def _ago(passed: timedelta) -> str:

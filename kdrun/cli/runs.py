@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdrun import __version__
 from kdrun.cli.options import refuse, run_parser
@@ -35,7 +35,8 @@ def runs_main(words: Sequence[str]) -> int:
     from kdrun.experiment.reporting import log, set_up_console
 
     set_up_console()
-    for notice in dict.fromkeys(notice for job in jobs for notice in job.notices):
+    notices = [*(notice for job in jobs for notice in job.notices), *_about_sweep(jobs, choices)]
+    for notice in dict.fromkeys(notices):
         log.info("%s", notice)
     if options.dry_run:
         from kdrun.experiment.dry_run import Estimator, with_teachers
@@ -88,6 +89,21 @@ def _jobs(options: argparse.Namespace) -> tuple[list[Job], list[dict[str, str]]]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return jobs, choices
+
+
+def _about_sweep(jobs: Sequence[Job], choices: Sequence[Mapping[str, str]]) -> list[str]:
+    """What the methods of a sweep have to say about those of their options that it sweeps."""
+    from kdrun.experiment.components import all_options, method_class
+
+    settings: dict[tuple[Any, int, str], list[dict[str, Any]]] = {}
+    for job, choice in zip(jobs, choices, strict=True):
+        for key in choice:
+            group, _, option = key.partition(".")
+            if group == "method" and option:
+                place = (method_class(job.spec.method), job.spec.dataset.num_classes, option)
+                settings.setdefault(place, []).append(all_options(job.spec.method))
+    found = (kind.about_sweep(option, options, classes) for (kind, classes, option), options in settings.items())
+    return [notice for notice in found if notice]
 
 
 def runner_for(jobs: Sequence[Job]) -> Runner:

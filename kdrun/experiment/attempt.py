@@ -28,8 +28,9 @@ from kdrun.experiment.failures import first_line, is_device_lost, is_out_of_memo
 from kdrun.experiment.finishing import exported
 from kdrun.experiment.reporting import TrainingProgress, log, log_file
 from kdrun.experiment.resident import ResidentSplits
-from kdrun.experiment.result import best
+from kdrun.experiment.result import best, describe
 from kdrun.experiment.run import Run
+from kdrun.experiment.shares import hardly_acting, just_measured
 from kdrun.experiment.spec import Spec
 from kdrun.experiment.start import begin_from
 from kdrun.experiment.store import Store
@@ -117,6 +118,7 @@ class Attempt:
             with log_file(self.run.directory / "kdrun.log", self.run.spec.run_id):
                 try:
                     self._tell_damaged_status()
+                    self._tell_older(store)
                     self._take_beginning(store)
                     self.run.write_status("running", choices=dataclasses.asdict(choices))
                     yield
@@ -214,6 +216,8 @@ class Attempt:
         def on_epoch(images_per_second: float) -> None:
             _save_epoch(self.run, training, self.choices)
             self.tell(progress.line(self.title, training.rows[-1], images_per_second, self.run.spec.epochs_trained))
+            for measured in just_measured(training.rows, training.method.doubtful):
+                self.tell(f"{self.title}: {measured}")
 
         def begin_stage2() -> Step:
             training.method.begin_stage2()
@@ -250,6 +254,8 @@ class Attempt:
         """
         result = exported(self.run, training, data, teachers, self._context, self.choices, lockstep=self.lockstep)
         result = self.run.write_result(result, training.rows)
+        for idle in hardly_acting(training.rows):
+            self.tell(f"{self.title}: {idle}")
         self.run.previous_checkpoint.unlink(missing_ok=True)
         self.run.write_status("finished")
         self.ended = Outcome(self.run, result, reused=False)
@@ -277,6 +283,28 @@ class Attempt:
             what = "its checkpoint says how the run computes" if known else "nothing was trained, the run begins anew"
             log.warning("%s; %s", status["damaged"], what, extra={"run": self.run.spec.run_id})
 
+    def _tell_older(self, store: Store) -> None:
+        """A notice where this run's fields have a result of an older semantics, with what else its method had."""
+        older = None if self.run.last_checkpoint.exists() else store.find_older(self.run.spec)
+        if older is None:
+            return
+        try:
+            result = older.result()
+        except RuntimeError as error:
+            log.warning("%s; it is of an older semantics", error, extra={"run": self.run.spec.run_id})
+            return
+        method = describe(self.run.spec, [])["method"]
+        changes = [
+            f"method.{name} was {value}, is {method.get(name)}"
+            for name, value in result["method"].items()
+            if value != method.get(name)
+        ]
+        self.tell(
+            f"{self.title}: a result of semantics {older.spec.semantics}, {result['test']['last']['top1']:.2f} % "
+            f"top-1, is in {older.directory}; trained anew under semantics {self.run.spec.semantics}"
+            + (f" ({'; '.join(changes)})" if changes else "")
+        )
+
     def _take_beginning(self, store: Store) -> None:
         """A run that was never started goes on from a shorter one that shares its way (a teacher stopped early)."""
         if self.run.last_checkpoint.exists() or self.run.spec.weights is not None:
@@ -296,7 +324,7 @@ def make_step(training: Training, context: AbstractContextManager[None], choices
     """How a run's steps are computed: the choices applied to its student."""
     apply_plan(training.method.student, choices.conv_plan)
     kind = GraphedStep if choices.cuda_graphs else Step
-    return kind(training.method, training.optimizer, context, compiled=choices.compile)
+    return kind(training.method, training.optimizer, context, compiled=choices.compile, has_shares=training.has_shares)
 
 
 def _take_weights(student: nn.Module, digest: str, files: Mapping[str, Path]) -> None:

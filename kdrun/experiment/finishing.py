@@ -11,6 +11,7 @@ from kdrun.experiment.environment import environment, peak_memory_bytes, version
 from kdrun.experiment.resident import ResidentSplits
 from kdrun.experiment.result import accuracies, describe
 from kdrun.experiment.run import Run
+from kdrun.experiment.shares import recorded_shares
 from kdrun.experiment.teachers import probe_top1
 from kdrun.methods import Method
 from kdrun.models.cost import num_parameters
@@ -53,6 +54,7 @@ def exported(
             "probe_top1": probe_top1(student, data.test, context),
         },
         **accuracies(training.rows, {name: evaluate(student, images, context) for name, images in untrained.items()}),
+        "shares": recorded_shares(training.rows),
         **_features(training.method),
         "train": {
             "seconds": training.seconds,

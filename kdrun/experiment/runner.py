@@ -25,7 +25,7 @@ from kdrun.experiment.run import Run
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.spec import Spec
 from kdrun.experiment.store import Store
-from kdrun.experiment.teachers import load_teacher
+from kdrun.experiment.teachers import load_teacher, weakness
 from kdrun.methods import Needs
 from kdrun.training.cuda_graphs import GraphedTeacher
 from kdrun.training.evaluation import predict
@@ -51,6 +51,7 @@ class Runner:
         self._all_threads = torch.get_num_threads()
         self._known_threads: dict[str, int] = {}
         self._data: tuple[DatasetSpec, ResidentSplits] | None = None
+        self._assessed: set[str] = set()
         forbid_tf32()
 
     def execute(self, spec: Spec, *, role: str = "student", config: str | None = None) -> Outcome:
@@ -180,6 +181,7 @@ class Runner:
                 teacher = teachers[spec.run_id] = self.execute(spec, role="teacher")
                 if teacher.reused:
                     log.info("taught by %s", teacher.run.origin())
+                self._tell_weakness(teacher, [attempt.run.spec for attempt in taught])
             except Exception as error:  # it stands in the teacher's own log and status
                 place = self.store.run(spec).directory
                 failure = RuntimeError(f"its teacher {place} failed: {type(error).__name__}: {error}")
@@ -187,6 +189,14 @@ class Runner:
                     attempt.ended = failure
                 break
         return teachers
+
+    def _tell_weakness(self, teacher: Outcome, students: Sequence[Spec]) -> None:
+        """A notice, once a command, for a teacher that can hardly help these students."""
+        if teacher.run.spec.run_id not in self._assessed:
+            self._assessed.add(teacher.run.spec.run_id)
+            weak = weakness(teacher.run, students, self.store)
+            if weak is not None:
+                log.info("teacher %s: %s", teacher.run.directory, weak)
 
     def _starts_first(self, attempts: Sequence[Attempt]) -> None:
         """Brings the runs that these attempts start from to their ends."""

@@ -14,8 +14,11 @@ from kdrun.data import Augmentation
 from kdrun.experiment.dataset_spec import DatasetSpec, enforce, kind_of
 from kdrun.training.optimisation import OPTIMIZERS
 
-SEMANTICS = 1
-"""Raised when a default, or the meaning of a field, changes: results of different semantics are different runs."""
+SEMANTICS = 2
+"""Raised when a default, or the meaning of a field, changes: results of different semantics are different runs.
+
+2: tfkd_reg is the released form by default, with a multiplier of K.
+"""
 
 
 def _increasing_shares(values: tuple[float, ...]) -> bool:
@@ -202,6 +205,12 @@ class Spec:
         teachers = tuple(teacher.at_precision(precision) for teacher in self.teachers)
         start = self.start and self.start.at_precision(precision)
         return dataclasses.replace(self, precision=precision, teachers=teachers, start=start)
+
+    def at_semantics(self, semantics: int) -> Spec:
+        """The spec of the same fields under another semantics, its teachers too: another run."""
+        teachers = tuple(teacher.at_semantics(semantics) for teacher in self.teachers)
+        start = self.start and self.start.at_semantics(semantics)
+        return dataclasses.replace(self, teachers=teachers, start=start, semantics=semantics)
 
     @classmethod
     def from_canonical(cls, values: Mapping[str, Any]) -> Spec:

@@ -11,7 +11,7 @@ from typing import Any
 from kdrun.experiment.components import method_class
 from kdrun.experiment.reporting import log
 from kdrun.experiment.run import Run, read_written
-from kdrun.experiment.spec import Spec
+from kdrun.experiment.spec import Component, Spec
 from kdrun.files import DamagedError, read_json
 
 
@@ -48,6 +48,11 @@ class Store:
             raise RuntimeError(f"{published.result_path} is the result of another run: {found}, not {spec.run_id}")
         return published
 
+    def find_older(self, spec: Spec) -> Run | None:
+        """The finished run of the same fields under the newest semantics before the spec's own, else None."""
+        older = (self.find(spec.at_semantics(number)) for number in range(spec.semantics - 1, 0, -1))
+        return next((run for run in older if run is not None), None)
+
     def derived(self, key: str) -> Path:
         """The place of figures that are computed from runs, whether or not they are there."""
         return self.root / "derived" / f"{key}.json"
@@ -70,6 +75,24 @@ class Store:
                 yield error
             else:
                 yield run
+
+    def last_by_labels(self, spec: Spec) -> Run | None:
+        """Of the finished runs of a run's student by cross-entropy, of any seed, the one that finished last.
+
+        All else is as in `spec`: dataset, recipe, epochs, semantics.
+        """
+        alone = dataclasses.replace(
+            spec, method=Component("kdrun.methods.CE"), teachers=(), start=None, stop_epoch=None
+        )
+        found = []
+        for path in self.run(alone).directory.parent.glob("ce-*/spec.json"):
+            try:
+                run = Run(path.parent, _read_spec(path))
+                if run.finished and dataclasses.replace(run.spec, seed=spec.seed) == alone:
+                    found.append((run.result()["finished"], str(run.directory), run))
+            except RuntimeError as error:
+                log.warning("%s; nothing is compared with it", error)
+        return max(found, key=lambda each: each[:2])[2] if found else None
 
     def longest_beginning(self, spec: Spec, choices: Mapping[str, Any]) -> Run | None:
         """Of the finished runs that are the first epochs of this one, the longest whose checkpoint is there.

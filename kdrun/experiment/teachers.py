@@ -1,8 +1,10 @@
-"""A finished run as a teacher: its weights, verified before they teach."""
+"""A finished run as a teacher: its weights, verified before they teach, and how its accuracy compares."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from kdrun.data import Resident
 from kdrun.experiment.build import build_student, load_weights
 from kdrun.experiment.reporting import log
 from kdrun.experiment.run import Run
+from kdrun.experiment.spec import Spec
+from kdrun.experiment.store import Store
 from kdrun.files import DamagedError, read_record, sweep, write_record
 from kdrun.metrics import num_correct
 from kdrun.training.checkpoint import CheckpointError, read_weights
@@ -90,3 +94,39 @@ def _is_verified(path: Path, digest: str) -> bool:
     except DamagedError as error:
         log.warning("%s; the teacher's accuracy is checked again", error)
         return False
+
+
+CHANCE_ERRORS = 3
+"""Standard errors above chance, on the test set, that a teacher's accuracy must have to be told from guessing."""
+
+
+def weakness(teacher: Run, students: Sequence[Spec], store: Store) -> str | None:
+    """Why the accuracy of a teacher lets little be expected of it, in words; None where it does not.
+
+    It is not clear of chance, `1/K + 3 sqrt((1/K) (1 - 1/K) / n)` on n test labels, or not above the last known
+    accuracy that a student has by cross-entropy. A student whose own training the teacher repeats is not compared.
+
+    Args:
+        teacher: finished.
+        students: the runs it teaches; those of another task than the teacher's are left out.
+        store: where runs by cross-entropy are looked for.
+    """
+    students = [student for student in students if student.dataset.same_task(teacher.spec.dataset)]
+    if not students:
+        return None
+    top1 = teacher.result()["test"]["last"]["top1"]
+    chance = 1 / len(teacher.spec.dataset.outputs)
+    error = math.sqrt(chance * (1 - chance) / teacher.spec.dataset.num_test_labels)
+    if top1 <= 100 * (chance + CHANCE_ERRORS * error):
+        return f"its test top-1, {top1:.2f} %, is not clear of chance ({100 * chance:.2f} ± {100 * error:.2f} %)"
+    for student in students:
+        alone = store.last_by_labels(student)
+        if alone is None or dataclasses.replace(teacher.spec, seed=alone.spec.seed) == alone.spec:
+            continue
+        its = alone.result()["test"]["last"]["top1"]
+        if top1 <= its:
+            return (
+                f"its test top-1, {top1:.2f} %, is not above that of its student {student.student.name} by "
+                f"cross-entropy, {its:.2f} % ({alone.directory})"
+            )
+    return None

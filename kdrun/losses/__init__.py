@@ -29,6 +29,7 @@ from kdrun.losses.label_smoothing import (
     tfkd_reg_loss,
     virtual_teacher_loss,
     virtual_teacher_probs,
+    virtual_teacher_target,
 )
 from kdrun.losses.logit_matching import CLASS_REDUCTIONS, logit_matching_loss
 from kdrun.losses.partial_targets import check_k, class_similarity_loss, topk_loss, true_class_loss
@@ -79,4 +80,5 @@ __all__ = [
     "true_class_loss",
     "virtual_teacher_loss",
     "virtual_teacher_probs",
+    "virtual_teacher_target",
 ]

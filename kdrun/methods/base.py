@@ -7,9 +7,11 @@ teacher: it says in `needs` what it asks of one, and gets it as a `TeacherOutput
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
+import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -131,11 +133,19 @@ class Objective:
         loss: the scalar to minimise.
         logits: the student's, `[N, K]`, for the training metrics.
         terms: the parts of the loss by name, before they are weighed: scalars, logged as they are.
+        weighted: the parts by name as they are weighed, whose sum is the loss: their shares of the gradient are
+            measured once an epoch. Empty: no shares.
     """
 
     loss: Tensor
     logits: Tensor
-    terms: dict[str, Tensor] = field(default_factory=dict)
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+    weighted: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, logits: Tensor, weighted: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> Objective:
+        """The objective whose loss is the sum of its weighted terms, added in their order."""
+        return cls(functools.reduce(operator.add, weighted.values()), logits, terms, weighted)
 
 
 class Method(nn.Module, ABC):
@@ -154,6 +164,7 @@ class Method(nn.Module, ABC):
         stage1_epochs: length of a first stage before the one of `recipe.epochs`; 0 where there is none.
         of_one_stage: options that have an effect only without a first stage, of a method that has both forms.
         of_two_stages: options that have an effect only with one.
+        doubtful: terms whose share of the gradient is a notice as soon as it is measured.
     """
 
     name: ClassVar[str]
@@ -165,6 +176,7 @@ class Method(nn.Module, ABC):
     taps: tuple[str, ...] = ()
     stage: int = 0
     stage1_epochs: int = 0
+    doubtful: tuple[str, ...] = ()
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
@@ -197,6 +209,25 @@ class Method(nn.Module, ABC):
     def trained(self) -> Iterable[nn.Parameter]:
         """The parameters that this stage trains: all there are."""
         return self.parameters()
+
+    def measured(self) -> list[nn.Parameter]:
+        """The parameters that the shares of the gradient are of: the student's that this stage trains.
+
+        Where it trains none of them, as where the student is generated, all that it trains.
+        """
+        trained, own = list(self.trained()), {id(parameter) for parameter in self.student.parameters()}
+        return [parameter for parameter in trained if id(parameter) in own] or trained
+
+    @classmethod
+    def about_sweep(cls, option: str, settings: Sequence[Mapping[str, Any]], num_classes: int) -> str | None:
+        """What should be known before an option is swept: nothing.
+
+        Args:
+            option: that is swept.
+            settings: all options of each of the sweep's runs.
+            num_classes: K.
+        """
+        return None
 
     def stage1_recipe(self) -> Mapping[str, Any]:
         """What the first of two stages changes of the recipe, by the names of its fields: nothing but the epochs."""
@@ -237,9 +268,9 @@ class Distillation(Method):
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         ce = losses.cross_entropy(student.logits, batch.y)
         term = self.distill(student, batch, teacher)
-        return Objective(
-            self.hard_weight * ce + self.weight * term, student.logits, {"ce": ce, self.term or self.name: term}
-        )
+        name = self.term or self.name
+        weighted = {"ce": self.hard_weight * ce, name: self.weight * term}
+        return Objective.of(student.logits, weighted, {"ce": ce, name: term})
 
     @abstractmethod
     def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
@@ -249,7 +280,7 @@ class Distillation(Method):
     def default_weight(cls) -> float:
         """The weight of the term where none is given: that of the constructor, or alpha times the multiplier."""
         default = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
-        weight: float = default["weight"] if "weight" in default else default["alpha"] * default["multiplier"]
+        weight: float = default["weight"] if "weight" in default else default["alpha"] * (default["multiplier"] or 1.0)
         return weight
 
     def _ask_features(self, *taps: str) -> None:

@@ -46,8 +46,8 @@ class DML(Method):
         answers = [student.logits, *(peer(batch.x) for peer in self.others)]
         hard = [losses.cross_entropy(logits, batch.y) for logits in answers]
         mutual = [self._mutual(k, answers) for k in range(len(answers))]
-        loss = sum((ce + self.weight * kl for ce, kl in zip(hard, mutual, strict=True)), start=hard[0].new_zeros(()))
-        return Objective(loss, student.logits, {"ce": hard[0], "dml": mutual[0]})
+        weighted = {"ce": torch.stack(hard).sum(), "dml": self.weight * torch.stack(mutual).sum()}
+        return Objective.of(student.logits, weighted, {"ce": hard[0], "dml": mutual[0]})
 
     def _mutual(self, k: int, answers: list[Tensor]) -> Tensor:
         """The mean KL from the others' answers to that of network k."""

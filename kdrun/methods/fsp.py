@@ -97,9 +97,9 @@ class FSP(Distillation):
             return super().objective(student, batch, teacher)
         if self.stage == 0:
             fsp = self.distill(student, batch, teacher)
-            return Objective(self.weight * fsp, student.logits, {"fsp": fsp})
+            return Objective.of(student.logits, {"fsp": self.weight * fsp}, {"fsp": fsp})
         ce = losses.cross_entropy(student.logits, batch.y)
-        return Objective(self.hard_weight * ce, student.logits, {"ce": ce})
+        return Objective.of(student.logits, {"ce": self.hard_weight * ce}, {"ce": ce})
 
     @property
     def asks(self) -> bool:

@@ -96,11 +96,11 @@ class Sum(Method):
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         values = {"ce": losses.cross_entropy(student.logits, batch.y)}
-        loss = self.hard_weight * values["ce"]
+        weighted = {"ce": self.hard_weight * values["ce"]}
         for name, term in self._terms():
             values[name] = term.distill(student, batch, teacher)
-            loss = loss + self.weights[name] * values[name]
-        return Objective(loss, student.logits, values)
+            weighted[name] = self.weights[name] * values[name]
+        return Objective.of(student.logits, weighted, values)
 
 
 def _term(name: str, pair: Pair, options: Mapping[str, Any]) -> Distillation:

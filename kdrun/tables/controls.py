@@ -38,7 +38,8 @@ class Weights:
 def divided_by_classes(method: Component) -> bool:
     """Whether a method's soft term is averaged over the K classes, as in the released Tf-KD code."""
     options = all_options(method)
-    return options.get("kl_reduction") == "mean" or options.get("variant") == "released"
+    released = options.get("variant") == "released" and options["multiplier"] is not None
+    return options.get("kl_reduction") == "mean" or released
 
 
 def effective_weights(spec: Spec) -> Weights | None:
@@ -47,7 +48,8 @@ def effective_weights(spec: Spec) -> Weights | None:
     if not {"kl_reduction", "correct_prob"} & options.keys():
         return None
     alpha, classes = options["alpha"], spec.dataset.num_classes if divided_by_classes(spec.method) else 1
-    return Weights(1 - alpha, alpha * options["multiplier"] / classes)
+    multiplier = 1.0 if options["multiplier"] is None else options["multiplier"]
+    return Weights(1 - alpha, alpha * multiplier / classes)
 
 
 def matched_epsilon(spec: Spec) -> float | None:

@@ -17,7 +17,7 @@ from kdrun.tables.made_of import Ingredients, check_ingredients, ingredients
 
 FIGURES = ("curves", "teacher_accuracy", "soft_targets", "heatmap", "cover", "evaluations", "buckets", "paths")
 OF_EVALUATIONS = ("evaluations", "buckets")
-COLUMNS = ("seconds", "extra_params", "ensemble", "teacher_confidence", "train_top1", "selected")
+COLUMNS = ("seconds", "extra_params", "ensemble", "teacher_confidence", "train_top1", "selected", "shares")
 GRID_PARTS = ("student", "method", "recipe", "dataset")
 """What an axis of a heat map can be of: the student by its name, or an option such as `method.temperature`."""
 
@@ -188,7 +188,7 @@ class Definition:
         columns: shown beside the accuracies: seconds (of an epoch), extra_params (learned beside the student), ensemble
             (of the mean probabilities of a row's runs), teacher_confidence (their mean largest probability),
             train_top1 (of the last epoch, as logged in training), selected (of the epoch that is best on the
-            validation images).
+            validation images), shares (of each weighted term in the gradient, in the last epoch that has some).
         measure: what is shown of a run: `top1`, or `errors`, how many test images are wrong.
         grid: the axes of the heat map.
         paths: whose are drawn, with which checkpoints.

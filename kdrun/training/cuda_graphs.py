@@ -33,7 +33,8 @@ class NotCapturableError(RuntimeError):
 class GraphedStep(Step):
     """Steps on a CUDA device: forward, backward, optimiser and metrics as one graph.
 
-    The first steps are ordinary ones, as are those on batches of another size (an epoch's last). The learning rate is
+    The first steps are ordinary ones, as are those on batches of another size (an epoch's last) and those that measure
+    shares of the gradient (an epoch's first, where the objective has several terms). The learning rate is
     a tensor that the graph reads; the global generator's seed is read at each replay, so dropout stays a function of
     (seed, epoch, step). A method that reads `batch.progress` and the like cannot be captured: that is told, and its
     steps stay ordinary ones.
@@ -43,6 +44,7 @@ class GraphedStep(Step):
         optimizer: over the method's parameters, not yet stepped or restored from a checkpoint.
         autocast: the context in which the method computes.
         compiled: see `Step`; what is captured is then the compiled student.
+        has_shares: see `Step`.
     """
 
     def __init__(
@@ -52,8 +54,9 @@ class GraphedStep(Step):
         autocast: AbstractContextManager[None],
         *,
         compiled: bool = False,
+        has_shares: bool | None = None,
     ) -> None:
-        super().__init__(method, optimizer, autocast, compiled=compiled)
+        super().__init__(method, optimizer, autocast, compiled=compiled, has_shares=has_shares)
         device = next(method.parameters()).device
         self._stream = torch.cuda.Stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -73,12 +76,13 @@ class GraphedStep(Step):
                 tensor.record_stream(self._stream)
             for group in self.optimizer.param_groups:
                 group["lr"].fill_(lr)
-            if self._graph is not None and len(batch.y) == self._full_size:
+            measures = self._measures(batch)
+            if self._graph is not None and len(batch.y) == self._full_size and not measures:
                 for kept, tensor in zip(self._inputs, given, strict=True):
                     kept.copy_(tensor)
                 self._graph.replay()
                 return
-            self._compute(batch, teacher)
+            self._compute(batch, teacher, measures=measures)
             self._warm_up_steps += 1
             if self._warm_up_steps == WARM_UP_STEPS and self._capturable:
                 self._capture(given, teacher)

@@ -1,16 +1,24 @@
-"""One training step: forward, backward, optimiser, metrics; nothing in it waits for the device."""
+"""One training step: forward, backward, optimiser, metrics; nothing in it waits for the device.
+
+The first step of an epoch also measures the share that each weighted term of the objective has in the gradient.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdrun.methods.base import Batch, Method, Objective, TeacherOutput
 from kdrun.metrics import num_agreeing, num_correct
+
+logger = logging.getLogger(__name__)
 
 PERCENT = ("top1", "teacher_top1", "agreement")
 """The training metrics that are shares of the images; the others are the loss and its terms."""
@@ -24,7 +32,9 @@ class Step:
         optimizer: over the method's parameters.
         autocast: the context in which the method computes.
         compiled: compiles the student with torch.compile, for batches of the size of the first one: smaller ones
-            (an epoch's last) are not worth a compilation of their own.
+            (an epoch's last) are not worth a compilation of their own. A step that measures shares is not compiled
+            either: the backward pass of a compiled student runs once.
+        has_shares: whether there are shares to measure in this stage; None finds out in the first epoch.
     """
 
     def __init__(
@@ -34,6 +44,7 @@ class Step:
         autocast: AbstractContextManager[None],
         *,
         compiled: bool = False,
+        has_shares: bool | None = None,
     ) -> None:
         self.method = method
         self.optimizer = optimizer
@@ -41,6 +52,8 @@ class Step:
         self._compiled = compiled
         self._full_size: int | None = None
         self._meter = _Meter()
+        self._has_shares = has_shares
+        self._norms: dict[str, Tensor] = {}
         if compiled:
             # Random numbers are drawn by torch's own generator, so dropout stays a function of (seed, epoch, step);
             # its masks are others than those of uncompiled steps.
@@ -50,22 +63,62 @@ class Step:
         """Moves the weights by one step of the optimiser, and counts the step's metrics."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self._compute(batch, teacher)
+        self._compute(batch, teacher, measures=self._measures(batch))
 
-    def _compute(self, batch: Batch, teacher: TeacherOutput | None) -> None:
+    def _measures(self, batch: Batch) -> bool:
+        """Whether a step is one that measures the shares of the gradient."""
+        return batch.step == 0 and self._has_shares is not False
+
+    def _compute(self, batch: Batch, teacher: TeacherOutput | None, *, measures: bool = False) -> None:
         self._full_size = self._full_size or len(batch.y)
-        smaller = self._compiled and len(batch.y) != self._full_size
-        stance = torch.compiler.set_stance("force_eager") if smaller else contextlib.nullcontext()
+        eager = self._compiled and (measures or len(batch.y) != self._full_size)
+        stance = torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()
         with self._autocast, stance:
             objective: Objective = self.method(batch, teacher)
         self.optimizer.zero_grad(set_to_none=True)
+        if measures:
+            self._has_shares = len(objective.weighted) > 1
+            if self._has_shares:
+                self._norms = gradient_norms(objective.weighted, self.method.measured())
+            elif not objective.weighted:
+                _tell_no_shares(self.method.name)
         objective.loss.backward()
         self.optimizer.step()
         self._meter.add(batch, objective, teacher)
 
     def end_epoch(self) -> EpochMeans:
         """What the epoch's steps have counted; then counts anew."""
-        return self._meter.read()
+        norms, self._norms = self._norms, {}
+        return self._meter.read(norms)
+
+
+def gradient_norms(weighted: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
+    """The norm (L2) of each weighted term's gradient with respect to all the parameters together.
+
+    The graph of the terms, and gradients that are accumulated in the parameters, stay as they are.
+
+    Args:
+        weighted: scalars by name.
+        parameters: some may have no part in a term.
+
+    Returns:
+        Scalars on the device, by name; 0 for a term that is a constant.
+    """
+    norms = {}
+    for name, term in weighted.items():
+        used: list[Tensor] = []
+        if term.requires_grad:
+            found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+            used = [gradient for gradient in found if gradient is not None]
+        parts = torch._foreach_norm(used) if used else [torch.zeros((), device=term.device)]
+        norms[name] = torch.linalg.vector_norm(torch.stack(list(parts)).float())
+    return norms
+
+
+@functools.cache
+def _tell_no_shares(method: str) -> None:
+    """Told once in a process: the students of a sweep have it in common."""
+    logger.info("method %s: its objective names no weighted terms: no shares of the gradient are measured", method)
 
 
 @dataclass(frozen=True)
@@ -76,11 +129,15 @@ class EpochMeans:
         means: per image, of the loss, its terms and the shares (in percent).
         images: that were trained on.
         first_bad_step: the first step (from 1) whose loss was not a finite number; None where all were.
+        shares: of each weighted term in the gradient on the first batch, in percent: 100 |g_i| / sum_j |g_j|, g_i its
+            gradient with respect to the parameters that `Method.measured` names; all 0 where none has a gradient.
+            Empty: an objective of less than two terms.
     """
 
     means: dict[str, float]
     images: int
     first_bad_step: int | None
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 class _Meter:
@@ -116,11 +173,15 @@ class _Meter:
             self._sums[name] = torch.zeros((), device=value.device)
         self._sums[name].add_(value)
 
-    def read(self) -> EpochMeans:
+    def read(self, norms: Mapping[str, Tensor]) -> EpochMeans:
+        """The epoch's means, with the shares that the norms of the terms' gradients have in their sum."""
         counters = [self._images, self._steps, self._first_bad, *self._sums.values()]
-        images, _, first_bad, *values = torch.stack(counters).tolist()  # the epoch's only wait for the device
+        images, _, first_bad, *values = torch.stack([*counters, *norms.values()]).tolist()  # the only wait for it
         for counter in counters:
             counter.zero_()
-        sums = zip(self._sums, values, strict=True)
+        sums = zip(self._sums, values, strict=False)
         means = {name: (100 if name in PERCENT else 1) * value / images for name, value in sums}
-        return EpochMeans(means, round(images), round(first_bad) or None)
+        sizes = dict(zip(norms, values[len(self._sums) :], strict=True))
+        whole = sum(sizes.values())
+        shares = {name: 100 * size / whole if whole else 0.0 for name, size in sizes.items()}
+        return EpochMeans(means, round(images), round(first_bad) or None, shares)

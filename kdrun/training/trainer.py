@@ -61,6 +61,12 @@ class Training:
     seconds: float = 0.0
     images: int = 0
 
+    @property
+    def has_shares(self) -> bool | None:
+        """Whether shares of the gradient are measured in the stage under way; None before its first epoch has ended."""
+        rows = [row for row in self.rows if row.get("stage", 1) == self.method.stage + 1]
+        return "shares" in rows[-1] if rows else None
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""
         return {
@@ -173,7 +179,10 @@ class Member:
         _check_finite(trained.means, lr, f"epoch {epoch + 1}" + (f", step {bad_step}" if bad_step else ""))
         due = epoch + 1 == self.stop_epoch or self.evaluates(epoch + 1)
         evaluated = self._evaluated(method.delivered()) if due else {}
+        _check_finite(trained.shares, lr, f"the gradient of epoch {epoch + 1}, step 1")
         row: Row = {"epoch": epoch + 1, "lr": lr, "train": trained.means, **evaluated}
+        if trained.shares:
+            row["shares"] = trained.shares
         if len(self.stages) > 1:
             row["stage"] = method.stage + 1
         if due and (peers := method.peers()):

@@ -5,6 +5,7 @@ import inspect
 import json
 
 import pytest
+import torch
 
 from kdrun import methods
 from kdrun.experiment.attempt import Request
@@ -32,7 +33,16 @@ def student(lab, run):
     return lab.bits(run)[0]
 
 
-def test_every_method_is_itself_in_lockstep_and_its_extra_modules_are_not_delivered(lab):
+def test_every_method_is_itself_in_lockstep_and_its_extra_modules_are_not_delivered(lab, monkeypatch):
+    objectives = []
+    forward = methods.Method.forward
+
+    def recorded(self, batch, teacher):
+        objective = forward(self, batch, teacher)
+        objectives.append((self.name, objective))
+        return objective
+
+    monkeypatch.setattr(methods.Method, "forward", recorded)
     specs = [short(lab, name) for name in KINDS]
     together = list(lab.runner("together").execute_all([Request(spec) for spec in specs]))
     sizes = {}
@@ -43,10 +53,33 @@ def test_every_method_is_itself_in_lockstep_and_its_extra_modules_are_not_delive
         sizes[outcome.result["method"]["name"]] = outcome.result["train"]["lockstep"]
         assert outcome.result["student"]["params"] == together[0][1].result["student"]["params"]
     assert sizes["fsp"] == sizes["weight_distillation"] == sizes["sum"] == sizes["kd"] > 10, "one group"
+    assert {name for name, _ in objectives} == set(KINDS)
+    for name, objective in objectives:
+        assert objective.weighted.keys() == objective.terms.keys(), name
+        torch.testing.assert_close(torch.stack(list(objective.weighted.values())).sum(), objective.loss, msg=name)
+    for _, outcome in together:
+        _check_shares(outcome)
     weights = [student(lab, outcome.run) for _, outcome in together]
     named = dict(zip(KINDS, weights, strict=True))
     same = [name for name in KINDS if name != "ce" and named[name] == named["ce"]]
     assert not same, "at their defaults they move the weights"
+
+
+def _check_shares(outcome):
+    """Of every stage with several terms, in every epoch; the result has the first and the last."""
+    name, rows = outcome.result["method"]["name"], outcome.run.rows()
+    single = {"ce": {1}, "lsr": {1}, "fitnet": {1}, "fsp": {1, 2}}.get(name, set())
+    measured = [row for row in rows if row.get("stage", 1) not in single]
+    assert [row for row in rows if "shares" in row] == measured, name
+    for row in measured:
+        assert row["shares"].keys() <= row["train"].keys()
+        assert sum(row["shares"].values()) == pytest.approx(100), name
+        assert min(row["shares"].values()) > 0, name
+    assert outcome.result["shares"] == [
+        {"stage": row.get("stage", 1), "first": kept, "last": kept}
+        for row in measured
+        if (kept := {"epoch": row["epoch"], "percent": row["shares"]})
+    ]
 
 
 def test_without_its_term_a_method_is_cross_entropy_bit_for_bit(lab):

@@ -34,7 +34,7 @@ def test_result_has_schema_1(finished):
     assert result == finished.result == finished.run.result()
     assert set(result) == {
         *("schema", "run_id", "status", "semantics", "dataset", "method", "teachers", "seed", "precision", "epochs"),
-        *("student", "test", "train", "environment", "versions", "finished", "metrics_sha256"),
+        *("student", "test", "shares", "train", "environment", "versions", "finished", "metrics_sha256"),
     }
     facts = {name: result[name] for name in ("schema", "run_id", "status", "dataset", "seed", "precision", "epochs")}
     assert facts == {
@@ -71,7 +71,8 @@ def test_metrics_have_one_row_per_epoch_and_no_times(finished):
     rows = [json.loads(line) for line in lines]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     for row in rows:
-        assert set(row) == {"epoch", "lr", "train", "test"}
+        assert set(row) == {"epoch", "lr", "train", "shares", "test"}
+        assert set(row["shares"]) == {"ce", "kd"}
         assert set(row["train"]) == {"loss", "ce", "kd", "top1", "teacher_top1", "agreement"}
         assert set(row["test"]) == {"top1", "top5", "nll", "ece", "confidence"}
         assert row["train"]["loss"] == pytest.approx(0.1 * row["train"]["ce"] + 0.9 * row["train"]["kd"], rel=1e-5)

@@ -173,16 +173,16 @@ def test_a_sweep_over_what_only_the_student_has_shares_one_teacher():
 
 
 PINNED = {  # raised only with SEMANTICS
-    "": "50e2163bcc",
-    "method=ce": "86111c9ce2",
-    "method=lsr method.epsilon=0.2 seed=3": "06282044bd",
-    "method=tfkd_reg student=mobilenetv2": "53d3521034",
-    "method=tfkd_self student=mlp_800 dataset=mnist": "9e0aa28489",
-    "dataset=cifar100 teacher=resnet18 student=mobilenetv2 method=kd": "d333f295ba",
-    "experiment=tfkd_kd_mobilenetv2 teacher.stop_epoch=1": "2543aa669c",
-    "dataset=tiny_imagenet teacher=resnet50 student=resnet18 teacher.stop_epoch=0.25 teacher.seeds=[7]": "1a8e1def26",
-    "dataset=cifar10 student=cnn recipe.optimizer=adam recipe.lr=1e-3 dataset.val_fraction=0.1": "ba9d07157e",
-    "teacher=mlp teacher.hidden=[30] teacher.method=lsr dataset.classes=[0,1,2] runtime.precision=bf16": "4f55e80509",
+    "": "aa9dc60526",
+    "method=ce": "daa93c84d6",
+    "method=lsr method.epsilon=0.2 seed=3": "fa741aff47",
+    "method=tfkd_reg student=mobilenetv2": "33ff4b8030",
+    "method=tfkd_self student=mlp_800 dataset=mnist": "7e261cb651",
+    "dataset=cifar100 teacher=resnet18 student=mobilenetv2 method=kd": "f5f0bdf04a",
+    "experiment=tfkd_kd_mobilenetv2 teacher.stop_epoch=1": "525e7c6d3b",
+    "dataset=tiny_imagenet teacher=resnet50 student=resnet18 teacher.stop_epoch=0.25 teacher.seeds=[7]": "01072a6667",
+    "dataset=cifar10 student=cnn recipe.optimizer=adam recipe.lr=1e-3 dataset.val_fraction=0.1": "cd4144774e",
+    "teacher=mlp teacher.hidden=[30] teacher.method=lsr dataset.classes=[0,1,2] runtime.precision=bf16": "de308b462e",
 }
 
 

@@ -59,9 +59,30 @@ def test_tfkd_reg_is_the_librarys_loss(objective, batch, teacher, options):
     options = {"temperature": 20.0, "alpha": 0.1, **options}
     assert torch.equal(found.loss, losses.tfkd_reg_loss(found.logits, batch.y, **options))
     virtual = {name: value for name, value in options.items() if name in ("temperature", "correct_prob", "variant")}
+    if "multiplier" not in options:
+        virtual["kl_reduction"] = "batchmean"
     assert found.terms.keys() == {"ce", "virtual_teacher"}
     assert torch.equal(found.terms["ce"], losses.cross_entropy(found.logits, batch.y))
     assert torch.equal(found.terms["virtual_teacher"], losses.virtual_teacher_loss(found.logits, batch.y, **virtual))
+
+
+def test_tfkd_reg_is_by_default_label_smoothing_of_weight_alpha_at_any_number_of_classes(objective, batch):
+    """As released for ResNet18: T=20, alpha=0.1 and a multiplier that is K, here 6, where 100 is at K=100."""
+    found = objective(TfKDReg, None)
+    assert_close(found.loss, objective(TfKDReg, None, multiplier=6.0).loss)
+    label = losses.virtual_teacher_target(K, temperature=20.0)
+    epsilon = K * 0.1 * (1 - label) / (K - 1)
+    smoothed = losses.label_smoothing_loss(found.logits, batch.y, epsilon=epsilon)
+    assert_close(gradient(found.loss, found.logits), gradient(smoothed, found.logits), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize(("temperature", "label"), [(5.0, 0.01216), (20.0, 0.010502), (40.0, 0.010248)])
+def test_the_released_target_is_nearly_uniform_at_any_temperature(temperature, label):
+    """At K=100: 1.05 and 1.02 times 1/K at the paper's T of 20 and 40."""
+    assert losses.virtual_teacher_target(100, temperature=temperature) == pytest.approx(label, rel=1e-3)
+    probs = losses.virtual_teacher_probs(torch.zeros(1, 100, dtype=torch.float64), torch.tensor([3]), 0.99)
+    softened = torch.softmax(probs / temperature, dim=1)[0, 3].item()
+    assert losses.virtual_teacher_target(100, temperature=temperature) == pytest.approx(softened, rel=1e-12)
 
 
 @pytest.mark.parametrize("options", [{}, SOFT])

@@ -82,7 +82,7 @@ DIRECTIONS = [
     (TfKDReg, "temperature", (1.0, 5.0, 20.0, 40.0), {"alpha": 1.0}, pull, "falls"),
     (TfKDReg, "correct_prob", (0.2, 0.5, 0.9, 1.0), {"alpha": 1.0}, pull, "rises"),
     # As released the KL is divided by K. (At T=1, where the other difference vanishes.)
-    (TfKDReg, "variant", ("released", "paper"), {"temperature": 1.0}, soft_loss, "rises"),
+    (TfKDReg, "variant", ("released", "paper"), {"temperature": 1.0, "multiplier": 1.0}, soft_loss, "rises"),
     *((LogitMatching, *row) for row in (ALPHA, MULTIPLIER, STANDARDIZE)),
     (LogitMatching, "class_reduction", ("mean", "sum"), {}, soft_loss, "rises"),
     *((kind, *row) for kind in (KDTopK, KDPt, KDEnsemble) for row in (ALPHA, MULTIPLIER, TEMPERATURE)),

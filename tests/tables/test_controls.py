@@ -23,7 +23,7 @@ def run(method: str, *teachers: Spec, **options) -> Spec:
 
 
 KD = run("KD", TEACHER, alpha=0.95, temperature=20.0, kl_reduction="mean")
-REG = run("TfKDReg", alpha=0.95, temperature=40.0, variant="released")
+REG = run("TfKDReg", alpha=0.95, temperature=40.0, multiplier=1.0)
 
 
 @pytest.mark.parametrize(
@@ -99,14 +99,15 @@ def test_what_is_divided_by_the_classes():
     assert divided_by_classes(KD.method)
     assert divided_by_classes(REG.method)
     assert not divided_by_classes(run("KD", TEACHER).method)
-    assert not divided_by_classes(run("TfKDReg").method)
+    assert not divided_by_classes(run("TfKDReg").method), "multiplied by K"
     assert not divided_by_classes(run("CE").method)
 
 
 def test_objectives_read_as_formulas():
     assert objective(KD) == "0.05 CE + 0.0095 T²KL, T=20"
     assert objective(REG) == "0.05 CE + 0.0095 KL, T=40, student at T=1"
-    assert objective(run("TfKDReg")) == "0.9 CE + 0.1 KL, T=20"
+    assert objective(run("TfKDReg")) == "0.9 CE + 0.1 KL, T=20, student at T=1"
+    assert objective(run("TfKDReg", variant="paper")) == "0.9 CE + 0.1 KL, T=20"
     assert objective(run("CE")) == "CE"
     assert objective(run("CE", scale=0.406)) == "0.406 CE"
     assert objective(run("LSR", spread="others")) == "LSR, ε=0.1, on the wrong classes"

@@ -198,6 +198,7 @@ def test_names_say_what_the_overrides_do():
         chosen = {key: value for key, value in typed.items() if not key.startswith("method.")}
         assert chosen == {key: value for key, value in expected.items() if value is not None}, where
         assert options[method] <= set(row.overrides), where
+        assert method != "tfkd_reg" or "method.multiplier" in typed, f"{where}: the default is K"
         assert (teacher is not None) == (method == "kd"), where
         assert (stop is not None) == (row.kind == "de_kd"), where
         assert row.baseline == (None if row.kind == "ce" else f"{row.student}/ce"), where

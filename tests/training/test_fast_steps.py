@@ -70,10 +70,13 @@ class Fast:
         )
         self._step = Step(self.method, optimizer, context, **options)
         self._teacher = LiveTeacher(on_device(teacher, CPU), context, precision)
+        self._taken = 0
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
         x = x.contiguous(memory_format=torch.channels_last)
-        batch = Batch(x, y, torch.arange(len(y)), epoch=0, step=0, progress=0.0, generator=torch.Generator())
+        generator = torch.Generator()
+        batch = Batch(x, y, torch.arange(len(y)), epoch=0, step=self._taken, progress=0.0, generator=generator)
+        self._taken += 1
         self._step(batch, self._teacher(batch), LR)
         return self._step.end_epoch().means["loss"], gradients(self.method.student)
 

@@ -1,0 +1,44 @@
+"""Shares of the gradient over a run: what its result records of them, and the terms that hardly act."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+HARDLY = 1.0
+"""A term of less than this share, in percent, hardly acts."""
+
+
+def recorded_shares(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The first and the last shares of each stage that has some.
+
+    Args:
+        rows: of `metrics.jsonl`, one per epoch.
+
+    Returns:
+        `{"stage": 1, "first": {"epoch": 1, "percent": {"ce": 20.1, "kd": 79.9}}, "last": ...}` for each of the stages.
+    """
+    stages: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        if "shares" in row:
+            stages.setdefault(row.get("stage", 1), []).append({"epoch": row["epoch"], "percent": row["shares"]})
+    return [{"stage": stage, "first": measured[0], "last": measured[-1]} for stage, measured in stages.items()]
+
+
+def hardly_acting(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Each term whose share is below `HARDLY` in the first and in the last measured epoch of a stage, in words."""
+    for stage in recorded_shares(rows):
+        first, last = stage["first"], stage["last"]
+        for name, share in first["percent"].items():
+            if max(share, last["percent"][name]) < HARDLY:
+                then = "" if first is last else f", {last['percent'][name]:.2g} % in epoch {last['epoch']}"
+                yield f"term {name} has {share:.2g} % of the gradient in epoch {first['epoch']}{then}: it hardly acts"
+
+
+def just_measured(rows: Sequence[Mapping[str, Any]], terms: Sequence[str]) -> Iterator[str]:
+    """In words the shares of these terms, where the last row is the first of its stage that has shares."""
+    for stage in recorded_shares(rows):
+        first = stage["first"]
+        if first["epoch"] == rows[-1]["epoch"]:
+            for name in terms:
+                yield f"term {name} has {first['percent'][name]:.2g} % of the gradient in epoch {first['epoch']}"
