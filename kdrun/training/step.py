@@ -5,12 +5,20 @@ from __future__ import annotations
 import contextlib
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdrun.methods.base import Batch, Method, Objective, TeacherOutput
 from kdrun.metrics import num_agreeing, num_correct
+
+COMPILER: dict[str, Any] = {"options": {"fallback_random": True}}
+"""How torch.compile is called. Random numbers are drawn by torch's own generator, so dropout stays a function of
+(seed, epoch, step); its masks are others than those of uncompiled steps."""
+
+MAX_GRAPHS = 256
+"""Compiled networks that a process has at most; torch computes further ones uncompiled."""
 
 PERCENT = ("top1", "teacher_top1", "agreement")
 """The training metrics that are shares of the images; the others are the loss and its terms."""
@@ -42,9 +50,7 @@ class Step:
         self._full_size: int | None = None
         self._meter = _Meter()
         if compiled:
-            # Random numbers are drawn by torch's own generator, so dropout stays a function of (seed, epoch, step);
-            # its masks are others than those of uncompiled steps.
-            method.student.compile(dynamic=False, options={"fallback_random": True})
+            compile_network(method.student)
 
     def __call__(self, batch: Batch, teacher: TeacherOutput | None, lr: float) -> None:
         """Moves the weights by one step of the optimiser, and counts the step's metrics."""
@@ -66,6 +72,17 @@ class Step:
     def end_epoch(self) -> EpochMeans:
         """What the epoch's steps have counted; then counts anew."""
         return self._meter.read()
+
+
+def compile_network(network: nn.Module) -> None:
+    """Compiles a network in place, with whatever taps it has when it is called.
+
+    torch uses a graph again for every network of the same code. By default it does not look at hooks then, so that a
+    student would run the graph of another network without its taps, its teacher's for example.
+    """
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
+    torch._dynamo.config.recompile_limit = MAX_GRAPHS
+    network.compile(dynamic=False, **COMPILER)
 
 
 @dataclass(frozen=True)
