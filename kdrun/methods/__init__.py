@@ -2,8 +2,8 @@
 
 A method sees a batch and what the teacher says about it. What it keeps from one batch for another is a buffer, and so
 in every checkpoint, as the memories of CRD: a run that is resumed ends with the same bits. What can be computed again
-is not kept: the teacher's FSP matrices are computed at every step, since its views change with every epoch, and what was
-computed for an image in another batch equals what is computed now only up to rounding.
+is not kept: the teacher's FSP matrices are computed at every step, since its views change with every epoch, and what
+was computed for an image in another batch equals what is computed now only up to rounding.
 """
 
 from kdrun.methods.attention import AT
