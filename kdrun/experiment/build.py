@@ -160,7 +160,7 @@ def check_tasks(spec: Spec, needs: Needs) -> None:
         raise ValueError(
             f"teacher.trained_on={others[0].name}: method {method_class(spec.method).name} compares the teacher's "
             f"classes with those of {spec.dataset.name}; a teacher of another dataset is for methods on features or "
-            "relations alone: at, fsp, rkd, sp, fitnet with method.stage1_epochs=0, and sum of these"
+            "relations alone: at, crd, fsp, rkd, sp, fitnet with method.stage1_epochs=0, and sum of these"
         )
     for other in others:
         if not (other.same_views(spec.dataset) or _converts(spec.dataset, other)):
