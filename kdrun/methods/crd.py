@@ -68,14 +68,16 @@ class CRD(Distillation):
             raise ValueError("momentum=1: must be less than 1, or the memories stay as they are drawn")
         losses.check_range("weight", weight, 0)
         losses.check_range("hard_weight", hard_weight, 0)
-        if len(training.labels) != training.size:
-            raise ValueError("the examples have a label for every token, and crd takes negatives of other classes")
         self.num_negatives = num_negatives
         self.temperature = temperature
         self.momentum = momentum
         self.weight = weight
         self.hard_weight = hard_weight
         self.student_tap, self.teacher_tap = one_tap(pair, student_tap, teacher_tap, lambda network: network.vector)
+        if len(training.labels) != training.size:
+            raise ValueError(
+                f"num_negatives={num_negatives!r}: are examples of other classes, and here every token has a label"
+            )
         self.taps = (self.student_tap,)
         self._ask_features(self.teacher_tap)
         self._training = training
