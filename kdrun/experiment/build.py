@@ -193,7 +193,7 @@ def build_method(method: Component, student: nn.Module, given: Mapping[str, Any]
         ValueError: an option the method refuses.
     """
     options = dict(method.options)
-    if is_sum(method):  # it gets classes: only here names are resolved
+    if is_sum(method) and "terms" in options:  # it gets classes: only here names are resolved
         options["terms"] = {
             name: term and {**term, **({"_target_": resolve(term["_target_"])} if "_target_" in term else {})}
             for name, term in options["terms"].items()

@@ -188,7 +188,7 @@ def test_shuffled_students_share_a_teacher_and_have_their_own_channels():
 
 
 def test_the_settings_of_rep_distiller_and_of_the_papers_beside_it():
-    """What its scripts pass (KD a=0.9, hint 100, attention 1000, RKD 1, CRD 0.8, FSP 30 epochs of init), of each pair."""
+    """What its scripts pass (KD a=0.9, hint 100, attention 1000, RKD 1, CRD 0.8, FSP 30 epochs), of each pair."""
     definition = load_table("rep_distiller_cifar100")
     typed = {row.name: dict(text.split("=", 1) for text in row.overrides) for row in definition.rows}
     for student, teacher, beta, *_ in PAIRS[:-1]:
