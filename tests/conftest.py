@@ -31,6 +31,18 @@ def own_cache(monkeypatch, tmp_path_factory):
 
 
 @pytest.fixture
+def fresh_compiler():
+    """No compiled graph is left from other tests, or for them."""
+    config = torch._dynamo.config
+    before = (config.skip_nnmodule_hook_guards, config.recompile_limit)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch._dynamo.reset()
+    config.skip_nnmodule_hook_guards, config.recompile_limit = before
+
+
+@pytest.fixture
 def here(monkeypatch, tmp_path) -> Path:
     """An empty directory to run commands in; the console and the signals are as before afterwards."""
     directory = tmp_path / "here"

@@ -15,12 +15,14 @@ from kdrun.experiment.build import (
     Method,
     build_method,
     build_student,
+    check_batches,
     check_kind,
     check_network,
     check_tasks,
-    pair_for,
+    needs_of,
+    offered,
 )
-from kdrun.experiment.components import method_class, method_component, resolve, student_component, takes_pair
+from kdrun.experiment.components import asks_for, method_class, method_component, resolve, student_component
 from kdrun.experiment.dataset_spec import DatasetSpec
 from kdrun.experiment.signature import construct
 from kdrun.experiment.spec import Component, Recipe, Spec
@@ -63,7 +65,7 @@ def check_parts(
         findings.attempt(f"{path}recipe.augmentation.", dataset.check_augmentation, recipe.augmentation)
     if student and dataset:
         check_fits(findings, student_path, student, dataset)
-    if method is not None and not takes_pair(method):
+    if method is not None and not asks_for(method):
         findings.builds(f"{path}method.", build_method, method, torch.nn.Identity())
     return Parts(student, method, recipe, stop_epoch) if student and method and recipe else None
 
@@ -108,18 +110,30 @@ def check_methods(findings: Findings, spec: Spec, path: str = "") -> None:
         return
     runs = (spec, *spec.teachers)
     trial = _trial([spec.method, *(each.student for each in runs)], *(each.dataset for each in runs))
-    if takes_pair(spec.method) and trial not in _FITTING:
+    if asks_for(spec.method) and trial not in _FITTING:
         with torch.device("meta"):
-            pair = pair_for(spec, torch.device("meta"))
+            given = offered(spec, torch.device("meta"))
             networks_at = {"student": path.rstrip(".") or "student", "teacher": f"{path}teacher"}
-            method = (build_method, spec.method, torch.nn.Identity(), pair)
-            if findings.builds(f"{path}method.", *method, elsewhere=networks_at):
-                needs = build_method(spec.method, torch.nn.Identity(), pair).needs
-                findings.attempt("", check_tasks, spec, needs)
+            method = (build_method, spec.method, torch.nn.Identity(), given)
+            findings.builds(f"{path}method.", *method, elsewhere=networks_at)
         if len(findings.problems) == fault_count:
             _FITTING.add(trial)
+    if len(findings.problems) == fault_count:
+        _check_needs(findings, spec, path)
     for teacher in spec.teachers:  # of a chain, one has a method that the user chose: teacher.method
         check_methods(findings, teacher, "teacher.")
+
+
+def _check_needs(findings: Findings, spec: Spec, path: str) -> None:
+    """What a method asks of teacher and batches, with its options."""
+    needs = needs_of(spec)
+    findings.attempt("", check_tasks, spec, needs)
+    findings.attempt(path, check_batches, spec, needs)
+    if needs.views > 1 and not spec.recipe.augmentation.changes:
+        findings.notices.append(
+            f"method {method_class(spec.method).name} asks for {needs.views} views of each {spec.dataset.example}, "
+            f"which are equal: {path}recipe.augmentation changes nothing"
+        )
 
 
 def _method(findings: Findings, path: str, node: Any, recipe: Recipe | None) -> Component | None:

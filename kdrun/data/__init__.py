@@ -14,7 +14,7 @@ from .loaders.folder import folder
 from .loaders.mnist import fashion_mnist, mnist
 from .loaders.synthetic import synthetic
 from .loaders.tiny_imagenet import tiny_imagenet
-from .resident import Resident, ResidentImages, ResidentSequences, batches, epoch_order
+from .resident import Resident, ResidentImages, ResidentSequences, batches, epoch_order, grouped_order
 from .splits import (
     CONTENT_HASH,
     Examples,
@@ -60,6 +60,7 @@ __all__ = [
     "epoch_order",
     "fashion_mnist",
     "folder",
+    "grouped_order",
     "identity",
     "mnist",
     "relabelled",

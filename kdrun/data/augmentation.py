@@ -1,9 +1,9 @@
 """Random crop, flip and rotation of a whole batch: one gather from the resident images.
 
-A view is a pure function of (seed, epoch, position of the image in the training set): the same whatever the batch,
-the order or the device, so it can be replayed, shared and resumed. Everything is integer arithmetic, rotation
-included (16.16 fixed point), and the result is bit for bit what torchvision's RandomCrop, RandomHorizontalFlip and
-RandomRotation make of a PIL image with the same parameters.
+A view is a pure function of (seed, epoch, position of the image in the training set, number of the view): the same
+whatever the batch, the order or the device, so it can be replayed, shared and resumed. Everything is integer
+arithmetic, rotation included (16.16 fixed point), and the result is bit for bit what torchvision's RandomCrop,
+RandomHorizontalFlip and RandomRotation make of a PIL image with the same parameters.
 """
 
 from __future__ import annotations
@@ -69,10 +69,19 @@ class Augmentation:
         if not 0 <= self.rotation <= 180:
             raise ValueError(f"rotation={self.rotation!r}: must be from 0 to 180 degrees")
 
-    def draw(self, index: Tensor, *, seed: int, epoch: int) -> Parameters:
-        """The choices for the images at positions `index` (int64 `[N]`) of the training set in one epoch."""
+    @property
+    def changes(self) -> bool:
+        """Whether views can differ from their images."""
+        return self != Augmentation()
+
+    def draw(self, index: Tensor, *, seed: int, epoch: int, number: int = 0) -> Parameters:
+        """The choices for the images at positions `index` (int64 `[N]`) of the training set in one epoch.
+
+        `number` is 0 for the view that every run has, and more for further ones.
+        """
         streams = torch.arange(_NUM_STREAMS, device=index.device)
-        draws = uniform32(index.unsqueeze(1) * _NUM_STREAMS + streams, mix("augmentation", seed, epoch))
+        key = mix("augmentation", seed, epoch, *([number] if number else []))
+        draws = uniform32(index.unsqueeze(1) * _NUM_STREAMS + streams, key)
         dx, dy, flip, angle = draws.unbind(1)
         num_offsets = 2 * self.crop_padding + 1
         return Parameters(
@@ -88,7 +97,9 @@ def angle_degrees(angle: int, rotation: float) -> float:
     return rotation * ((2 * angle + 1) / NUM_ANGLES - 1)
 
 
-def augment(images: Tensor, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int) -> Tensor:
+def augment(
+    images: Tensor, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int, number: int = 0
+) -> Tensor:
     """Gathers one random view of each image.
 
     Args:
@@ -97,6 +108,7 @@ def augment(images: Tensor, index: Tensor, augmentation: Augmentation, *, seed: 
         augmentation: what may happen to a view.
         seed: of the data order and augmentation.
         epoch: counted from 0.
+        number: of the view, from 0: each is drawn for itself.
 
     Returns:
         uint8 `[N, H, W, C]`, on the device of `images`.
@@ -105,11 +117,11 @@ def augment(images: Tensor, index: Tensor, augmentation: Augmentation, *, seed: 
         ValueError: the crop padding is not smaller than the images, or a side exceeds 8192 pixels.
     """
     num_images, height, width, channels = images.shape
-    if augmentation == Augmentation():
+    if not augmentation.changes:
         return images.view(num_images, -1).index_select(0, index).view(-1, height, width, channels)
     _check_size(height, width, augmentation)
     assert len(index) * height * width < 1 << 31, "positions within a batch are int32"
-    drawn = augmentation.draw(index, seed=seed, epoch=epoch)
+    drawn = augmentation.draw(index, seed=seed, epoch=epoch, number=number)
 
     # `x` and `y` are, for every output pixel, the column and row it comes from: first within the cropped and flipped
     # image, then within the original. Without rotation they are [N, 1, W] and [N, H, 1], with it [N, H, W].

@@ -61,9 +61,9 @@ class ResidentImages:
         """
         return self.view(index, Augmentation(), seed=0, epoch=0)
 
-    def view(self, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int) -> Tensor:
-        """Their random views in an epoch: like `batch`, after `augment`."""
-        pixels = augment(self.images, index, augmentation, seed=seed, epoch=epoch)
+    def view(self, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int, number: int = 0) -> Tensor:
+        """Their random views in an epoch, the first or a further one: like `batch`, after `augment`."""
+        pixels = augment(self.images, index, augmentation, seed=seed, epoch=epoch, number=number)
         return torch.addcmul(self._shift, pixels.float(), self._scale).permute(0, 3, 1, 2)
 
     def labels_of(self, index: Tensor) -> Tensor:
@@ -95,9 +95,9 @@ class ResidentSequences:
         """The sequences `[N, L]`, int64, at positions `index` (int64 `[N]`, on the device)."""
         return self.tokens[index]
 
-    def view(self, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int) -> Tensor:
+    def view(self, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int, number: int = 0) -> Tensor:
         """The same as `batch`: nothing is done to sequences."""
-        assert augmentation == Augmentation(), "refused in preflight"
+        assert not augmentation.changes, "refused in preflight"
         return self.batch(index)
 
     def labels_of(self, index: Tensor) -> Tensor:
@@ -110,8 +110,38 @@ Resident = ResidentImages | ResidentSequences
 
 def epoch_order(num_samples: int, *, seed: int, epoch: int) -> Tensor:
     """The order of the training set in an epoch: a permutation of `range(num_samples)`, int64 on the CPU."""
-    generator = torch.Generator().manual_seed(mix("order", seed, epoch))
-    return torch.randperm(num_samples, generator=generator)
+    return _permutation(num_samples, mix("order", seed, epoch))
+
+
+def grouped_order(labels: Tensor, per_class: int, *, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch in which images of one class follow each other in groups of `per_class`.
+
+    Which images are in a group, and the order of the groups, are drawn anew for each epoch. What a class has beyond
+    whole groups comes last.
+
+    Args:
+        labels: int64 `[M]`, on the CPU.
+        per_class: images in a group, at least 2.
+        seed: of the order.
+        epoch: from 0.
+
+    Returns:
+        A permutation of `range(M)`, int64 `[M]`.
+    """
+    shuffled = _permutation(len(labels), mix("order", seed, epoch, per_class))
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    counts = labels.bincount()
+    starts = (counts.cumsum(0) - counts)[labels[by_class]]
+    ranks = torch.arange(len(labels)) - starts  # within the class
+    whole = ranks < (counts - counts % per_class)[labels[by_class]]
+    groups = by_class[whole].view(-1, per_class)
+    groups = groups[_permutation(len(groups), mix("groups", seed, epoch, per_class))]
+    rest = by_class[~whole]
+    return torch.cat([groups.flatten(), rest[_permutation(len(rest), mix("rest", seed, epoch, per_class))]])
+
+
+def _permutation(size: int, seed: int) -> Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
 
 
 def batches(order: Tensor, batch_size: int) -> tuple[Tensor, ...]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .augmentation import Augmentation
-from .resident import Resident, batches, epoch_order
+from .resident import Resident, batches, epoch_order, grouped_order
 
 
 class TrainingViews:
@@ -19,13 +19,27 @@ class TrainingViews:
         augmentation: the law of the views.
         batch_size: examples per step; the last step of an epoch may have fewer, but never a single one.
         seed: of order and views.
+        views: of each example in a batch, at least 1: N examples then are `views * N` rows, view by view.
+        per_class: examples of one class that follow each other, see `grouped_order`; 1 is the order without groups.
     """
 
-    def __init__(self, examples: Resident, augmentation: Augmentation, *, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        examples: Resident,
+        augmentation: Augmentation,
+        *,
+        batch_size: int,
+        seed: int,
+        views: int = 1,
+        per_class: int = 1,
+    ) -> None:
         self._examples = examples
         self._augmentation = augmentation
         self._batch_size = batch_size
         self._seed = seed
+        self.num_views = views
+        self._per_class = per_class
+        self._classes = examples.labels.cpu() if per_class > 1 else None
         self._steps = len(batches(torch.arange(len(examples)), batch_size))
 
     def __len__(self) -> int:
@@ -34,9 +48,20 @@ class TrainingViews:
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yields views `[N, ...]`, labels `[N]` (of language models `[N * L]`) and positions in the training set `[N]`.
 
-        Epochs count from 0.
+        Epochs count from 0. Of several views N is that of all of them; labels and positions are repeated.
         """
-        order = epoch_order(len(self._examples), seed=self._seed, epoch=epoch).to(self._examples.labels.device)
-        for index in batches(order, self._batch_size):
-            views = self._examples.view(index, self._augmentation, seed=self._seed, epoch=epoch)
-            yield views, self._examples.labels_of(index), index
+        for index in batches(self._order(epoch).to(self._examples.labels.device), self._batch_size):
+            views = [
+                self._examples.view(index, self._augmentation, seed=self._seed, epoch=epoch, number=number)
+                for number in range(self.num_views)
+            ]
+            labels = self._examples.labels_of(index)
+            if self.num_views == 1:
+                yield views[0], labels, index
+            else:
+                yield torch.cat(views), labels.repeat(self.num_views), index.repeat(self.num_views)
+
+    def _order(self, epoch: int) -> Tensor:
+        if self._classes is None:
+            return epoch_order(len(self._examples), seed=self._seed, epoch=epoch)
+        return grouped_order(self._classes, self._per_class, seed=self._seed, epoch=epoch)

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdrun.data import Resident
 from kdrun.experiment.build import (
     build_method,
     build_optimisation,
     build_schedule,
     build_student,
     load_weights,
-    pair_for,
+    offered,
     stage_recipes,
 )
 from kdrun.experiment.choices import Choices
@@ -172,10 +173,13 @@ class Attempt:
         """A message that belongs to this run's log alone."""
         log.info("%s", message, extra={"run": self.run.spec.run_id})
 
-    def build(self, steps_per_epoch: int, weight_files: Mapping[str, Path], start: Run | None) -> Training:
+    def build(
+        self, examples: Resident, steps_per_epoch: int, weight_files: Mapping[str, Path], start: Run | None
+    ) -> Training:
         """Builds the student with its method and optimiser, and restores what is trained of it.
 
         Args:
+            examples: that it is trained on.
             steps_per_epoch: of the views.
             weight_files: files with weights of the user's own, by their SHA-256.
             start: the finished run that this one starts from, where there is one.
@@ -191,7 +195,7 @@ class Attempt:
         if start is not None:
             begin_from(student, spec.dataset, start)
         student = on_device(student, device)
-        method = build_method(spec.method, student, pair_for(spec, device)).to(device)
+        method = build_method(spec.method, student, offered(spec, device, examples.labels)).to(device)
         state = self._newest_checkpoint()
         if state is not None:
             method.stage = state["stage"]

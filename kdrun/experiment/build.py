@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from kdrun.data import CONTENT_HASH, DataError, Splits, data_home, identity
-from kdrun.experiment.components import SEQUENCE_INJECTED, method_class, resolve, takes_pair, told_to
+from kdrun.experiment.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, resolve, told_to
 from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec
 from kdrun.experiment.spec import Component, Recipe, Spec, as_tuples
 from kdrun.methods import Method as Method
-from kdrun.methods.base import Needs, Pair
+from kdrun.methods.base import Needs, Pair, TrainingSet
 from kdrun.models import SEQUENCE
 from kdrun.taps import Outline, outline
 from kdrun.training.checkpoint import CheckpointError, read_weights
@@ -94,16 +94,55 @@ def _outline(
     return outline(network, shape, target.rpartition(".")[2], dtype=dtype)
 
 
-def pair_for(spec: Spec, device: torch.device) -> Pair | None:
-    """What a run's method is told of the networks; None where its constructor has no use for it."""
-    if not takes_pair(spec.method):
-        return None
-    teachers = [outline_of(teacher.student, teacher.dataset) for teacher in spec.teachers]
-    return Pair(
-        student=outline_of(spec.student, spec.dataset),
-        teacher=teachers[0] if teachers else Outline(),
-        fresh=lambda: on_device(build_student(spec.student, spec.dataset), device),
-    )
+def offered(spec: Spec, device: torch.device, labels: torch.Tensor | None = None) -> dict[str, Any]:
+    """What the constructor of a run's method asks for: `pair` and `training`, one of them, or neither.
+
+    Args:
+        spec: of the run.
+        device: where the method's networks are to be.
+        labels: of the training examples; None where no data is loaded.
+    """
+    asked = asks_for(spec.method)
+    found: dict[str, Any] = {}
+    if "pair" in asked:
+        teachers = [outline_of(teacher.student, teacher.dataset) for teacher in spec.teachers]
+        found["pair"] = Pair(
+            student=outline_of(spec.student, spec.dataset),
+            teacher=teachers[0] if teachers else Outline(),
+            fresh=lambda: on_device(build_student(spec.student, spec.dataset), device),
+        )
+    if "training" in asked:
+        each = spec.dataset.labels_each
+        if labels is None:
+            labels = torch.empty(spec.dataset.num_train_examples * each, dtype=torch.int64, device="meta")
+        found["training"] = TrainingSet(labels, len(labels) // each, len(spec.dataset.outputs))
+    return found
+
+
+def needs_of(spec: Spec) -> Needs:
+    """What a run's method asks of its teacher and of its batches, with its options; no data is loaded."""
+    with torch.device("meta"):
+        return build_method(spec.method, nn.Identity(), offered(spec, torch.device("meta"))).needs
+
+
+def check_batches(spec: Spec, needs: Needs) -> None:
+    """Whether a run's batches can be what its method asks for.
+
+    Raises:
+        ValueError: groups of one class in batches that cut them, or of examples that are not of one class.
+    """
+    size, groups = spec.recipe.batch_size, needs.per_class
+    name = method_class(spec.method).name
+    if size % groups:
+        raise ValueError(
+            f"recipe.batch_size={size}: must be a multiple of {groups}: method {name} asks for groups of {groups} "
+            f"{spec.dataset.example}s of one class"
+        )
+    if groups > 1 and spec.dataset.labels_each > 1:
+        raise ValueError(
+            f"dataset={spec.dataset.name}: has a label for every token, and method {name} asks for groups of "
+            f"{spec.dataset.example}s of one class"
+        )
 
 
 def check_tasks(spec: Spec, needs: Needs) -> None:
@@ -121,7 +160,7 @@ def check_tasks(spec: Spec, needs: Needs) -> None:
         raise ValueError(
             f"teacher.trained_on={others[0].name}: method {method_class(spec.method).name} compares the teacher's "
             f"classes with those of {spec.dataset.name}; a teacher of another dataset is for methods on features or "
-            "relations alone: at, fsp, rkd, sp, fitnet with method.stage1_epochs=0, and sum of these"
+            "relations alone: at, crd, fsp, rkd, sp, fitnet with method.stage1_epochs=0, and sum of these"
         )
     for other in others:
         if not (other.same_views(spec.dataset) or _converts(spec.dataset, other)):
@@ -142,19 +181,24 @@ def conversion(student: DatasetSpec, teacher: DatasetSpec) -> Conversion:
     return Conversion(student.mean, student.std, teacher.image_size, teacher.mean, teacher.std)
 
 
-def build_method(method: Component, student: nn.Module, pair: Pair | None = None) -> Method:
+def build_method(method: Component, student: nn.Module, given: Mapping[str, Any] | None = None) -> Method:
     """The method around its student.
 
     Args:
         method: its class and options.
         student: the network to train.
-        pair: see `pair_for`.
+        given: what its constructor asks for, see `offered`.
 
     Raises:
         ValueError: an option the method refuses.
     """
-    offered = {} if pair is None else {"pair": pair}
-    built: Method = resolve(method.target)(student, **offered, **method.options)
+    options = dict(method.options)
+    if is_sum(method) and "terms" in options:  # it gets classes: only here names are resolved
+        options["terms"] = {
+            name: term and {**term, **({"_target_": resolve(term["_target_"])} if "_target_" in term else {})}
+            for name, term in options["terms"].items()
+        }
+    built: Method = resolve(method.target)(student, **(given or {}), **options)
     return built
 
 

@@ -17,7 +17,8 @@ from kdrun.experiment.signature import bind, unknown, without_defaults
 from kdrun.experiment.spec import Component
 from kdrun.files import sha256
 from kdrun.methods import Method as Method
-from kdrun.methods.sum import NO_TERMS, TERMS, Sum, term_weight
+from kdrun.methods.base import Distillation
+from kdrun.methods.sum import Sum, check_term, shipped_methods, shipped_terms, term_weight
 from kdrun.training.precision import resolve_device as resolve_device  # how config reaches them
 from kdrun.training.precision import resolve_precision as resolve_precision
 
@@ -25,7 +26,7 @@ TRUST_VARIABLE = "KDRUN_TRUST"
 IMAGE_INJECTED = ("num_classes", "in_channels", "image_size")
 SEQUENCE_INJECTED = ("num_classes", "num_tokens", "length", "per_token")
 """What a network is told of images, and of sequences: `DatasetSpec.told`."""
-METHOD_INJECTED = ("student", "pair")
+METHOD_INJECTED = ("student", "pair", "training")
 
 
 def trusted_packages() -> tuple[str, ...]:
@@ -136,7 +137,7 @@ def method_component(node: Any, path: str, problems: list[str]) -> Component | N
     found = component(node, path, problems, injected=METHOD_INJECTED, kind=Method)
     if found is None:
         return None
-    if _is_sum(found):
+    if is_sum(found):
         return _with_terms(found, path, problems)
     made = resolve(found.target)
     if inspect.isclass(made) and issubclass(made, Method):
@@ -151,34 +152,52 @@ def method_component(node: Any, path: str, problems: list[str]) -> Component | N
     return found
 
 
-def _is_sum(method: Component) -> bool:
+def is_sum(method: Component) -> bool:
     """Whether a method's option `terms` is that of the sum."""
     found = resolve(method.target)
     return inspect.isclass(found) and issubclass(found, Sum)
 
 
 def _with_terms(method: Component, path: str, problems: list[str]) -> Component:
-    """Binds the options of each term of a sum to the method that it names; a term that is null is left out."""
-    terms = {}
+    """Binds the options of each term of a sum to its method; a term that is null is left out."""
+    terms, sources = {}, []
     for name, options in sorted(method.options["terms"].items()):
         place = f"{path}.terms.{name}"
         if options is None:
             continue
-        if name in NO_TERMS:
-            problems.append(f"{place}: cannot be a term: {NO_TERMS[name]}; terms are {', '.join(sorted(TERMS))}")
-        elif name not in TERMS:
-            problems.append(f"{place}: {unknown(name, TERMS, 'term')}")
-        elif not isinstance(options, Mapping):
-            problems.append(f"{place}: must be a mapping of options, or null")
-        else:
-            terms[name] = _term_options(name, options, place, problems)
-    return dataclasses.replace(method, options={**method.options, "terms": terms})
+        try:
+            kind = check_term(name, _term_method(name, options))
+        except ValueError as error:
+            problems.append(f"{place}: {error}")
+            continue
+        own = {option: value for option, value in options.items() if option != "_target_"}
+        named = {} if kind is shipped_methods().get(name) else {"_target_": options["_target_"]}
+        terms[name] = {**named, **_term_options(kind, own, place, problems)}
+        sources.append(_source(kind))
+    # The code of the terms is part of the run's identity as that of a method is.
+    foreign = [source for source in sources if source is not None]
+    source = sha256("".join(foreign).encode()) if foreign else method.source
+    return dataclasses.replace(method, options={**method.options, "terms": terms}, source=source)
 
 
-def _term_options(name: str, options: Mapping[str, Any], place: str, problems: list[str]) -> dict[str, Any]:
+def _term_method(name: str, options: Mapping[str, Any]) -> type[Method]:
+    """The method of a sum's term: what its `_target_` names, or kdrun's of the term's name.
+
+    Raises:
+        ValueError: there is none, or it is no method.
+    """
+    if "_target_" in options:
+        return method_class(Component(str(options["_target_"])))
+    if name not in shipped_methods():
+        raise ValueError(f"{unknown(name, shipped_terms(), 'term')}; one of your own: _target_=PACKAGE.CLASS")
+    return shipped_methods()[name]
+
+
+def _term_options(
+    kind: type[Distillation], options: Mapping[str, Any], place: str, problems: list[str]
+) -> dict[str, Any]:
     """The options of a sum's term that are not at their default, and its weight where that is not the method's own."""
-    kind = TERMS[name]
-    known = _term_defaults(name)
+    known = _term_defaults(kind)
     weight, own = {}, {}
     for option, value in options.items():
         if option == "weight":
@@ -198,18 +217,17 @@ def _term_options(name: str, options: Mapping[str, Any], place: str, problems: l
     return {**bound, **without_defaults(kind, bind(kind, own, place, problems, injected=METHOD_INJECTED))}
 
 
-def _term_defaults(name: str) -> dict[str, Any]:
+def _term_defaults(kind: type[Distillation]) -> dict[str, Any]:
     """What a term of a sum has where nothing is said: its weight, and the options of its method that mean something."""
-    kind = TERMS[name]
     absent = (*METHOD_INJECTED, *kind.alone)
     parameters = inspect.signature(kind).parameters
     own = {option: parameter.default for option, parameter in parameters.items() if option not in absent}
     return {"weight": kind.default_weight(), **own}
 
 
-def takes_pair(method: Component) -> bool:
-    """Whether a method's constructor looks at the networks."""
-    return "pair" in inspect.signature(method_class(method)).parameters
+def asks_for(method: Component) -> set[str]:
+    """What a method's constructor asks for: `pair` (of networks) and `training` (the examples)."""
+    return {"pair", "training"} & set(inspect.signature(method_class(method)).parameters)
 
 
 def method_class(method: Component) -> type[Method]:
@@ -231,9 +249,9 @@ def all_options(method: Component) -> dict[str, Any]:
         parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty
     }
     options = {**defaults, **method.options}
-    if _is_sum(method):
+    if is_sum(method):
         options["terms"] = {
-            name: {**_term_defaults(name), **given}
+            name: {**_term_defaults(check_term(name, _term_method(name, given))), **given}
             for name, given in sorted(options["terms"].items())
             if given is not None
         }

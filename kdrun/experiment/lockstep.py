@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from kdrun.experiment.build import build_student
+from kdrun.experiment.build import build_student, needs_of
 from kdrun.experiment.spec import Spec
 from kdrun.models.cost import num_parameters, saved_bytes
 
@@ -26,12 +26,15 @@ def shared(spec: Spec, threads: int) -> dict[str, Any]:
         spec: of a member.
         threads: CPU threads it computes with.
     """
+    needs = needs_of(spec)
     return {
         "dataset": spec.dataset,
         "seed": spec.seed,
         "recipe.epochs": spec.recipe.epochs,
         "recipe.batch_size": spec.recipe.batch_size,
         "recipe.augmentation": spec.recipe.augmentation,
+        "views": needs.views,
+        "per_class": needs.per_class,
         "precision": spec.precision,
         "threads": threads,
     }
@@ -97,7 +100,7 @@ def member_bytes(spec: Spec, device: torch.device) -> int:
         student = build_student(spec.student, data)
     kept = BYTES_PER_PARAMETER * num_parameters(student)
     if device.type == "cuda":
-        kept += spec.recipe.batch_size * saved_bytes(student, data.shape, data.dtype)
+        kept += needs_of(spec).views * spec.recipe.batch_size * saved_bytes(student, data.shape, data.dtype)
     return kept
 
 

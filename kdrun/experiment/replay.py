@@ -25,6 +25,7 @@ from kdrun.experiment.reporting import log
 from kdrun.experiment.run import Run
 from kdrun.experiment.spec import Spec
 from kdrun.files import sha256, sweep, write_json
+from kdrun.methods import Needs
 from kdrun.training import checkpoint
 
 CPU = torch.device("cpu")
@@ -32,11 +33,12 @@ FILE_OVERHEAD = 4096
 """Bytes of a file beside its tensors, at most."""
 
 
-def replay_key(spec: Spec, teacher: Run, device: torch.device, threads: int) -> dict[str, Any]:
+def replay_key(spec: Spec, needs: Needs, teacher: Run, device: torch.device, threads: int) -> dict[str, Any]:
     """All that the logits of a run's teacher on its training views depend on, to the last bit.
 
     Args:
         spec: of a student.
+        needs: of its method.
         teacher: its teacher's finished run.
         device: where it computes.
         threads: CPU threads.
@@ -47,6 +49,8 @@ def replay_key(spec: Spec, teacher: Run, device: torch.device, threads: int) -> 
         "dataset": vars(spec.dataset),
         "augmentation": dataclasses.asdict(spec.recipe.augmentation),
         "batch_size": spec.recipe.batch_size,
+        "views": needs.views,
+        "per_class": needs.per_class,
         "seed": spec.seed,
         "precision": spec.precision,
         "semantics": spec.semantics,

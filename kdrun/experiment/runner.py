@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdrun.data import Resident, TrainingViews
 from kdrun.experiment.attempt import Attempt, Outcome, Request
-from kdrun.experiment.build import check_tasks, conversion
+from kdrun.experiment.build import check_tasks, conversion, needs_of
 from kdrun.experiment.choices import Choices, choose, recorded_choices
 from kdrun.experiment.cost import threads_for
 from kdrun.experiment.dataset_spec import DatasetSpec
@@ -27,11 +27,12 @@ from kdrun.experiment.spec import Spec
 from kdrun.experiment.store import Store
 from kdrun.experiment.teachers import load_teacher, weakness
 from kdrun.methods import Needs
+from kdrun.methods.base import together
 from kdrun.training.cuda_graphs import GraphedTeacher
 from kdrun.training.evaluation import predict
 from kdrun.training.precision import autocast, forbid_tf32
 from kdrun.training.replay import ReplayTeacher, replays
-from kdrun.training.teacher import LiveTeacher, SeveralTeachers, TeacherSource, together
+from kdrun.training.teacher import LiveTeacher, SeveralTeachers, TeacherSource
 from kdrun.training.trainer import Training, fit
 
 
@@ -225,12 +226,21 @@ class Runner:
     def _train_together(self, attempts: list[Attempt], teachers: Mapping[str, Outcome]) -> None:
         spec, device = attempts[0].run.spec, self._runtime.device
         data = self.data(spec.dataset)
-        views = TrainingViews(data.train, spec.recipe.augmentation, batch_size=spec.recipe.batch_size, seed=spec.seed)
+        needs = needs_of(spec)
+        views = TrainingViews(
+            data.train,
+            spec.recipe.augmentation,
+            batch_size=spec.recipe.batch_size,
+            seed=spec.seed,
+            views=needs.views,
+            per_class=needs.per_class,
+        )
         trainings: dict[Attempt, Training] = {}
         torch.set_num_threads(self._threads(spec))
         for attempt in attempts:
             with attempt.failing_alone():
-                trainings[attempt] = attempt.build(len(views), self._weight_files, self.start(attempt.run.spec))
+                start = self.start(attempt.run.spec)
+                trainings[attempt] = attempt.build(data.train, len(views), self._weight_files, start)
         taught = [attempt for attempt in trainings if attempt.run.spec.teachers]
         source = None
         try:
@@ -300,10 +310,10 @@ class Runner:
             )
             return live
         kept = ReplayStore(self.store.root, 1e9 * self._runtime.replay_gb)
-        recording = kept.recording(replay_key(spec, teacher, device, torch.get_num_threads()))
+        recording = kept.recording(replay_key(spec, needs, teacher, device, torch.get_num_threads()))
         if kept_epochs := recording.num_kept(epochs):
             log.info("what teacher %s says in %d of %d epochs is known", teacher.directory, kept_epochs, epochs)
-        return ReplayTeacher(live, recording, [needs], num_images=len(data.train))
+        return ReplayTeacher(live, recording, [needs], num_rows=needs.views * len(data.train))
 
     def _threads(self, spec: Spec) -> int:
         """The CPU threads of a run; worked out once, since counting MACs takes a moment."""

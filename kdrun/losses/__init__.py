@@ -8,6 +8,7 @@ float32. Gradients reach the student only.
 
 from kdrun.losses.base import KL_REDUCTIONS, check_choice, check_range, cross_entropy
 from kdrun.losses.born_again import confidence_weighted_loss, permuted_target_loss
+from kdrun.losses.contrastive import contrastive_loss, contrastive_scores, log_normalizer
 from kdrun.losses.correlation import dist_loss
 from kdrun.losses.decoupled import dkd_loss, other_classes_loss, target_class_loss
 from kdrun.losses.ensemble import ENSEMBLE_MEANS, ensemble_loss
@@ -17,6 +18,7 @@ from kdrun.losses.features import (
     POOLINGS,
     attention_map,
     attention_transfer_loss,
+    embedding,
     fsp_loss,
     fsp_matrix,
     hint_loss,
@@ -54,16 +56,20 @@ __all__ = [
     "check_range",
     "class_similarity_loss",
     "confidence_weighted_loss",
+    "contrastive_loss",
+    "contrastive_scores",
     "cross_entropy",
     "dist_loss",
     "dkd_loss",
     "draw_negatives",
+    "embedding",
     "ensemble_loss",
     "fsp_loss",
     "fsp_matrix",
     "hint_loss",
     "kd_loss",
     "label_smoothing_loss",
+    "log_normalizer",
     "logit_matching_loss",
     "other_classes_loss",
     "permuted_target_loss",

@@ -38,6 +38,12 @@ def attention_map(features: Tensor) -> Tensor:
 
 
 @full_precision
+def embedding(projected: Tensor) -> Tensor:
+    """Projected features `[N, d]` divided by their length."""
+    return unit(projected)
+
+
+@full_precision
 def attention_transfer_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over images and positions of `(Q_s - Q_t)^2` with the attention maps Q (Zagoruyko, Komodakis 2017).
 

@@ -1,14 +1,25 @@
 """What a student can be taught by: one small class a method, one file a family.
 
-A method sees a batch and what the teacher says about it, and keeps nothing from one batch for another. So the teacher's
-FSP matrices are computed at every step, though the teacher does not change: its views do, with every epoch, and what
-was computed for an image in another batch equals what is computed now only up to rounding. A run that is resumed, and
-so lacks what was kept, would not end with the same bits.
+A method sees a batch and what the teacher says about it. What it keeps from one batch for another is a buffer, and so
+in every checkpoint, as the memories of CRD: a run that is resumed ends with the same bits. What can be computed again
+is not kept: the teacher's FSP matrices are computed at every step, since its views change with every epoch, and what
+was computed for an image in another batch equals what is computed now only up to rounding.
 """
 
 from kdrun.methods.attention import AT
-from kdrun.methods.base import Batch, Method, Needs, Objective, TeacherOutput
+from kdrun.methods.base import (
+    Batch,
+    Distillation,
+    Method,
+    Needs,
+    Objective,
+    Pair,
+    StudentOutput,
+    TeacherOutput,
+    TrainingSet,
+)
 from kdrun.methods.born_again import BornAgain
+from kdrun.methods.crd import CRD
 from kdrun.methods.dist import DIST
 from kdrun.methods.dkd import DKD
 from kdrun.methods.dml import DML
@@ -28,6 +39,7 @@ from kdrun.methods.weight_distillation import WeightDistillation
 __all__ = [
     "AT",
     "CE",
+    "CRD",
     "DIST",
     "DKD",
     "DML",
@@ -38,6 +50,7 @@ __all__ = [
     "TAKD",
     "Batch",
     "BornAgain",
+    "Distillation",
     "FitNet",
     "KDEnsemble",
     "KDPt",
@@ -48,11 +61,14 @@ __all__ = [
     "Method",
     "Needs",
     "Objective",
+    "Pair",
     "SimilarityPreserving",
+    "StudentOutput",
     "Sum",
     "TeacherOutput",
     "TfKDReg",
     "TfKDSelf",
+    "TrainingSet",
     "Triplet",
     "WeightDistillation",
 ]

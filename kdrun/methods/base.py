@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +28,7 @@ Scheme = Literal["offline", "online", "self"]
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method asks of the teacher.
+    """What a method asks of the teacher, and of the batches.
 
     Attributes:
         logits: the teacher's logits on the very views the student sees: that there is a teacher at all.
@@ -40,6 +41,14 @@ class Needs:
         assistant: the teacher is a network of its own choice that was itself taught by the teacher the config names.
         any_task: the teacher may have learned another dataset: its logits are compared with nothing. A class whose
             options decide says so, too, and its instances what holds.
+        views: how many random views of each image a batch has, at least 1. A batch of N images then has `views * N`
+            rows: the first view of each image, the second of each, in the same order.
+        per_class: images of one class that follow each other in a batch, at least 1: with 2, rows 0 and 1 are of one
+            class, rows 2 and 3, and so on. Each image still comes once an epoch, so what a class has beyond whole
+            groups comes last, ungrouped. `recipe.batch_size` must be a multiple.
+
+    Raises:
+        ValueError: `views` or `per_class` less than 1.
     """
 
     logits: bool = False
@@ -50,11 +59,30 @@ class Needs:
     generations: bool = False
     assistant: bool = False
     any_task: bool = False
+    views: int = 1
+    per_class: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("views", "per_class"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"needs: {name}={getattr(self, name)!r}: must be at least 1")
 
     @property
     def teacher(self) -> bool:
         """Whether there must be a teacher at all."""
         return self.logits
+
+
+def together(needs: Sequence[Needs]) -> Needs:
+    """What several methods ask, of one teacher and the same batches."""
+    return Needs(
+        logits=any(asked.logits for asked in needs),
+        features=tuple(dict.fromkeys(tap for asked in needs for tap in asked.features)),
+        weights=any(asked.weights for asked in needs),
+        any_task=all(asked.any_task or not asked.teacher for asked in needs),
+        views=max((asked.views for asked in needs), default=1),
+        per_class=math.lcm(*(asked.per_class for asked in needs)),
+    )
 
 
 @dataclass(frozen=True)
@@ -73,6 +101,25 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class TrainingSet:
+    """What a method knows of the examples before it is trained on them.
+
+    When a command is checked no data is loaded: `labels` is then on the meta device, and its length near the true one.
+    So a constructor may look at shapes and not at values; `objective` may look at both.
+
+    Attributes:
+        labels: int64 `[M]`, in the order of `Batch.index`, on the student's device: numbers of the network's outputs.
+            Of a language model `[M * L]`, one for each token.
+        size: M, the number of examples.
+        num_classes: K, the number of the network's outputs.
+    """
+
+    labels: Tensor
+    size: int
+    num_classes: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """One training batch of N views.
 
@@ -87,6 +134,7 @@ class Batch:
         step: counted from 0 within the epoch.
         progress: share of the schedule of the method's stage that lies behind, in [0, 1).
         generator: on the device of x, seeded from (seed, epoch, step): for a method's own draws.
+        views: of each image, see `Needs.views`: `batch.x.chunk(batch.views)` has one view of all images each.
     """
 
     x: Tensor
@@ -96,6 +144,7 @@ class Batch:
     step: int
     progress: float
     generator: torch.Generator
+    views: int = 1
 
 
 @dataclass(frozen=True)
@@ -151,14 +200,16 @@ class Objective:
 class Method(nn.Module, ABC):
     """Owns the student, and whatever else is learned with it. Subclasses are `methods` of the command line.
 
-    The subclass's constructor takes the student first, `pair` if it has use for it, and its options by keyword; their
-    types and defaults are the schema of `method.*`. Wrong values raise `ValueError` there, before anything is trained.
+    The subclass's constructor takes the student first, `pair` and `training` (`Pair`, `TrainingSet`) if it has use for
+    them, and its options by keyword; their types and defaults are the schema of `method.*`. Wrong values raise
+    `ValueError` there, before anything is trained. What it keeps from step to step is a buffer, so that a run that is
+    resumed has it.
 
     Attributes:
         name: as it is called in directories and tables.
         knowledge: what is taught: labels, or the teacher's responses (logits), features, or relations between images.
         scheme: `offline` from a trained teacher, `online` together with it, `self` from the own architecture.
-        needs: what is asked of the teacher; its features are known once the method is built.
+        needs: what is asked of the teacher and the batches; known in full once the method is built.
         taps: the student's, whose features `objective` gets.
         stage: 0, or 1 once the second of two stages has begun.
         stage1_epochs: length of a first stage before the one of `recipe.epochs`; 0 where there is none.
@@ -278,9 +329,13 @@ class Distillation(Method):
 
     @classmethod
     def default_weight(cls) -> float:
-        """The weight of the term where none is given: that of the constructor, or alpha times the multiplier."""
+        """The weight of the term where none is given: that of the constructor, alpha times the multiplier, or 1."""
         default = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
-        weight: float = default["weight"] if "weight" in default else default["alpha"] * (default["multiplier"] or 1.0)
+        weight: float = cls.weight
+        if "weight" in default:
+            weight = default["weight"]
+        elif "alpha" in default:
+            weight = default["alpha"] * (default.get("multiplier") or 1.0)
         return weight
 
     def _ask_features(self, *taps: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -9,38 +11,64 @@ from typing import Any
 from torch import nn
 
 from kdrun import losses
-from kdrun.methods.attention import AT
-from kdrun.methods.base import Batch, Distillation, Method, Needs, Objective, Pair, StudentOutput, TeacherOutput
-from kdrun.methods.dist import DIST
-from kdrun.methods.dkd import DKD
-from kdrun.methods.fitnet import FitNet
-from kdrun.methods.fsp import FSP
-from kdrun.methods.kd import KD, KDUniform
-from kdrun.methods.logit_matching import LogitMatching
-from kdrun.methods.partial_kd import KDPt, KDSim, KDTopK
-from kdrun.methods.relations import RKD, SimilarityPreserving
-from kdrun.methods.tfkd_reg import TfKDReg
-from kdrun.methods.triplet import Triplet
-
-KINDS: tuple[type[Distillation], ...] = (
-    *(KD, KDUniform, TfKDReg, LogitMatching, KDTopK, KDPt, KDSim, DKD, DIST, Triplet),
-    *(FitNet, FSP, AT, RKD, SimilarityPreserving),
+from kdrun.methods.base import (
+    Batch,
+    Distillation,
+    Method,
+    Needs,
+    Objective,
+    Pair,
+    StudentOutput,
+    TeacherOutput,
+    TrainingSet,
+    together,
 )
-TERMS = {kind.name: kind for kind in KINDS}
-"""What can be a term, by name: the methods that are cross-entropy and one term more, from one teacher's output."""
 
-NO_TERMS = {
-    "ce": "the labels are in every sum, weighed by hard_weight",
-    "lsr": "it is about the labels, which a sum takes as they are",
-    "tfkd_self": "its teacher is of the student's own architecture; the same term is kd",
-    "born_again": "its teachers are generations of the student",
-    "takd": "its teacher is an assistant with a teacher of its own; the same term is kd",
-    "kd_ensemble": "it has several teachers, a sum has one",
-    "weight_distillation": "it generates the student's weights, and has no form without a first stage",
-    "dml": "its networks learn from each other, without a teacher",
-    "sum": "its terms can be written here",
-}
-"""Why the other methods cannot be a term, by name."""
+TAKEN = ("loss", "ce", "top1", "teacher_top1", "agreement")
+"""Names in the metrics that no term can have."""
+
+
+@functools.cache
+def shipped_methods() -> dict[str, type[Method]]:
+    """The methods of kdrun by name."""
+    from kdrun import methods  # where all of them are imported, this one too
+
+    kinds = [kind for kind in vars(methods).values() if inspect.isclass(kind) and issubclass(kind, Method)]
+    return {kind.name: kind for kind in kinds if not inspect.isabstract(kind)}
+
+
+def shipped_terms() -> list[str]:
+    """Those of kdrun's methods that can be a term."""
+    return sorted(name for name, kind in shipped_methods().items() if not_a_term(kind) is None)
+
+
+def not_a_term(kind: type[Method]) -> str | None:
+    """Why a method cannot be a term of a sum; None where it can."""
+    first_stage = inspect.signature(kind).parameters.get("stage1_epochs")
+    reasons = {
+        "it is not cross-entropy and one term more (kdrun.methods.Distillation)": not issubclass(kind, Distillation),
+        "it has several teachers, a sum has one": kind.needs.several,
+        "its teacher is of the student's own architecture": kind.needs.own_architecture,
+        "its teacher is an assistant with a teacher of its own": kind.needs.assistant,
+        "it has no form of one stage": first_stage is not None and first_stage.default is first_stage.empty,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def check_term(name: str, kind: type[Method] | None) -> type[Distillation]:
+    """The method as a term of this name.
+
+    Raises:
+        ValueError: there is none, it cannot be a term, or the name is taken.
+    """
+    if kind is None:
+        raise ValueError(f"there is no such method; terms are {', '.join(shipped_terms())}")
+    if reason := not_a_term(kind):
+        raise ValueError(f"cannot be a term: {reason}; terms are {', '.join(shipped_terms())}")
+    if name in TAKEN or not name.isidentifier() or hasattr(nn.ModuleDict, name):
+        raise ValueError(f"is no name for a term: it must be a word, and none of {', '.join(TAKEN)}")
+    assert issubclass(kind, Distillation)
+    return kind
 
 
 def term_weight(weight: float | None = None) -> float | None:
@@ -54,8 +82,10 @@ class Sum(Method):
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
         pair: for the terms that need it.
-        terms: by the name of a method, its options, and `weight` of its term (by default what the method has alone);
-            one that is None is none. They are built and added in the order of their names, whatever order they have.
+        training: likewise.
+        terms: by name, the options of a method, and `weight` of its term (by default what the method has alone); one
+            that is None is none. A term has the name of one of kdrun's methods, or any name where `_target_` is the
+            class of its method. They are built and added in the order of their names, whatever order they have.
         hard_weight: of the cross-entropy with the labels, at least 0.
 
     Raises:
@@ -67,29 +97,29 @@ class Sum(Method):
     needs = Needs(logits=True, any_task=True)
 
     def __init__(
-        self, student: nn.Module, pair: Pair, *, terms: Mapping[str, Mapping[str, Any] | None], hard_weight: float = 1.0
+        self,
+        student: nn.Module,
+        pair: Pair,
+        training: TrainingSet,
+        *,
+        terms: Mapping[str, Mapping[str, Any] | None],
+        hard_weight: float = 1.0,
     ) -> None:
         super().__init__(student)
         losses.check_range("hard_weight", hard_weight, 0)
         if not any(options is not None for options in terms.values()):
-            raise ValueError(f"terms={{}}: must have one term at least; terms are {', '.join(sorted(TERMS))}")
+            raise ValueError(f"terms={{}}: must have one term at least; terms are {', '.join(shipped_terms())}")
         self.hard_weight = hard_weight
         chosen = {name: options for name, options in sorted(terms.items()) if options is not None}
-        self.terms = nn.ModuleDict({name: _term(name, pair, options) for name, options in chosen.items()})
+        given = {"pair": pair, "training": training}
+        self.terms = nn.ModuleDict({name: _term(name, given, options) for name, options in chosen.items()})
         self.weights: dict[str, float] = {}
         for name, term in self._terms():
             weight = term_weight(chosen[name].get("weight"))
-            self.weights[name] = term.weight if weight is None else weight
+            self.weights[name] = term.default_weight() if weight is None else weight
             losses.check_range(f"terms.{name}.weight", self.weights[name], 0)
         self.taps = tuple(dict.fromkeys(tap for _, term in self._terms() for tap in term.taps))
-        features = dict.fromkeys(tap for _, term in self._terms() for tap in term.needs.features)
-        asked = [term.needs for _, term in self._terms()]
-        self.needs = Needs(
-            logits=True,
-            features=tuple(features),
-            weights=any(needs.weights for needs in asked),
-            any_task=all(needs.any_task or not needs.teacher for needs in asked),
-        )
+        self.needs = dataclasses.replace(together([term.needs for _, term in self._terms()]), logits=True)
 
     def _terms(self) -> list[tuple[str, Distillation]]:
         return [(name, term) for name, term in self.terms.items() if isinstance(term, Distillation)]
@@ -103,16 +133,16 @@ class Sum(Method):
         return Objective.of(student.logits, weighted, values)
 
 
-def _term(name: str, pair: Pair, options: Mapping[str, Any]) -> Distillation:
+def _term(name: str, given: Mapping[str, object], options: Mapping[str, Any]) -> Distillation:
     """A method without a student of its own: it sees what the sum's student says."""
-    if name not in TERMS:
-        reason = NO_TERMS.get(name, "there is no such method")
-        raise ValueError(f"terms.{name}: cannot be a term: {reason}; terms are {', '.join(sorted(TERMS))}")
-    kind = TERMS[name]
-    own = {option: value for option, value in options.items() if option != "weight"}
-    given = {"pair": pair} if "pair" in inspect.signature(kind).parameters else {}
+    own = {option: value for option, value in options.items() if option not in ("weight", "_target_")}
     try:
-        return kind(nn.Identity(), **given, **own)
+        kind = check_term(name, options.get("_target_", shipped_methods().get(name)))
+    except ValueError as error:
+        raise ValueError(f"terms.{name}: {error}") from None
+    asked = inspect.signature(kind).parameters
+    try:
+        return kind(nn.Identity(), **{name: value for name, value in given.items() if name in asked}, **own)
     except ValueError as error:
         raise ValueError("\n".join(_of_term(name, line) for line in str(error).splitlines())) from error
 

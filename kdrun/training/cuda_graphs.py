@@ -85,13 +85,13 @@ class GraphedStep(Step):
             self._compute(batch, teacher, measures=measures)
             self._warm_up_steps += 1
             if self._warm_up_steps == WARM_UP_STEPS and self._capturable:
-                self._capture(given, teacher)
+                self._capture(given, teacher, batch.views)
 
-    def _capture(self, given: list[Tensor], teacher: TeacherOutput | None) -> None:
+    def _capture(self, given: list[Tensor], teacher: TeacherOutput | None, views: int) -> None:
         """Records a step without taking it: from the next one on it is replayed."""
         self._inputs = [tensor.clone() for tensor in given]
         x, y, index, *answers = self._inputs
-        batch: Any = _StaticBatch(x, y, index)
+        batch: Any = _StaticBatch(x, y, index, views)
         static = None if teacher is None else _replaced(teacher, answers)
         self.optimizer.zero_grad(set_to_none=True)  # gradients are to lie in the graph's own memory
         graph = torch.cuda.CUDAGraph()
@@ -125,12 +125,13 @@ def _replaced(teacher: TeacherOutput, tensors: Sequence[Tensor]) -> TeacherOutpu
 
 
 class _StaticBatch:
-    """The tensors of a batch, in the memory a graph reads; nothing else of it can be captured."""
+    """What of a batch is the same at every step, its tensors' memory included; nothing else of it can be captured."""
 
-    def __init__(self, x: Tensor, y: Tensor, index: Tensor) -> None:
+    def __init__(self, x: Tensor, y: Tensor, index: Tensor, views: int) -> None:
         self.x = x
         self.y = y
         self.index = index
+        self.views = views
 
     def __getattr__(self, name: str) -> Any:
         raise NotCapturableError(

@@ -43,19 +43,19 @@ class ReplayTeacher:
         live: computes what is missing.
         recording: of this teacher, on these views, computed in this way.
         needs: of the methods that ask.
-        num_images: in the training set, the most that an epoch has.
+        num_rows: the most that an epoch has, of all views together.
 
     Raises:
         ValueError: a method needs more than logits.
     """
 
-    def __init__(self, live: TeacherSource, recording: Recording, needs: Sequence[Needs], num_images: int) -> None:
+    def __init__(self, live: TeacherSource, recording: Recording, needs: Sequence[Needs], num_rows: int) -> None:
         for asked in needs:
             if not replays(asked):
                 raise ValueError(f"replay holds a teacher's logits and nothing else: it is not exact for {asked}")
         self._live = live
         self._recording = recording
-        self._num_images = num_images
+        self._num_rows = num_rows
         self._logits: Tensor | None = None
         self._recorded_index: Tensor | None = None
         self._index = torch.empty(0, dtype=torch.int64)
@@ -72,13 +72,13 @@ class ReplayTeacher:
             return TeacherOutput(self._logits[here])
         output = self._live(batch)
         if self._logits is None:
-            self._logits = output.logits.new_empty(self._num_images, output.logits.shape[1])
+            self._logits = output.logits.new_empty(self._num_rows, output.logits.shape[1])
         self._logits[here] = output.logits
         return output
 
     def _begin_epoch(self, batch: Batch) -> None:
         self._epoch, self._seen = batch.epoch, 0
-        self._index = batch.index.new_empty(self._num_images)
+        self._index = batch.index.new_empty(self._num_rows)
         found = self._recording.read(batch.epoch)
         self._logits = None if found is None else found["logits"].to(batch.x.device)
         self._recorded_index = None if found is None else found["index"].to(batch.x.device)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,13 @@ from kdrun.methods.base import Batch, Method, Objective, TeacherOutput
 from kdrun.metrics import num_agreeing, num_correct
 
 logger = logging.getLogger(__name__)
+
+COMPILER: dict[str, Any] = {"options": {"fallback_random": True}}
+"""How torch.compile is called. Random numbers are drawn by torch's own generator, so dropout stays a function of
+(seed, epoch, step); its masks are others than those of uncompiled steps."""
+
+MAX_GRAPHS = 256
+"""Compiled networks that a process has at most; torch computes further ones uncompiled."""
 
 PERCENT = ("top1", "teacher_top1", "agreement")
 """The training metrics that are shares of the images; the others are the loss and its terms."""
@@ -55,9 +63,7 @@ class Step:
         self._has_shares = has_shares
         self._norms: dict[str, Tensor] = {}
         if compiled:
-            # Random numbers are drawn by torch's own generator, so dropout stays a function of (seed, epoch, step);
-            # its masks are others than those of uncompiled steps.
-            method.student.compile(dynamic=False, options={"fallback_random": True})
+            compile_network(method.student)
 
     def __call__(self, batch: Batch, teacher: TeacherOutput | None, lr: float) -> None:
         """Moves the weights by one step of the optimiser, and counts the step's metrics."""
@@ -119,6 +125,17 @@ def gradient_norms(weighted: Mapping[str, Tensor], parameters: Sequence[nn.Param
 def _tell_no_shares(method: str) -> None:
     """Told once in a process: the students of a sweep have it in common."""
     logger.info("method %s: its objective names no weighted terms: no shares of the gradient are measured", method)
+
+
+def compile_network(network: nn.Module) -> None:
+    """Compiles a network in place, with whatever taps it has when it is called.
+
+    torch uses a graph again for every network of the same code. By default it does not look at hooks then, so that a
+    student would run the graph of another network without its taps, its teacher's for example.
+    """
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
+    torch._dynamo.config.recompile_limit = MAX_GRAPHS
+    network.compile(dynamic=False, **COMPILER)
 
 
 @dataclass(frozen=True)

@@ -29,17 +29,6 @@ class TeacherSource(Protocol):
 LOGITS = Needs(logits=True)
 
 
-def together(needs: Sequence[Needs]) -> Needs:
-    """What several methods ask of one teacher."""
-    taps = dict.fromkeys(tap for asked in needs for tap in asked.features)
-    return Needs(
-        logits=True,
-        features=tuple(taps),
-        weights=any(asked.weights for asked in needs),
-        any_task=all(asked.any_task for asked in needs),
-    )
-
-
 class LiveTeacher:
     """Runs the frozen teacher on every batch: exact for every augmentation law.
 

@@ -30,7 +30,13 @@ Row = dict[str, Any]
 
 
 class TrainingViews(Protocol):
-    """Augmented batches, a pure function of the epoch; its length is the number of steps of an epoch."""
+    """Augmented batches, a pure function of the epoch; its length is the number of steps of an epoch.
+
+    Attributes:
+        num_views: of each image in a batch.
+    """
+
+    num_views: int
 
     def __len__(self) -> int: ...
 
@@ -244,7 +250,7 @@ def _train_epoch(
     busy = dict.fromkeys(map(id, due), 0.0)
     for step, (x, y, index) in enumerate(views.epoch(epoch)):
         generator = torch.Generator(x.device)
-        batch = Batch(x=x, y=y, index=index, epoch=epoch, step=step, progress=0.0, generator=generator)
+        batch = Batch(x, y, index, epoch, step, progress=0.0, generator=generator, views=views.num_views)
         output = asked(batch) if asked is not None else None
         step_seed = mix(seed, "step", epoch, step)
         for member in due:

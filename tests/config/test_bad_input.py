@@ -224,7 +224,10 @@ BAD = [
         "Allowed: kl_reduction, standardize, temperature, weight",
     ),
     ("method=sum method.terms.kd.wieght=1", "method.terms.kd.wieght: no such option; did you mean weight?"),
-    ("method=sum method.terms.dml.weight=1", "method.terms.dml: cannot be a term: its networks learn from each other"),
+    (
+        "method=sum method.terms.dml.weight=1",
+        "method.terms.dml: cannot be a term: it is not cross-entropy and one",
+    ),
     ("method=sum method.terms.takd={}", "method.terms.takd: cannot be a term: its teacher is an assistant"),
     ("method=sum teacher=mlp", "  teacher=mlp: has no feature maps", "(method.terms.at)"),
     ("method=sum method.terms.kd.temperature=0", "method.terms.kd.temperature=0.0: must be a finite number"),

@@ -12,7 +12,7 @@ from kdrun.config.compose import config_directory
 from kdrun.data import Augmentation
 from kdrun.experiment.components import METHOD_INJECTED, all_options, resolve, told_to
 from kdrun.experiment.spec import Component, Recipe
-from kdrun.methods.sum import TERMS
+from kdrun.methods.sum import shipped_methods
 
 CONF = config_directory()
 NEEDS_DATA = "folder"
@@ -59,7 +59,8 @@ def test_every_method_passes(job, option):
     kind = resolve(node["_target_"])
     stages = {"stage1_epochs": round(node["stage1_epochs"] * spec.recipe.epochs)} if "stage1_epochs" in node else {}
     weights = {name: term["weight"] for name, term in node.get("terms", {}).items()}
-    terms = {name: {} if w == TERMS[name].default_weight() else {"weight": w} for name, w in weights.items()}
+    alone = {name: shipped_methods()[name].default_weight() for name in weights}
+    terms = {name: {} if weight == alone[name] else {"weight": weight} for name, weight in weights.items()}
     options = {**stages, **({"terms": terms} if terms else {})}
     assert spec.method == Component(node["_target_"], options), "its YAML must hold the defaults"
     assert len(spec.teachers) == (all_options(spec.method).get("num_teachers", 1) if kind.needs.teacher else 0)

@@ -65,7 +65,7 @@ def test_every_rotation_is_pils(size, monkeypatch):
     law = Augmentation(rotation=180.0)
     angles = torch.arange(0, NUM_ANGLES, 4)
 
-    def draw(self, index, *, seed, epoch):
+    def draw(self, index, *, seed, epoch, number):
         zero = torch.zeros_like(index)
         return implementation.Parameters(dx=zero, dy=zero, flip=zero.bool(), angle=angles)
 

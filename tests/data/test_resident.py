@@ -13,6 +13,7 @@ from kdrun.data import (
     augment,
     batches,
     epoch_order,
+    grouped_order,
 )
 
 MEAN, STD = [0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]
@@ -120,3 +121,49 @@ def test_an_epoch_of_sequences_has_each_with_its_labels_in_the_order_of_the_logi
         assert x.tolist() == [tokens[i].tolist() for i in expected]
         assert y.tolist() == [label for i in expected for label in labels[i].view(-1).tolist()]
     assert torch.equal(resident.batch(order), resident.view(order, Augmentation(), seed=1, epoch=9)), "as they are"
+
+
+def test_groups_are_of_one_class_and_drawn_anew_for_each_epoch():
+    labels = torch.tensor([0] * 7 + [1] * 4 + [2] * 1 + [3] * 8)[torch.randperm(20)]
+    orders = [grouped_order(labels, 3, seed=seed, epoch=epoch) for seed in (0, 1) for epoch in (0, 1)]
+    for order in orders:
+        assert order.sort().values.equal(torch.arange(20)), "each image once"
+        groups = labels[order[:15]].view(-1, 3)  # 2 of class 0, 1 of class 1, 2 of class 3
+        assert (groups == groups[:, :1]).all()
+        assert sorted(groups[:, 0].tolist()) == [0, 0, 1, 3, 3]
+    assert torch.equal(orders[1], grouped_order(labels, 3, seed=0, epoch=1))
+    assert len({tuple(order.tolist()) for order in orders}) == 4
+    assert not torch.equal(grouped_order(labels, 2, seed=0, epoch=0)[:15], orders[0][:15])
+
+
+def test_who_is_in_a_group_with_whom_and_when_is_drawn_evenly():
+    """Of 4 images of a class each is with each other one in a third of the epochs; a group is first in a third."""
+    labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    orders = torch.stack([grouped_order(labels, 2, seed=0, epoch=epoch) for epoch in range(900)])
+    pairs = orders.view(900, 3, 2).sort(dim=2).values
+    together = ((pairs[..., 0] == 0) & (pairs[..., 1] == 1)).any(dim=1).sum()
+    five_deviations = 5 * (900 * 2 / 9) ** 0.5
+    assert abs(int(together) - 300) < five_deviations
+    assert abs(int((labels[orders[:, 0]] == 1).sum()) - 300) < five_deviations
+
+
+def test_further_views_follow_the_first_which_is_that_of_every_run(resident):
+    law = Augmentation(crop_padding=2, flip=True, rotation=15.0)
+    one, three = (TrainingViews(resident, law, batch_size=8, seed=5, views=views) for views in (1, 3))
+    assert (len(three), three.num_views) == (len(one), 3)
+    for (x, y, index), (views, labels, positions) in zip(one.epoch(2), three.epoch(2), strict=True):
+        first, second, third = views.chunk(3)
+        assert torch.equal(first, x)
+        assert not torch.equal(second, x)
+        assert not torch.equal(third, second)
+        assert torch.equal(labels, torch.cat([y, y, y]))
+        assert torch.equal(positions, torch.cat([index, index, index]))
+        assert torch.equal(second, resident.view(index, law, seed=5, epoch=2, number=1)), "whatever the batch"
+        assert views.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_grouped_batches_of_several_views(resident):
+    views = TrainingViews(resident, Augmentation(crop_padding=1), batch_size=8, seed=5, views=2, per_class=2)
+    _, y, index = next(iter(views.epoch(0)))
+    assert torch.equal(y[0:8:2], y[1:8:2])
+    assert torch.equal(index[:8], grouped_order(LABELS, 2, seed=5, epoch=0)[:8])

@@ -10,7 +10,9 @@ import torch
 
 from kdrun.data import Augmentation
 from kdrun.experiment import replay
+from kdrun.experiment.build import needs_of
 from kdrun.experiment.replay import ReplayStore, replay_key
+from kdrun.methods import Needs
 from kdrun.training import checkpoint
 from kdrun.training.teacher import LiveTeacher
 
@@ -49,7 +51,7 @@ def test_an_epoch_costs_its_logits_and_positions(lab):
 def test_what_could_differ_in_a_bit_is_another_recording(lab):
     teacher = lab.execute(lab.teacher).run
     keys = [
-        replay_key(spec, teacher, CPU, threads)
+        replay_key(spec, needs_of(spec), teacher, CPU, threads)
         for spec, threads in [
             (lab.taught(), 1),
             (lab.taught(), 2),
@@ -61,12 +63,15 @@ def test_what_could_differ_in_a_bit_is_another_recording(lab):
         ]
     ]
     other = lab.execute(replace(lab.teacher, seed=1)).run
-    keys.append(replay_key(lab.taught(), other, CPU, 1))
+    asked = [Needs(logits=True), Needs(logits=True, views=2), Needs(logits=True, per_class=2)]
+    keys += [
+        replay_key(lab.taught(), needs, *which, CPU, 1)
+        for needs, *which in zip(asked, (other, teacher, teacher), strict=True)
+    ]
     store = ReplayStore(lab.root, 1e9)
     assert len({store.recording(key)._directory for key in keys}) == len(keys)
-    same = replay_key(
-        replace(lab.taught("resnet20", temperature=9.0), recipe=replace(lab.recipe, lr=0.1)), teacher, CPU, 1
-    )
+    spec = replace(lab.taught("resnet20", temperature=9.0), recipe=replace(lab.recipe, lr=0.1))
+    same = replay_key(spec, needs_of(spec), teacher, CPU, 1)
     assert same == keys[0], "what a student does with the views is nothing to the teacher"
 
 

@@ -96,7 +96,7 @@ MAPS = "student=transformer: has no feature maps [C, H, W], too few for this met
 VECTORS = "method.student_tap=None: transformer has no tap of one vector per image before its logits"
 REFUSED = {
     "agreement": {"at": MAPS, "fsp": MAPS},
-    "agreement_lm": {"at": MAPS, "fsp": MAPS, "fitnet": VECTORS, "rkd": VECTORS, "sp": VECTORS},
+    "agreement_lm": {"at": MAPS, "fsp": MAPS, "fitnet": VECTORS, "rkd": VECTORS, "sp": VECTORS, "crd": VECTORS},
 }
 NAMES = [kind.name for kind in vars(methods).values() if isinstance(kind, type) and hasattr(kind, "name")]
 

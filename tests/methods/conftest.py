@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdrun.methods import Batch, Method, TeacherOutput
-from kdrun.methods.base import Pair
+from kdrun.methods import Batch, Method, Pair, TeacherOutput, TrainingSet
 from kdrun.taps import Outline
 
 N, K = 8, 6
@@ -55,13 +54,15 @@ def teacher() -> TeacherOutput:
 
 @pytest.fixture
 def build() -> Callable[..., Method]:
-    """Makes a method around a fresh student (`Answer`), whose outline it is told if it asks."""
+    """Makes a method around a fresh student (`Answer`), whose outline and examples it is told if it asks."""
 
     def make(kind: type[Method], **options: object) -> Method:
         if "pair" in inspect.signature(kind).parameters:
             student = Outline("student", {"pool": (4,), "classifier": (K,)}, num_classes=K)
             teacher = Outline("teacher", parameters={"stem.weight": (8, 3, 3, 3), "classifier.weight": (K, 4)})
             options["pair"] = Pair(student, teacher, Answer)
+        if "training" in inspect.signature(kind).parameters:
+            options["training"] = TrainingSet(torch.arange(N) % K, N, K)
         return kind(Answer(), **options)
 
     return make

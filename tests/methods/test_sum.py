@@ -8,22 +8,20 @@ from torch import nn
 from torch.testing import assert_close
 
 from kdrun import methods
-from kdrun.methods import Method, Sum
-from kdrun.methods.base import Distillation, Pair
-from kdrun.methods.sum import NO_TERMS, TERMS
+from kdrun.methods import KD, BornAgain, Distillation, Needs, Pair, Sum, TrainingSet
+from kdrun.methods.sum import not_a_term, shipped_methods, shipped_terms
 from kdrun.taps import Outline
 
 RESPONSES = ("dist", "dkd", "kd", "kd_pt", "kd_sim", "kd_topk", "kd_uniform", "logit_matching", "tfkd_reg", "triplet")
-METHODS = {
-    kind.name: kind
-    for name in methods.__all__
-    if issubclass(kind := getattr(methods, name), Method) and not inspect.isabstract(kind)
-}
+FEATURES = ("at", "crd", "fitnet", "fsp", "rkd", "sp")
+TERMS = {name: shipped_methods()[name] for name in shipped_terms()}
+TRAINING = TrainingSet(torch.arange(8) % 6, 8, 6)
 
 
-def test_every_method_is_a_term_or_has_a_reason_why_not():
-    assert TERMS.keys() | NO_TERMS.keys() == METHODS.keys()
-    assert not TERMS.keys() & NO_TERMS.keys()
+def test_every_method_of_one_term_and_one_teacher_can_be_a_term():
+    assert shipped_terms() == sorted((*RESPONSES, *FEATURES))
+    others = {"born_again", "ce", "dml", "kd_ensemble", "lsr", "sum", "takd", "tfkd_self", "weight_distillation"}
+    assert shipped_methods().keys() - TERMS.keys() == others
 
 
 @pytest.mark.parametrize("name", RESPONSES)
@@ -50,7 +48,7 @@ def test_the_order_in_which_terms_are_written_changes_no_bit():
     for names in (("fitnet", "kd", "fsp"), ("fsp", "fitnet", "kd")):
         torch.manual_seed(0)
         options = {"fsp": {"student_taps": ("layer1", "layer1")}}
-        found.append(Sum(nn.Identity(), pair, terms={name: options.get(name, {}) for name in names}))
+        found.append(Sum(nn.Identity(), pair, TRAINING, terms={name: options.get(name, {}) for name in names}))
     assert [list(each.terms) for each in found] == [["fitnet", "fsp", "kd"]] * 2
     first, second = (list(each.parameters()) for each in found)
     assert first
@@ -58,8 +56,8 @@ def test_the_order_in_which_terms_are_written_changes_no_bit():
 
 
 def test_what_is_wrong_with_a_term_is_told_with_its_name(build):
-    for name in NO_TERMS:
-        with pytest.raises(ValueError, match=rf"^terms.{name}: cannot be a term: .*; terms are at, dist, "):
+    for name in shipped_methods().keys() - TERMS.keys():
+        with pytest.raises(ValueError, match=rf"^terms.{name}: cannot be a term: .*; terms are at, crd, dist, "):
             build(Sum, terms={name: {}})
     with pytest.raises(ValueError, match=r"^terms.kd.temperature=0: must be"):
         build(Sum, terms={"kd": {"temperature": 0}})
@@ -73,3 +71,42 @@ def test_every_option_of_a_term_that_a_sum_passes_over_is_one_of_its_method():
         own = {option for option in kind.alone if option not in ("weight", "hard_weight")}
         assert own <= inspect.signature(kind).parameters.keys()
         assert {*kind.of_one_stage, *kind.of_two_stages} <= inspect.signature(kind).parameters.keys()
+
+
+class Pull(Distillation):
+    """A method of somebody's own: the student's logits are drawn to zero."""
+
+    name = "pull"
+    needs = Needs(views=2, per_class=2)
+
+    def __init__(self, student: nn.Module, *, power: float = 2.0) -> None:
+        super().__init__(student)
+        self.power = power
+
+    def distill(self, student, batch, teacher):
+        return student.logits.abs().pow(self.power).mean()
+
+
+def test_a_method_of_ones_own_is_a_term_by_its_class(build, batch, teacher):
+    terms = {"mine": {"_target_": Pull, "power": 3.0, "weight": 0.5}, "kd2": {"_target_": KD, "temperature": 2.0}}
+    summed = build(Sum, terms={**terms, "kd": {}})
+    assert (summed.needs.views, summed.needs.per_class, summed.needs.logits) == (2, 2, True)
+    found = summed(batch, teacher)
+    assert found.terms.keys() == {"ce", "kd", "kd2", "mine"}
+    assert_close(found.terms["mine"], found.logits.abs().pow(3).mean())
+    assert found.terms["kd"] != found.terms["kd2"]
+    expected = found.terms["ce"] + 0.9 * found.terms["kd"] + 0.9 * found.terms["kd2"] + 0.5 * found.terms["mine"]
+    assert_close(found.loss, expected)
+
+
+@pytest.mark.parametrize("name", ["ce", "loss", "agreement", "keys", "a.b", ""])
+def test_a_term_has_a_name_of_its_own(build, name):
+    with pytest.raises(ValueError, match=rf"^terms.{name}: is no name for a term"):
+        build(Sum, terms={name: {"_target_": Pull}})
+
+
+def test_what_a_sum_asks_satisfies_each_of_its_terms():
+    asked = methods.base.together([Needs(views=2, per_class=2), Needs(logits=True, features=("a",), per_class=3)])
+    assert asked == Needs(logits=True, features=("a",), views=2, per_class=6)
+    assert methods.base.together([]) == Needs(any_task=True)
+    assert not_a_term(BornAgain) is not None

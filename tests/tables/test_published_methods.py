@@ -188,14 +188,14 @@ def test_shuffled_students_share_a_teacher_and_have_their_own_channels():
 
 
 def test_the_settings_of_rep_distiller_and_of_the_papers_beside_it():
-    """What its scripts pass (KD a=0.9, hint 100, attention 1000, RKD 1, FSP 30 epochs of init), of each pair."""
+    """What its scripts pass (KD a=0.9, hint 100, attention 1000, RKD 1, CRD 0.8, FSP 30 epochs), of each pair."""
     definition = load_table("rep_distiller_cifar100")
     typed = {row.name: dict(text.split("=", 1) for text in row.overrides) for row in definition.rows}
     for student, teacher, beta, *_ in PAIRS[:-1]:
         method = {kind: typed[f"{student}/{kind}/{teacher}"] for kind in KINDS}
         assert (method["kd"]["method.alpha"], method["kd"]["method.temperature"]) == ("0.9", "4")
-        weights = {kind: float(method[kind]["method.weight"]) for kind in ("fitnet", "at", "rkd", "fsp")}
-        assert weights == {"fitnet": 100, "at": 1000, "rkd": 1, "fsp": 1}
+        weights = {kind: float(method[kind]["method.weight"]) for kind in ("fitnet", "at", "rkd", "fsp", "crd")}
+        assert weights == {"fitnet": 100, "at": 1000, "rkd": 1, "fsp": 1, "crd": 0.8}
         assert method["fitnet"]["method.stage1_epochs"] == "0"
         assert method["dkd"]["method.beta"] == beta
         assert float(method["fsp"]["method.stage1_epochs"]) * 240 == 30

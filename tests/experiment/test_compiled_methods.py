@@ -1,0 +1,43 @@
+"""Every method with taps, compiled, with a teacher of the student's own architecture."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kdrun import methods
+from kdrun.experiment.attempt import Request
+from kdrun.experiment.build import build_method, offered
+from kdrun.training import step
+
+NAMES = [kind.name for kind in vars(methods).values() if isinstance(kind, type) and hasattr(kind, "name")]
+
+
+def specs_with_taps(lab):
+    """One epoch of each method that takes features of the student."""
+    recipe = replace(lab.recipe, epochs=1)
+    teacher = lab.plain("cnn", seed=1, recipe=recipe)
+    found = {}
+    for name in NAMES:
+        method = lab.every(name, **({"stage1_epochs": 1} if name in ("fitnet", "fsp") else {})).method
+        spec = lab.plain("cnn", method=method, recipe=recipe, teachers=(teacher,))
+        if name != "weight_distillation":  # generates its student
+            built = build_method(method, torch.nn.Identity(), offered(spec, torch.device("cpu")))
+            found |= {name: spec} if built.taps else {}
+    return found
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_compiled_runs_end_as_uncompiled_ones(lab, monkeypatch):
+    monkeypatch.setattr(step, "COMPILER", {"backend": "aot_eager"})
+    specs = specs_with_taps(lab)
+    assert specs.keys() >= {"at", "crd", "fitnet", "fsp", "rkd", "sp", "sum"}
+    requests = [Request(spec) for spec in specs.values()]
+    rows = []
+    for place in ("on", "off"):
+        ended = list(lab.runner(place, compile=place).execute_all(requests))
+        assert all(not isinstance(outcome, Exception) for _, outcome in ended), ended
+        rows.append({request.spec.method.name: outcome.run.rows() for request, outcome in ended})
+    for name, compiled in rows[0].items():
+        for ours, theirs in zip(compiled, rows[1][name], strict=True):
+            assert ours["train"] == pytest.approx(theirs["train"], rel=1e-5), name
