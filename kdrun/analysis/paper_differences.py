@@ -54,7 +54,7 @@ def draw_differences(path: Path, contrasts: Sequence[Contrast], measure: Measure
             found = {i: each.differences[column] for i, each in enumerate(contrasts) if column in each.differences}
             _draw(axes, contrasts, found)
             axes.set_title(_with_unit(column, measure), fontsize="small")
-        grid[0].set_yticks(range(len(names)), names, fontsize="small")
+        grid[0].set_yticks(range(len(names)), names)
         grid[0].set_ylim(len(names) - 0.4, -0.6)
         for axes in grid[len(columns) :]:
             axes.set_axis_off()
@@ -77,7 +77,7 @@ def _draw(axes: Axes, contrasts: Sequence[Contrast], found: Mapping[int, Differe
     axes.margins(x=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
     axes.tick_params(axis="y", length=0)
-    axes.tick_params(axis="x", labelsize="small")
+    axes.tick_params(labelsize="small")
 
 
 def _name(contrast: Contrast) -> str:
