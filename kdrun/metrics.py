@@ -35,14 +35,17 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = EC
     return gaps.abs().sum() / len(labels)
 
 
-def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
+def classification_metrics(logits: Tensor, labels: Tensor, *, labels_each: int = 1) -> dict[str, float]:
     """`top1` and `top5` in percent, `nll` in nats per image, `ece` in [0, 1] with 15 bins, `confidence` in [0, 1].
 
-    Confidence is the mean over the images of the largest probability.
+    Confidence is the mean over the images of the largest probability. Of examples with several labels, such as the
+    tokens of a sequence, also `top1_se` in percent: the standard error of `top1` over test examples, see
+    `standard_error_by_example`; of one example alone there is none.
 
     Args:
         logits: `[N, K]`, N at least 1.
         labels: `[N]`, int64.
+        labels_each: of an example; the labels of an example follow one another.
     """
     values = torch.stack(
         [
@@ -55,7 +58,21 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
     )
     correct1, correct5, *others = values.tolist()  # one transfer from the device
     shares = {"top1": 100 * correct1 / len(labels), "top5": 100 * correct5 / len(labels)}
-    return {**shares, **dict(zip(("nll", "ece", "confidence"), others, strict=True))}
+    metrics = {**shares, **dict(zip(("nll", "ece", "confidence"), others, strict=True))}
+    if labels_each > 1 and len(labels) > labels_each:
+        metrics["top1_se"] = 100 * standard_error_by_example(logits.argmax(dim=1) == labels, labels_each)
+    return metrics
+
+
+def standard_error_by_example(hits: Tensor, labels_each: int) -> float:
+    """Standard error of the mean of `hits [N]` over independent examples of `labels_each` labels.
+
+    The labels of one example are not independent, so the share of hits of each example is one observation:
+    s / sqrt(N / labels_each) with the sample deviation s of these shares. With a single label each it is the binomial
+    sqrt(p (1 - p) / (N - 1)).
+    """
+    shares = hits.double().view(-1, labels_each).mean(dim=1)
+    return float(shares.std() / len(shares) ** 0.5)
 
 
 def num_agreeing(logits: Tensor, other: Tensor) -> Tensor:

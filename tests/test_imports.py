@@ -32,7 +32,7 @@ ALLOWED = {
     "__main__": {"cli"},
 }
 ONLY_WITH_HYDRA = {"cli", "config"}
-NOT_AT_IMPORT = {"torchvision", "PIL", "matplotlib", "safetensors", "numpy"}
+NOT_AT_IMPORT = {"torchvision", "PIL", "matplotlib", "safetensors", "numpy", "scipy"}
 
 
 def part_of(path: Path) -> str:

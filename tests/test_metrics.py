@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from kdrun.metrics import classification_metrics, expected_calibration_error, num_agreeing, num_correct
+from kdrun.metrics import (
+    classification_metrics,
+    expected_calibration_error,
+    num_agreeing,
+    num_correct,
+    standard_error_by_example,
+)
 
 
 def test_top_k_counts_by_hand():
@@ -49,3 +55,20 @@ def test_certain_and_right_is_calibrated_certain_and_wrong_is_not():
     certain = torch.eye(4) * 100
     assert expected_calibration_error(certain, torch.arange(4)).item() == pytest.approx(0, abs=1e-6)
     assert expected_calibration_error(certain, (torch.arange(4) + 1) % 4).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_the_error_of_tokens_is_that_of_their_sequences():
+    """Tokens of a sequence that are all right or all wrong are worth one observation, not so many."""
+    right = torch.tensor([True, False, True, True])
+    assert standard_error_by_example(right, 1) == pytest.approx((0.75 * 0.25 / 3) ** 0.5), "the binomial"
+    assert standard_error_by_example(right.repeat_interleave(8), 8) == pytest.approx((0.75 * 0.25 / 3) ** 0.5)
+    mixed = torch.tensor([[1, 1, 0, 1], [0, 0, 0, 1], [1, 0, 1, 0]]).bool()  # shares 0.75, 0.25 and 0.5
+    assert standard_error_by_example(mixed.flatten(), 4) == pytest.approx(0.25 / 3**0.5)
+
+
+def test_the_error_of_tokens_is_reported_in_percent_and_only_of_several_labels_each():
+    logits = torch.eye(2)[[0, 0, 1, 0, 1, 1]] * 5
+    labels = torch.tensor([0, 0, 1, 1, 1, 0])  # right: 2 of 2, 1 of 2, 1 of 2
+    assert classification_metrics(logits, labels, labels_each=2)["top1_se"] == pytest.approx(100 / 6)
+    assert "top1_se" not in classification_metrics(logits, labels)
+    assert "top1_se" not in classification_metrics(logits, labels, labels_each=6), "one example has no deviation"

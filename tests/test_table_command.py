@@ -74,9 +74,10 @@ def test_a_table_killed_twice_ends_with_the_same_bytes(finished, here):
     assert table_of(here) == table_of(finished)
 
 
-def test_a_table_has_its_four_files_and_every_row(finished):
+def test_a_table_has_its_files_and_every_row(finished):
     directory = finished / "outputs" / "tables" / "mine"
-    assert {path.name for path in directory.iterdir()} == {"table.md", "table.csv", "table.tex", "table.png"}
+    whole = {"table.md", "table.csv", "table.tex", "table.png", "differences.csv", "differences.png"}
+    assert {path.name for path in directory.iterdir()} == whole
     rows = list(csv.DictReader((directory / "table.csv").open()))
     assert [row["row"] for row in rows] == [
         *("mlp/ce", "mlp/kd/cnn", "mlp/kd/cnn/no_kl", "mlp/kd/cnn/untrained", "mlp/de_kd/cnn@1"),
@@ -87,6 +88,18 @@ def test_a_table_has_its_four_files_and_every_row(finished):
         found = [last[run_id] for run_id in row["run_ids"].split()]
         assert len(found) == int(row["n"]) == 2
         assert float(row["last_mean"]) == pytest.approx(sum(found) / 2)
+    lasts = {row["row"]: [last[run_id] for run_id in row["run_ids"].split()] for row in rows}
+    pairs = list(csv.DictReader((directory / "differences.csv").open()))
+    assert {(pair["row"], pair["less"]) for pair in pairs} == {
+        *(("mlp/kd/cnn", f"mlp/kd/cnn/{control}") for control in ("no_kl", "untrained")),
+        *(("mlp/de_kd/cnn@1", f"mlp/de_kd/cnn@1/{control}") for control in ("no_kl", "untrained")),
+    }
+    for pair in pairs:
+        control = f"mlp/kd/cnn/{pair['less'].rpartition('/')[2]}"  # the runs that De-KD's controls are, too
+        differences = [ours - theirs for ours, theirs in zip(lasts[pair["row"]], lasts[control], strict=True)]
+        if pair["figure"] == "ours, last epoch":
+            assert float(pair["mean"]) == pytest.approx(sum(differences) / 2)
+            assert float(pair["se"]) == pytest.approx(abs(differences[0] - differences[1]) / 2)
 
 
 def test_rendering_needs_no_data_and_runs_nothing(finished, here, kdrun):

@@ -1,18 +1,20 @@
-"""A paper's table in numbers: every row over its seeds, and against its baseline, paired by seed."""
+"""A paper's table in numbers: every row over its seeds, and against its baseline."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kdrun.analysis.aggregate import Statistic
+from kdrun.analysis.differences import BEST, LAST, Difference, difference
 from kdrun.analysis.measure import TOP1, Measure
 from kdrun.experiment.components import all_options
 from kdrun.experiment.derived import Derived
 from kdrun.experiment.run import Run
 from kdrun.experiment.spec import Spec
-from kdrun.tables import Entry
+from kdrun.tables import Entry, Row
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,13 @@ class Line:
         runs: the finished ones, by position of the seed in `entry.specs`; none of a derived row.
         last: the table's measure (top-1 in percent, or errors) on the test set, of the last epoch.
         best: of the epoch that is best on the test set.
-        difference_last: to the baseline, run by run of the same seed, over the seeds that both have finished.
+        difference_last: to the baseline: run by run of the same seed, over the seeds that both have finished; of means
+            where the runs have other seeds than the baseline's.
         difference_best: likewise.
         difference_of_means_last: mean of the row less mean of the baseline, over whatever each has finished.
         difference_published: the published figure less that of the published baseline, never a printed gain where
             there is a figure.
+        difference_departs: whether one of these two is published for another setting.
         teacher: of the teachers' last epoch, each teacher once.
         missing: runs or derived figures asked for and not finished.
         devices: that computed the runs, each once.
@@ -43,6 +47,9 @@ class Line:
         shares: of each weighted term in the gradient, in percent, in the last epoch that has some.
         figures: what a derived row finds beside the metrics, and what the runs answered in the table's evaluations, the
             evaluation's name before that of the figure.
+        values: the numbers behind the means, by column and position of the seed.
+        sampling_error: of one run's top-1 in percent, where its examples have several labels each: their errors are not
+            independent, and the error is by example; mean over the runs. None elsewhere.
     """
 
     entry: Entry
@@ -50,10 +57,11 @@ class Line:
     runs: Mapping[int, Run]
     last: Statistic | None
     best: Statistic | None
-    difference_last: Statistic | None
-    difference_best: Statistic | None
+    difference_last: Difference | None
+    difference_best: Difference | None
     difference_of_means_last: float | None
     difference_published: float | None
+    difference_departs: bool
     teacher: Statistic | None
     missing: int
     devices: tuple[str, ...]
@@ -66,6 +74,8 @@ class Line:
     errors_on: Statistic | None = None
     shares: Mapping[str, Statistic] = field(default_factory=dict)
     figures: Mapping[str, Statistic] = field(default_factory=dict)
+    values: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    sampling_error: float | None = None
 
     @property
     def finished(self) -> int:
@@ -110,6 +120,7 @@ class _Found:
     shares: dict[str, dict[int, float]]
     ensemble: float | None
     figures: dict[str, dict[int, float]]
+    sampling_errors: list[float]
 
 
 def compare(entries: Sequence[Entry], archive: Archive) -> list[Line]:
@@ -182,6 +193,9 @@ def _read(entry: Entry, archive: Archive) -> _Found:
             },
             **_answers(entry, archive),
         },
+        sampling_errors=[
+            result["test"]["last"]["top1_se"] for result in results.values() if "top1_se" in result["test"]["last"]
+        ],
     )
 
 
@@ -249,7 +263,8 @@ def _plain(value: Any) -> str:
 
 def _line(entry: Entry, student: str, found: _Found, baseline: Entry | None, base: _Found | None) -> Line:
     last, published = _statistic(found.last.values()), entry.row.published
-    of_means, of_published = None, None
+    of_means, of_published, departs = None, None, bool(entry.row.departs)
+    same_seeds = baseline is not None and entry.seeds == baseline.seeds
     if base is not None and baseline is not None:
         base_last, base_published = _statistic(base.last.values()), baseline.row.published.figure
         of_means = None if last is None or base_last is None else last.mean - base_last.mean
@@ -257,16 +272,18 @@ def _line(entry: Entry, student: str, found: _Found, baseline: Entry | None, bas
             of_published = published.gain
         elif base_published is not None:
             of_published = published.figure - base_published
+            departs = departs or bool(baseline.row.departs)
     return Line(
         entry=entry,
         student=student,
         runs=found.runs,
         last=last,
         best=_statistic(found.best.values()),
-        difference_last=None if base is None else _paired(found.last, base.last),
-        difference_best=None if base is None else _paired(found.best, base.best),
+        difference_last=None if base is None else difference(found.last, base.last, same_seeds=same_seeds),
+        difference_best=None if base is None else difference(found.best, base.best, same_seeds=same_seeds),
         difference_of_means_last=of_means,
         difference_published=of_published,
+        difference_departs=departs,
         teacher=_statistic(found.teachers.values()),
         missing=entry.asked - len(found.last),
         devices=found.devices,
@@ -279,11 +296,23 @@ def _line(entry: Entry, student: str, found: _Found, baseline: Entry | None, bas
         errors_on=_statistic(found.errors_on.values()),
         shares={name: Statistic.of(list(values.values())) for name, values in found.shares.items()},
         figures={name: Statistic.of(list(values.values())) for name, values in found.figures.items() if values},
+        values={column: values for column, values in _columns(entry.row, found) if values},
+        sampling_error=statistics.fmean(found.sampling_errors) if found.sampling_errors else None,
     )
 
 
-def _paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Statistic | None:
-    return _statistic([value - baseline[i] for i, value in values.items() if i in baseline])
+def _columns(row: Row, found: _Found) -> Iterator[tuple[str, Mapping[int, float]]]:
+    """What rows are compared in, by the names of their columns."""
+    yield LAST, found.last
+    yield BEST, found.best
+    yield "selected on val", found.selected
+    yield errors_column(row), found.errors_on
+    yield from found.figures.items()
+
+
+def errors_column(row: Row) -> str:
+    """The name of the column with a row's errors on some classes."""
+    return f"errors on {', '.join(map(str, row.errors_on))}"
 
 
 def _statistic(values: Iterable[float]) -> Statistic | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kdrun.analysis.aggregate import Statistic
+from kdrun.analysis.differences import Difference
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,17 @@ class Measure:
         return f"{value:g}" if self.fewer else f"{value:.{self.digits}f}"
 
     def signed(self, value: float, error: float | None = None) -> str:
-        """A difference with its sign, and its standard error where it has one; never `-0.00`."""
-        plain = f"{round(value, self.digits) + 0.0:+.{self.digits}f}"
-        return plain + ("" if error is None else f" ± {error:.{self.digits}f}")
+        """A difference with its sign, and its standard error where it has one."""
+        return signed(value, error, self.digits)
 
-    def difference(self, statistic: Statistic | None) -> str:
-        return "" if statistic is None else self.signed(statistic.mean, statistic.standard_error)
+    def difference(self, found: Difference | None) -> str:
+        return "" if found is None else self.signed(found.mean, found.standard_error)
+
+
+def signed(value: float, error: float | None, digits: int) -> str:
+    """`+1.24 ± 0.30`: a difference with its sign, and its standard error where it has one; never `-0.00`."""
+    plain = f"{round(value, digits) + 0.0:+.{digits}f}"
+    return plain + ("" if error is None else f" ± {error:.{digits}f}")
 
 
 TOP1 = Measure("top1", "test top-1 (%)", "points", digits=2, fewer=False)

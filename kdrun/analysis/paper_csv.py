@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.comparison import Line
+from kdrun.analysis.differences import Contrast, Difference
 from kdrun.analysis.paper_content import objective_of
 from kdrun.analysis.paper_text import published_runs
 from kdrun.tables import Definition
@@ -19,9 +21,10 @@ def csv_text(definition: Definition, lines: Sequence[Line], *, published: bool, 
 
     Columns: `measure` is that of all figures that do not say theirs, absent where it is top-1 in percent; `seeds` are
     the runs (or derived figures) asked for, `n` those finished; `_std` is the sample deviation over seeds, `_se` the
-    standard error of a mean of differences that are paired by seed; `published_runs` are those of `n` that lie in
-    `elsewhere`, the directory of published results; `derived` are the keys of what is computed from runs. Further
-    columns are those that the definition asks for.
+    standard error of a difference, `_df` its degrees of freedom, `_n` the pairs, empty where runs are not paired by
+    seed; `published_departs` is in what a published figure is of another setting; `published_runs` are those of `n`
+    that lie in `elsewhere`, the directory of published results; `derived` are the keys of what is computed from runs.
+    Further columns are those that the definition asks for.
     """
     printed = [name for line in lines for name in line.entry.row.published.figures] if published else []
     figures = list(dict.fromkeys([*(name for line in lines for name in line.figures), *printed]))
@@ -34,6 +37,34 @@ def csv_text(definition: Definition, lines: Sequence[Line], *, published: bool, 
         }
         for line in lines
     ]
+    return _text(rows)
+
+
+def differences_csv(contrasts: Sequence[Contrast]) -> str:
+    """A line for each figure of each row less another one, full precision.
+
+    `less` is the other row's name, `kind` what it is to the row (baseline, control or row), `figure` the column; `se`,
+    `df` and `n` are as in `csv_text`.
+    """
+    return _text(
+        [
+            {
+                "row": contrast.line.entry.row.name,
+                "less": contrast.name,
+                "kind": contrast.kind,
+                "figure": column,
+                "mean": found.mean,
+                "se": found.standard_error,
+                "df": found.degrees,
+                "n": found.pairs,
+            }
+            for contrast in contrasts
+            for column, found in contrast.differences.items()
+        ]
+    )
+
+
+def _text(rows: Sequence[Mapping[str, Any]]) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]) if rows else ["row"], lineterminator="\n")
     writer.writeheader()
@@ -52,6 +83,7 @@ def _record(
         "published_gain": printed.gain,
         "published_teacher_top1": printed.teacher_top1,
         **({"published_ensemble": printed.ensemble} if "ensemble" in columns else {}),
+        "published_departs": row.departs,
     }
     return {
         "row": row.name,
@@ -68,8 +100,8 @@ def _record(
         **_mean_and_std("last", line.last),
         **_mean_and_std("best", line.best),
         "difference_of_means_last": line.difference_of_means_last,
-        **_paired("difference_last", line.difference_last),
-        **_paired("difference_best", line.difference_best),
+        **_difference("difference_last", line.difference_last),
+        **_difference("difference_best", line.difference_best),
         **_mean_and_std("teacher", line.teacher),
         **(_mean_and_std("epoch_seconds", line.seconds) if "seconds" in columns else {}),
         **({"extra_params": line.extra_params} if "extra_params" in columns else {}),
@@ -115,9 +147,10 @@ def _mean_and_std(name: str, statistic: Statistic | None) -> dict[str, float | N
     }
 
 
-def _paired(name: str, statistic: Statistic | None) -> dict[str, float | None]:
+def _difference(name: str, found: Difference | None) -> dict[str, float | None]:
     return {
-        f"{name}_mean": None if statistic is None else statistic.mean,
-        f"{name}_se": None if statistic is None else statistic.standard_error,
-        f"{name}_n": None if statistic is None else statistic.n,
+        f"{name}_mean": None if found is None else found.mean,
+        f"{name}_se": None if found is None else found.standard_error,
+        f"{name}_n": None if found is None else found.pairs,
+        f"{name}_df": None if found is None else found.degrees,
     }

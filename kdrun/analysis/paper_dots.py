@@ -49,6 +49,7 @@ class _Mark:
         weight: BASELINE is always inside the axis, MINOR (controls) gets what room is left.
         marker: matplotlib's.
         best: on test; None where it is not drawn.
+        departs: whether it is published for another setting.
     """
 
     value: float
@@ -58,6 +59,7 @@ class _Mark:
     weight: int
     marker: str = "o"
     best: float | None = None
+    departs: bool = False
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -140,7 +142,8 @@ def _figures(lines: Sequence[Line], places: Sequence[float], *, published: bool)
     for line, place in zip(lines, places, strict=True):
         printed = line.entry.row.published
         if published and printed.figure is not None:
-            yield _published(printed.figure, printed.std, place, line, dodges=line.last is not None)
+            departs = bool(line.entry.row.departs)
+            yield _published(printed.figure, printed.std, place, line, dodges=line.last is not None, departs=departs)
         if line.last is not None:
             best = None if line.best is None else line.best.mean
             yield _Mark(line.last.mean, line.last.deviation, place, _colour(line), _weight(line), best=best)
@@ -150,14 +153,15 @@ def _differences(lines: Sequence[Line], places: Sequence[float], *, published: b
     for line, place in zip(lines, places, strict=True):
         found = line.difference_last
         if published and line.difference_published is not None:
-            yield _published(line.difference_published, None, place, line, dodges=found is not None)
+            departs = line.difference_departs
+            yield _published(line.difference_published, None, place, line, dodges=found is not None, departs=departs)
         if found is not None:
             yield _Mark(found.mean, found.standard_error, place, _colour(line), _weight(line))
 
 
-def _published(value: float, error: float | None, place: float, line: Line, *, dodges: bool) -> _Mark:
+def _published(value: float, error: float | None, place: float, line: Line, *, dodges: bool, departs: bool) -> _Mark:
     """A published figure: a little below ours where there is one, so that both are seen where they agree."""
-    return _Mark(value, error, place + 0.16 * dodges, PUBLISHED, _weight(line), "D")
+    return _Mark(value, error, place + 0.16 * dodges, PUBLISHED, _weight(line), "D", departs=departs)
 
 
 def _panel(marks: Sequence[_Mark], start: float, span: float, margin: float, always: Sequence[float] = ()) -> _Panel:
@@ -201,6 +205,7 @@ def _draw(axes: Axes, panel: _Panel, bins: int, *, tall: bool) -> None:
                 *(mark.value, mark.place, None, mark.error),
                 fmt=mark.marker,
                 color=mark.colour,
+                markerfacecolor="white" if mark.departs else mark.colour,
                 markersize=4.7,
                 capsize=2,
                 zorder=4,
@@ -248,11 +253,13 @@ def _legend(panels: Sequence[_Panel], published_runs: int | None) -> Iterator[Li
         yield handle("o", OURS, "best on test", face="white")
     if any(mark.colour == CONTROL for mark in ours):
         yield handle("o", CONTROL, "control")
-    printed = [mark for panel in panels for mark in panel.marks if mark.marker == "D"]
-    if printed:
+    for departs, words in ((False, "published"), (True, "published for another setting")):
+        printed = [mark for panel in panels for mark in panel.marks if mark.marker == "D" and mark.departs == departs]
         runs = "" if published_runs is None else f" over {published_runs} runs"
         drawn = any(mark.error is not None for mark in printed if mark not in left.beyond)
-        yield handle("D", PUBLISHED, f"published (± deviation{runs})" if drawn else "published")
+        if printed:
+            words += f" (± deviation{runs})" if drawn else ""
+            yield handle("D", PUBLISHED, words, face="white" if departs else None)
     beyond = [mark for panel in panels for mark in panel.beyond]
     if beyond:
         below = any(mark.value < panel.low for panel in panels for mark in panel.beyond)

@@ -149,5 +149,7 @@ def _legend(lines: Sequence[Line], names: Sequence[str], *, published: bool) -> 
         yield handle("o", OURS, f"ours{spread}")
     if any(line.entry.row.control for line, _ in ours):
         yield handle("o", CONTROL, "control")
-    if published and any(line.entry.row.published.figures for line in lines):
-        yield handle("D", PUBLISHED, "published", face="white")
+    printed = [line.entry.row for line in lines if published and line.entry.row.published.figures]
+    if printed:
+        other = " for another setting" if any(row.departs for row in printed) else ""
+        yield handle("D", PUBLISHED, f"published{other}", face="white")

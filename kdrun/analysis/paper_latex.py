@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from kdrun.analysis.paper_content import Content
+from kdrun.analysis.paper_content import Cells, Content
 
 LONG = 40
 """Rows; more of them do not fit a page."""
@@ -19,6 +19,7 @@ LATEX = {
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
     "Δ": r"$\Delta$",
+    "†": r"$\dagger$",
     "←": r"$\leftarrow$",
     "²": "$^2$",
     "ε": r"$\varepsilon$",
@@ -27,11 +28,12 @@ LATEX = {
 
 def latex(content: Content) -> str:
     """The table, its caption, and below it everything that the Markdown says, as a `table`; a long one breaks pages."""
-    columns = "l" * content.words + "r" * (len(content.header) - content.words)
-    return "\n".join([*(_long if len(content.rows) > LONG else _floating)(content, columns), ""])
+    parts = [content.main, *([content.differences] if content.differences else [])]
+    long = any(len(part.rows) > LONG for part in parts)
+    return "\n".join([*(_long if long else _floating)(content, parts), ""])
 
 
-def _floating(content: Content, columns: str) -> list[str]:
+def _floating(content: Content, parts: Sequence[Cells]) -> list[str]:
     return [
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
@@ -39,29 +41,24 @@ def _floating(content: Content, columns: str) -> list[str]:
         r"\footnotesize",
         r"\setlength{\tabcolsep}{3pt}",
         _caption(content),
-        rf"\begin{{tabular}}{{{columns}}}",
-        *_head(content),
-        *_body(content),
-        r"\bottomrule",
-        r"\end{tabular}",
+        *_joined([[rf"\begin{{tabular}}{{{_columns(part)}}}", *_grid(part), r"\end{tabular}"] for part in parts]),
         *_below(content),
         r"\end{table}",
     ]
 
 
-def _long(content: Content, columns: str) -> list[str]:
+def _long(content: Content, parts: Sequence[Cells]) -> list[str]:
+    captions = [[rf"{_caption(content)} \\"], *[[] for _ in parts[1:]]]
+    grids = [
+        [rf"\begin{{longtable}}{{{_columns(part)}}}", *caption, *_grid(part, head=r"\endhead"), r"\end{longtable}"]
+        for part, caption in zip(parts, captions, strict=True)
+    ]
     return [
         r"% needs \usepackage{booktabs,longtable}",
         r"\begingroup",
         r"\footnotesize",
         r"\setlength{\tabcolsep}{3pt}",
-        rf"\begin{{longtable}}{{{columns}}}",
-        rf"{_caption(content)} \\",
-        *_head(content),
-        r"\endhead",
-        *_body(content),
-        r"\bottomrule",
-        r"\end{longtable}",
+        *_joined(grids),
         *_below(content),
         r"\endgroup",
     ]
@@ -72,12 +69,20 @@ def _caption(content: Content) -> str:
     return rf"\caption{{{' '.join(escaped(sentence) + '.' for sentence in sentences if sentence)}}}"
 
 
-def _head(content: Content) -> list[str]:
-    return [r"\toprule", _row(content.header), r"\midrule"]
+def _columns(cells: Cells) -> str:
+    return "l" * cells.words + "r" * (len(cells.header) - cells.words)
 
 
-def _body(content: Content) -> list[str]:
-    return [_row(cells) for cells in content.rows]
+def _grid(cells: Cells, head: str | None = None) -> list[str]:
+    """Its lines, between rules; `head` ends what each page repeats."""
+    header = [r"\toprule", _row(cells.header), r"\midrule", *([] if head is None else [head])]
+    return [*header, *(_row(row) for row in cells.rows), r"\bottomrule"]
+
+
+def _joined(grids: Sequence[Sequence[str]]) -> list[str]:
+    """Below one another."""
+    first, *others = grids
+    return [*first, *(line for grid in others for line in (r"\par\medskip", *grid))]
 
 
 def _row(cells: Sequence[str]) -> str:

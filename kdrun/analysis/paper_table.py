@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.analysis.comparison import Archive, compare
+from kdrun.analysis.differences import contrasts
 from kdrun.analysis.measure import MEASURES
 from kdrun.analysis.paper_buckets import buckets
-from kdrun.analysis.paper_content import Content, content
+from kdrun.analysis.paper_content import Cells, Content, content
 from kdrun.analysis.paper_cover import cover
-from kdrun.analysis.paper_csv import csv_text
+from kdrun.analysis.paper_csv import csv_text, differences_csv
+from kdrun.analysis.paper_differences import draw_differences
 from kdrun.analysis.paper_dots import dots
 from kdrun.analysis.paper_evaluations import evaluations
 from kdrun.analysis.paper_heatmap import heatmap
@@ -40,6 +42,8 @@ def render(
 ) -> str:
     """Writes `table.md`, `table.csv`, `table.tex`, `table.png` and the table's figures; returns the Markdown.
 
+    Where rows have controls, or rows to be compared `against`, or evaluations: `differences.csv` and `.png`, too.
+
     A picture of which there is nothing to draw is not there afterwards.
 
     Args:
@@ -57,11 +61,17 @@ def render(
     measure = MEASURES[definition.measure]
     compared = compare(entries, Archive(find, kept, definition.columns, measure, definition.evaluations))
     lines = [line for line in compared if line.entry.asked or (published and has_published(line))]
-    table = content(definition, lines, published=published, elsewhere=elsewhere)
+    differences = contrasts(lines)
+    table = content(definition, lines, differences, published=published, elsewhere=elsewhere)
     text = markdown(table, command=command)
     write_atomically(directory / "table.md", text)
     write_atomically(directory / "table.csv", csv_text(definition, lines, published=published, elsewhere=elsewhere))
     write_atomically(directory / "table.tex", latex(table))
+    if differences:
+        write_atomically(directory / "differences.csv", differences_csv(differences))
+    else:
+        (directory / "differences.csv").unlink(missing_ok=True)
+    draw_differences(directory / "differences.png", differences, measure, title=table.heading)
     dots(
         directory / "table.png",
         lines,
@@ -95,8 +105,13 @@ def markdown(table: Content, *, command: str) -> str:
         f"# {table.heading}",
         *([f"{table.source}."] * bool(table.source)),
         "\n".join(sentences),
-        aligned(table.header, table.rows, left=table.words).rstrip("\n"),
+        _grid(table.main),
         *(["\n".join(f"{note}  " for note in table.notes)] * bool(table.notes)),
+        *(["## Differences", _grid(table.differences)] if table.differences else []),
         f"`{command}`",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _grid(cells: Cells) -> str:
+    return aligned(cells.header, cells.rows, left=cells.words).rstrip("\n")

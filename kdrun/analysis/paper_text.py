@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kdrun.analysis.comparison import Line, baseline_of
-from kdrun.analysis.measure import MEASURES
+from kdrun.analysis.differences import Contrast
+from kdrun.analysis.paper_errors import pairing, what_differences_are, what_it_can_show
 from kdrun.analysis.paper_words import counted, has_published, listed, scale_of
 from kdrun.experiment.components import all_options
 from kdrun.experiment.evaluations import EVALUATIONS, MEANINGS
@@ -17,16 +17,21 @@ from kdrun.metrics import ECE_BINS
 from kdrun.tables import Definition, Row
 from kdrun.tables.controls import divided_by_classes, objective
 
-CLEAR_OF_ZERO = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
-"""By n: the 97.5 % quantile of Student's t with n - 1 degrees of freedom."""
 
-
-def caption(definition: Definition, lines: Sequence[Line], *, published: bool, elsewhere: Path | None) -> list[str]:
+def caption(
+    definition: Definition,
+    lines: Sequence[Line],
+    contrasts: Sequence[Contrast],
+    *,
+    published: bool,
+    elsewhere: Path | None,
+) -> list[str]:
     """The sentences that a reader needs beside the figures, a paragraph each.
 
     Args:
         definition: the table.
         lines: those that are shown.
+        contrasts: their further differences.
         published: whether the paper's figures are shown.
         elsewhere: where published results of runs lie.
     """
@@ -35,7 +40,8 @@ def caption(definition: Definition, lines: Sequence[Line], *, published: bool, e
         *_what_is_there(lines, elsewhere),
         *_what_the_losses_are(definition, lines),
         *_what_stands_where(definition, lines, published=published),
-        *_what_it_can_show(definition, lines),
+        *what_differences_are(contrasts),
+        *what_it_can_show(definition, lines, contrasts),
         *_what_is_shown_once(lines),
         *(definition.notes if published or not definition.has_published else ()),
     ]
@@ -134,9 +140,15 @@ def _what_stands_where(definition: Definition, lines: Sequence[Line], *, publish
     if any(line.difference_last for line in lines):
         sign = "; fewer errors are negative" if definition.measure == "errors" else ""
         yield (
-            '"Δ last" and "Δ best on test": what a row has over the baseline of the same student, paired by seed'
-            f"{', mean ± standard error' if several else ''}{sign}."
+            '"Δ last" and "Δ best on test": a row less the baseline of the same student'
+            f"{pairing([line.difference_last for line in lines])}{', mean ± standard error' if several else ''}{sign}."
         )
+        apart = [line.entry.row.name for line in lines if line.difference_last and line.difference_last.pairs is None]
+        if apart:
+            yield (
+                f"Not paired by seed, since their runs have other seeds than the baseline's: {listed(apart)}; Δ is the "
+                "difference of the means, with Welch's standard error."
+            )
     shown = [line for line in lines if has_published(line)]
     if shown and not published:
         yield "The paper's figures are left out: these runs are not of its scale."
@@ -190,7 +202,9 @@ def _what_is_beside(definition: Definition, lines: Sequence[Line], *, published:
 def _what_is_published(definition: Definition, lines: Sequence[Line]) -> Iterator[str]:
     count = f", over {definition.runs} runs" if definition.runs else " (it does not say over how many runs)"
     compare = '; those of its best epoch compare with "best on test"' if any(line.last for line in lines) else ""
-    yield f'"published": the paper\'s figures{count}{compare}.'
+    if not all(line.entry.row.departs for line in lines):
+        yield f'"published": the paper\'s figures{count}{compare}.'
+    yield from _where_it_departs(lines, count)
     if any(line.difference_published is not None for line in lines):
         alone = any(line.entry.row.published.figure is None for line in lines)
         gain = "; where the paper prints only a gain (in brackets), that gain" if alone else ""
@@ -198,34 +212,16 @@ def _what_is_published(definition: Definition, lines: Sequence[Line]) -> Iterato
         yield f'"Δ published": the published {figure} less the published baseline{gain}.'
 
 
-def _what_it_can_show(definition: Definition, lines: Sequence[Line]) -> Iterator[str]:
-    """How far a difference can be noise: of the test images, and of the seeds."""
-    measure = MEASURES[definition.measure]
-    finished = [
-        (line.entry.first.dataset, line.last.mean)
-        for line in lines
-        if line.last is not None and line.entry.first is not None
-    ]
-    if not finished:
-        return
-    sizes = {(data.num_test_labels, data.labelled) for data, _ in finished}
-    if len(sizes) == 1:
-        ((size, labelled),) = sizes
-        mean = statistics.fmean(mean for _, mean in finished)
-        whole = size if measure.fewer else 100  # of the measure
-        error = whole * math.sqrt(mean / whole * (1 - mean / whole) / size)
-        told = f"{mean:.1f}" if measure.fewer else f"{mean:.1f} %"
-        paired = f"; a paired Δ shares the test {labelled}s" if any(line.difference_last for line in lines) else ""
-        yield (
-            f"{size} test {labelled}s: for one run a sampling error of ± {error:.2g} {measure.difference_unit} at the "
-            f"mean of these rows, {told}, common to all seeds{paired}."
-        )
-    counts = sorted({line.difference_last.n for line in lines if line.difference_last is not None})
-    if counts == [1]:
-        yield "With one seed nothing can be said about whether a Δ is clear of zero."
-    several = [f"{_clear(n)} standard errors (n = {n})" for n in counts if n > 1]
-    if several:
-        yield f"A Δ is clear of zero at 95 % only beyond {listed(several, last='or')}: Student's t, one comparison."
+def _where_it_departs(lines: Sequence[Line], count: str) -> Iterator[str]:
+    """In what published figures are of another setting than our runs; rows of one reason together."""
+    reasons: dict[str, list[str]] = {}
+    for line in lines:
+        reasons.setdefault(line.entry.row.departs, []).append(line.entry.row.name)
+    for text, names in reasons.items():
+        if text:
+            which = count if len(reasons) == 1 else f" of {listed(names)}"
+            what = '"published for another setting" (†): the paper\'s figures'
+            yield f"{what}{which}; the levels do not compare with ours: {text}."
 
 
 def _what_is_shown_once(lines: Sequence[Line]) -> Iterator[str]:
@@ -306,7 +302,3 @@ def _figures_published(line: Line) -> bool:
 
 def _published_teacher(line: Line) -> bool:
     return line.entry.row.published.teacher_top1 is not None
-
-
-def _clear(n: int) -> str:
-    return f"{CLEAR_OF_ZERO[n]:.2f}" if n in CLEAR_OF_ZERO else "about 2"

@@ -169,7 +169,8 @@ def _with_included(definition: Definition) -> Definition:
         for row in part.rows:
             if row.kind != "lsr" and not row.unavailable and row.derived is None:
                 overrides = (*part.overrides, *row.overrides)
-                rows.setdefault(row.name, dataclasses.replace(row, overrides=overrides, published=Published(), note=""))
+                bare = dataclasses.replace(row, overrides=overrides, published=Published(), note="", departs="")
+                rows.setdefault(row.name, bare)
     controls = tuple(dict.fromkeys(name for part in parts for name in part.controls))
     return dataclasses.replace(definition, rows=tuple(rows.values()), controls=controls, num_classes=num_classes)
 

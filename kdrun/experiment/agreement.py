@@ -98,6 +98,8 @@ def _next_words(runner: Runner, spec: Spec, questions: Sequence[Question]) -> Te
 def answered(questions: Sequence[Question], right: Tensor, wrong: Tensor) -> dict[str, Any]:
     """The figures of answers, in percent; the ECE, of the two forms among themselves, in [0, 1].
 
+    Each question is of a sentence of its own, so the answers are independent.
+
     Args:
         questions: N of them.
         right: log-probabilities `[N]` of the right form.

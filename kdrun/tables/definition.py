@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -76,6 +77,9 @@ class Row:
         unavailable: why kdrun cannot run it; then there are no overrides.
         derived: no training of its own, but computed from other runs, see `kdrun.tables.made_of`; no overrides either.
         errors_on: classes whose errors have a column of their own.
+        against: further rows that it is compared with, by name, beside its baseline and its controls.
+        departs: in what its run differs from the published one, so that the two figures do not compare in their level;
+            empty where it does not. `read_definition` puts the table's own before that of the row.
     """
 
     name: str
@@ -87,6 +91,8 @@ class Row:
     unavailable: str = ""
     derived: Mapping[str, Any] | None = None
     errors_on: tuple[int, ...] = ()
+    against: tuple[str, ...] = ()
+    departs: str = ""
 
     def __post_init__(self) -> None:
         if self.derived is not None:
@@ -193,6 +199,8 @@ class Definition:
         grid: the axes of the heat map.
         paths: whose are drawn, with which checkpoints.
         notes: what a reader must know, a sentence each; of a table with published figures only beside these.
+        departs: in what its runs differ from the published ones, of all rows; their figures are then shown as
+            published for another setting.
         unavailable: why kdrun cannot run it.
     """
 
@@ -213,6 +221,7 @@ class Definition:
     grid: Grid = Grid()
     paths: Waypoints = Waypoints()
     notes: tuple[str, ...] = ()
+    departs: str = ""
     unavailable: str = ""
 
     @property
@@ -272,6 +281,8 @@ class Definition:
                 yield f"rows: {row.name}: overrides: evaluation: has no effect there; a table has evaluations: [...]"
             if row.published.errors_on is not None and not row.errors_on:
                 yield f"rows: {row.name}: published.errors_on: needs errors_on, the classes"
+            if row.departs and row.published == Published():
+                yield f"rows: {row.name}: departs: the row has no published figure"
 
 
 def read_definition(name: str, values: Any) -> Definition:
@@ -285,9 +296,26 @@ def read_definition(name: str, values: Any) -> Definition:
         problems.append("name: is that of the file")
     fields = {**values, "name": name} if isinstance(values, Mapping) else values
     definition: Definition | None = construct(Definition, fields, name, problems)
+    if definition is not None:
+        names = {row.name for row in definition.rows}
+        problems += [
+            f"rows: {row.name}: against: {other} is no other row"
+            for row in definition.rows
+            for other in row.against
+            if other not in names - {row.name}
+        ]
+        if definition.departs and not definition.has_published:
+            problems.append("departs: no row has a published figure")
     if problems or definition is None:
         raise TableError(problems)
-    return definition
+    return dataclasses.replace(definition, rows=tuple(_departing(row, definition.departs) for row in definition.rows))
+
+
+def _departing(row: Row, common: str) -> Row:
+    """The row with what the whole table departs in, where a figure is published for it."""
+    if row.published == Published():
+        return row
+    return dataclasses.replace(row, departs="; ".join(text for text in (common, row.departs) if text))
 
 
 def select(rows: Sequence[Row], patterns: Sequence[str]) -> list[Row]:

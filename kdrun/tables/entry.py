@@ -34,6 +34,13 @@ class Entry:
         return len(self.specs) or len(self.derived)
 
     @property
+    def seeds(self) -> tuple[frozenset[int], ...]:
+        """Of the runs behind each figure."""
+        if self.specs:
+            return tuple(frozenset({spec.seed}) for spec in self.specs)
+        return tuple(frozenset(spec.seed for spec in each.specs) for each in self.derived)
+
+    @property
     def first(self) -> Spec | None:
         """The first run, or of a derived row the first it is made of: what is to be said of student and data."""
         return next((spec for specs in (self.specs, *(each.specs for each in self.derived)) for spec in specs), None)

@@ -52,5 +52,6 @@ def predict(
 
 
 def evaluate(model: nn.Module, images: EvalImages, autocast: AbstractContextManager[None]) -> dict[str, float]:
-    """`top1`, `top5` (percent), `nll` and `ece` of a model, its BatchNorm folded, on a split."""
-    return classification_metrics(predict(folded(model), images, autocast), images.labels)
+    """The metrics of a model, its BatchNorm folded, on a split (`kdrun.metrics.classification_metrics`)."""
+    each = len(images.labels) // len(images)
+    return classification_metrics(predict(folded(model), images, autocast), images.labels, labels_each=each)

@@ -10,6 +10,7 @@ import pytest
 from kdrun.analysis import (
     paper_buckets,
     paper_cover,
+    paper_differences,
     paper_dots,
     paper_evaluations,
     paper_heatmap,
@@ -176,7 +177,7 @@ def drawn(monkeypatch) -> list:
 
     for module in (
         *(paper_plots, paper_cover, paper_dots, paper_heatmap),
-        *(paper_evaluations, paper_buckets, paper_paths),
+        *(paper_evaluations, paper_buckets, paper_paths, paper_differences),
     ):
         monkeypatch.setattr(module, "figure", recording)
     return figures
@@ -203,11 +204,12 @@ def rendered(paper_table, tmp_path):
 
 @pytest.fixture
 def cells():
-    """The cells of a Markdown table with something in them, by column."""
+    """The cells of a Markdown table with something in them, by column; of the main table, or of its differences."""
     return _cells
 
 
-def _cells(markdown: str) -> list[dict[str, str]]:
-    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+def _cells(markdown: str, *, differences: bool = False) -> list[dict[str, str]]:
+    part = markdown.partition("\n## Differences\n")[2 if differences else 0]
+    lines = [line for line in part.splitlines() if line.startswith("|")]
     header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [{name: cell for name, cell in zip(header, row, strict=True) if cell} for row in rows]

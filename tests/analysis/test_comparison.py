@@ -7,6 +7,7 @@ import pytest
 
 from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.comparison import Archive, baseline_of, compare
+from kdrun.analysis.differences import Difference
 from kdrun.experiment.run import Run
 from kdrun.tables import Entry, Row
 
@@ -18,20 +19,18 @@ def lines(paper_table) -> dict:
 
 def test_differences_are_paired_over_the_seeds_that_both_have(lines):
     kd = lines["cnn/kd/resnet20"]  # seeds 0 and 2: 61.5 - 60, 66.5 - 64
-    assert kd.difference_last == Statistic(2.0, math.sqrt(0.5), 2)
-    assert kd.difference_last.standard_error == pytest.approx(0.5)
-    assert kd.difference_best == Statistic(2.5, math.sqrt(0.5), 2)
+    assert kd.difference_last == Difference(2.0, pytest.approx(0.5), 1, 2)
+    assert kd.difference_best == Difference(2.5, pytest.approx(0.5), 1, 2)
     assert kd.difference_of_means_last == pytest.approx(64.0 - 63.0)
     control = lines["cnn/kd/resnet20/no_kl"]
-    assert control.difference_last == Statistic(-1.0, None, 1)
-    assert control.difference_last.standard_error is None
+    assert control.difference_last == Difference(-1.0, None, None, 1)
     assert lines["cnn/de_kd/resnet20@1"].difference_last.mean == pytest.approx((6 + 1 + 2) / 3)
 
 
 def test_a_seed_that_the_baseline_lacks_is_not_paired(paper_table):
     lost = paper_table.entries[0].specs[0]
     lines = compare(paper_table.entries, Archive(lambda spec: None if spec == lost else paper_table.find(spec)))
-    assert lines[1].difference_last == Statistic(2.5, None, 1), "seed 2 alone: 66.5 - 64"
+    assert lines[1].difference_last == Difference(2.5, None, None, 1), "seed 2 alone: 66.5 - 64"
     assert lines[1].difference_of_means_last == pytest.approx(64.0 - 64.5)
     assert lines[2].difference_last is None, "its only seed is the lost one"
 
@@ -78,7 +77,7 @@ def test_a_baseline_is_found_where_it_is_shown_under_another_name(paper_table):
     first, kd, *_ = paper_table.entries
     shown = replace(first, row=Row("cnn/other", baseline="cnn/ce"), same_as=("cnn/ce",))
     lines = compare([shown, kd], Archive(paper_table.find))
-    assert lines[1].difference_last == Statistic(2.0, math.sqrt(0.5), 2)
+    assert lines[1].difference_last == Difference(2.0, pytest.approx(0.5), 1, 2)
     assert baseline_of(lines[1], lines) is lines[0]
     assert lines[0].difference_last is None, "it is its own baseline"
     assert baseline_of(lines[0], lines) is None

@@ -8,8 +8,8 @@ import pytest
 
 from kdrun.analysis.measure import ERRORS, TOP1
 from kdrun.analysis.paper_table import render
-from kdrun.analysis.paper_text import CLEAR_OF_ZERO
 from kdrun.analysis.paper_words import method_label
+from kdrun.experiment.dataset_spec import SequenceDatasetSpec
 from kdrun.experiment.spec import Component, Recipe
 from kdrun.tables import Entry, Published, Row
 
@@ -27,7 +27,7 @@ def test_the_caption_says_what_a_reader_needs(rendered):
         "the paper's figures, over 5 runs",
         # the finished rows' mean is (63 + 64 + 59 + 66) / 4 = 63 %
         f"- 40 test images: for one run a sampling error of ± {100 * math.sqrt(0.63 * 0.37 / 40):.1f} points at the "
-        "mean of these rows, 63.0 %, common to all seeds; a paired Δ shares the test images.",
+        "mean of these rows, 63.0 %, common to all seeds; a Δ is on the same test images.",
         "only beyond 12.71 standard errors (n = 2) or 4.30 standard errors (n = 3)",
         "- A note.",
         "[1] a doubt",
@@ -203,15 +203,55 @@ def test_signs():
     assert ERRORS.signed(-12.04, 0.333) == "-12.0 ± 0.3"
 
 
-@pytest.mark.parametrize(("n", "quantile"), CLEAR_OF_ZERO.items())
-def test_quantiles_of_student_t(n, quantile):
-    """Two-sided 95 %: the density integrated by Simpson's rule, with n - 1 degrees of freedom."""
-    degrees = n - 1
-    log_factor = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - 0.5 * math.log(degrees * math.pi)
-    steps = 20_000
-    heights = [
-        math.exp(log_factor) * (1 + (quantile * i / steps) ** 2 / degrees) ** (-(degrees + 1) / 2)
-        for i in range(steps + 1)
+def test_the_sampling_error_of_tokens_is_by_sequence(archive, paper_table, tmp_path):
+    """A language model's 40 pieces of 8 tokens: the error of the result, never that of 320 independent tokens."""
+    data = SequenceDatasetSpec("kdrun.data.agreement_lm", "x", 4, 16, 8, 64, 40, per_token=True)
+    spec = replace(archive.student(), dataset=data, method=Component("kdrun.methods.CE"), teachers=())
+    run = archive.finish(spec, 30.0)
+    (row,) = paper_table.definition.rows[:1]
+    options = {"published": False, "command": COMMAND}
+
+    def sentence():
+        text = render(tmp_path / "out", paper_table.definition, [Entry(row, (spec,))], paper_table.find, **options)
+        (found,) = [line for line in text.splitlines() if line.startswith("- 320 test tokens")]
+        return found
+
+    assert sentence().endswith("those of one not independent: these results do not say their sampling error.")
+    result = run.result()
+    result["test"]["last"]["top1_se"] = 1.75
+    run.write_result(result, run.rows())
+    assert sentence() == (
+        "- 320 test tokens in 40 sequences, those of one not independent: for one run a sampling error by sequence of "
+        "± 1.8 points at the mean of these rows, 30.0 %, common to all seeds."
+    )
+
+
+def test_what_is_published_for_another_setting_stands_apart(rendered, paper_table, cells, drawn):
+    """Of one row here: the KD row's figures leave the columns of those that compare, in every rendering."""
+    first, kd, *others = paper_table.entries
+    departing = replace(kd, row=replace(kd.row, departs="a slim network"))
+    texts = rendered(entries=[first, departing, *others])
+    baseline, row, _, de_kd, _ = cells(texts["md"])
+    assert (baseline["published"], de_kd["published"]) == ("68.00", "(+1.25)")
+    assert not row.keys() & {"published", "Δ published"}
+    other = "published for another setting"
+    assert (row[other], row[f"Δ {other}"]) == ("70.50 ± 0.25", "+2.50")
+    assert other not in baseline
+    sentence = f'- "{other}" (†): the paper\'s figures of cnn/kd/resnet20; the levels do not compare with ours: a slim '
+    assert sentence in texts["md"]
+    assert f" & {other} & " in texts["tex"]
+    assert [row["published_departs"] for row in csv.DictReader(texts["csv"].splitlines())] == [
+        *("", "a slim network", "", "", ""),
     ]
-    simpson = heights[0] + heights[-1] + 4 * sum(heights[1:-1:2]) + 2 * sum(heights[2:-1:2])
-    assert 2 * simpson * quantile / steps / 3 == pytest.approx(0.95, abs=4e-4)
+    table = next(figure for figure in drawn if "best on test" in str([t.get_text() for t in figure.legends[0].texts]))
+    labels = [text.get_text() for text in table.legends[0].get_texts()]
+    assert labels[-2:] == ["published", f"{other} (± deviation over 5 runs)"]
+    assert f'"{other}"' not in rendered("apart", published=False)["md"]
+
+
+def test_figures_in_brackets_are_marked_where_they_are_of_another_setting(rendered, paper_table, cells):
+    *_, de_kd, _ = paper_table.entries
+    departing = replace(de_kd, row=replace(de_kd.row, departs="another teacher"))
+    texts = rendered(entries=[paper_table.entries[0], departing])
+    assert cells(texts["md"])[1]["teacher"] == "16.00 ± 1.00 (15.48†)"
+    assert r"(15.48$\dagger$)" in texts["tex"]

@@ -252,6 +252,10 @@ def test_a_problem_of_all_rows_is_told_once_and_one_of_a_row_by_its_name(mine):
         ("title: x\nmeasure: loss", "measure='loss': must be one of top1, errors"),
         ("title: x\nmeasure: errors\nrows: [{name: a/b, published: {top1: 9}}]", "this table's measure is errors"),
         ("title: x\nrows: [{name: a/b, published: {errors_on: 9}}]", "published.errors_on: needs errors_on"),
+        ("title: x\ndeparts: y\nrows: [{name: a/b}]", "departs: no row has a published figure"),
+        ("title: x\nrows: [{name: a/b, departs: y}]", "rows: a/b: departs: the row has no published figure"),
+        ("title: x\nrows: [{name: a/b, against: [a/c]}]", "rows: a/b: against: a/c is no other row"),
+        ("title: x\nrows: [{name: a/b, against: [a/b]}]", "rows: a/b: against: a/b is no other row"),
         ("title: x\ngrid: {rows: student.width}", "grid: is of a heat map: figures has none"),
         (
             "title: x\nfigures: [heatmap]\ngrid: {columns: seeds}",
