@@ -82,6 +82,7 @@ class Sum(Method):
             self.weights[name] = term.weight if weight is None else weight
             losses.check_range(f"terms.{name}.weight", self.weights[name], 0)
         self.taps = tuple(dict.fromkeys(tap for _, term in self._terms() for tap in term.taps))
+        self.notices = tuple(f"{name}: {line}" for name, term in self._terms() for line in term.notices)
         features = dict.fromkeys(tap for _, term in self._terms() for tap in term.needs.features)
         asked = [term.needs for _, term in self._terms()]
         self.needs = Needs(
