@@ -120,8 +120,8 @@ def _refuse_wrong_level(root: Path, directory: str, names: Sequence[str], *, tit
         if len(above) >= depth and lies_in(place):
             if not is_root(above[depth - 1]):
                 raise DataError(
-                    f"{title}: its files are in {place}, whose path does not end in {directory}; rename its directories, "
-                    f"or link to it: DIR/{directory} for dataset.root=DIR"
+                    f"{title}: its files are in {place}, whose path does not end in {directory}; rename its "
+                    f"directories, or link to it: DIR/{directory} for dataset.root=DIR"
                 )
             levels = "one level" if depth == 1 else f"{depth} levels"
             raise DataError(f"{title}: dataset.root={root} is {levels} too deep; use dataset.root={above[depth - 1]}")
