@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 Shape = tuple[int, ...]
+STAGE = re.compile(r"(layer|block|stage)s?_?\d+")
+"""Names of modules that are a network's stages, whatever stem and head stand beside them."""
 
 
 @contextlib.contextmanager
@@ -69,9 +73,23 @@ class Outline:
 
     @property
     def maps(self) -> list[str]:
-        """The last tap of each size of feature map, in order: where the network's stages end."""
-        last = {shape[1:]: name for name, shape in self._top().items() if len(shape) == 3}
-        return list(last.values())
+        """The feature maps where the network's stages end, in order.
+
+        Where two or more modules are numbered (`layer1`, `layer2`, ...), they are the stages: neither the stem nor
+        the head is one. A numbered module that the next one widens at the same size (layers 4 to 6 of MobileNetV2) is
+        only part of a stage. Elsewhere the last tap of each size.
+        """
+        maps = {name: shape for name, shape in self._top().items() if len(shape) == 3}
+        stages = {name: shape for name, shape in maps.items() if STAGE.fullmatch(name.rpartition(".")[2])}
+        if len(stages) < 2:
+            return list({shape[1:]: name for name, shape in maps.items()}.values())
+        following = itertools.pairwise([*stages.items(), ("", ())])
+        return [name for (name, here), (_, after) in following if here == after or here[1:] != after[1:]]
+
+    @property
+    def first_map(self) -> str | None:
+        """The first feature map at the level of the stages: of the stem, or of the first stage."""
+        return next((name for name, shape in self._top().items() if len(shape) == 3), None)
 
     @property
     def vector(self) -> str:
@@ -90,9 +108,12 @@ class Outline:
         return [name for name, shape in self._top().items() if len(shape) == 1 and name not in self.output]
 
     def _top(self) -> dict[str, Shape]:
-        """The taps of the network's own children; of all modules where these are fewer than two (a wrapper)."""
-        top = {name: shape for name, shape in self.taps.items() if "." not in name}
-        return top if len(top) > 1 else dict(self.taps)
+        """The taps of the network's own children, or of the outermost modules of which there are two (a wrapper)."""
+        for depth in sorted({name.count(".") for name in self.taps}):
+            level = {name: shape for name, shape in self.taps.items() if name.count(".") == depth}
+            if len(level) > 1:
+                return level
+        return dict(self.taps)
 
 
 def outline(

@@ -37,6 +37,15 @@ def reference_at(student: np.ndarray, teacher: np.ndarray) -> float:
     return total / len(student) / student[0, 0].size
 
 
+def reference_at_of_the_paper(student: np.ndarray, teacher: np.ndarray) -> float:
+    """Half the norms of equation 2, with beta = 1 / HW, the mean over the images."""
+    total = 0.0
+    for ours, theirs in zip(student, teacher, strict=True):
+        one, other = ((features**2).sum(0).ravel() for features in (ours, theirs))
+        total += np.linalg.norm(one / np.linalg.norm(one) - other / np.linalg.norm(other)) / 2
+    return total / len(student) / student[0, 0].size
+
+
 def reference_rkd(student: np.ndarray, teacher: np.ndarray) -> tuple[float, float]:
     found = []
     for features in (student, teacher):
@@ -74,6 +83,8 @@ def test_attention_transfer_equals_an_independent_computation(size, other):
     ours, theirs = (pooled(features.numpy(), 4, np.mean) for features in (student, teacher))
     loss = losses.attention_transfer_loss(student, teacher)
     assert_close(loss.item(), reference_at(ours, theirs), rtol=1e-12, atol=0)
+    paper = losses.attention_transfer_loss(student, teacher, variant="paper")
+    assert_close(paper.item(), reference_at_of_the_paper(ours, theirs), rtol=1e-12, atol=0)
 
 
 def test_attention_maps_ignore_the_scale_the_sign_and_the_order_of_channels():
@@ -134,6 +145,7 @@ def test_hint_loss_is_half_the_squared_norm_per_image_or_the_mean_square():
 
 LOSSES = {
     "at": losses.attention_transfer_loss,
+    "at_paper": lambda student, teacher: losses.attention_transfer_loss(student, teacher, variant="paper"),
     "rkd_distance": losses.rkd_distance_loss,
     "rkd_angle": losses.rkd_angle_loss,
     "sp": losses.similarity_loss,

@@ -1,4 +1,4 @@
-"""Known defects of the field that belong to no part: documented commands that do not run, self-blessing tests.
+"""Known defects of the field that belong to no part: values of losses, documented commands, self-blessing tests.
 
 Which test stands for which defect: docs/known_defects.md.
 """
@@ -8,8 +8,12 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch.testing import assert_close
 
+from kdrun import losses
 from kdrun.config.table import table_names
 from kdrun.experiment.dry_run import Estimator
 
@@ -17,6 +21,44 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PLACEHOLDERS = ("DIR", "NAME", "my_net", "my_table.yaml")
 """Words by which a command says that it needs something of the user's own."""
+
+
+def test_similarities_have_rows_of_euclidean_length_1():
+    """Two images at right angles against two alike: (1, 0) and (0, 1) against (1, 1) / sqrt 2."""
+    apart, alike = torch.eye(2), torch.ones(2, 3)
+    assert_close(losses.similarity_loss(apart, alike).item(), (4 - 4 / 2**0.5) / 4)
+
+
+def test_the_flow_is_compared_by_squares():
+    """One image, matrices that differ by 3 and 4 in one column: 25, and not 5."""
+    zero, other = torch.zeros(1, 2, 2), torch.tensor([[[3.0, 0.0], [4.0, 0.0]]])
+    assert losses.fsp_loss(zero, other) == 25
+
+
+def test_dkd_of_large_logits_is_what_its_logarithms_say():
+    """Logits of 10,000 on the right class and on a wrong one, of a teacher that says the opposite."""
+    student = torch.tensor([[1e4, 0.0, 3.0], [0.0, 1e4, 5.0]], requires_grad=True)
+    teacher, labels, temperature = -student.detach(), torch.tensor([0, 0]), 4.0
+    expected = 0.0
+    for z, v in zip(student.detach().double().numpy() / 4, teacher.double().numpy() / 4, strict=True):
+        (one, ours), (other, theirs) = (
+            (values - np.logaddexp.reduce(values), values[1:] - np.logaddexp.reduce(values[1:])) for values in (z, v)
+        )
+        rest, other_rest = np.logaddexp.reduce(one[1:]), np.logaddexp.reduce(other[1:])
+        tckd = np.exp(other[0]) * (other[0] - one[0]) + np.exp(other_rest) * (other_rest - rest)
+        expected += tckd + 8 * (np.exp(theirs) * (theirs - ours)).sum()
+    loss = losses.dkd_loss(student, teacher, labels, temperature=temperature, alpha=1.0, beta=8.0)
+    assert_close(loss.item(), 16 * expected / 2, rtol=1e-5, atol=0)
+    loss.backward()
+    assert student.grad.isfinite().all()
+
+
+def test_rkd_of_one_image_is_nothing():
+    student = torch.ones(1, 4, requires_grad=True)
+    loss = losses.rkd_distance_loss(student, torch.ones(1, 3)) + losses.rkd_angle_loss(student, torch.ones(1, 3))
+    loss.backward()
+    assert loss == 0
+    assert torch.equal(student.grad, torch.zeros(1, 4))
 
 
 def commands() -> dict[str, str]:

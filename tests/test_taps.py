@@ -4,18 +4,21 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from kdrun import models
 from kdrun.taps import outline, tapped
 
-MAPS = {  # the last tap of each size of feature map at 32x32
+MAPS = {  # RepDistiller's `feat[1:-1]`, where it has the network
     "resnet18": ["layer1", "layer2", "layer3", "layer4"],
     "resnet20": ["layer1", "layer2", "layer3"],
     "cnn": ["layer1", "layer2", "layer3"],
-    "mobilenetv2": ["layer1", "layer2", "layer3", "head"],
-    "vgg8": ["stem", "layer1", "layer2", "layer4"],
-    "wrn_16_2": ["layer1", "layer2", "head"],
+    "mobilenetv2": ["layer1", "layer2", "layer3", "layer7"],
+    "shufflenetv2": ["layer1", "layer2", "layer3"],
+    "densenet121": ["layer1", "layer2", "layer3", "layer4"],
+    "vgg8": ["layer1", "layer2", "layer3", "layer4"],
+    "wrn_16_2": ["layer1", "layer2", "layer3"],
     "mlp": [],
 }
 
@@ -38,7 +41,7 @@ def test_shapes_are_those_of_a_real_pass(name):
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_stages_end_at_the_last_map_of_a_size_and_the_vector_goes_into_the_last_layer(name):
+def test_stages_are_the_numbered_layers_and_the_vector_goes_into_the_last_layer(name):
     described = outline_of(name)
     assert described.maps == MAPS[name]
     network = getattr(models, name)(10).eval()
@@ -58,8 +61,20 @@ def test_a_network_within_a_network_has_the_taps_of_its_modules():
 
     with torch.device("meta"):
         described = outline(Wrapped(), (3, 32, 32))
-    assert described.maps[-1].startswith("inner.layer3")
-    assert described.vector == "inner.pool"
+    assert described.maps == ["inner.layer1", "inner.layer2", "inner.layer3"]
+    assert (described.first_map, described.vector) == ("inner.stem", "inner.pool")
+
+
+def test_stages_of_other_networks():
+    """Those of torchvision end in a pooled map of 1 x 1, which is no stage; unnumbered, each size of map is one."""
+    with torch.device("meta"):
+        residual = outline(torchvision.models.resnet18(), (3, 64, 64))
+        plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, 2), nn.Flatten(), nn.Linear(1176, 5))
+        unnumbered = outline(plain, (3, 32, 32))
+    assert residual.taps["avgpool"] == (512, 1, 1)
+    assert residual.maps == ["layer1", "layer2", "layer3", "layer4"]
+    assert residual.first_map == "conv1"
+    assert unnumbered.maps == ["1", "2"]
 
 
 def test_an_unknown_tap_is_told_with_the_nearest_and_the_others():

@@ -58,6 +58,6 @@ def _listed(network: Outline, *, inner: bool) -> str:
     from kdrun.analysis.tables import aligned
 
     names = [name for name in network.taps if inner or "." not in name]
-    uses = dict.fromkeys(network.maps, "last of its size") | dict.fromkeys(network.vectors[-1:], "penultimate")
+    uses = dict.fromkeys(network.maps, "end of a stage") | dict.fromkeys(network.vectors[-1:], "penultimate")
     rows = [[name, " x ".join(map(str, network.taps[name])), uses.get(name, "")] for name in names]
     return f"{network.name}\n{aligned(['tap', 'shape', 'by default'], rows)}"

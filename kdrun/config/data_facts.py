@@ -50,6 +50,11 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
     except Exception as error:  # whatever the user's own loader raises
         findings.problems.append(f"{path}._target_={node['_target_']}: {type(error).__name__}: {error}")
         return None
+    if node.get("identity") not in (None, found["identity"]):
+        findings.notices.append(
+            f"{path}={resolve(node['_target_']).__name__}: kdrun did not unpack what is in {data_root(root)} from the "
+            f"official archive; its identity is that of its content, {found['identity'][:32]}"
+        )
     kind, aside = kind_of(found), ["_target_", "root", "drop_classes"]
     if kind is not ImageDatasetSpec:
         refused += [
@@ -117,8 +122,10 @@ def _describe(
     stated = {
         name: node[name]
         for name in FACTS
-        if f"{path}.{name}" in typed and name not in made and node.get(name) is not None
+        if f"{path}.{name}" in typed and node.get(name) is not None and (name not in made or name == "identity")
     }
+    if node.get("test_split") is not None and "test_split" not in made:
+        problems.append(f"{path}.test_split={node['test_split']!r}: {loader.__name__} has one test set; must be null")
     is_read = any(node.get(name) is None for name in FOUND_IN_DATA)
     compared = [name for name in stated if is_read and name in FOUND_IN_DATA]
     found = describe_dataset({**node, **dict.fromkeys(compared)}, root)

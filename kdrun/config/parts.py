@@ -27,8 +27,8 @@ from kdrun.experiment.dataset_spec import DatasetSpec
 from kdrun.experiment.signature import construct
 from kdrun.experiment.spec import Component, Recipe, Spec
 
-_FITTING: set[tuple[object, ...]] = set()
-"""Trials (see `_trial`) that found nothing wrong: the jobs of a sweep or a table ask for the same few over and over."""
+_FITTING: dict[tuple[object, ...], tuple[str, ...]] = {}
+"""Trials (see `_trial`) that found nothing wrong, with their notices: the jobs of a sweep repeat the same few."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def check_fits(findings: Findings, path: str, student: Component, dataset: Datas
     if fits:
         findings.attempt(f"{path}: ", check_network, student, dataset)
     if len(findings.problems) == fault_count:
-        _FITTING.add(trial)
+        _FITTING[trial] = ()
 
 
 def _trial(components: Sequence[Component], *datasets: DatasetSpec) -> tuple[object, ...]:
@@ -115,9 +115,13 @@ def check_methods(findings: Findings, spec: Spec, path: str = "") -> None:
             given = offered(spec, torch.device("meta"))
             networks_at = {"student": path.rstrip(".") or "student", "teacher": f"{path}teacher"}
             method = (build_method, spec.method, torch.nn.Identity(), given)
-            findings.builds(f"{path}method.", *method, elsewhere=networks_at)
+            notices: tuple[str, ...] = ()
+            if findings.builds(f"{path}method.", *method, elsewhere=networks_at):
+                notices = build_method(spec.method, torch.nn.Identity(), given).notices
         if len(findings.problems) == fault_count:
-            _FITTING.add(trial)
+            _FITTING[trial] = notices
+    name = method_class(spec.method).name
+    findings.notices += [f"{path}method={name}: {line}" for line in _FITTING.get(trial, ())]
     if len(findings.problems) == fault_count:
         _check_needs(findings, spec, path)
     for teacher in spec.teachers:  # of a chain, one has a method that the user chose: teacher.method

@@ -53,19 +53,16 @@ class _Request:
     Attributes:
         title: the dataset's name.
         places: what to put where, one line each.
-        note: anything else the user should know.
     """
 
     title: str
     places: tuple[str, ...]
-    note: str = ""
 
     def failed(self, reason: str) -> DataError:
         lines = [
             f"{self.title} is not here, and {reason}",
             "Put this in place:",
             *(f"  {place}" for place in self.places),
-            *([self.note] if self.note else []),
             "or name the directory that has it: dataset.root=DIR, or the environment variable KDRUN_DATA.",
             "dataset=digits comes with kdrun and needs nothing.",
         ]
@@ -119,7 +116,13 @@ def _refuse_wrong_level(root: Path, directory: str, names: Sequence[str], *, tit
 
     parts, above = Path(directory).parts, Path(os.path.abspath(root)).parents
     for depth in range(1, len(parts) + 1):
-        if len(above) >= depth and lies_in(root.joinpath(*parts[depth:])):
+        place = root.joinpath(*parts[depth:])
+        if len(above) >= depth and lies_in(place):
+            if not is_root(above[depth - 1]):
+                raise DataError(
+                    f"{title}: its files are in {place}, whose path does not end in {directory}; rename its "
+                    f"directories, or link to it: DIR/{directory} for dataset.root=DIR"
+                )
             levels = "one level" if depth == 1 else f"{depth} levels"
             raise DataError(f"{title}: dataset.root={root} is {levels} too deep; use dataset.root={above[depth - 1]}")
     if above and is_root(above[0]):
@@ -177,9 +180,7 @@ def unpack_archive(archive: Archive, root: Path) -> Path:
     return place
 
 
-def download_files(
-    files: Sequence[tuple[str, str]], mirrors: Sequence[str], place: Path, *, title: str, note: str = ""
-) -> None:
+def download_files(files: Sequence[tuple[str, str]], mirrors: Sequence[str], place: Path, *, title: str) -> None:
     """Downloads single files into `place`.
 
     Args:
@@ -187,12 +188,11 @@ def download_files(
         mirrors: addresses to put before a name; tried in turn.
         place: the directory they belong in.
         title: the dataset's name, for messages.
-        note: added to the message when a download fails.
 
     Raises:
         DataError: a file can be had from no mirror.
     """
-    request = _Request(title, tuple(f"{place / name}  (md5 {md5})" for name, md5 in files), note)
+    request = _Request(title, tuple(f"{place / name}  (md5 {md5})" for name, md5 in files))
     with _workspace(place, request) as workspace:
         for name, md5 in files:
             _download([mirror + name for mirror in mirrors], md5, workspace / name, request)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ from .randomness import uniform32
 
 CONTENT_HASH = "content-sha256"
 """What the identities that `identity` finds begin with."""
+
+Loader = TypeVar("Loader", bound=Callable[..., "Splits"])
 
 
 @dataclass(frozen=True)
@@ -301,3 +305,19 @@ def identity(splits: Splits) -> str:
             digest.update(repr(tuple(tensor.shape)).encode())
             digest.update(tensor.contiguous().numpy().data.cast("B"))
     return f"{CONTENT_HASH}:{digest.hexdigest()}"
+
+
+def claimed_where(claims: Callable[[Path], bool]) -> Callable[[Loader], Loader]:
+    """Marks a loader whose config's identity holds only where `claims(root)`; elsewhere it is that of the content."""
+
+    def mark(loader: Loader) -> Loader:
+        vars(loader)["claims"] = claims
+        return loader
+
+    return mark
+
+
+def claims_identity(loader: Callable[..., Splits], root: Path) -> bool:
+    """Whether the identity in a loader's config is that of the data under a root."""
+    claims: Callable[[Path], bool] = getattr(loader, "claims", lambda root: True)
+    return claims(root)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdrun.data import CONTENT_HASH, DataError, Splits, data_home, identity
+from kdrun.data import CONTENT_HASH, DataError, Splits, claims_identity, data_home, identity
 from kdrun.experiment.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, resolve, told_to
 from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec
 from kdrun.experiment.spec import Component, Recipe, Spec, as_tuples
@@ -205,6 +205,8 @@ def build_method(method: Component, student: nn.Module, given: Mapping[str, Any]
 def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """A dataset node with its open fields filled: what a config leaves null (`folder`) is found in the data.
 
+    So is the identity of data that is not what the config's identity claims.
+
     Args:
         node: a dataset's config, `_target_` included.
         root: where the data lies.
@@ -214,10 +216,12 @@ def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
         kdrun.data.DataError: open fields, and no readable data.
     """
     found_in_data = ("identity", "num_classes", "train_size", "test_size")
+    loader = resolve(node["_target_"], Splits)
+    if node.get("identity") is not None and not claims_identity(loader, root):
+        node = {**node, "identity": None}
     if all(node.get(name) is not None for name in found_in_data):
-        resolve(node["_target_"], Splits)
         return dict(node)
-    splits = _call_with(resolve(node["_target_"], Splits), {**node, "root": root})
+    splits = _call_with(loader, {**node, "root": root})
     found = {
         "identity": identity(splits),
         "num_classes": len(splits.class_names),

@@ -146,6 +146,7 @@ class ImageDatasetSpec(DatasetSpec):
         special: the classes of a specialist: it is trained on their images and as many others, drawn evenly from the
             rest; None is no specialist.
         dustbin: whether a specialist tells its own classes only, and all others as one more; else it has all K.
+        test_split: the directory of the test images, where a loader has several and the user names one.
     """
 
     target: str
@@ -162,6 +163,7 @@ class ImageDatasetSpec(DatasetSpec):
     classes: tuple[int, ...] | None = None
     special: tuple[int, ...] | None = None
     dustbin: bool = True
+    test_split: str | None = None
 
     example: ClassVar[str] = "image"
     task: ClassVar[tuple[str, ...]] = (

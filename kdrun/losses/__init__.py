@@ -13,6 +13,7 @@ from kdrun.losses.correlation import dist_loss
 from kdrun.losses.decoupled import dkd_loss, other_classes_loss, target_class_loss
 from kdrun.losses.ensemble import ENSEMBLE_MEANS, ensemble_loss
 from kdrun.losses.features import (
+    AT_VARIANTS,
     FSP_REDUCTIONS,
     HINT_REDUCTIONS,
     POOLINGS,
@@ -40,6 +41,7 @@ from kdrun.losses.soft_targets import blend, kd_loss, soft_target_loss, standard
 from kdrun.losses.triplet import draw_negatives, triplet_loss
 
 __all__ = [
+    "AT_VARIANTS",
     "CLASS_REDUCTIONS",
     "ENSEMBLE_MEANS",
     "FSP_REDUCTIONS",

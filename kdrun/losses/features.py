@@ -11,6 +11,7 @@ from kdrun.losses.base import check_choice, full_precision
 HINT_REDUCTIONS = ("mean", "half_sum")
 FSP_REDUCTIONS = ("sum", "mean")
 POOLINGS = ("max", "average")
+AT_VARIANTS = ("released", "paper")
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -44,17 +45,27 @@ def embedding(projected: Tensor) -> Tensor:
 
 
 @full_precision
-def attention_transfer_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over images and positions of `(Q_s - Q_t)^2` with the attention maps Q (Zagoruyko, Komodakis 2017).
+def attention_transfer_loss(student: Tensor, teacher: Tensor, *, variant: str = "released") -> Tensor:
+    """Distance of the attention maps Q of HW positions, the mean over the images (Zagoruyko, Komodakis 2017).
 
-    As RepDistiller has it: where the sizes differ, the activations of the larger map are average-pooled first.
+    Where the sizes differ, the activations of the larger map are average-pooled first, as in RepDistiller.
 
     Args:
         student: `[N, C, H, W]`.
         teacher: `[N, C', H', W']`; no gradient flows into it.
+        variant: `"released"`, `||Q_s - Q_t||^2 / HW`, is the authors' code and RepDistiller's. `"paper"`,
+            `||Q_s - Q_t|| / (2 HW)`, has the norm of its equation 2, not squared.
+
+    Raises:
+        ValueError: an unknown `variant`.
     """
+    check_choice("variant", variant, AT_VARIANTS)
     ours, theirs = same_size(student, teacher.detach())
-    return (attention_map(ours) - attention_map(theirs)).square().mean()
+    difference = attention_map(ours) - attention_map(theirs)
+    if variant == "paper":
+        norms: Tensor = torch.linalg.vector_norm(difference, dim=1)
+        return norms.mean() / (2 * difference.shape[1])
+    return difference.square().mean()
 
 
 @full_precision

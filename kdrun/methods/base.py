@@ -213,6 +213,7 @@ class Method(nn.Module, ABC):
         taps: the student's, whose features `objective` gets.
         stage: 0, or 1 once the second of two stages has begun.
         stage1_epochs: length of a first stage before the one of `recipe.epochs`; 0 where there is none.
+        notices: what the user should know of the method as it is built, one line each.
         of_one_stage: options that have an effect only without a first stage, of a method that has both forms.
         of_two_stages: options that have an effect only with one.
         doubtful: terms whose share of the gradient is a notice as soon as it is measured.
@@ -225,6 +226,7 @@ class Method(nn.Module, ABC):
     of_two_stages: ClassVar[tuple[str, ...]] = ()
     needs: Needs = Needs()
     taps: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
     stage: int = 0
     stage1_epochs: int = 0
     doubtful: tuple[str, ...] = ()

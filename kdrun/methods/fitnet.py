@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdrun import losses
 from kdrun.methods.base import Batch, Distillation, Needs, Objective, Pair, StudentOutput, TeacherOutput
-from kdrun.methods.pairing import one_tap, shape_at
+from kdrun.methods.pairing import one_tap, pooled_notice, shape_at
 from kdrun.methods.stages import STAGE1_OPTIONS, stage1_recipe
 from kdrun.taps import Outline
 
@@ -33,6 +33,7 @@ class FitNet(Distillation):
         kd_weight_end: and at its end.
         weight: of the hint in the one-stage form, at least 0.
         hard_weight: of the cross-entropy, at least 0.
+        regressor_relu: a ReLU behind the regressor's BatchNorm (RepDistiller), of feature maps only.
         student_tap: the guided layer; None is the middle one of its feature maps, or the vector where a network has
             none.
         teacher_tap: the hint layer, of as many dimensions; None likewise. Of one that is named the other is the
@@ -61,6 +62,7 @@ class FitNet(Distillation):
         kd_weight_end: float = 1.0,
         weight: float = 100.0,
         hard_weight: float = 1.0,
+        regressor_relu: bool = False,
         student_tap: str | None = None,
         teacher_tap: str | None = None,
     ) -> None:
@@ -93,7 +95,11 @@ class FitNet(Distillation):
         self.regressor: nn.Module = nn.Linear(guided[0], hint[0])
         if len(hint) == 3:
             convolution = nn.Conv2d(guided[0], hint[0], kernel_size=1, bias=False)
-            self.regressor = nn.Sequential(convolution, nn.BatchNorm2d(hint[0]))
+            activation = [nn.ReLU()] if regressor_relu else []
+            self.regressor = nn.Sequential(convolution, nn.BatchNorm2d(hint[0]), *activation)
+            self.notices = pooled_notice(pair, self.taps, (self.teacher_tap,))
+        elif regressor_relu:
+            raise ValueError("regressor_relu=True: is of feature maps, and the hint is a vector; must be false")
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         if not self.stage1_epochs:

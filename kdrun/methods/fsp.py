@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from kdrun import losses
 from kdrun.methods.base import Batch, Distillation, Needs, Objective, Pair, StudentOutput, TeacherOutput
-from kdrun.methods.pairing import map_taps
+from kdrun.methods.pairing import map_taps, stage_ends
 from kdrun.methods.stages import STAGE1_OPTIONS, stage1_recipe
-from kdrun.taps import Outline
 
 
 class FSP(Distillation):
@@ -36,8 +35,8 @@ class FSP(Distillation):
         adapt: learns a 1x1 convolution for each of the student's maps that has other channels than the teacher's.
         shuffle_teacher: seed of a fixed permutation of the teacher's channels at each tap; None is none.
         student_taps: feature maps, two by two: first and last layer of a pair, first and last of the next. None is
-            from the stem to the first stage's end, from there to the next one's, counted from the end; or the
-            namesakes of `teacher_taps`.
+            from the stem to the first stage's end, from there to the next one's (see `stage_ends`); or the namesakes
+            of `teacher_taps`.
         teacher_taps: their counterparts; None likewise.
     """
 
@@ -127,11 +126,23 @@ class FSP(Distillation):
         return self._stage1_recipe
 
 
-def _flow(network: Outline) -> list[str]:
-    """First and last layer of each pair: from the first feature map to the first stage's end, and on from there."""
-    top = [tap for tap, shape in network.taps.items() if len(shape) == 3 and "." not in tap]
-    chain = list(dict.fromkeys([*top[:1], *network.maps]))
-    return [tap for ends in itertools.pairwise(chain) for tap in ends]
+def _flow(pair: Pair) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """First and last layer of each pair: from the first feature map to the first stage's end, and on from there.
+
+    Where one network's first map ends a stage, the other's is left out, too.
+
+    Raises:
+        ValueError: a network without feature maps, or with one alone.
+    """
+    ends = stage_ends(pair)
+    first = (pair.student.first_map, pair.teacher.first_map)
+    has_stem = all(tap is not None and tap != taps[0] for tap, taps in zip(first, ends, strict=True))
+    chains = [(tap, *taps) if has_stem else taps for tap, taps in zip(first, ends, strict=True)]
+    for role, network, chain in zip(("student", "teacher"), (pair.student, pair.teacher), chains, strict=True):
+        if len(chain) < 2:
+            raise ValueError(f"{role}={network.name}: has one feature map [C, H, W] alone; the flow needs two")
+    ours, theirs = (tuple(str(tap) for ends in itertools.pairwise(chain) for tap in ends) for chain in chains)
+    return ours, theirs
 
 
 def _adapters(pair: Pair, ends: Sequence[tuple[str, str]], adapt: bool) -> nn.ModuleList:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 from kdrun.methods.base import Pair
 from kdrun.taps import Outline, Shape
@@ -48,11 +49,60 @@ def _default(option: str, network: Outline, default: Callable[[Outline], str]) -
         raise ValueError(f"{option}=None: {error}; name another tap") from None
 
 
+def stage_ends(pair: Pair, smallest: int = 1) -> tuple[Taps, Taps]:
+    """The feature maps where the stages of both networks end.
+
+    One by one where both have as many; else each of the fewer with the one of the nearest size, in order.
+
+    Args:
+        pair: of the networks.
+        smallest: the least number of positions (height times width) of a map.
+
+    Raises:
+        ValueError: a network has no such map.
+    """
+    ends = []
+    for role, network in (("student", pair.student), ("teacher", pair.teacher)):
+        areas = {tap: math.prod(network.shape(tap)[1:]) for tap in network.maps}
+        ends.append({tap: area for tap, area in areas.items() if area >= smallest})
+        if not ends[-1]:
+            raise ValueError(
+                f"{role}={network.name}: has no feature maps [C, H, W] of at least {smallest} "
+                f"position{'' if smallest == 1 else 's'}; fitnet, rkd and sp take vectors as well, and methods on "
+                "responses (kd, dkd, ...) need no features"
+            )
+    ours, theirs = ends
+    few, many = (ours, theirs) if len(ours) < len(theirs) else (theirs, ours)
+    matched = _nearest(list(few.values()), many)
+    return (tuple(ours), matched) if few is ours else (matched, tuple(theirs))
+
+
+def _nearest(areas: Sequence[int], maps: Mapping[str, int]) -> Taps:
+    """For each area the map of the nearest one, from the last to the first, each after the one before it."""
+    names, found = list(maps), []
+    for before, area in reversed(list(enumerate(areas))):
+        best = min(range(before, len(names)), key=lambda at: (abs(math.log(maps[names[at]] / area)), -at))
+        found.append(names[best])
+        names = names[:best]
+    return tuple(reversed(found))
+
+
+def pooled_notice(pair: Pair, student_taps: Taps, teacher_taps: Taps) -> tuple[str, ...]:
+    """One line where maps of different sizes are compared: the larger one is average-pooled first; else none."""
+    differing = []
+    for ours, theirs in zip(student_taps, teacher_taps, strict=True):
+        sizes = [network.shape(tap)[1:] for network, tap in ((pair.student, ours), (pair.teacher, theirs))]
+        if sizes[0] != sizes[1]:
+            here, there = (" x ".join(map(str, size)) for size in sizes)
+            differing.append(f"{ours} {here} with the teacher's {theirs} {there}")
+    return (f"maps of different sizes, the larger one average-pooled: {'; '.join(differing)}",) if differing else ()
+
+
 def map_taps(
     pair: Pair,
     student_taps: Taps | None,
     teacher_taps: Taps | None,
-    default: Callable[[Outline], Sequence[str]] = lambda network: network.maps,
+    default: Callable[[Pair], tuple[Taps, Taps]] = stage_ends,
 ) -> tuple[Taps, Taps]:
     """The student's feature maps and the teacher's, as many of one as of the other.
 
@@ -60,7 +110,7 @@ def map_taps(
         pair: of the networks.
         student_taps: as the user named them, or None.
         teacher_taps: as the user named them, or None; where one side is named, the other are the namesakes.
-        default: a network's where none were named; the last of them are taken, as many as both have.
+        default: the taps of both where none were named.
 
     Raises:
         ValueError: no such tap, no feature map, too few of them, more of one network than of the other, or a name that
@@ -74,10 +124,7 @@ def map_taps(
             _check_maps(option, taps, network)
     if student_taps is None:
         if teacher_taps is None:
-            ours = _default_maps("student", pair.student, default)
-            theirs = _default_maps("teacher", pair.teacher, default)
-            shared = min(len(ours), len(theirs))
-            return ours[-shared:], theirs[-shared:]
+            return default(pair)
         return tuple(_namesake("student_taps", tap, pair.teacher, pair.student) for tap in teacher_taps), teacher_taps
     if teacher_taps is None:
         return student_taps, tuple(_namesake("teacher_taps", tap, pair.student, pair.teacher) for tap in student_taps)
@@ -108,17 +155,6 @@ def _check_maps(option: str, taps: Taps, network: Outline) -> None:
         shape = shape_at(option, tap, network)
         if len(shape) != 3:
             raise ValueError(f"{option}={tap!r}: must be a feature map [C, H, W], and is {list(shape)}")
-
-
-def _default_maps(role: str, network: Outline, default: Callable[[Outline], Sequence[str]]) -> Taps:
-    """A network's feature maps where none are named; `role` is what it is in the run."""
-    taps = tuple(default(network))
-    if not taps:
-        raise ValueError(
-            f"{role}={network.name}: has {len(network.maps) or 'no'} feature maps [C, H, W], too few for this method; "
-            "fitnet, rkd and sp take vectors as well, and methods on responses (kd, dkd, ...) need no features"
-        )
-    return taps
 
 
 def _namesake(option: str, tap: str, named: Outline, other: Outline) -> str:

@@ -120,6 +120,7 @@ class Sum(Method):
             losses.check_range(f"terms.{name}.weight", self.weights[name], 0)
         self.taps = tuple(dict.fromkeys(tap for _, term in self._terms() for tap in term.taps))
         self.needs = dataclasses.replace(together([term.needs for _, term in self._terms()]), logits=True)
+        self.notices = tuple(f"{name}: {line}" for name, term in self._terms() for line in term.notices)
 
     def _terms(self) -> list[tuple[str, Distillation]]:
         return [(name, term) for name, term in self.terms.items() if isinstance(term, Distillation)]

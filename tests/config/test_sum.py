@@ -32,7 +32,7 @@ def test_the_result_has_every_term_with_its_weight_and_options(job):
         "name": "sum",
         "hard_weight": 1.0,
         "terms": {
-            "at": {"weight": 1000.0, "student_taps": None, "teacher_taps": None},
+            "at": {"weight": 1000.0, "variant": "released", "student_taps": None, "teacher_taps": None},
             "kd": {"weight": 0.9, "temperature": 2.0, "kl_reduction": "batchmean", "standardize": False},
         },
     }

@@ -136,6 +136,21 @@ def test_a_root_beside_or_above_the_right_one_is_told_with_it(dataset, tmp_path,
     assert no_network != []
 
 
+def test_the_root_that_is_told_can_be_followed(dataset, tmp_path, no_network):
+    """From every directory of the dataset and from above it; under other names there is none to tell."""
+    loader, place = dataset
+    data = tmp_path / "data"
+    for root in (place, *(parent for parent in place.parents if parent.is_relative_to(tmp_path) and parent != data)):
+        with pytest.raises(DataError) as told:
+            loader(root)
+        assert len(loader(Path(str(told.value).rpartition("use dataset.root=")[2])).train) > 0
+    renamed = place.rename(place.with_name("renamed"))
+    with pytest.raises(DataError, match=f"its files are in {renamed}, whose path does not end in") as told:
+        loader(renamed)
+    assert "use dataset.root" not in str(told.value)
+    assert no_network == []
+
+
 @pytest.mark.parametrize("loader", [cifar10, cifar100, tiny_imagenet])
 def test_an_archive_one_level_off_is_told_with_the_right_root(tmp_path, loader, no_network):
     source = {cifar10: cifar_module.CIFAR10, cifar100: cifar_module.CIFAR100}.get(loader)

@@ -83,7 +83,7 @@ def test_a_single_class_is_named_with_its_directory(tree):
 
 @pytest.mark.parametrize("level", ["..", "train", "train/ant", "gone"])
 def test_a_wrong_level_is_named(tree, level):
-    with pytest.raises(DataError, match=r"needs a directory train/ and one of test, val, validation") as told:
+    with pytest.raises(DataError, match=r"needs a directory train/ and one of test, val, valid, validation") as told:
         folder(tree / level, image_size=12, in_channels=3)
     assert f"dataset.root={tree / level}: " in str(told.value)
     meant = {"..": tree / ".." / tree.name}.get(level, tree)

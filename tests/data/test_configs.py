@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parents[2] / "conf" / "dataset"
 IMAGES = ("cifar10", "cifar100", "digits", "fashion_mnist", "folder", "mnist", "synthetic", "tiny_imagenet")
 SEQUENCES = ("agreement", "agreement_lm")
 KEYS = ["_target_", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size", "mean", "std"]
+FURTHER = {"folder": ["test_split"]}
 SEQUENCE_KEYS = ["_target_", "identity", "num_classes", "num_tokens", "length", "per_token", "train_size", "test_size"]
 
 
@@ -36,7 +37,7 @@ def test_every_dataset_has_its_file():
 @pytest.mark.parametrize("name", IMAGES + SEQUENCES)
 def test_a_config_has_all_keys_and_its_loader_asks_for_nothing_else(name):
     config = read(name)
-    keys = KEYS if name in IMAGES else SEQUENCE_KEYS
+    keys = [*(KEYS if name in IMAGES else SEQUENCE_KEYS), *FURTHER.get(name, ())]
     assert list(config) == keys
     if name in IMAGES:
         assert len(config["mean"]) == len(config["std"]) == config["in_channels"]

@@ -1,5 +1,7 @@
 """Loaders that decode image files: folder and Tiny-ImageNet, and the cache of decoded images."""
 
+import dataclasses
+import hashlib
 import logging
 import os
 import time
@@ -8,10 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torchvision import transforms
 
-from kdrun.data import DataError, check_images, folder, identity, tiny_imagenet
+from kdrun.config.data_facts import check_dataset
+from kdrun.config.findings import Findings
+from kdrun.data import DataError, check_images, claims_identity, folder, identity, tiny_imagenet
 from kdrun.data.loaders import tiny_imagenet as tiny_module
 
 
@@ -126,12 +131,64 @@ def test_faults_of_the_tree_are_named(tree):
     (tree / "val/cat").mkdir()
     with pytest.raises(DataError, match=r"train.cat: has no images \(\.png"):
         folder(tree, image_size=12, in_channels=3)
-    with pytest.raises(DataError, match="needs a directory train/ and one of test, val, validation"):
+    with pytest.raises(DataError, match="needs a directory train/ and one of test, val, valid, validation"):
         folder(tree / "train", image_size=12, in_channels=3)
     (tree / "empty/train").mkdir(parents=True)
     (tree / "empty/test").mkdir()
     with pytest.raises(DataError, match="has no sub-directories"):
         folder(tree / "empty", image_size=12, in_channels=3)
+
+
+@pytest.mark.parametrize("names", [("train", "valid"), ("Train", "VAL"), ("training", "Validation")])
+def test_splits_are_known_by_their_usual_names(tree, names):
+    expected = identity(folder(tree, image_size=12, in_channels=3))
+    for name, other in zip(("train", "val"), names, strict=True):
+        (tree / name).rename(tree / f"aside-{name}")
+        (tree / f"aside-{name}").rename(tree / other)
+    assert identity(folder(tree, image_size=12, in_channels=3)) == expected
+
+
+def test_imagenet_is_read_from_where_it_unpacks(tree):
+    """From the directory that has it, and from each within; a flat val/ is refused before anything is decoded."""
+    expected = identity(folder(tree, image_size=12, in_channels=3))
+    place = tree.parent / "imagenet" / "ILSVRC/Data/CLS-LOC"
+    place.parent.mkdir(parents=True)
+    tree.rename(place)
+    for root in (tree.parent / "imagenet", place.parents[1], place.parent, place):
+        assert identity(folder(root, image_size=12, in_channels=3)) == expected
+    (place / "val/ant/x.png").rename(place / "val/x.png")
+    (place / "val/bee/y.png").rename(place / "val/y.png")
+    for name in ("ant", "bee"):
+        (place / "val" / name).rmdir()
+    with pytest.raises(DataError, match="val: has no sub-directories"):
+        folder(tree.parent / "imagenet", image_size=12, in_channels=3)
+
+
+def test_a_test_set_without_labels_is_passed_over_and_told(tree, caplog):
+    expected = identity(folder(tree, image_size=12, in_channels=3))
+    write_image(tree / "test/1.png")
+    write_image(tree / "test/unknown/2.png")
+    with caplog.at_level(logging.INFO):
+        assert identity(folder(tree, image_size=12, in_channels=3)) == expected
+    assert f"{tree / 'test'} has none of the classes" in caplog.text
+    write_image(tree / "test/ant/3.png")
+    with pytest.raises(DataError, match="classes of training and test images differ"):
+        folder(tree, image_size=12, in_channels=3)
+    assert identity(folder(tree, image_size=12, in_channels=3, test_split="val")) == expected
+    for name, why in (("dev", "needs a directory train/ and the directory dev/"), ("Train", "has the training images")):
+        with pytest.raises(DataError, match=why):
+            folder(tree, image_size=12, in_channels=3, test_split=name)
+
+
+def test_the_root_that_is_told_can_be_followed(tree):
+    """Neither a neighbour with splits of other classes nor one whose test images have no labels."""
+    expected = identity(folder(tree, image_size=12, in_channels=3))
+    write_image(tree.parent / "a/train/ant/1.png")
+    write_image(tree.parent / "a/test/1.png")
+    with pytest.raises(DataError) as told:
+        folder(tree.parent, image_size=12, in_channels=3)
+    root = Path(str(told.value).rpartition("use dataset.root=")[2])
+    assert identity(folder(root, image_size=12, in_channels=3)) == expected
 
 
 @pytest.mark.parametrize(("size", "channels", "message"), [(12, 2, "in_channels=2"), (0, 3, "image_size=0")])
@@ -170,8 +227,8 @@ def test_tiny_imagenet_reads_the_official_layout(tiny):
     check_images(splits, num_classes=2, in_channels=3, image_size=64)
     assert splits.class_names == ("goldfish", "toad")
     assert splits.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert splits.test.labels.tolist() == [1, 1, 0, 0]
-    for image, name in zip(splits.test.images, ("val_0", "val_2", "val_1", "val_3"), strict=True):
+    assert splits.test.labels.tolist() == [1, 0, 1, 0], "in the order of the file names"
+    for image, name in zip(splits.test.images, ("val_0", "val_1", "val_2", "val_3"), strict=True):
         assert torch.equal(image, as_torchvision_does(tiny / f"val/images/{name}.JPEG", 64, "RGB"))
 
 
@@ -179,6 +236,106 @@ def test_tiny_imagenet_counts_its_images(tiny):
     (tiny / "train/n01/images/n01_1.JPEG").unlink()
     with pytest.raises(DataError, match=r"train has 2 images of class 0 \(goldfish\), expected 3"):
         tiny_imagenet(tiny.parent)
+
+
+def by_class(tiny: Path, target: str) -> None:
+    """Sorts the validation images into directories, as the code of Tf-KD and of mdistiller reads them."""
+    for line in (tiny / "val/val_annotations.txt").read_text().splitlines():
+        name, wordnet_id, *_ = line.split("\t")
+        (tiny / target / wordnet_id).mkdir(parents=True, exist_ok=True)
+        (tiny / "val/images" / name).rename(tiny / target / wordnet_id / name)
+    (tiny / "val/val_annotations.txt").unlink()
+
+
+@pytest.mark.parametrize("target", ["val/images", "val"])
+def test_tiny_imagenet_sorted_by_class_is_the_same_dataset(tiny, target):
+    """Without the files that macOS adds, without its text files, and from whatever the directory is called."""
+    official = tiny_imagenet(tiny.parent)
+    by_class(tiny, target)
+    (tiny / "train/n01/images/._n01_0.JPEG").write_text("resource fork")
+    assert identity(tiny_imagenet(tiny.parent)) == identity(official)
+    renamed = tiny.rename(tiny.with_name("mine"))
+    (renamed / "wnids.txt").unlink()
+    assert identity(tiny_imagenet(renamed)) == identity(official)
+    (renamed / "words.txt").unlink()
+    assert tiny_imagenet(renamed).class_names == ("n01", "n02")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda tiny: (tiny / "val/images/val_3.JPEG").unlink(), r"1 images of .* the first is val/images/val_3\.JPEG"),
+        (lambda tiny: (tiny / "val/val_annotations.txt").unlink(), "neither a directory for each class nor"),
+        (lambda tiny: (tiny / "train/n02").rename(tiny / "aside"), r"train has 0 images of class 1 \(toad\)"),
+        (lambda tiny: (tiny / "val").rename(tiny / "validation"), "is incomplete, missing: val"),
+    ],
+)
+def test_a_tiny_imagenet_that_cannot_be_read_is_refused_before_it_is_decoded(tiny, monkeypatch, spoil, told):
+    monkeypatch.setattr(tiny_module, "decode", lambda *args, **options: pytest.fail("decoded"))
+    spoil(tiny)
+    with pytest.raises(DataError, match=told):
+        tiny_imagenet(tiny.parent)
+
+
+def zipped(tiny: Path, monkeypatch) -> Path:
+    """Packs the directory, in the place of the official archive; the directory is no longer there."""
+    archive = tiny.parent / "tiny-imagenet-200.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        for path in sorted(tiny.rglob("*")):
+            opened.write(path, path.relative_to(tiny.parent))
+    tiny.rename(tiny.parent / "aside")
+    digest = hashlib.md5(archive.read_bytes()).hexdigest()
+    monkeypatch.setattr(tiny_module, "ARCHIVE", dataclasses.replace(tiny_module.ARCHIVE, md5=digest))
+    return archive
+
+
+def swap_labels(place: Path) -> None:
+    annotations = place / "val/val_annotations.txt"
+    first, second, *others = annotations.read_text().splitlines()
+    parts = first.split("\t"), others[0].split("\t")
+    parts[0][1], parts[1][1] = parts[1][1], parts[0][1]
+    lines = ["\t".join(parts[0]), second, "\t".join(parts[1]), *others[1:]]
+    annotations.write_text("\n".join(lines) + "\n")
+
+
+def test_the_official_identity_is_of_verified_bytes_alone(tiny, monkeypatch, no_network):
+    """Of what kdrun unpacked and nothing changed since; two swapped labels pass all counts, and are another dataset."""
+    by_hand = tiny_imagenet(tiny.parent)
+    assert not claims_identity(tiny_imagenet, tiny.parent)
+    zipped(tiny, monkeypatch)
+    official = f"md5:{tiny_module.ARCHIVE.md5}"
+    assert claims_identity(tiny_imagenet, tiny.parent), "it will be unpacked"
+    for _ in range(2):
+        assert identity(tiny_imagenet(tiny.parent, official)) == identity(by_hand)
+        assert claims_identity(tiny_imagenet, tiny.parent)
+    image = tiny / "train/n01/images/n01_0.JPEG"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(DataError, match=r"not those of the official archive.*\n.*dataset\.identity=null"):
+        tiny_imagenet(tiny.parent, official)
+    image.write_bytes(whole)
+    swap_labels(tiny)
+    with pytest.raises(DataError, match="not those of the official archive"):
+        tiny_imagenet(tiny.parent, official)
+    assert identity(tiny_imagenet(tiny.parent)) != identity(by_hand)
+    (tiny / tiny_module.UNPACKED).unlink()
+    with pytest.raises(DataError, match="kdrun did not unpack it"):
+        tiny_imagenet(tiny.parent, official)
+    assert no_network == []
+
+
+def test_a_tiny_imagenet_unpacked_by_hand_is_told_and_has_the_identity_of_its_content(tiny):
+    node = yaml.safe_load((Path(__file__).parents[2] / "conf/dataset/tiny_imagenet.yaml").read_text())
+    findings = Findings([])
+    found = check_dataset(findings, {**node, "root": str(tiny.parent)})
+    assert found.identity == identity(tiny_imagenet(tiny.parent))
+    assert not findings.problems
+    (notice,) = findings.notices
+    assert found.identity[:32] in notice
+    assert (
+        check_dataset(Findings([]), {**node, "root": str(tiny.parents[1] / "not" / "here")}).identity
+        == node["identity"]
+    )
 
 
 def test_tiny_imagenet_is_unpacked_only_from_the_official_archive(tiny, monkeypatch, no_network):

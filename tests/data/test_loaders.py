@@ -204,8 +204,8 @@ def write_idx(root: Path, monkeypatch, name: str) -> dict[str, torch.Tensor]:
         arrays[Path(compressed).stem] = array
         md5_of[compressed] = md5(place / compressed)
         sha256_of[Path(compressed).stem] = hashlib.sha256(content).hexdigest()
-    known = {"unpacked_sha256": sha256_of} if source.unpacked_sha256 else {}
-    monkeypatch.setattr(mnist_module, IDX[name][1], dataclasses.replace(source, md5=md5_of, **known))
+    assert source.unpacked_sha256.keys() == sha256_of.keys()
+    monkeypatch.setattr(mnist_module, IDX[name][1], dataclasses.replace(source, md5=md5_of, unpacked_sha256=sha256_of))
     return arrays
 
 
@@ -227,24 +227,29 @@ def test_idx_reads_images_and_labels(tmp_path, monkeypatch, no_network, name):
     assert no_network == []
 
 
-def test_unpacked_mnist_is_read_when_it_is_the_official_one(tmp_path, monkeypatch, no_network):
-    arrays = write_idx(tmp_path, monkeypatch, "mnist")
-    place = tmp_path / "MNIST" / "raw"
+@pytest.mark.parametrize("name", IDX)
+def test_unpacked_files_are_read_when_they_are_the_official_ones(tmp_path, monkeypatch, no_network, name):
+    arrays = write_idx(tmp_path, monkeypatch, name)
+    place = tmp_path / getattr(mnist_module, IDX[name][1]).directory
     unpack_all(place)
-    assert torch.equal(mnist(tmp_path).test.images.squeeze(3), arrays["t10k-images-idx3-ubyte"])
+    assert torch.equal(IDX[name][0](tmp_path).test.images.squeeze(3), arrays["t10k-images-idx3-ubyte"])
     damaged = place / "t10k-labels-idx1-ubyte"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x01")
     with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte is damaged .* sha256"):
-        mnist(tmp_path)
+        IDX[name][0](tmp_path)
     assert no_network == []
 
 
-def test_unpacked_fashion_mnist_does_not_serve(tmp_path, monkeypatch, no_network):
-    write_idx(tmp_path, monkeypatch, "fashion_mnist")
-    unpack_all(tmp_path / "FashionMNIST" / "raw")
-    with pytest.raises(DataError, match=r"only the \.gz files have official checksums"):
-        fashion_mnist(tmp_path)
-    assert len(no_network) == 2  # both mirrors of the first file
+def test_the_checksums_of_unpacked_fashion_mnist():
+    """Of the label files, unpacked from what has the publisher's MD5; those of the images are on public record."""
+    begin = {name: digest[:12] for name, digest in mnist_module.FASHION_MNIST.unpacked_sha256.items()}
+    assert begin == {
+        "train-images-idx3-ubyte": "c59f468a2f67",
+        "train-labels-idx1-ubyte": "bad3541b69d9",
+        "t10k-images-idx3-ubyte": "5b4141f0afba",
+        "t10k-labels-idx1-ubyte": "0402a96d92fd",
+    }
+    assert {len(digest) for digest in mnist_module.FASHION_MNIST.unpacked_sha256.values()} == {64}
 
 
 def test_incomplete_and_damaged_mnist_are_named(tmp_path, monkeypatch):

@@ -229,7 +229,7 @@ def test_every_field_changes_the_weights(lab):
     seen = {"evaluate_every"}  # changes what is known of the weights only, see test_evaluation_schedule
     assert set(recipes) | seen == {field.name for field in dataclasses.fields(Recipe)}
     datasets = {"mean": (0.4,), "std": (0.2,), "train_fraction": 0.5, "val_fraction": 0.2, "classes": (0, 1, 2)}
-    data = {"target", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size"}
+    data = {"target", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size", "test_split"}
     special = {"special": (0,), "dustbin": False}  # with a dustbin it would need another teacher, see test_start
     assert set(datasets) | set(special) | data == {field.name for field in dataclasses.fields(ImageDatasetSpec)}
     specs = [

@@ -140,6 +140,8 @@ CHANGES = [
     (RKD, "distance_weight", 1.0),
     (RKD, "angle_weight", 1.0),
     *((kind, option, "layer1") for kind in (RKD, SimilarityPreserving) for option in ("student_tap", "teacher_tap")),
+    (AT, "variant", "paper"),
+    (FitNet, "regressor_relu", True),
     (FitNet, "student_tap", "layer1"),
     (FitNet, "teacher_tap", "layer1"),
     (FSP, "pooling", "average"),
@@ -184,6 +186,7 @@ WRONG = [
     *((kind, "stage1_lr", 0.0) for kind in (FitNet, FSP)),
     *((kind, "stage1_gamma", 1.5) for kind in (FitNet, FSP)),
     *((kind, "stage1_milestones", value) for kind in (FitNet, FSP) for value in ((0.5, 0.5), (0.0,), (1.0,))),
+    (AT, "variant", "published"),
     (FitNet, "temperature", 0.0),
     (FitNet, "kd_weight_start", -1.0),
     (FitNet, "kd_weight_end", -1.0),
@@ -237,12 +240,45 @@ def test_taps_named_for_both_networks_are_as_many(batch, teacher):
         build(FSP, student_taps=("stem", "layer1", "layer2"), teacher_taps=("stem", "layer1", "layer2"))
 
 
-def test_networks_of_other_depths_are_matched_from_the_end():
-    pair = pair_of(network(4, 6, 8), network(4, 4, 6, 8))
-    assert build(AT, pair).teacher_taps == ("layer2", "layer3", "layer4")
-    assert build(FSP, pair).needs.features == ("layer1", "layer2", "layer3", "layer4")
+def test_networks_of_other_depths_are_matched_by_the_sizes_of_their_maps():
+    """Stages of 8, 4 and 2 pixels against 8, 4, 2 and 1, and against 4 and 2."""
+    short, long = network(4, 6, 8), network(4, 6, 8, 10)
+    pair = pair_of(short, long)
+    assert build(AT, pair).needs.features == build(AT, pair).taps == ("layer1", "layer2", "layer3")
+    assert build(AT, Pair(pair.teacher, pair.student, pair.fresh)).taps == ("layer1", "layer2", "layer3")
+    assert build(FSP, pair).needs.features == ("stem", "layer1", "layer2", "layer3")
     assert build(FitNet, pair).needs.features == ("layer2",)
-    assert build(AT, Pair(pair.teacher, pair.student, pair.fresh)).taps == ("layer2", "layer3", "layer4")
+    assert build(SimilarityPreserving, pair).needs.features == ("layer4",), "the last, of any size"
+    small = Outline("small", {"block1": (4, 4, 4), "block2": (6, 2, 2), "out": (K,)}, output=frozenset({"out"}))
+    method = build(AT, dataclasses.replace(pair, teacher=small))
+    assert (method.taps, method.needs.features) == (("layer2", "layer3"), ("block1", "block2"))
+    assert not method.notices
+
+
+def test_maps_of_different_sizes_are_told_and_maps_of_one_position_refused():
+    assert not build(AT).notices
+    assert not build(FitNet).notices
+    method = build(AT, student_taps=("layer1", "layer2"), teacher_taps=("layer2", "layer2"))
+    (notice,) = method.notices
+    assert "layer1 8 x 8 with the teacher's layer2 4 x 4" in notice
+    assert "layer2 4 x 4" not in notice.replace("teacher's layer2 4 x 4", "")
+    (notice,) = build(FitNet, student_tap="layer1", teacher_tap="layer3").notices
+    assert "layer1 8 x 8 with the teacher's layer3 2 x 2" in notice
+    deep = pair_of(network(4, 6, 8, 10), network(4, 6, 8, 10))
+    for taps in (("layer4", "layer4"), ("layer1", "layer4"), ("layer4", "layer3")):
+        with pytest.raises(ValueError, match=r"^student_taps=\['layer\d'\]: .* 1 x 1 positions.* the loss is constant"):
+            build(AT, deep, student_taps=taps[:1], teacher_taps=taps[1:])
+
+
+def test_the_regressor_of_rep_distiller_has_a_relu(batch, teacher):
+    """Its ConvReg: 1x1 convolution, BatchNorm, ReLU; of vectors there is none to choose."""
+    method = build(FitNet, regressor_relu=True)
+    convolution, norm, _ = method.regressor
+    features = features_of(method, batch)["layer2"]
+    regressed = nn.functional.relu(norm(nn.functional.conv2d(features, convolution.weight)))
+    assert_close(method(batch, teacher).terms["hint"], (regressed - teacher.features["layer2"]).square().mean())
+    with pytest.raises(ValueError, match=r"^regressor_relu=True: is of feature maps"):
+        build(FitNet, VECTORS, regressor_relu=True)
 
 
 def test_networks_without_feature_maps_give_vectors_or_are_refused():
@@ -250,7 +286,7 @@ def test_networks_without_feature_maps_give_vectors_or_are_refused():
         assert build(kind, VECTORS).taps == (VECTORS.student.vector,)
     for kind in (AT, FSP):
         with pytest.raises(
-            ValueError, match=r"^student=the_student: has no feature maps .*, too few for this method; f"
+            ValueError, match=r"^student=the_student: has no feature maps .*; fitnet, rkd and sp take vectors"
         ):
             build(kind, VECTORS)
         with pytest.raises(ValueError, match=r"^teacher=the_teacher: has no feature maps"):

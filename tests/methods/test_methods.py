@@ -190,7 +190,8 @@ def test_without_its_term_a_method_is_cross_entropy_to_the_bit(objective, teache
 
 
 @pytest.mark.parametrize(
-    ("kind", "on"), [*((kind, {"alpha": 1.0}) for kind in CONVEX), *((kind, {"hard_weight": 0.0}) for kind in WEIGHED)]
+    ("kind", "on"),
+    [*((kind, {"alpha": 1.0}) for kind in CONVEX), *((kind, {"hard_weight": 0.0, "weight": 1.0}) for kind in WEIGHED)],
 )
 def test_without_the_labels_its_term_is_left(objective, teacher, kind, on):
     soft = objective(kind, teacher, **on)

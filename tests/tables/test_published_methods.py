@@ -8,10 +8,13 @@ import itertools
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
 from kdrun.config.compose import compose_job, hydra_session
 from kdrun.config.preflight import check_job
 from kdrun.config.table import compose_table, load_table
+from kdrun.experiment.build import build_method, pair_for
 from kdrun.experiment.components import all_options
 
 TABLES = ["fsp_t1", "fsp_t2", "fsp_t3", "fsp_t4", "ls_teacher", "rep_distiller_cifar100"]
@@ -197,6 +200,8 @@ def test_the_settings_of_rep_distiller_and_of_the_papers_beside_it():
         weights = {kind: float(method[kind]["method.weight"]) for kind in ("fitnet", "at", "rkd", "fsp", "crd")}
         assert weights == {"fitnet": 100, "at": 1000, "rkd": 1, "fsp": 1, "crd": 0.8}
         assert method["fitnet"]["method.stage1_epochs"] == "0"
+        assert method["fitnet"]["method.regressor_relu"] == "true"
+        assert float(method["kd_std"]["method.temperature"]) == (3 if student == "vgg8" else 2), "of its published logs"
         assert method["dkd"]["method.beta"] == beta
         assert float(method["fsp"]["method.stage1_epochs"]) * 240 == 30
         alpha, multiplier = (float(method["kd_std"][f"method.{key}"]) for key in ("alpha", "multiplier"))
@@ -211,8 +216,11 @@ def test_wide_resnets_and_vggs_take_rep_distiller_s_maps():
         if spec.teachers:
             ends = stages[row.split("/")[0]]
             flow = tuple(tap for pair in itertools.pairwise(("stem", *ends)) for tap in pair)
-            options = all_options(spec.method)
-            assert options["student_taps"] == options["teacher_taps"] == (ends if "/at/" in row else flow), row
+            method = build_method(spec.method, nn.Identity(), pair_for(spec, torch.device("meta")))
+            expected = ends if "/at/" in row else tuple(dict.fromkeys(flow))
+            assert method.taps == method.needs.features == expected, row
+            if "/fsp/" in row:
+                assert method._ends == list(zip(flow, flow, strict=True)), row
         for trained in (spec, *spec.teachers):
             assert of_recipe(trained.recipe) == RD_SCHEDULE, row
             assert trained.recipe.batch_size == 64, row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,30 +12,49 @@ from ..errors import DataError
 from ..files import visible_directories
 from ..splits import Splits
 
-_TEST_NAMES = ("test", "val", "validation")
+_TRAIN_NAMES = ("train", "training")
+_TEST_NAMES = ("test", "val", "valid", "validation")
+_WITHIN = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
+"""Where a root can have its splits: in itself, or as ImageNet unpacks."""
+
+logger = logging.getLogger(__name__)
 
 
-def folder(root: Path, image_size: int, in_channels: int) -> Splits:
-    """`root/train/CLASS/*.png` and `root/test/CLASS/*.png` (or `val/`, `validation/`; any common image format).
+def folder(root: Path, image_size: int, in_channels: int, test_split: str | None = None) -> Splits:
+    """`root/train/CLASS/*.png` and `root/test/CLASS/*.png` (any common image format).
 
-    Classes are numbered in the order of their sorted names. Hidden files and directories are passed over; images
-    may lie deeper than one level below their class. Decoded once, then read from a cache (`kdrun.data.decoding`).
+    The test set is the first of `test/`, `val/`, `valid/` and `validation/` that has a class of the training images.
+    Upper case is accepted, and `ILSVRC/Data/CLS-LOC/` of ImageNet within the root. Classes are numbered in the order of
+    their sorted names. Hidden files and directories are passed over; images may lie deeper than one level below their
+    class. Decoded once, then read from a cache (`kdrun.data.decoding`).
+
+    Args:
+        root: of the splits.
+        image_size: height and width in pixels.
+        in_channels: 1 (grey) or 3 (RGB).
+        test_split: the directory of the test images; None finds it.
 
     Raises:
         ValueError: `in_channels` is neither 1 nor 3, or `image_size` is not positive.
         DataError: directories or classes are missing, there is one class only, a class is empty, or images cannot be
             read.
     """
-    train = root / "train"
-    test = _test_directory(root)
-    if test is None or not _is_root(root):
+    if test_split is not None and test_split.lower() in _TRAIN_NAMES:
+        raise DataError(f"dataset.test_split={test_split}: has the training images; must be another directory")
+    found = _splits(root, test_split)
+    if found is None:
         near = (*Path(os.path.abspath(root)).parents[:2], *visible_directories(root))
-        meant = next((f"; use dataset.root={place}" for place in near if _is_root(place)), "")
+        meant = next((f"; use dataset.root={place}" for place in near if _is_root(place, test_split)), "")
+        wanted = f"the directory {test_split}/" if test_split else f"one of {', '.join(_TEST_NAMES)}"
         raise DataError(
-            f"dataset.root={root}: needs a directory train/ and one of {', '.join(_TEST_NAMES)}, each with one "
-            f"sub-directory of images for each class{meant}"
+            f"dataset.root={root}: needs a directory train/ and {wanted}, each with one sub-directory of images for "
+            f"each class{meant}"
         )
+    train, tests = found
     class_names = _class_names(train)
+    test = next((place for place in tests if _has_one_of(place, class_names)), tests[0])
+    for place in tests[: tests.index(test)]:
+        logger.info("%s has none of the classes of %s: the test set is %s", place, train, test)
     _check_same_classes(train, class_names, test, _class_names(test))
     if len(class_names) < 2:
         raise DataError(f"{train}: has one class only, {class_names[0]}; there is nothing to learn")
@@ -45,12 +65,32 @@ def folder(root: Path, image_size: int, in_channels: int) -> Splits:
     )
 
 
-def _test_directory(root: Path) -> Path | None:
-    return next((root / name for name in _TEST_NAMES if os.path.isdir(root / name)), None)
+def _splits(root: Path, test_split: str | None) -> tuple[Path, list[Path]] | None:
+    """The directory of the training images, and those that can be the test set's, the likeliest first."""
+    for within in _WITHIN:
+        # Where a name is there in both cases, the one in lower case, which is sorted last.
+        directories = {path.name.lower(): path for path in visible_directories(root / within)}
+        train = [directories[name] for name in _TRAIN_NAMES if name in directories]
+        wanted = _TEST_NAMES if test_split is None else (test_split.lower(),)
+        tests = [directories[name] for name in wanted if name in directories]
+        if train and tests:
+            return train[0], tests
+    return None
 
 
-def _is_root(place: Path) -> bool:
-    return os.path.isdir(place / "train") and _test_directory(place) is not None
+def _has_one_of(split: Path, class_names: Sequence[str]) -> bool:
+    """Whether a split has a class: a flat one of images without labels has none."""
+    return any((split / name).is_dir() for name in class_names)
+
+
+def _is_root(place: Path, test_split: str | None) -> bool:
+    """Whether a directory can be followed as a root: it has both splits, with classes in common."""
+    found = _splits(place, test_split)
+    return found is not None and any(_has_one_of(split, _directories(found[0])) for split in found[1])
+
+
+def _directories(split: Path) -> list[str]:
+    return [path.name for path in visible_directories(split)]
 
 
 def _class_names(split: Path) -> list[str]:

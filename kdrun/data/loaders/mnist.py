@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ class IdxFiles:
         directory: where the files lie below the root.
         mirrors: addresses of the directories that publish them.
         md5: of the compressed files, by file name; the order is the one above.
-        unpacked_sha256: of their content, by file name; empty where no trusted values are known.
+        unpacked_sha256: of their content, by file name.
         class_names: by label.
     """
 
@@ -31,8 +31,8 @@ class IdxFiles:
     directory: str
     mirrors: tuple[str, ...]
     md5: Mapping[str, str]
+    unpacked_sha256: Mapping[str, str]
     class_names: tuple[str, ...]
-    unpacked_sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 MNIST = IdxFiles(
@@ -70,6 +70,12 @@ FASHION_MNIST = IdxFiles(
         "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
         "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
     },
+    unpacked_sha256={
+        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    },
     class_names=(
         "T-shirt/top",
         "Trouser",
@@ -95,7 +101,8 @@ def mnist(root: Path) -> Splits:
 
 
 def fashion_mnist(root: Path) -> Splits:
-    """60,000 + 10,000 articles of clothing, 28x28 grey, 10 classes, from `root/FashionMNIST/raw/*.gz`.
+    """60,000 + 10,000 articles of clothing, 28x28 grey, 10 classes, from `root/FashionMNIST/raw/`, compressed or
+    unpacked.
 
     Raises:
         DataError: absent and not to be downloaded, incomplete, or not the official files.
@@ -105,13 +112,9 @@ def fashion_mnist(root: Path) -> Splits:
 
 def _load(root: Path, source: IdxFiles) -> Splits:
     place = root / source.directory
-    names = [_present_name(place, name, source) for name in source.md5]
+    names = [_present_name(place, name) for name in source.md5]
     if find(root, source.directory, names, title=source.title) is None:
-        unpacked = not source.unpacked_sha256 and any((place / Path(name).stem).exists() for name in source.md5)
-        note = "The unpacked files that lie there do not serve: only the .gz files have official checksums."
-        download_files(
-            list(source.md5.items()), source.mirrors, place, title=source.title, note=note if unpacked else ""
-        )
+        download_files(list(source.md5.items()), source.mirrors, place, title=source.title)
     train_images, train_labels, test_images, test_labels = (_read(place / name, source) for name in names)
     return Splits(
         train=ImageSet(train_images.unsqueeze(-1), train_labels.long()),
@@ -120,11 +123,10 @@ def _load(root: Path, source: IdxFiles) -> Splits:
     )
 
 
-def _present_name(place: Path, compressed: str, source: IdxFiles) -> str:
-    """The unpacked file's name where only that one is present and can be verified, else the compressed one's."""
+def _present_name(place: Path, compressed: str) -> str:
+    """The unpacked file's name where only that one is present, else the compressed one's."""
     unpacked = Path(compressed).stem
-    only_unpacked = (place / unpacked).exists() and not (place / compressed).exists()
-    return unpacked if only_unpacked and unpacked in source.unpacked_sha256 else compressed
+    return unpacked if (place / unpacked).exists() and not (place / compressed).exists() else compressed
 
 
 def _read(path: Path, source: IdxFiles) -> Tensor:

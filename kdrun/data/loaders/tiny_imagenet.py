@@ -1,14 +1,20 @@
-"""Tiny-ImageNet (Stanford CS231n): 200 ImageNet classes at 64x64, read as the official archive unpacks."""
+"""Tiny-ImageNet (Stanford CS231n): 200 ImageNet classes at 64x64, as the archive unpacks or sorted by class."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+
+from kdrun.files import write_atomically
 
 from ..decoding import Listing, decode
 from ..errors import DataError
-from ..files import Archive, find, unpack_archive
-from ..splits import Splits
+from ..files import Archive, find, unpack_archive, visible_directories
+from ..splits import Splits, claimed_where
 
 ARCHIVE = Archive(
     title="Tiny-ImageNet",
@@ -17,58 +23,134 @@ ARCHIVE = Archive(
     directory="tiny-imagenet-200",
 )
 NUM_CLASSES, TRAIN_PER_CLASS, TEST_PER_CLASS = 200, 500, 50
-_NEEDED = ("wnids.txt", "words.txt", "train", "val/val_annotations.txt", "val/images")
+UNPACKED = ".kdrun-unpacked"
+"""A file in the directory, with the digest of the images and labels as the verified archive unpacked to them."""
+
+_NEEDED = ("train", "val")
+_WORDNET_ID = re.compile(r"n\d+")
+_IMAGES = (".jpeg", ".jpg", ".png")
+_ANNOTATIONS = "val/val_annotations.txt"
 
 
-def tiny_imagenet(root: Path) -> Splits:
-    """100,000 + 10,000 colour images, 64x64, 200 classes, from `root/tiny-imagenet-200/`.
+def has_official_bytes(root: Path) -> bool:
+    """Whether the data will be that of the official archive: it is yet to be unpacked, or kdrun unpacked it."""
+    place = _place(root)
+    return place is None or (place / UNPACKED).exists()
 
-    The test set is the published validation set, as in the literature: the test images have no labels. Classes are
-    numbered in the order of their sorted WordNet ids. The archive is checked by its MD5 when it is unpacked here; of
-    a directory that was already there, the number of images in each class is checked.
+
+@claimed_where(has_official_bytes)
+def tiny_imagenet(root: Path, identity: str | None = None) -> Splits:
+    """100,000 + 10,000 colour images, 64x64, 200 classes, from `root/tiny-imagenet-200/` or `root` itself.
+
+    The test set is the published validation set, as in the literature: the test images have no labels. It is read from
+    `val/images/` with `val/val_annotations.txt`, from `val/images/CLASS/` or from `val/CLASS/`, in the order of its
+    file names. Training images are in `train/CLASS/images/` or `train/CLASS/`. Classes are numbered in the order of
+    their WordNet ids, those of `wnids.txt` or the names of the directories.
+
+    Args:
+        root: where the data lies, or is unpacked from the archive or the network.
+        identity: that of the official archive: the data must be what kdrun unpacked from it. Else it is not checked.
 
     Raises:
-        DataError: absent and not to be downloaded, incomplete, damaged, or not with the official number of images.
+        DataError: absent and not to be downloaded, incomplete, damaged, not with the official number of images, or not
+            what `identity` says.
     """
-    place = find(root, ARCHIVE.directory, _NEEDED, title=ARCHIVE.title, archive=ARCHIVE.name)
-    place = place or unpack_archive(ARCHIVE, root)
-    try:
-        listing = _listing(place)
-    except (KeyError, ValueError) as error:
-        files = "wnids.txt, words.txt and val/val_annotations.txt"
-        raise DataError(f"{place}: {files} are damaged or do not fit together ({error!r})") from error
-    _check_counts(listing)
+    found = _place(root)
+    place = found or unpack_archive(ARCHIVE, root)
+    listing = _listing(place)
+    if found is None:
+        write_atomically(place / UNPACKED, f"{_digest(listing)}\n")
+    elif identity == f"md5:{ARCHIVE.md5}":
+        _verify(listing)
     return decode(listing, image_size=64, in_channels=3)
 
 
+def _place(root: Path) -> Path | None:
+    """Where the images are: `root` itself where it has classes by their WordNet ids; None where they are not here."""
+    is_tree = all((root / name).is_dir() for name in _NEEDED)
+    if is_tree and any(_WORDNET_ID.fullmatch(path.name) for path in visible_directories(root / "train")):
+        return root
+    return find(root, ARCHIVE.directory, _NEEDED, title=ARCHIVE.title, archive=ARCHIVE.name)
+
+
 def _listing(place: Path) -> Listing:
-    """The images that the text files of the archive name, labelled."""
-    ids = sorted(_lines(place / "wnids.txt"))
-    labels = {wordnet_id: label for label, wordnet_id in enumerate(ids)}
-    words = dict(line.split("\t", 1) for line in _lines(place / "words.txt"))
-    return Listing(
-        root=place,
-        train=[
-            (path.relative_to(place).as_posix(), label)
-            for wordnet_id, label in labels.items()
-            for path in sorted((place / "train" / wordnet_id / "images").glob("*.JPEG"))
-        ],
-        test=[
-            (f"val/images/{name}", labels[wordnet_id])
-            for name, wordnet_id, *_ in (line.split("\t") for line in _lines(place / "val/val_annotations.txt"))
-        ],
-        class_names=tuple(words[wordnet_id].split(",")[0] for wordnet_id in ids),
-    )
+    """All images with their labels; whatever is missing is told before any is decoded."""
+    try:
+        ids = sorted(_lines(place / "wnids.txt") or [path.name for path in visible_directories(place / "train")])
+        words = dict(line.split("\t", 1) for line in _lines(place / "words.txt")) or {name: name for name in ids}
+        test = _test_images(place, ids)
+        listing = Listing(
+            root=place,
+            train=[image for label, name in enumerate(ids) for image in _images(place, f"train/{name}", label)],
+            test=sorted(test, key=lambda image: (len(Path(image[0]).name), Path(image[0]).name)),
+            class_names=tuple(words[name].split(",")[0] for name in ids),
+        )
+    except (KeyError, ValueError) as error:
+        files = f"wnids.txt, words.txt and {_ANNOTATIONS}"
+        raise DataError(f"{place}: {files} are damaged or do not fit together ({error!r})") from error
+    _check_counts(listing)
+    return listing
+
+
+def _test_images(place: Path, ids: Sequence[str]) -> list[tuple[str, int]]:
+    """The validation images, sorted into a directory for each class, or named with their class in a file."""
+    for directory in ("val/images", "val"):
+        if any((place / directory / name).is_dir() for name in ids):
+            return [image for label, name in enumerate(ids) for image in _images(place, f"{directory}/{name}", label)]
+    if not (place / _ANNOTATIONS).exists():
+        raise DataError(f"{place}: val/ has neither a directory for each class nor {_ANNOTATIONS}, which names them")
+    labels = {name: label for label, name in enumerate(ids)}
+    present = {path for path, _ in _images(place, "val/images", 0)}
+    annotated = [line.split("\t")[:2] for line in _lines(place / _ANNOTATIONS)]
+    test = [(f"val/images/{file}", labels[wordnet_id]) for file, wordnet_id in annotated]
+    if absent := [path for path, _ in test if path not in present]:
+        raise DataError(f"{place}: {len(absent)} images of {_ANNOTATIONS} are not there, the first is {absent[0]}")
+    return test
+
+
+def _images(place: Path, directory: str, label: int) -> list[tuple[str, int]]:
+    """(path, label) of the images in a directory, or in `images/` within it, sorted; no hidden files."""
+    within = f"{directory}/images" if (place / directory / "images").is_dir() else directory
+    try:
+        names = sorted(os.listdir(place / within))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [(f"{within}/{name}", label) for name in names if name.lower().endswith(_IMAGES) and name[0] != "."]
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines()
+    """The lines of a text file; none where it is absent."""
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _digest(listing: Listing) -> str:
+    """SHA-256 of the class names, and of each image's file and label."""
+    digest = hashlib.sha256(repr(listing.class_names).encode())
+    for split in (listing.train, listing.test):
+        for path, label in split:
+            content = hashlib.sha256((listing.root / path).read_bytes()).hexdigest()
+            digest.update(f"{path} {label} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _verify(listing: Listing) -> None:
+    """Compares images and labels with what the verified archive unpacked to."""
+    try:
+        expected = (listing.root / UNPACKED).read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        expected = "none, since kdrun did not unpack it"
+    found = _digest(listing)
+    if found != expected:
+        raise DataError(
+            f"{listing.root}: its images and labels are not those of the official archive: digest {found}, expected "
+            f"{expected}\nRemove it to have it unpacked again, or take it by its content: dataset.identity=null."
+        )
 
 
 def _check_counts(listing: Listing) -> None:
     """Checks the number of classes and of images in each against the official ones."""
     if len(listing.class_names) != NUM_CLASSES:
-        raise DataError(f"{listing.root}: wnids.txt has {len(listing.class_names)} classes, expected {NUM_CLASSES}")
+        raise DataError(f"{listing.root}: has {len(listing.class_names)} classes, expected {NUM_CLASSES}")
     for name, split, expected in (("train", listing.train, TRAIN_PER_CLASS), ("val", listing.test, TEST_PER_CLASS)):
         counts = Counter(label for _, label in split)
         wrong = [label for label in range(NUM_CLASSES) if counts[label] != expected]
