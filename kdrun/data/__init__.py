@@ -7,6 +7,7 @@ from .augmentation import Augmentation, Parameters, angle_degrees, augment
 from .corruptions import CORRUPTIONS
 from .errors import DataError
 from .files import data_home
+from .image_files import composed
 from .loaders.agreement import agreement, agreement_lm
 from .loaders.cifar import cifar10, cifar100
 from .loaders.digits import digits
@@ -55,6 +56,7 @@ __all__ = [
     "check_sequences",
     "cifar10",
     "cifar100",
+    "composed",
     "data_home",
     "digits",
     "epoch_order",

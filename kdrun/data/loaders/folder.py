@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..decoding import EXTENSIONS, Listing, decode
+from ..decoding import Listing, decode
 from ..errors import DataError
 from ..files import visible_directories
+from ..image_files import class_directories, describe_left_out, image_files, warn_once
 from ..splits import Splits
 
 _TEST_NAMES = ("test", "val", "validation")
 
 
 def folder(root: Path, image_size: int, in_channels: int) -> Splits:
-    """`root/train/CLASS/*.png` and `root/test/CLASS/*.png` (or `val/`, `validation/`; any common image format).
+    """`root/train/CLASS/*.png` and `root/test/CLASS/*.png` (or `val/`, `validation/`; any format that Pillow reads).
 
-    Classes are numbered in the order of their sorted names. Hidden files and directories are passed over; images
-    may lie deeper than one level below their class. Decoded once, then read from a cache (`kdrun.data.decoding`).
+    Classes are numbered in the order of their sorted names (`kdrun.data.image_files`, which also says which files
+    count); images may be deeper than one level below their class. Decoded once, then read from a cache
+    (`kdrun.data.decoding`).
 
     Raises:
         ValueError: `in_channels` is neither 1 nor 3, or `image_size` is not positive.
@@ -34,15 +37,16 @@ def folder(root: Path, image_size: int, in_channels: int) -> Splits:
             f"dataset.root={root}: needs a directory train/ and one of {', '.join(_TEST_NAMES)}, each with one "
             f"sub-directory of images for each class{meant}"
         )
-    class_names = _class_names(train)
-    _check_same_classes(train, class_names, test, _class_names(test))
+    left_out: Counter[str] = Counter()
+    classes, test_classes = (class_directories(split, left_out) for split in (train, test))
+    class_names = tuple(classes)
+    _check_same_classes(train, class_names, test, tuple(test_classes))
     if len(class_names) < 2:
         raise DataError(f"{train}: has one class only, {class_names[0]}; there is nothing to learn")
-    return decode(
-        Listing(root, _labelled(root, train, class_names), _labelled(root, test, class_names), tuple(class_names)),
-        image_size=image_size,
-        in_channels=in_channels,
-    )
+    listing = Listing(root, _labelled(root, classes, left_out), _labelled(root, test_classes, left_out), class_names)
+    if left_out:
+        warn_once(f"dataset.root={root}: {left_out.total()} files left out: {describe_left_out(left_out)}")
+    return decode(listing, image_size=image_size, in_channels=in_channels)
 
 
 def _test_directory(root: Path) -> Path | None:
@@ -51,13 +55,6 @@ def _test_directory(root: Path) -> Path | None:
 
 def _is_root(place: Path) -> bool:
     return os.path.isdir(place / "train") and _test_directory(place) is not None
-
-
-def _class_names(split: Path) -> list[str]:
-    names = sorted(entry.name for entry in split.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not names:
-        raise DataError(f"{split}: has no sub-directories; it needs one for each class")
-    return names
 
 
 def _check_same_classes(train: Path, train_names: Sequence[str], test: Path, test_names: Sequence[str]) -> None:
@@ -70,17 +67,14 @@ def _check_same_classes(train: Path, train_names: Sequence[str], test: Path, tes
         raise DataError("the classes of training and test images differ\n  " + "\n  ".join(lines))
 
 
-def _labelled(root: Path, split: Path, class_names: Sequence[str]) -> list[tuple[str, int]]:
-    """(path relative to `root`, label) of every image of a split, in sorted order."""
-    return [(name, label) for label, class_name in enumerate(class_names) for name in _images(root, split / class_name)]
-
-
-def _images(root: Path, directory: Path) -> list[str]:
-    found = []
-    for parent, directories, names in os.walk(directory, followlinks=True):
-        directories[:] = [name for name in directories if not name.startswith(".")]
-        wanted = [name for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
-        found += [(Path(parent) / name).relative_to(root).as_posix() for name in wanted]
-    if not found:
-        raise DataError(f"{directory}: has no images ({', '.join(EXTENSIONS)})")
-    return sorted(found)
+def _labelled(root: Path, classes: Mapping[str, Path], left_out: Counter[str]) -> list[tuple[str, int]]:
+    """(path relative to `root`, label) of every image of a split, class by class in sorted order."""
+    labelled = []
+    for label, directory in enumerate(classes.values()):
+        others: Counter[str] = Counter()
+        found = image_files(directory, others)
+        if not found:
+            raise DataError(f"{directory}: has no images ({describe_left_out(others) or 'no files at all'})")
+        left_out.update(others)
+        labelled += [((directory / name).relative_to(root).as_posix(), label) for name in found]
+    return labelled
