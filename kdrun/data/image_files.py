@@ -8,6 +8,7 @@ import os
 import unicodedata
 from collections import Counter
 from pathlib import Path
+from typing import NoReturn
 
 from .errors import DataError
 from .pixels import extensions
@@ -36,11 +37,12 @@ def image_files(directory: Path, left_out: Counter[str]) -> list[str]:
     found = []
     for parent, directories, names in os.walk(directory, onerror=_refuse):
         directories[:] = [name for name in directories if _is_entered(Path(parent, name), left_out)]
+        below = Path(parent).relative_to(directory)
         for name in names:
             if reason := _unfit(name):
                 left_out[reason] += 1
             else:
-                found.append(Path(parent, name).relative_to(directory).as_posix())
+                found.append((below / name).as_posix())
     return sorted(found, key=lambda name: (composed(name), name))
 
 
@@ -51,15 +53,19 @@ def class_directories(split: Path, left_out: Counter[str]) -> dict[str, Path]:
     numbers. A class may be a link to a directory, unless it leads to a directory that the link is in.
 
     Raises:
-        DataError: there is none, or two have the same name in NFC.
+        DataError: there is none, two have the same name in NFC, or the split cannot be listed.
     """
     found: dict[str, Path] = {}
-    for entry in sorted(split.iterdir()):
+    try:
+        entries = sorted(split.iterdir())
+    except OSError as error:
+        _refuse(error)
+    for entry in entries:
         if not entry.is_dir():
             left_out["beside the classes"] += 1
             continue
         if entry.is_symlink() and split.resolve().is_relative_to(entry.resolve()):
-            left_out["link to a directory"] += 1
+            left_out["link(s) to directories"] += 1
         elif _is_entered(entry, left_out, through_links=True):
             name = composed(entry.name)
             if name in found:
@@ -90,7 +96,7 @@ def warn_once(message: str) -> None:
 def _is_entered(directory: Path, left_out: Counter[str], *, through_links: bool = False) -> bool:
     """Whether the images of a directory count; if not, its files are counted as left out."""
     if directory.is_symlink() and not through_links:
-        left_out["link to a directory"] += 1
+        left_out["link(s) to directories"] += 1
         return False
     hidden = directory.name.startswith(".")
     if hidden or directory.name.lower() in _SYSTEM_DIRECTORIES:
@@ -109,5 +115,5 @@ def _unfit(name: str) -> str:
     return "" if extension in extensions() else extension or "without extension"
 
 
-def _refuse(error: OSError) -> None:
+def _refuse(error: OSError) -> NoReturn:
     raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from error

@@ -21,6 +21,7 @@ from .errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
+    from PIL.ImageFile import ImageFile
 
 PIXEL_LIMIT_VARIABLE = "KDRUN_MAX_PIXELS"
 """In the environment, as `KDRUN_TRUST` is: a config from a stranger cannot lift the limit for the stranger's files."""
@@ -98,14 +99,13 @@ def read_square(content: bytes, size: int, mode: str) -> tuple[Tensor, bool]:
         DataError: no image of a format in `formats`, one above the limit of pixels, or one with no 8-bit form.
         Exception: whatever Pillow raises on a damaged file.
     """
-    image, has_more_frames = _read(content)
-    image = _middle(image.convert(mode), size)
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    image, has_more_frames = _read(content, mode)
+    pixels = torch.frombuffer(bytearray(_middle(image, size).tobytes()), dtype=torch.uint8)
     return pixels.view(size, size, len(mode)), has_more_frames
 
 
-def _read(content: bytes) -> tuple[PillowImage, bool]:
-    """The first frame, upright, opaque and of 8 bits, and whether there are more."""
+def _read(content: bytes, mode: str) -> tuple[PillowImage, bool]:
+    """The first frame, upright and opaque, and whether there are more."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -114,26 +114,27 @@ def _read(content: bytes) -> tuple[PillowImage, bool]:
             _check_transparent_colour(opened)
             table = _eight_bit_table(opened)
             ImageOps.exif_transpose(opened, in_place=True)
-            image = opened.copy() if table is None else opened.convert("I").point(table, "L")
+            if table is not None:
+                return opened.convert("I").point(table, "L").convert(mode), has_more_frames
+            if not opened.has_transparency_data:
+                return opened.convert(mode), has_more_frames
+            white = Image.new("RGBA", opened.size, "white")
+            return Image.alpha_composite(white, opened.convert("RGBA")).convert(mode), has_more_frames
     except UnidentifiedImageError:
         raise DataError("not an image, or damaged at its beginning") from None
     except Image.DecompressionBombError as error:
-        raise DataError(
-            f"{error}; an image of this size is read with {PIXEL_LIMIT_VARIABLE}=PIXELS in the environment"
-        ) from None
-    if table is None and image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image, has_more_frames
+        reason = str(error).partition(",")[0]
+        raise DataError(f"{reason}; {PIXEL_LIMIT_VARIABLE}=PIXELS in the environment allows larger ones") from None
 
 
-def _check_transparent_colour(opened: PillowImage) -> None:
-    raw_modes = {tile[3] for tile in getattr(opened, "tile", ())}
-    unscaled = raw_modes.intersection(_KEYS_UNSCALED) if opened.format == "PNG" else ()
-    if "transparency" in opened.info and unscaled:
-        raise DataError(f"a transparent colour with samples of {', '.join(unscaled)}; save it with an alpha channel")
+def _check_transparent_colour(opened: ImageFile) -> None:
+    if opened.format == "PNG" and "transparency" in opened.info:
+        raw_mode = opened.tile[0][3]
+        if raw_mode in _KEYS_UNSCALED:
+            raise DataError(f"a transparent colour with samples of {raw_mode}; save it with an alpha channel")
 
 
-def _eight_bit_table(opened: PillowImage) -> bytes | None:
+def _eight_bit_table(opened: ImageFile) -> bytes | None:
     """For an image of more than 8 bits: the grey value of each of 65536 values; None for all others.
 
     Raises:
@@ -147,12 +148,17 @@ def _eight_bit_table(opened: PillowImage) -> bytes | None:
     if name not in _SIXTEEN_BITS or (mode == "I" and name == "TIFF"):
         raise DataError(f"{name} with signed or 32-bit samples, which have no fixed range; convert it to 8 or 16 bits")
     tags = getattr(opened, "tag_v2", {})
-    bits, is_white_zero = tags.get(258, (16,))[0], tags.get(262) == 0
+    return _high_bits(tags.get(258, (16,))[0], tags.get(262) == 0, opened.info.get("transparency"))
+
+
+@functools.lru_cache(maxsize=1024)
+def _high_bits(bits: int, is_white_zero: bool, transparent: int | None) -> bytes:
+    """The high 8 of `bits` bits for each of 65536 values; white for the transparent one."""
     table = bytearray(min(value >> (bits - 8), 255) for value in range(1 << 16))
     if is_white_zero:
         table = bytearray(255 - value for value in table)
-    if isinstance(key := opened.info.get("transparency"), int):
-        table[key] = 255
+    if transparent is not None:
+        table[transparent] = 255
     return bytes(table)
 
 

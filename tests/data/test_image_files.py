@@ -282,7 +282,7 @@ def test_links_to_directories_are_not_followed_and_links_to_files_are(tmp_path, 
     (root / "train/all").symlink_to(".")
     found, said = found_in(root, caplog)
     assert found == [10, 10, 30, 20, 20]
-    assert "3 link to a directory" in said
+    assert "3 link(s) to directories" in said
 
 
 def test_a_class_may_be_a_link(tmp_path, data_home, caplog):

@@ -76,5 +76,6 @@ def _labelled(root: Path, classes: Mapping[str, Path], left_out: Counter[str]) -
         if not found:
             raise DataError(f"{directory}: has no images ({describe_left_out(others) or 'no files at all'})")
         left_out.update(others)
-        labelled += [((directory / name).relative_to(root).as_posix(), label) for name in found]
+        place = directory.relative_to(root).as_posix()
+        labelled += [(f"{place}/{name}", label) for name in found]
     return labelled
