@@ -33,7 +33,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
+            set_default_mode(Path(temporary))
             os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -125,11 +125,11 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _umask() -> int:
-    """The permissions that new files lack; it can only be read by setting it."""
-    mask = os.umask(0o077)
+def set_default_mode(path: Path) -> None:
+    """Gives a file the permissions of an ordinary new one: temporary files are made for their owner alone."""
+    mask = os.umask(0o077)  # it can only be read by setting it
     os.umask(mask)
-    return mask
+    path.chmod(0o666 & ~mask)
 
 
 def _sync_directory(directory: Path) -> None:

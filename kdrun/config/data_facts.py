@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.config.findings import Findings
-from kdrun.experiment.build import data_root, describe_dataset
+from kdrun.experiment.build import class_indices, class_names, data_root, describe_dataset
 from kdrun.experiment.components import resolve
 from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec, kind_of
 from kdrun.experiment.signature import construct
@@ -43,6 +43,11 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
         return None
     refused: list[str] = []
     try:
+        indexed = findings.attempt(f"{path}.", with_indices, node, node, data_root(root))
+        if indexed is None:
+            return None
+        findings.notices += _numbers_as_names(node, data_root(root), path)
+        node = indexed
         found = _describe(node, data_root(root), findings.overrides, refused, path)
     except (ValueError, RuntimeError) as error:
         findings.problems.append(f"{path}: {error}")
@@ -71,6 +76,45 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
         return None
     kept: DatasetSpec | None = findings.attempt(f"{path}.", without_classes, dataset, node.get("drop_classes"))
     return kept
+
+
+def with_indices(selection: Mapping[str, Any], node: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """A choice of classes by index, where some of them are given by name; only then the data is read.
+
+    Args:
+        selection: what has `classes` and `drop_classes`; a fault that is not one of names is left as it is.
+        node: the dataset's config, `_target_` included.
+        root: where the data lies.
+
+    Raises:
+        ValueError: a name of no class, or of several.
+        kdrun.data.DataError: no readable data.
+    """
+    changed: dict[str, Any] = dict(selection)
+    for option in OF_IMAGES:
+        classes = selection.get(option)
+        if isinstance(classes, (list, tuple)) and any(isinstance(name, str) for name in classes):
+            try:
+                changed[option] = class_indices(classes, node, root)
+            except ValueError as error:
+                raise ValueError(f"{option}={list(classes)}: {error}") from error
+    return changed
+
+
+def _numbers_as_names(node: Mapping[str, Any], root: Path, path: str) -> list[str]:
+    """A notice where classes are chosen by index and their names are other numbers: either may be meant."""
+    chosen = {option: classes for option in OF_IMAGES if isinstance(classes := node.get(option), (list, tuple))}
+    if not chosen or all(node.get(name) is not None for name in FOUND_IN_DATA):
+        return []
+    names = class_names(node, root)
+    if not all(name.isdecimal() for name in names) or names == tuple(map(str, range(len(names)))):
+        return []
+    numbers = {option: [index for index in classes if type(index) is int] for option, classes in chosen.items()}
+    return [
+        f"{path}.{option}={indices}: indices, of the classes {[names[index] for index in indices]}; a name is text"
+        for option, indices in numbers.items()
+        if indices and set(indices) <= set(range(len(names)))
+    ]
 
 
 def without_classes(dataset: DatasetSpec, dropped: Any) -> DatasetSpec:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdrun.config.data_facts import check_dataset, without_classes
+from kdrun.config.data_facts import OF_IMAGES, check_dataset, with_indices, without_classes
 from kdrun.config.findings import Findings
 from kdrun.config.parts import Parts, check_fits, check_parts
 from kdrun.config.schema import Selection, TeacherOptions
-from kdrun.experiment.build import Method, own_weights
+from kdrun.experiment.build import Method, data_root, own_weights
 from kdrun.experiment.components import all_options, method_class, student_component
 from kdrun.experiment.dataset_spec import DatasetSpec
 from kdrun.experiment.signature import construct, without_defaults
@@ -158,8 +158,10 @@ def check_teaching(
             who, instead = "start=teacher", "start=null"
         findings.problems.append(f"teacher=none: {who} needs one: teacher=OPTION, or {instead}")
         return None
-    options = construct(TeacherOptions, own, "teacher", findings.problems)
     whole = _dataset(findings, node, own.get("trained_on"), dataset)
+    if whole and isinstance(own.get("dataset"), Mapping):
+        own["dataset"] = _by_index(findings, node, own)
+    options = construct(TeacherOptions, own, "teacher", findings.problems)
     parts = check_parts(findings, "teacher.", own, network, whole)
     others = _others(findings, method, options, whole) if options else []
     trained_on = options and whole and findings.attempt("teacher.dataset.", _selected, whole, options.dataset)
@@ -185,10 +187,27 @@ def _dataset(
     """The dataset of the teachers: another one lies under the same `dataset.root`."""
     if trained_on is None:
         return dataset
+    return check_dataset(findings, _dataset_node(node, trained_on), "teacher.trained_on")
+
+
+def _dataset_node(node: Mapping[str, Any], trained_on: Any) -> Any:
+    """The config of the teachers' dataset, in the same root unless it names another."""
     run = node.get("dataset")
-    root = run.get("root") if isinstance(run, Mapping) else None
-    named = {"root": root, **trained_on} if isinstance(trained_on, Mapping) else trained_on
-    return check_dataset(findings, named, "teacher.trained_on")
+    if isinstance(trained_on, Mapping):
+        return {"root": run.get("root") if isinstance(run, Mapping) else None, **trained_on}
+    return run if trained_on is None else trained_on
+
+
+def _by_index(findings: Findings, node: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The teachers' choice of classes, by index; without it where a name is of no class."""
+    source, selection = _dataset_node(node, own.get("trained_on")), own["dataset"]
+    root = data_root(source.get("root"))
+    try:
+        found = findings.attempt("teacher.dataset.", with_indices, selection, source, root)
+    except RuntimeError as error:
+        findings.problems.append(f"teacher.dataset: {error}")
+        found = None
+    return {**selection, **dict.fromkeys(OF_IMAGES)} if found is None else found
 
 
 def _others(

@@ -7,6 +7,7 @@ from .augmentation import Augmentation, Parameters, angle_degrees, augment
 from .corruptions import CORRUPTIONS
 from .errors import DataError
 from .files import data_home
+from .image_files import composed
 from .loaders.agreement import agreement, agreement_lm
 from .loaders.cifar import cifar10, cifar100
 from .loaders.digits import digits
@@ -57,6 +58,7 @@ __all__ = [
     "cifar10",
     "cifar100",
     "claims_identity",
+    "composed",
     "data_home",
     "digits",
     "epoch_order",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,13 +18,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kdrun.files import set_default_mode, sha256
+
 from .errors import DataError
 from .files import data_home
-from .splits import ImageSet, Splits
+from .memory import free_bytes
+from .pixels import pixel_limit, read_square
+from .splits import ImageSet, Splits, identity
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 _MODES = {1: "L", 3: "RGB"}
+_LAW = 2
+"""Raised whenever the same files give other pixels: part of the cache's key."""
 _REPORTED_AT_MOST = 10
+_SETTLED_NANOSECONDS = 2_000_000_000
 
 logger = logging.getLogger(__name__)
 
@@ -43,26 +51,34 @@ class Listing:
     test: Sequence[tuple[str, int]]
     class_names: tuple[str, ...]
 
+    @property
+    def paths(self) -> list[Path]:
+        """Of all images, training images first."""
+        return [self.root / name for name, _ in (*self.train, *self.test)]
+
 
 def decode(listing: Listing, *, image_size: int, in_channels: int) -> Splits:
-    """The images of a listing, from the cache if these very files were decoded before.
+    """The images of a listing, from the cache if files of the same content were decoded before.
 
-    Images are converted to grey (1 channel) or RGB (3), their shorter side is resized to `image_size` (bilinear, as
-    PIL does it) and the middle is cut out. The cache is `decoded/` under $KDRUN_DATA or ~/.cache/kdrun/data; its key
-    covers path, size and modification time of every file.
+    Images are converted to grey (1 channel) or RGB (3), their shorter side is resized to `image_size` and the middle
+    is cut out, as `kdrun.data.pixels` says. The cache is `decoded/` under $KDRUN_DATA or ~/.cache/kdrun/data; its key
+    covers the bytes of every file, its label and the order, and what is read from it is verified.
 
     Raises:
         ValueError: `in_channels` is neither 1 nor 3, or `image_size` is not positive.
-        DataError: some images cannot be read, or the cached file is damaged.
+        DataError: some images cannot be read, or they take more memory than is free.
     """
     if in_channels not in _MODES:
         raise ValueError(f"dataset.in_channels={in_channels}: images can be read as 1 (grey) or 3 (RGB) channels")
     if image_size < 1:
         raise ValueError(f"dataset.image_size={image_size}: must be at least 1 pixel")
-    cached = data_home() / "decoded" / f"{_key(listing, image_size, in_channels)}.safetensors"
-    if cached.exists():
-        return _read_cache(cached, listing.class_names)
-    pixels = _decode_all(listing, image_size, in_channels)
+    paths = listing.paths
+    _check_memory(len(paths), image_size, in_channels)
+    digests = file_digests(paths)
+    cached = data_home() / "decoded" / f"{_key(listing, digests, image_size, in_channels)}.safetensors"
+    if os.path.exists(cached) and (kept := _read_cache(cached, listing.class_names)):
+        return kept
+    pixels = _decode_all(listing, digests, image_size, in_channels)
     labels = torch.tensor([label for _, label in (*listing.train, *listing.test)])
     num_train = len(listing.train)
     splits = Splits(
@@ -74,76 +90,119 @@ def decode(listing: Listing, *, image_size: int, in_channels: int) -> Splits:
     return splits
 
 
-def _key(listing: Listing, image_size: int, in_channels: int) -> str:
+def file_digests(paths: Sequence[Path]) -> list[str]:
+    """The SHA-256 of each file's content; empty for a file that cannot be read.
+
+    Every file is read, once in a process: size and times do not identify content.
+    """
+    blocks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
+    with ThreadPoolExecutor() as pool:
+        return [digest for block in pool.map(lambda block: [*map(_digest, block)], blocks) for digest in block]
+
+
+_digests: dict[tuple[int, ...], str] = {}
+
+
+def _digest(path: Path) -> str:
+    """Of a file's content, read again only if it may have changed since this process read it.
+
+    The kernel sets the time of the last change (ctime) at every change, and no program can set it back; but two
+    changes within its resolution have the same. So a digest is kept only if the last change was well before.
+    """
+    try:
+        status = path.stat()
+        state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if state in _digests:
+            return _digests[state]
+        now = time.time_ns()
+        digest = sha256(path.read_bytes())
+    except OSError:  # a broken link, or absent: `_decode_all` reports it among all that cannot be read
+        return ""
+    if now - status.st_ctime_ns > _SETTLED_NANOSECONDS:
+        _digests[state] = digest
+    return digest
+
+
+def _key(listing: Listing, digests: Sequence[str], image_size: int, in_channels: int) -> str:
     """Hashes what the decoded images depend on."""
-    described: list[object] = [image_size, in_channels]
-    for split in (listing.train, listing.test):
-        for name, label in split:
-            try:
-                status = (listing.root / name).stat()
-                described.append((name, label, status.st_size, status.st_mtime_ns))
-            except OSError:  # a broken link, or not there: `_decode_all` tells it among all that cannot be read
-                described.append((name, label))
-        described.append("end of split")
+    labels = [label for _, label in (*listing.train, *listing.test)]
+    described = [_LAW, image_size, in_channels, len(listing.train), labels, digests]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
 
 
-def _decode_all(listing: Listing, image_size: int, in_channels: int) -> Tensor:
+def _check_memory(count: int, image_size: int, in_channels: int) -> None:
+    needed, free = count * image_size**2 * in_channels, free_bytes()
+    if needed > free:
+        raise DataError(
+            f"dataset.image_size={image_size}: {count} decoded images of {image_size} x {image_size} x {in_channels} "
+            f"bytes need {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
+        )
+
+
+def _decode_all(listing: Listing, digests: Sequence[str], image_size: int, in_channels: int) -> Tensor:
     """Decodes all files, training images first: uint8 `[N, image_size, image_size, in_channels]`."""
     from tqdm import tqdm
 
-    paths = [listing.root / name for name, _ in (*listing.train, *listing.test)]
+    paths = listing.paths
     pixels = torch.empty(len(paths), image_size, image_size, in_channels, dtype=torch.uint8)
     unreadable = []
+    num_cut = 0
     if not sys.stderr.isatty():
         logger.info("decoding %d images of %s, once", len(paths), listing.root)
-    with ThreadPoolExecutor() as pool:
-        decoded = pool.map(lambda path: _decode_one(path, image_size, _MODES[in_channels]), paths)
+    read = functools.partial(_decode_one, size=image_size, mode=_MODES[in_channels])
+    with pixel_limit(), ThreadPoolExecutor() as pool:
+        decoded = pool.map(read, paths, digests)
         for position, result in enumerate(tqdm(decoded, "decoding images", total=len(paths), disable=None)):
             if isinstance(result, str):
                 unreadable.append(f"{paths[position]}: {result}")
             else:
-                pixels[position] = result
+                pixels[position], has_more_frames = result
+                num_cut += has_more_frames
     if unreadable:
         shown = "\n".join(f"  {line}" for line in unreadable[:_REPORTED_AT_MOST])
         more = f"\n  and {len(unreadable) - _REPORTED_AT_MOST} more" if len(unreadable) > _REPORTED_AT_MOST else ""
         raise DataError(f"{len(unreadable)} of {len(paths)} images cannot be read:\n{shown}{more}")
+    if num_cut:
+        logger.warning("%d of %d images have several frames or pages; the first is used", num_cut, len(paths))
     return pixels
 
 
-def _decode_one(path: Path, image_size: int, mode: str) -> Tensor | str:
-    """One image as uint8 `[image_size, image_size, C]`, or why it cannot be read."""
-    from PIL import Image
+def _decode_one(path: Path, digest: str, *, size: int, mode: str) -> tuple[Tensor, bool] | str:
+    """One image as `read_square` returns it, or why it cannot be read."""
+    try:
+        content = path.read_bytes()
+        if sha256(content) != digest:
+            return "changed while it was read"
+        return read_square(content, size, mode)
+    except Exception as error:  # a damaged file makes Pillow's plug-ins raise nearly anything; it is reported by file
+        return str(error) or type(error).__name__
+
+
+def _read_cache(path: Path, class_names: tuple[str, ...]) -> Splits | None:
+    """What was kept, if it is what was written; otherwise it is decoded again, with a warning."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        with Image.open(path) as opened:
-            image = opened.convert(mode)
-    # What PIL raises for damaged, truncated, foreign and absurdly large files.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return str(error)
-    width, height = image.size
-    shorter = min(width, height)
-    if shorter != image_size:
-        scaled = (width * image_size // shorter, height * image_size // shorter)
-        image = image.resize(scaled, Image.Resampling.BILINEAR)
-    left, top = round((image.width - image_size) / 2), round((image.height - image_size) / 2)
-    image = image.crop((left, top, left + image_size, top + image_size))
-    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image_size, image_size, len(mode))
+        with safe_open(path, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            written = (opened.metadata() or {}).get("content")
+        splits = Splits(
+            train=ImageSet(tensors["train_images"], tensors["train_labels"]),
+            test=ImageSet(tensors["test_images"], tensors["test_labels"]),
+            class_names=class_names,
+        )
+        if written == _content(splits):
+            return splits
+        reason = "its content is not what was written"
+    except (OSError, SafetensorError, KeyError) as error:
+        reason = str(error)
+    logger.warning("%s: these decoded images cannot be used (%s); decoding again", path, reason)
+    return None
 
 
-def _read_cache(path: Path, class_names: tuple[str, ...]) -> Splits:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: these decoded images cannot be read ({error}); remove the file") from error
-    return Splits(
-        train=ImageSet(tensors["train_images"], tensors["train_labels"]),
-        test=ImageSet(tensors["test_images"], tensors["test_labels"]),
-        class_names=class_names,
-    )
+def _content(splits: Splits) -> str:
+    """The identity of the tensors; the names of the classes are not kept with them."""
+    return identity(Splits(splits.train, splits.test, ()))
 
 
 def _write_cache(splits: Splits, path: Path) -> None:
@@ -156,7 +215,9 @@ def _write_cache(splits: Splits, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as directory:
-            save_file(tensors, Path(directory) / path.name)
-            os.replace(Path(directory) / path.name, path)
+            written = Path(directory) / path.name
+            save_file(tensors, written, {"content": _content(splits)})
+            set_default_mode(written)
+            os.replace(written, path)
     except (OSError, SafetensorError) as error:
         logger.warning("the decoded images cannot be kept in %s and will be decoded again: %s", path.parent, error)

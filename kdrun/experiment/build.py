@@ -6,16 +6,17 @@ import dataclasses
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from kdrun.data import CONTENT_HASH, DataError, Splits, claims_identity, data_home, identity
+from kdrun.data import CONTENT_HASH, DataError, Splits, claims_identity, composed, data_home, identity
 from kdrun.experiment.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, resolve, told_to
 from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec
+from kdrun.experiment.signature import unknown
 from kdrun.experiment.spec import Component, Recipe, Spec, as_tuples
 from kdrun.methods import Method as Method
 from kdrun.methods.base import Needs, Pair, TrainingSet
@@ -229,6 +230,39 @@ def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
         "test_size": len(splits.test.labels),
     }
     return {**node, **{name: value for name, value in found.items() if node.get(name) is None}}
+
+
+def class_indices(classes: Sequence[int | str], node: Mapping[str, Any], root: Path) -> list[int]:
+    """Classes by index, where some are given by name; the data is read for its names.
+
+    Args:
+        classes: indices, and names in any of Unicode's forms.
+        node: their dataset's config, `_target_` included.
+        root: where the data lies.
+
+    Raises:
+        ValueError: a name of no class, or of several.
+        kdrun.data.DataError: no readable data.
+    """
+    named = class_names(node, root)
+    known = [composed(name) for name in named]
+    for name in (composed(name) for name in classes if isinstance(name, str)):
+        if name not in known:
+            raise ValueError(f"{name}: {unknown(name, known, 'class')}")
+        if known.count(name) > 1:
+            numbers = [index for index, other in enumerate(known) if other == name]
+            raise ValueError(f"{name}: is the name of classes {numbers}; give the index")
+    return [known.index(composed(value)) if isinstance(value, str) else value for value in classes]
+
+
+def class_names(node: Mapping[str, Any], root: Path) -> tuple[str, ...]:
+    """The names of a dataset's classes, as they are in the data.
+
+    Raises:
+        kdrun.data.DataError: no readable data.
+    """
+    splits: Splits = _call_with(resolve(node["_target_"], Splits), {**node, "root": root})
+    return splits.class_names
 
 
 def data_root(named: str | None) -> Path:

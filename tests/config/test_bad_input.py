@@ -145,6 +145,8 @@ BAD = [
     ("dataset.train_fraction=0", "dataset.train_fraction=0.0: must be more than 0 and at most 1"),
     ("dataset.val_fraction=1", "dataset.val_fraction=1.0: must be from 0 to less than 1"),
     ("dataset.classes=[0,11]", "dataset.classes=[0, 11]: must be null, or class indices from 0 to 9"),
+    ("dataset.classes=[seven,8]", "dataset.classes=['seven', 8]: seven: no such class"),
+    ("teacher.dataset.classes=[seven]", "teacher.dataset.classes=['seven']: seven: no such class"),
     ("dataset.classes=[1,1]", "dataset.classes=[1, 1]", "each once"),
     ("dataset.mean=[0.5,0.5]", "dataset.mean=[0.5, 0.5]: must be one number per channel"),
     ("dataset=synthetic dataset.image_size=4", "dataset.image_size=4: must be at least 8"),

@@ -101,6 +101,39 @@ def test_what_a_folder_leaves_open_may_be_stated_and_is_compared(kdrun, tmp_path
     assert kdrun(*words, *true, "dataset.identity=any").code == 2, "where all is stated, nothing would be read"
 
 
+def test_classes_by_name_are_the_classes_by_index(job):
+    for option in ("dataset", "teacher.dataset"):
+        for choice in ("classes", "drop_classes"):
+            named = job("method=kd", f"{option}.{choice}=['7',8]").spec
+            assert named == job("method=kd", f"{option}.{choice}=[7,8]").spec, option
+            assert named.run_id != job("method=kd").spec.run_id
+    with pytest.raises(ConfigError, match=r"teacher.dataset.classes=\['seven'\]: seven: no such class"):
+        job("method=kd", "teacher.dataset.classes=[seven]")
+
+
+def test_classes_of_a_folder_are_chosen_by_their_names(kdrun, job, tmp_path):
+    """In either of Unicode's forms; of names that are numbers, an index is no name."""
+    for split in ("train", "test"):
+        for place, labels in (("words", ("ant", "cafe\u0301", "cafz")), ("numbers", ("1", "2", "10"))):
+            for label in labels:
+                (tmp_path / place / split / label).mkdir(parents=True)
+                for number in range(2):
+                    Image.new("RGB", (8, 8), 40 * number).save(tmp_path / place / split / label / f"{number}.png")
+
+    def chosen(place: str, classes: str) -> list[str]:
+        return ["dataset=folder", f"dataset.root={tmp_path / place}", "dataset.image_size=8", "method=ce", classes]
+
+    assert job(*chosen("words", "dataset.classes=['caf\u00e9',ant]")).spec.dataset.classes == (2, 0)
+    assert job(*chosen("words", "dataset.drop_classes=['cafe\u0301']")).spec.dataset.classes == (0, 1)
+    assert job(*chosen("numbers", "dataset.classes=['10','1']")).spec.dataset.classes == (2, 0)
+    by_index = job(*chosen("numbers", "dataset.classes=[2,1]"))
+    assert by_index.spec.dataset.classes == (2, 1)
+    assert [text for text in by_index.notices if "dataset.classes=[2, 1]" in text and "['10', '2']" in text]
+    said = kdrun(*chosen("words", "dataset.classes=[ent,cafz]"))
+    assert said.code == 2
+    assert "dataset.classes=['ent', 'cafz']: ent: no such class; did you mean ant?" in said.err
+
+
 def test_fewer_images_than_a_batch_are_told_and_trained_on(kdrun, job):
     """Every class gives at least one image; the teacher has its own choice of classes and its own batches."""
     tiny = ("dataset.train_fraction=0.001", "recipe.batch_size=16", "student=mlp", "student.hidden=[4]")

@@ -95,7 +95,7 @@ def test_a_folder_that_is_nowhere_near_is_told_without_a_guess(tmp_path):
         folder(tmp_path / "gone" / "deeper" / "still", image_size=12, in_channels=3)
 
 
-def test_a_cache_of_decoded_images_is_never_unpickled(tree, data_home, tmp_path):
+def test_a_cache_of_decoded_images_is_never_unpickled(tree, data_home, tmp_path, caplog):
     class Bomb:
         def __reduce__(self):
             return Path.touch, (tmp_path / "executed",)
@@ -103,8 +103,8 @@ def test_a_cache_of_decoded_images_is_never_unpickled(tree, data_home, tmp_path)
     folder(tree, image_size=12, in_channels=3)
     (cached,) = (data_home / "decoded").iterdir()
     torch.save({"train_images": Bomb()}, cached)
-    with pytest.raises(DataError, match=f"{cached}: .*cannot be read"):
-        folder(tree, image_size=12, in_channels=3)
+    folder(tree, image_size=12, in_channels=3)
+    assert str(cached) in caplog.text
     assert not (tmp_path / "executed").exists()
 
 

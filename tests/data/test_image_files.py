@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import logging
 import os
+import shutil
+import stat
 import time
 import zipfile
 from pathlib import Path
@@ -16,8 +18,10 @@ from torchvision import transforms
 
 from kdrun.config.data_facts import check_dataset
 from kdrun.config.findings import Findings
-from kdrun.data import DataError, check_images, claims_identity, folder, identity, tiny_imagenet
+from kdrun.data import DataError, check_images, claims_identity, decoding, folder, identity, tiny_imagenet
 from kdrun.data.loaders import tiny_imagenet as tiny_module
+from kdrun.data.memory import free_bytes
+from kdrun.data.pixels import extensions
 
 
 def write_image(path: Path, size: tuple[int, int] = (12, 12), mode: str = "RGB", seed: int = 0) -> Image.Image:
@@ -53,7 +57,10 @@ def tree(tmp_path, data_home) -> Path:
 
 def as_torchvision_does(path: Path, size: int, mode: str) -> torch.Tensor:
     with Image.open(path) as opened:
-        image = opened.convert(mode)
+        image = opened.convert("RGBA")
+    opaque = Image.new("RGB", image.size, "white")
+    opaque.paste(image, mask=image.getchannel("A"))
+    image = opaque.convert(mode)
     image = transforms.CenterCrop(size)(transforms.Resize(size)(image))
     return transforms.functional.pil_to_tensor(image).permute(1, 2, 0)
 
@@ -71,30 +78,64 @@ def test_folder_is_decoded_as_torchvision_would(tree, in_channels, mode):
         assert torch.equal(split.images, expected)
 
 
-def test_the_second_load_decodes_nothing(tree, data_home, monkeypatch):
-    first = folder(tree, image_size=12, in_channels=3)
-    assert [path.suffix for path in (data_home / "decoded").iterdir()] == [".safetensors"]
-
+def no_decoding(patch) -> None:
     def broken(*args, **options):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(Image, "open", broken)
+    patch.setattr(decoding, "read_square", broken)
+
+
+def test_the_second_load_decodes_nothing(tree, data_home, monkeypatch):
+    first = folder(tree, image_size=12, in_channels=3)
+    assert [path.suffix for path in (data_home / "decoded").iterdir()] == [".safetensors"]
+    no_decoding(monkeypatch)
     second = folder(tree, image_size=12, in_channels=3)
     assert identity(second) == identity(first)
     for changed in ({"image_size": 10, "in_channels": 3}, {"image_size": 12, "in_channels": 1}):
-        with pytest.raises(AssertionError, match="decoded again"):
+        with pytest.raises(DataError, match=r"6 of 6 images .*\n.*decoded again"):
             folder(tree, **changed)
 
 
-def test_a_changed_image_is_decoded_again(tree):
+def test_folders_of_equal_names_sizes_and_times_are_told_apart(tmp_path, data_home):
+    """By their content, in the cache and in the identity; at whatever place and time it is found."""
+    splits = []
+    for place, (dark, light) in {"one": (40, 200), "two": (200, 40), "copy of one": (40, 200)}.items():
+        for split in ("train", "test"):
+            for name, shade in (("a", dark), ("b", light)):
+                (tmp_path / place / split / name).mkdir(parents=True)
+                (path := tmp_path / place / split / name / "0.ppm").write_bytes(b"P6 8 8 255\n" + bytes([shade] * 192))
+                os.utime(path, (1, 1))
+        splits.append(folder(tmp_path / place, image_size=8, in_channels=3))
+    assert [found.train.images[0, 0, 0, 0].item() for found in splits] == [40, 200, 40]
+    assert identity(splits[0]) == identity(splits[2]) != identity(splits[1])
+    assert len(list((data_home / "decoded").iterdir())) == 2
+
+
+def test_a_changed_image_is_decoded_again_though_its_size_and_time_are_the_same(tree):
+    path = tree / "train/bee/A.BMP"
     first = folder(tree, image_size=12, in_channels=3)
-    write_image(tree / "train/bee/b.png", seed=99)
-    later = time.time() + 5
-    os.utime(tree / "train/bee/b.png", (later, later))
+    before, content = path.stat(), path.read_bytes()
+    path.write_bytes(content[:-60] + bytes(60))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
     second = folder(tree, image_size=12, in_channels=3)
-    assert torch.equal(second.train.images[:3], first.train.images[:3])
-    assert torch.equal(second.train.images[3], as_torchvision_does(tree / "train/bee/b.png", 12, "RGB"))
-    assert not torch.equal(second.train.images[3], first.train.images[3])
+    assert not torch.equal(second.train.images[2], first.train.images[2])
+    assert torch.equal(second.train.images[2], as_torchvision_does(path, 12, "RGB"))
+
+
+def test_digests_are_kept_only_of_files_that_had_settled(tmp_path, monkeypatch):
+    (path := tmp_path / "file").write_bytes(b"one")
+    read, opened = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or opened(path))
+    now = time.time_ns()
+    for clock, expected in ((now, 2), (now + 10_000_000_000, 1)):
+        read.clear()
+        monkeypatch.setattr(time, "time_ns", lambda clock=clock: clock)
+        assert [decoding.file_digests([path]) for _ in range(2)] == [[hashlib.sha256(b"one").hexdigest()]] * 2
+        assert len(read) == expected
+    path.write_bytes(b"two")
+    assert decoding.file_digests([path]) == [hashlib.sha256(b"two").hexdigest()]
+    assert decoding.file_digests([tmp_path / "gone"]) == [""]
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(tree, data_home, caplog):
@@ -105,12 +146,60 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tree, data_home, caplog):
     assert "cannot be kept" in caplog.text
 
 
-def test_a_damaged_cache_is_named(tree, data_home):
-    folder(tree, image_size=12, in_channels=3)
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    match how:
+        case "cut":
+            del content[-10:]
+        case "pixel":
+            content[header + 5] ^= 1
+        case "label":
+            content[content.index(b"train_labels")] ^= 1
+        case "last byte":
+            content[-1] ^= 1
+        case "digest":
+            content[content.index(b"content-sha256:") + 20] ^= 1
+        case "empty":
+            content.clear()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["cut", "pixel", "label", "last byte", "digest", "empty"])
+def test_a_damaged_cache_is_noticed_and_made_again(tree, data_home, monkeypatch, caplog, how):
+    first = folder(tree, image_size=12, in_channels=3)
     (cached,) = (data_home / "decoded").iterdir()
-    cached.write_bytes(cached.read_bytes()[:-10])
-    with pytest.raises(DataError, match=f"{cached.name}: .*cannot be read.*remove the file"):
+    damage(cached, how)
+    assert identity(folder(tree, image_size=12, in_channels=3)) == identity(first)
+    assert str(cached) in caplog.text
+    caplog.clear()
+    no_decoding(monkeypatch)
+    assert identity(folder(tree, image_size=12, in_channels=3)) == identity(first)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_the_cache_has_the_permissions_of_any_new_file(tree, data_home, mask, mode):
+    before = os.umask(mask)
+    try:
         folder(tree, image_size=12, in_channels=3)
+    finally:
+        os.umask(before)
+    (cached,) = (data_home / "decoded").iterdir()
+    assert stat.S_IMODE(cached.stat().st_mode) == mode
+
+
+def test_images_that_take_more_memory_than_is_free_are_refused_before_they_are_read(tree, monkeypatch):
+    monkeypatch.setattr(decoding, "free_bytes", lambda: 2_000_000_000)
+    monkeypatch.setattr(decoding, "file_digests", None)
+    with pytest.raises(DataError, match=r"image_size=20000: 6 decoded .* 7\.2 GB .* 2\.0 GB"):
+        folder(tree, image_size=20_000, in_channels=3)
+
+
+def test_free_memory_is_what_the_system_says():
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    total = next(int(line.split()[1]) for line in lines if line.startswith("MemTotal:"))
+    assert 0 < free_bytes() < total * 1024
 
 
 def test_every_unreadable_image_is_named(tree, data_home):
@@ -129,7 +218,8 @@ def test_faults_of_the_tree_are_named(tree):
     with pytest.raises(DataError, match=r"classes of training and test images differ\n  only in .*train: cat$"):
         folder(tree, image_size=12, in_channels=3)
     (tree / "val/cat").mkdir()
-    with pytest.raises(DataError, match=r"train.cat: has no images \(\.png"):
+    (tree / "train/cat/names.txt").touch()
+    with pytest.raises(DataError, match=r"train.cat: has no images \(1 \.txt\)$"):
         folder(tree, image_size=12, in_channels=3)
     with pytest.raises(DataError, match="needs a directory train/ and one of test, val, valid, validation"):
         folder(tree / "train", image_size=12, in_channels=3)
@@ -195,6 +285,101 @@ def test_the_root_that_is_told_can_be_followed(tree):
 def test_bad_sizes_are_named(tree, size, channels, message):
     with pytest.raises(ValueError, match=rf"dataset\.{message}"):
         folder(tree, image_size=size, in_channels=channels)
+
+
+# --- which files count, in which order --------------------------------------------------------------------------------
+
+
+def found_in(root: Path, caplog, image_size: int = 8) -> tuple[list[int], str]:
+    """The red value of each training image, and what was logged."""
+    caplog.clear()
+    splits = folder(root, image_size=image_size, in_channels=3)
+    return splits.train.images[:, 0, 0, 0].tolist(), caplog.text
+
+
+def shades(root: Path, classes: dict[str, int], extension: str = ".png") -> Path:
+    """A folder with two images of one shade in each class, and one to test with."""
+    for name, shade in classes.items():
+        for path in (f"train/{name}/0", f"train/{name}/1", f"test/{name}/0"):
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (shade, 0, 0)).save(root / f"{path}{extension}")
+    return root
+
+
+def test_hidden_files_thumbnails_and_other_formats_are_left_out_and_counted(tmp_path, data_home, caplog):
+    root = shades(tmp_path, {"ant": 10, "bee": 20})
+    for place in (
+        "train/ant/@eaDir",
+        "train/ant/.thumbnails",
+        "train/__MACOSX",
+        "test/bee/__MACOSX/deeper",
+        "train/.git",
+    ):
+        (root / place).mkdir(parents=True)
+        shutil.copy(root / "train/ant/0.png", root / place / "0.png")
+    shutil.copy(root / "train/ant/0.png", root / "train/ant/._0.png")
+    shutil.copy(root / "train/ant/0.png", root / "train/loose.png")
+    for name in ("train/ant/notes.txt", "train/bee/notes.TXT", "train/bee/Makefile"):
+        (root / name).touch()
+    found, said = found_in(root, caplog)
+    assert found == [10, 10, 20, 20]
+    reasons = ("10 files left out", "1 in @eaDir", "2 in hidden directories", "2 in __MACOSX", "1 hidden,", "2 .txt")
+    for reason in (*reasons, "1 without extension", "1 beside the classes"):
+        assert reason in said
+    assert found_in(root, caplog)[1] == "", "said once"
+
+
+def test_links_to_directories_are_not_followed_and_links_to_files_are(tmp_path, data_home, caplog):
+    root = shades(tmp_path / "root", {"ant": 10, "bee": 20})
+    Image.new("RGB", (8, 8), (30, 0, 0)).save(tmp_path / "other.png")
+    (root / "train/ant/2.png").symlink_to(tmp_path / "other.png")
+    (root / "train/ant/loop").symlink_to(root / "train")
+    (root / "train/bee/up").symlink_to("..")
+    (root / "train/all").symlink_to(".")
+    found, said = found_in(root, caplog)
+    assert found == [10, 10, 30, 20, 20]
+    assert "3 link(s) to directories" in said
+
+
+def test_a_class_may_be_a_link(tmp_path, data_home, caplog):
+    root = shades(tmp_path / "root", {"ant": 10, "bee": 20})
+    (root / "train/bee").rename(tmp_path / "elsewhere")
+    (root / "train/bee").symlink_to(tmp_path / "elsewhere")
+    assert found_in(root, caplog) == ([10, 10, 20, 20], "")
+
+
+@pytest.mark.parametrize("extension", [".jfif", ".gif", ".JPE", ".jp2", ".tga", ".webp", ".pcx", ".ico"])
+def test_all_formats_of_pillow_are_taken(tmp_path, data_home, caplog, extension):
+    found, said = found_in(shades(tmp_path, {"ant": 40, "bee": 240}, extension), caplog)
+    assert found == pytest.approx([40, 40, 240, 240], abs=2)
+    assert said == ""
+
+
+@pytest.mark.parametrize("extension", [".eps", ".pdf", ".mpg", ".h5"])
+def test_what_pillow_does_not_decode_by_itself_is_left_out(extension):
+    assert extension not in extensions()
+
+
+def test_classes_that_are_all_numbers_are_in_their_order(tmp_path, data_home, caplog):
+    root = shades(tmp_path / "numbers", {"1": 10, "10": 100, "2": 20})
+    assert folder(root, image_size=8, in_channels=3).class_names == ("1", "2", "10")
+    assert found_in(root, caplog)[0] == [10, 10, 20, 20, 100, 100]
+    root = shades(tmp_path / "names", {"1": 10, "10": 100, "2": 20, "2a": 30})
+    assert folder(root, image_size=8, in_channels=3).class_names == ("1", "10", "2", "2a")
+
+
+def test_names_are_compared_as_they_are_read_not_as_they_are_encoded(tmp_path, data_home):
+    """As macOS and Linux write them: decomposed and composed."""
+    (root := shades(tmp_path / "one", {"caf\u00e9": 10, "cafz": 20})).joinpath("train/caf\u00e9").rename(
+        root / "train" / "cafe\u0301"
+    )
+    splits = folder(root, image_size=8, in_channels=3)
+    assert splits.class_names == ("cafz", "caf\u00e9")
+    other = shades(tmp_path / "other", {"caf\u00e9": 10, "cafz": 20})
+    assert identity(folder(other, image_size=8, in_channels=3)) == identity(splits)
+    shades(root, {"caf\u00e9": 10})
+    with pytest.raises(DataError, match="same class name"):
+        folder(root, image_size=8, in_channels=3)
 
 
 # --- Tiny-ImageNet --------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from torch import nn
 
 from kdrun import losses, methods, models
 from kdrun.data import DataError
+from kdrun.experiment import build
 from kdrun.experiment.build import (
     build_method,
     build_optimisation,
@@ -207,3 +208,10 @@ def test_an_optimiser_is_built_as_the_recipe_says():
     assert type(optimizer) is torch.optim.Adam
     assert (group["betas"], group["weight_decay"]) == ((0.8, 0.999), 0.0)
     assert group["lr"] == learning_rate(0) == pytest.approx(0.05), "the lr is in proportion to the batch"
+
+
+def test_a_name_of_two_classes_is_no_choice(monkeypatch):
+    monkeypatch.setattr(build, "class_names", lambda node, root: ("crane", "gull", "crane"))
+    assert build.class_indices([2, "gull"], {}, Path()) == [2, 1]
+    with pytest.raises(ValueError, match=r"crane: is the name of classes \[0, 2\]"):
+        build.class_indices(["crane"], {}, Path())

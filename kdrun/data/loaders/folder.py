@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..decoding import EXTENSIONS, Listing, decode
+from ..decoding import Listing, decode
 from ..errors import DataError
 from ..files import visible_directories
+from ..image_files import class_directories, composed, describe_left_out, image_files, warn_once
 from ..splits import Splits
 
 _TRAIN_NAMES = ("train", "training")
@@ -17,16 +18,14 @@ _TEST_NAMES = ("test", "val", "valid", "validation")
 _WITHIN = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 """Where a root can have its splits: in itself, or as ImageNet unpacks."""
 
-logger = logging.getLogger(__name__)
-
 
 def folder(root: Path, image_size: int, in_channels: int, test_split: str | None = None) -> Splits:
-    """`root/train/CLASS/*.png` and `root/test/CLASS/*.png` (any common image format).
+    """`root/train/CLASS/*.png` and `root/test/CLASS/*.png` (any format that Pillow reads).
 
     The test set is the first of `test/`, `val/`, `valid/` and `validation/` that has a class of the training images.
     Upper case is accepted, and `ILSVRC/Data/CLS-LOC/` of ImageNet within the root. Classes are numbered in the order of
-    their sorted names. Hidden files and directories are passed over; images may lie deeper than one level below their
-    class. Decoded once, then read from a cache (`kdrun.data.decoding`).
+    their sorted names (`kdrun.data.image_files`, which also says which files count); images may be deeper than one level
+    below their class. Decoded once, then read from a cache (`kdrun.data.decoding`).
 
     Args:
         root: of the splits.
@@ -51,18 +50,20 @@ def folder(root: Path, image_size: int, in_channels: int, test_split: str | None
             f"each class{meant}"
         )
     train, tests = found
-    class_names = _class_names(train)
+    left_out: Counter[str] = Counter()
+    classes = class_directories(train, left_out)
+    class_names = tuple(classes)
     test = next((place for place in tests if _has_one_of(place, class_names)), tests[0])
     for place in tests[: tests.index(test)]:
-        logger.info("%s has none of the classes of %s: the test set is %s", place, train, test)
-    _check_same_classes(train, class_names, test, _class_names(test))
+        warn_once(f"{place} has none of the classes of {train}: the test set is {test}")
+    test_classes = class_directories(test, left_out)
+    _check_same_classes(train, class_names, test, tuple(test_classes))
     if len(class_names) < 2:
         raise DataError(f"{train}: has one class only, {class_names[0]}; there is nothing to learn")
-    return decode(
-        Listing(root, _labelled(root, train, class_names), _labelled(root, test, class_names), tuple(class_names)),
-        image_size=image_size,
-        in_channels=in_channels,
-    )
+    listing = Listing(root, _labelled(root, classes, left_out), _labelled(root, test_classes, left_out), class_names)
+    if left_out:
+        warn_once(f"dataset.root={root}: {left_out.total()} files left out: {describe_left_out(left_out)}")
+    return decode(listing, image_size=image_size, in_channels=in_channels)
 
 
 def _splits(root: Path, test_split: str | None) -> tuple[Path, list[Path]] | None:
@@ -80,24 +81,16 @@ def _splits(root: Path, test_split: str | None) -> tuple[Path, list[Path]] | Non
 
 def _has_one_of(split: Path, class_names: Sequence[str]) -> bool:
     """Whether a split has a class: a flat one of images without labels has none."""
-    return any((split / name).is_dir() for name in class_names)
+    return any(composed(path.name) in class_names for path in visible_directories(split))
 
 
 def _is_root(place: Path, test_split: str | None) -> bool:
     """Whether a directory can be followed as a root: it has both splits, with classes in common."""
     found = _splits(place, test_split)
-    return found is not None and any(_has_one_of(split, _directories(found[0])) for split in found[1])
-
-
-def _directories(split: Path) -> list[str]:
-    return [path.name for path in visible_directories(split)]
-
-
-def _class_names(split: Path) -> list[str]:
-    names = sorted(entry.name for entry in split.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not names:
-        raise DataError(f"{split}: has no sub-directories; it needs one for each class")
-    return names
+    if found is None:
+        return False
+    names = [composed(path.name) for path in visible_directories(found[0])]
+    return any(_has_one_of(split, names) for split in found[1])
 
 
 def _check_same_classes(train: Path, train_names: Sequence[str], test: Path, test_names: Sequence[str]) -> None:
@@ -110,17 +103,15 @@ def _check_same_classes(train: Path, train_names: Sequence[str], test: Path, tes
         raise DataError("the classes of training and test images differ\n  " + "\n  ".join(lines))
 
 
-def _labelled(root: Path, split: Path, class_names: Sequence[str]) -> list[tuple[str, int]]:
-    """(path relative to `root`, label) of every image of a split, in sorted order."""
-    return [(name, label) for label, class_name in enumerate(class_names) for name in _images(root, split / class_name)]
-
-
-def _images(root: Path, directory: Path) -> list[str]:
-    found = []
-    for parent, directories, names in os.walk(directory, followlinks=True):
-        directories[:] = [name for name in directories if not name.startswith(".")]
-        wanted = [name for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
-        found += [(Path(parent) / name).relative_to(root).as_posix() for name in wanted]
-    if not found:
-        raise DataError(f"{directory}: has no images ({', '.join(EXTENSIONS)})")
-    return sorted(found)
+def _labelled(root: Path, classes: Mapping[str, Path], left_out: Counter[str]) -> list[tuple[str, int]]:
+    """(path relative to `root`, label) of every image of a split, class by class in sorted order."""
+    labelled = []
+    for label, directory in enumerate(classes.values()):
+        others: Counter[str] = Counter()
+        found = image_files(directory, others)
+        if not found:
+            raise DataError(f"{directory}: has no images ({describe_left_out(others) or 'no files at all'})")
+        left_out.update(others)
+        place = directory.relative_to(root).as_posix()
+        labelled += [(f"{place}/{name}", label) for name in found]
+    return labelled

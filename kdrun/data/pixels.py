@@ -1,0 +1,177 @@
+"""One image file as a square of 8-bit pixels.
+
+What the file says of depth, transparency and orientation is applied; what has no 8-bit form is refused. Colour
+profiles and gamma are not applied, as in torchvision. Of animations and multi-page files the first frame is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+    from PIL.ImageFile import ImageFile
+
+PIXEL_LIMIT_VARIABLE = "KDRUN_MAX_PIXELS"
+"""In the environment, as `KDRUN_TRUST` is: a config from a stranger cannot lift the limit for the stranger's files."""
+
+_DEFAULT_PIXEL_LIMIT = 178_956_970  # Pillow's: a quarter of a GiB in RGB at a warning, twice that at an error
+_NOT_READ = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+"""Formats that Pillow recognises, but decodes only through another program or library, or not at all."""
+_SIXTEEN_BITS = ("PNG", "TIFF", "PPM", "JPEG2000")
+"""Formats whose samples of more than 8 bits Pillow delivers unsigned and at a known scale."""
+_KEYS_UNSCALED = ("L;2", "L;4", "RGB;16B")
+"""Raw modes of PNG for which Pillow compares the transparent colour at another scale than the pixels."""
+_LONGEST = 8
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """The formats that are read, by Pillow's names: all that it decodes by itself."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _NOT_READ)
+
+
+@functools.cache
+def extensions() -> frozenset[str]:
+    """The extensions of these formats, in lower case with their dot."""
+    from PIL import Image
+
+    readable = {*formats(), "MPO"}  # a JPEG with further pictures behind the first
+    return frozenset(extension for extension, name in Image.registered_extensions().items() if name in readable)
+
+
+@contextlib.contextmanager
+def pixel_limit() -> Iterator[None]:
+    """Sets Pillow's limit on the pixels of a file to the user's; for as long as the context lasts, in all threads.
+
+    Raises:
+        ValueError: the variable is no positive integer.
+    """
+    from PIL import Image
+
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, -(-_pixel_limit() // 2)  # half: Pillow warns there
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _pixel_limit() -> int:
+    named = os.environ.get(PIXEL_LIMIT_VARIABLE)
+    if not named:
+        return _DEFAULT_PIXEL_LIMIT
+    if not (named.isascii() and named.isdecimal() and int(named)):
+        raise ValueError(f"{PIXEL_LIMIT_VARIABLE}={named}: must be a positive integer, the pixels of the largest image")
+    return int(named)
+
+
+def read_square(content: bytes, size: int, mode: str) -> tuple[Tensor, bool]:
+    """The middle of an image, its shorter side resized to `size` (bilinear, as torchvision does it).
+
+    Samples of 16 bits give their high byte, and transparency is composited on white. Of an image more than 8 times
+    longer than wide the middle 8:1 is cut out first, which bounds the memory.
+
+    Args:
+        content: of the file.
+        size: in pixels.
+        mode: `L` or `RGB`.
+
+    Returns:
+        uint8 `[size, size, C]`, and whether the file has more frames than this one.
+
+    Raises:
+        DataError: no image of a format in `formats`, one above the limit of pixels, or one with no 8-bit form.
+        Exception: whatever Pillow raises on a damaged file.
+    """
+    image, has_more_frames = _read(content, mode)
+    pixels = torch.frombuffer(bytearray(_middle(image, size).tobytes()), dtype=torch.uint8)
+    return pixels.view(size, size, len(mode)), has_more_frames
+
+
+def _read(content: bytes, mode: str) -> tuple[PillowImage, bool]:
+    """The first frame, upright and opaque, and whether there are more."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content), formats=formats()) as opened:
+            has_more_frames = getattr(opened, "is_animated", False)
+            _check_transparent_colour(opened)
+            table = _eight_bit_table(opened)
+            ImageOps.exif_transpose(opened, in_place=True)
+            if table is not None:
+                return opened.convert("I").point(table, "L").convert(mode), has_more_frames
+            if not opened.has_transparency_data:
+                return opened.convert(mode), has_more_frames
+            white = Image.new("RGBA", opened.size, "white")
+            return Image.alpha_composite(white, opened.convert("RGBA")).convert(mode), has_more_frames
+    except UnidentifiedImageError:
+        raise DataError("not an image, or damaged at its beginning") from None
+    except Image.DecompressionBombError as error:
+        reason = str(error).partition(",")[0]
+        raise DataError(f"{reason}; {PIXEL_LIMIT_VARIABLE}=PIXELS in the environment allows larger ones") from None
+
+
+def _check_transparent_colour(opened: ImageFile) -> None:
+    if opened.format == "PNG" and "transparency" in opened.info:
+        raw_mode = opened.tile[0][3]
+        if raw_mode in _KEYS_UNSCALED:
+            raise DataError(f"a transparent colour with samples of {raw_mode}; save it with an alpha channel")
+
+
+def _eight_bit_table(opened: ImageFile) -> bytes | None:
+    """For an image of more than 8 bits: the grey value of each of 65536 values; None for all others.
+
+    Raises:
+        DataError: samples without a known range.
+    """
+    mode, name = opened.mode, opened.format
+    if mode == "F":
+        raise DataError(f"{name} with floating-point samples, which have no fixed range; convert it to 8 or 16 bits")
+    if not mode.startswith("I"):
+        return None
+    if name not in _SIXTEEN_BITS or (mode == "I" and name == "TIFF"):
+        raise DataError(f"{name} with signed or 32-bit samples, which have no fixed range; convert it to 8 or 16 bits")
+    tags = getattr(opened, "tag_v2", {})
+    return _high_bits(tags.get(258, (16,))[0], tags.get(262) == 0, opened.info.get("transparency"))
+
+
+@functools.lru_cache(maxsize=1024)
+def _high_bits(bits: int, is_white_zero: bool, transparent: int | None) -> bytes:
+    """The high 8 of `bits` bits for each of 65536 values; white for the transparent one."""
+    table = bytearray(min(value >> (bits - 8), 255) for value in range(1 << 16))
+    if is_white_zero:
+        table = bytearray(255 - value for value in table)
+    if transparent is not None:
+        table[transparent] = 255
+    return bytes(table)
+
+
+def _middle(image: PillowImage, size: int) -> PillowImage:
+    """The square in the middle."""
+    from PIL import Image
+
+    shorter = min(image.size)
+    left, top = (max(0, (length - _LONGEST * shorter) // 2) for length in image.size)
+    if left or top:
+        image = image.crop((left, top, image.width - left, image.height - top))
+    if shorter != size:
+        scaled = (image.width * size // shorter, image.height * size // shorter)
+        image = image.resize(scaled, Image.Resampling.BILINEAR)
+    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
