@@ -7,7 +7,16 @@ so lacks what was kept, would not end with the same bits.
 """
 
 from kdrun.methods.attention import AT
-from kdrun.methods.base import Batch, Method, Needs, Objective, TeacherOutput
+from kdrun.methods.base import (
+    Batch,
+    Distillation,
+    Method,
+    Needs,
+    Objective,
+    Pair,
+    StudentOutput,
+    TeacherOutput,
+)
 from kdrun.methods.born_again import BornAgain
 from kdrun.methods.dist import DIST
 from kdrun.methods.dkd import DKD
@@ -38,6 +47,7 @@ __all__ = [
     "TAKD",
     "Batch",
     "BornAgain",
+    "Distillation",
     "FitNet",
     "KDEnsemble",
     "KDPt",
@@ -48,7 +58,9 @@ __all__ = [
     "Method",
     "Needs",
     "Objective",
+    "Pair",
     "SimilarityPreserving",
+    "StudentOutput",
     "Sum",
     "TeacherOutput",
     "TfKDReg",
