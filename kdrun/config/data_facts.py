@@ -10,7 +10,7 @@ from typing import Any
 
 from kdrun.config.findings import Findings
 from kdrun.experiment.build import class_indices, class_names, data_root, describe_dataset
-from kdrun.experiment.components import resolve
+from kdrun.experiment.components import resolve, sources
 from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec, kind_of
 from kdrun.experiment.signature import construct
 from kdrun.experiment.spec import Spec
@@ -49,6 +49,8 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
         findings.notices += _numbers_as_names(node, data_root(root), path)
         node = indexed
         found = _describe(node, data_root(root), findings.overrides, refused, path)
+        target = node["_target_"]
+        injected = {"target": target, "source": sources(resolve(target), target, {})}
     except (ValueError, RuntimeError) as error:
         findings.problems.append(f"{path}: {error}")
         return None
@@ -70,7 +72,7 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
         aside += OF_IMAGES
     values = {name: value for name, value in found.items() if name not in aside}
     others: list[str] = []
-    dataset: DatasetSpec | None = construct(kind, {"target": node["_target_"], **values}, path, others)
+    dataset: DatasetSpec | None = construct(kind, values, path, others, injected=injected)
     findings.problems += [*refused, *_not_following(refused, others, path)]
     if refused or dataset is None:
         return None

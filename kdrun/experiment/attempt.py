@@ -27,6 +27,7 @@ from kdrun.experiment.choices import Choices
 from kdrun.experiment.components import method_class
 from kdrun.experiment.failures import first_line, is_device_lost, is_out_of_memory, let_go, out_of_memory
 from kdrun.experiment.finishing import exported
+from kdrun.experiment.own_code import changes, outdated
 from kdrun.experiment.reporting import TrainingProgress, log, log_file
 from kdrun.experiment.resident import ResidentSplits
 from kdrun.experiment.result import best, describe
@@ -120,6 +121,7 @@ class Attempt:
                 try:
                     self._tell_damaged_status()
                     self._tell_older(store)
+                    self._tell_other_source(store)
                     self._take_beginning(store)
                     self.run.write_status("running", choices=dataclasses.asdict(choices))
                     yield
@@ -186,8 +188,11 @@ class Attempt:
 
         Raises:
             CheckpointError: all checkpoints are damaged, or weights to begin with are not what they should be.
+            RuntimeError: code from outside kdrun, or a file that its options name, is no longer what the spec says.
         """
         spec, device = self.run.spec, self._device
+        if changed := outdated(spec.sources()):
+            raise RuntimeError(f"{', '.join(changed)}: changed since the command started; start it again")
         seed_global_generators(mix(spec.seed, "init"), device)
         student = build_student(spec.student, spec.dataset)
         if spec.weights is not None:
@@ -279,6 +284,15 @@ class Attempt:
         if damaged is not None:
             raise damaged
         return None
+
+    def _tell_other_source(self, store: Store) -> None:
+        """A notice, before the first epoch, that an equal run of other code is finished, and what differs."""
+        if self.run.last_checkpoint.exists():
+            return
+        other = store.of_other_source(self.run.spec)
+        if other is not None:
+            what = ", ".join(changes(other.spec.sources(), self.run.spec.sources()))
+            self.tell(f"{self.title}: a new run; {other.directory} is equal except for its code: {what}")
 
     def _tell_damaged_status(self) -> None:
         status = self.run.status()

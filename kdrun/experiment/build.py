@@ -276,7 +276,8 @@ def load_splits(dataset: DatasetSpec, root: Path) -> Splits:
     Raises:
         kdrun.data.DataError: absent and unreachable, damaged, or not what the spec says.
     """
-    splits: Splits = _call_with(resolve(dataset.target, Splits), {**vars(dataset), "root": root})
+    offered = {name: value for name, value in vars(dataset).items() if name != "source"}
+    splits: Splits = _call_with(resolve(dataset.target, Splits), {**offered, "root": root})
     dataset.check(splits)
     found = (len(splits.train.labels), len(splits.test.labels))
     if found != (dataset.train_size, dataset.test_size):

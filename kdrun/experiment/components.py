@@ -8,14 +8,13 @@ import inspect
 import os
 import typing
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from kdrun.experiment.own_code import sources as sources  # how config reaches it
 from kdrun.experiment.signature import bind, unknown, without_defaults
 from kdrun.experiment.spec import Component
-from kdrun.files import sha256
 from kdrun.methods import Method as Method
 from kdrun.methods.base import Distillation
 from kdrun.methods.sum import Sum, check_term, shipped_methods, shipped_terms, term_weight
@@ -60,12 +59,16 @@ def resolve(target: str, kind: type | None = None) -> Callable[..., Any]:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{target!r} cannot be imported: {error}") from error
+    except Exception as error:  # whatever the user's own module raises
+        raise ValueError(f"{target!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not inspect.isclass(found) and not inspect.isfunction(found):
         raise ValueError(f"{target!r} is no class or function")
     if found.__module__.partition(".")[0] not in allowed:
         raise ValueError(refusal)
     if kind is not None and not _makes(found, kind):
-        raise ValueError(f"{target!r} is no concrete {kind.__name__}, nor a function that returns one")
+        missing = _missing(found, kind)
+        lack = f": it does not define {', '.join(missing)}" if missing else ", nor a function that returns one"
+        raise ValueError(f"{target!r} is no concrete {kind.__name__}{lack}")
     resolved: Callable[..., Any] = found
     return resolved
 
@@ -73,7 +76,15 @@ def resolve(target: str, kind: type | None = None) -> Callable[..., Any]:
 def _makes(found: Any, kind: type) -> bool:
     """Whether calling a class or function gives a `kind`; a function without annotation is taken at its word."""
     made = found if inspect.isclass(found) else typing.get_type_hints(found).get("return", kind)
-    return inspect.isclass(made) and issubclass(made, kind) and not (made is found and inspect.isabstract(made))
+    return inspect.isclass(made) and issubclass(made, kind) and not (made is found and _missing(found, kind))
+
+
+def _missing(found: Any, kind: type) -> list[str]:
+    """What a subclass of `kind` must define and does not: abstract methods, and the `name` of a method."""
+    if not inspect.isclass(found) or not issubclass(found, kind):
+        return []
+    unnamed = ["name"] if issubclass(found, Method) and not hasattr(found, "name") else []
+    return [*sorted(getattr(found, "__abstractmethods__", ())), *unnamed]
 
 
 def told_to(network: Callable[..., Any]) -> tuple[str, ...]:
@@ -114,14 +125,12 @@ def component(
     bound = bind(target, options, path, problems, injected=supplied)
     if len(problems) > fault_count:
         return None
-    return Component(node["_target_"], without_defaults(target, bound), _source(target))
-
-
-def _source(target: Callable[..., Any]) -> str | None:
-    """SHA-256 of the file that defines a target outside kdrun."""
-    if target.__module__.partition(".")[0] == "kdrun":
+    try:
+        source = sources(target, node["_target_"], {**_defaults(target), **bound})
+    except ValueError as error:
+        problems.append(f"{path}._target_={node['_target_']}: {error}")
         return None
-    return sha256(Path(inspect.getfile(target)).read_bytes())
+    return Component(node["_target_"], without_defaults(target, bound), source)
 
 
 def student_component(node: Any, path: str, problems: list[str]) -> Component | None:
@@ -160,7 +169,8 @@ def is_sum(method: Component) -> bool:
 
 def _with_terms(method: Component, path: str, problems: list[str]) -> Component:
     """Binds the options of each term of a sum to its method; a term that is null is left out."""
-    terms, sources = {}, []
+    terms: dict[str, Any] = {}
+    code: dict[str, str] = {}
     for name, options in sorted(method.options["terms"].items()):
         place = f"{path}.terms.{name}"
         if options is None:
@@ -173,11 +183,9 @@ def _with_terms(method: Component, path: str, problems: list[str]) -> Component:
         own = {option: value for option, value in options.items() if option != "_target_"}
         named = {} if kind is shipped_methods().get(name) else {"_target_": options["_target_"]}
         terms[name] = {**named, **_term_options(kind, own, place, problems)}
-        sources.append(_source(kind))
-    # The code of the terms is part of the run's identity as that of a method is.
-    foreign = [source for source in sources if source is not None]
-    source = sha256("".join(foreign).encode()) if foreign else method.source
-    return dataclasses.replace(method, options={**method.options, "terms": terms}, source=source)
+        # The code of the terms is part of the run's identity as that of a method is.
+        code |= sources(kind, named.get("_target_", ""), {**_term_defaults(kind), **own}) or {}
+    return dataclasses.replace(method, options={**method.options, "terms": terms}, source=code or method.source)
 
 
 def _term_method(name: str, options: Mapping[str, Any]) -> type[Method]:
@@ -244,11 +252,7 @@ def method_class(method: Component) -> type[Method]:
 
 def all_options(method: Component) -> dict[str, Any]:
     """A component's options with those at their default filled in, for people to read; of a sum, its terms' too."""
-    parameters = inspect.signature(resolve(method.target)).parameters.values()
-    defaults = {
-        parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty
-    }
-    options = {**defaults, **method.options}
+    options = {**_defaults(resolve(method.target)), **method.options}
     if is_sum(method):
         options["terms"] = {
             name: {**_term_defaults(check_term(name, _term_method(name, given))), **given}
@@ -256,3 +260,9 @@ def all_options(method: Component) -> dict[str, Any]:
             if given is not None
         }
     return options
+
+
+def _defaults(target: Callable[..., Any]) -> dict[str, Any]:
+    """The default of each parameter that has one."""
+    parameters = inspect.signature(target).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}

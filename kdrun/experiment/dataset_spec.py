@@ -12,6 +12,11 @@ import torch
 
 from kdrun.data import Augmentation, Splits, check_images, check_sequences
 
+Source = Mapping[str, str] | str
+"""What a part from outside kdrun is made of, so that another version of it makes another run: for each own module
+and each file that an option names its SHA-256, for each installed distribution its version (see `own_code.sources`).
+Specs of `SEMANTICS` 1 have the SHA-256 of one file. kdrun's own parts have none: `SEMANTICS` covers them."""
+
 
 class DatasetSpec(ABC):
     """What is trained and tested on. Its place on disk is not part of it.
@@ -26,6 +31,7 @@ class DatasetSpec(ABC):
         val_fraction: share of the training set that is held out, in [0, 1), stratified.
         classes: the classes that stay in the training set; None is all.
         special: the classes of a specialist, see `ImageDatasetSpec`.
+        source: what a loader from outside kdrun is made of, see `Source`.
         example: what it has, as a person says it.
         task: names of the fields that make a dataset itself, and not a choice of its examples.
         views: names of the fields that a network trained on it hangs on.
@@ -40,6 +46,7 @@ class DatasetSpec(ABC):
     val_fraction: float
     classes: tuple[int, ...] | None = None
     special: tuple[int, ...] | None = None
+    source: Source | None = None
 
     example: ClassVar[str]
     task: ClassVar[tuple[str, ...]]
@@ -72,6 +79,10 @@ class DatasetSpec(ABC):
         Raises:
             ValueError: a fraction or class out of range, or classes where nothing is chosen by them.
         """
+
+    @abstractmethod
+    def without_source(self) -> DatasetSpec:
+        """The dataset as if its loader were kdrun's."""
 
     @property
     def labels_each(self) -> int:
@@ -164,6 +175,7 @@ class ImageDatasetSpec(DatasetSpec):
     special: tuple[int, ...] | None = None
     dustbin: bool = True
     test_split: str | None = None
+    source: Source | None = None
 
     example: ClassVar[str] = "image"
     task: ClassVar[tuple[str, ...]] = (
@@ -211,6 +223,9 @@ class ImageDatasetSpec(DatasetSpec):
     def selected(self, train_fraction: float, val_fraction: float, classes: tuple[int, ...] | None) -> DatasetSpec:
         return dataclasses.replace(self, train_fraction=train_fraction, val_fraction=val_fraction, classes=classes)
 
+    def without_source(self) -> DatasetSpec:
+        return dataclasses.replace(self, source=None)
+
     def check(self, splits: Splits) -> None:
         check_images(splits, num_classes=self.num_classes, in_channels=self.in_channels, image_size=self.image_size)
 
@@ -242,6 +257,7 @@ class SequenceDatasetSpec(DatasetSpec):
     per_token: bool = False
     train_fraction: float = 1.0
     val_fraction: float = 0.0
+    source: Source | None = None
 
     example: ClassVar[str] = "sequence"
     task: ClassVar[tuple[str, ...]] = (
@@ -274,6 +290,9 @@ class SequenceDatasetSpec(DatasetSpec):
         if classes is not None:
             raise ValueError(f"classes={list(classes)}: is of images, and {self.name} has sequences; must be null")
         return dataclasses.replace(self, train_fraction=train_fraction, val_fraction=val_fraction)
+
+    def without_source(self) -> DatasetSpec:
+        return dataclasses.replace(self, source=None)
 
     def check(self, splits: Splits) -> None:
         check_sequences(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -40,10 +41,19 @@ def exported(
         context: in which networks are evaluated.
         choices: how it was computed.
         lockstep: how many runs were trained together, itself included.
+
+    Raises:
+        RuntimeError: a network that was not trained here has outputs that are not finite.
     """
     spec, student, device = run.spec, training.method.delivered(), data.test.labels.device
     # Without an epoch (weights from elsewhere, stop_epoch=0) nothing has been evaluated yet.
     untrained = {} if training.rows else data.evaluated()
+    metrics = {name: evaluate(student, images, context) for name, images in untrained.items()}
+    for name, values in metrics.items():
+        if not all(map(math.isfinite, values.values())):
+            whose = f"the weights with SHA-256 {spec.weights}" if spec.weights else "the untrained network"
+            shown = ", ".join(f"{each} {value:g}" for each, value in values.items())
+            raise RuntimeError(f"{whose}: outputs that are not finite on the {name} set ({shown})")
     return {
         **describe(spec, teachers),
         "student": {
@@ -53,7 +63,7 @@ def exported(
             "weights_sha256": checkpoint.export_weights(run.weights, student),
             "probe_top1": probe_top1(student, data.test, context),
         },
-        **accuracies(training.rows, {name: evaluate(student, images, context) for name, images in untrained.items()}),
+        **accuracies(training.rows, metrics),
         "shares": recorded_shares(training.rows),
         **_features(training.method),
         "train": {

@@ -118,16 +118,26 @@ def _normalise(value: Any, annotation: Any, path: str, problems: list[str]) -> A
     return value
 
 
-def construct(target: Callable[..., Any], values: Any, path: str, problems: list[str]) -> Any:
-    """Binds and calls `target`; what its constructor refuses is a problem like any other. None after one."""
+def construct(
+    target: Callable[..., Any],
+    values: Any,
+    path: str,
+    problems: list[str],
+    *,
+    injected: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Any:
+    """Binds and calls `target`; what its constructor refuses is a problem like any other. None after one.
+
+    `injected` are arguments that the program supplies itself; they cannot be set.
+    """
     if not isinstance(values, Mapping):
         problems.append(f"{path}={values!r}: must be a group of options")
         return None
     fault_count = len(problems)
-    bound = bind(target, values, path, problems)
+    bound = bind(target, values, path, problems, injected=injected)
     faulty = len(problems) > fault_count
     try:
-        built = target(**bound)  # with defaults in place of what is faulty, to find what else is
+        built = target(**injected, **bound)  # with defaults in place of what is faulty, to find what else is
     except TypeError:
         if not faulty:
             raise

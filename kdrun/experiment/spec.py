@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kdrun.data import Augmentation
-from kdrun.experiment.dataset_spec import DatasetSpec, enforce, kind_of
+from kdrun.experiment.dataset_spec import DatasetSpec, Source, enforce, kind_of
 from kdrun.training.optimisation import OPTIMIZERS
 
 SEMANTICS = 2
@@ -33,13 +33,12 @@ class Component:
     Attributes:
         target: what is built.
         options: by name.
-        source: SHA-256 of the file that defines a target of the user's own, so that editing it makes another run;
-            None for kdrun's own, which `SEMANTICS` covers.
+        source: what a target from outside kdrun is made of, see `Source`.
     """
 
     target: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    source: str | None = None
+    source: Source | None = None
 
     @property
     def name(self) -> str:
@@ -211,6 +210,26 @@ class Spec:
         teachers = tuple(teacher.at_semantics(semantics) for teacher in self.teachers)
         start = self.start and self.start.at_semantics(semantics)
         return dataclasses.replace(self, teachers=teachers, start=start, semantics=semantics)
+
+    def sources(self) -> dict[str, str]:
+        """The sources of all parts from outside kdrun, of this run and of those before it, by name."""
+        found: dict[str, str] = {}
+        for spec in (self, *self.all_before()):
+            for part in (spec.dataset, spec.student, spec.method):
+                if part.source is not None:
+                    found |= {part.target: part.source} if isinstance(part.source, str) else part.source
+        return found
+
+    def without_sources(self) -> Spec:
+        """The spec, and those of all runs before it, without the sources of code from outside kdrun."""
+        return dataclasses.replace(
+            self,
+            dataset=self.dataset.without_source(),
+            student=dataclasses.replace(self.student, source=None),
+            method=dataclasses.replace(self.method, source=None),
+            teachers=tuple(teacher.without_sources() for teacher in self.teachers),
+            start=self.start and self.start.without_sources(),
+        )
 
     @classmethod
     def from_canonical(cls, values: Mapping[str, Any]) -> Spec:

@@ -114,6 +114,20 @@ class Store:
             found.append(run)
         return max(found, key=lambda run: run.spec.epochs_trained, default=None)
 
+    def of_other_source(self, spec: Spec) -> Run | None:
+        """A finished run that differs from this one only in the source of code from outside kdrun, if there is one."""
+        if not spec.sources():
+            return None
+        wanted = spec.without_sources()
+        for path in self.run(spec).directory.parent.glob("*/spec.json"):
+            try:
+                run = Run(path.parent, _read_spec(path))
+            except RuntimeError:  # reported where runs are listed
+                continue
+            if run.spec != spec and run.finished and run.spec.without_sources() == wanted:
+                return run
+        return None
+
     @staticmethod
     def _begins(run: Run, spec: Spec) -> bool:
         """Whether a run is finished, is the first epochs of `spec`, and has its checkpoints."""

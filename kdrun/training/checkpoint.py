@@ -19,6 +19,8 @@ from kdrun.files import sha256, write_atomically
 
 MAGIC = b"KDRUNCP1\n"
 _HEADER = len(MAGIC) + hashlib.sha256().digest_size
+SHOWN = 3
+"""Tensors that a message names."""
 
 
 class CheckpointError(RuntimeError):
@@ -75,7 +77,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
         The state dict, on the CPU, and the file's SHA-256.
 
     Raises:
-        CheckpointError: the file cannot be read safely, or holds no state dict.
+        CheckpointError: the file cannot be read safely, holds no state dict, or values that are not finite in fp32.
         FileNotFoundError: there is none.
     """
     content = path.read_bytes()
@@ -99,7 +101,21 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
         state = next((part for part in parts if isinstance(part, dict)), state)
     if not _is_state_dict(state):
         raise CheckpointError(f"{path} holds no state dict (names to tensors)")
+    if bad := _not_finite(state):
+        more = f", and {len(bad) - SHOWN} more tensors" if len(bad) > SHOWN else ""
+        raise CheckpointError(f"{path} holds values that are not finite in fp32: {', '.join(bad[:SHOWN])}{more}")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}, sha256(content)
+
+
+def _not_finite(state: dict[str, Tensor]) -> list[str]:
+    """The tensors with a NaN or an infinity, each with how many; a value too large for fp32 counts as one."""
+    found = []
+    for name, tensor in state.items():
+        kind = torch.complex64 if tensor.is_complex() else torch.float32
+        if tensor.is_complex() or tensor.is_floating_point():
+            count = int((~tensor.to(kind).isfinite()).sum())
+            found += [f"{name} ({count} of {tensor.numel()} values)"] if count else []
+    return found
 
 
 def _is_state_dict(value: Any) -> bool:

@@ -1,6 +1,5 @@
 """Models, methods and datasets of a user's own: trusted by the environment only, checked like kdrun's."""
 
-import hashlib
 import sys
 from pathlib import Path
 
@@ -119,19 +118,60 @@ def test_a_network_that_cannot_run_is_told_before_its_teacher_is_trained(
     assert list(Path().iterdir()) == []
 
 
-def test_editing_a_users_own_code_makes_another_run(own_config, composed, monkeypatch):
+def test_editing_own_code_makes_another_run_and_says_what_differs(kdrun, own_config, monkeypatch):
+    """Loader, network and a helper that is imported late; a module of the package that nobody imports is no part."""
     monkeypatch.setenv("KDRUN_TRUST", "my_extras")
-    source = own_config.parent / "src" / "my_extras" / "parts.py"
+    package = own_config.parent / "src" / "my_extras"
+    parts = package / "parts.py"
+    parts.write_text(
+        EXTRA_MODULE.replace("def blank() -> Splits:\n", "def blank() -> Splits:\n    import my_extras.late\n")
+    )
+    (package / "late.py").write_text("")
+    (package / "unrelated.py").write_text("")
+    words = ("--config-dir", str(own_config), "dataset=blank", "student=mlp", "method=ce", "recipe=digits")
+    first = kdrun(*words, "recipe.epochs=1")
+    assert first.code == 0, first.err
+    (package / "unrelated.py").write_text("# edited\n")
+    assert "already finished" in kdrun(*words, "recipe.epochs=1").out
+    (package / "late.py").write_text("# edited\n")
+    edited = kdrun(*words, "recipe.epochs=1")
+    assert edited.code == 0, edited.err
+    assert "is equal except for its code: my_extras.late changed" in edited.out
+    (package / "late.py").write_text("")
+    assert "already finished" in kdrun(*words, "recipe.epochs=1").out
+    parts.write_text(parts.read_text() + "# edited\n")
+    assert "is equal except for its code: my_extras.parts changed" in kdrun(*words, "recipe.epochs=1").out
 
-    def linear() -> Component | None:
-        return student_component({"_target_": "my_extras.parts.linear", "bias": False}, "student", [])
 
-    before = linear()
-    assert before is not None
-    assert before.source == hashlib.sha256(source.read_bytes()).hexdigest()
-    source.write_text(source.read_text() + "# edited\n")
-    assert linear() != before
+def test_kdruns_own_components_have_no_source():
     assert student_component({"_target_": "kdrun.models.cnn"}, "student", []) == Component("kdrun.models.cnn")
+
+
+@pytest.mark.parametrize(
+    ("body", "missing"),
+    [
+        ("Method):\n    name = 'm'\n    def forward(self, batch, teacher): ...", "objective"),
+        ("Distillation):\n    pass", "distill, name"),
+        ("Distillation):\n    def distill(self, student, batch, teacher): ...", "name"),
+    ],
+)
+def test_a_method_that_lacks_a_member_is_refused_by_its_name(kdrun, own_config, monkeypatch, body, missing):
+    monkeypatch.setenv("KDRUN_TRUST", "my_extras")
+    package = own_config.parent / "src" / "my_extras"
+    (package / "lacking.py").write_text(f"from kdrun.methods import Distillation, Method\nclass Lacking({body}\n")
+    (own_config / "method" / "mine.yaml").write_text("_target_: my_extras.lacking.Lacking\n")
+    said = kdrun("--config-dir", str(own_config), "method=mine")
+    assert said.code == 2
+    assert f"'my_extras.lacking.Lacking' is no concrete Method: it does not define {missing}\n" in said.err
+
+
+def test_a_module_that_cannot_be_imported_is_a_problem_like_any_other(kdrun, own_config, monkeypatch):
+    monkeypatch.setenv("KDRUN_TRUST", "my_extras")
+    (own_config.parent / "src" / "my_extras" / "parts.py").write_text("def broken(:\n")
+    said = kdrun("--config-dir", str(own_config), "student=linear", "recipe.epochs=0")
+    assert said.code == 2
+    assert "student._target_: 'my_extras.parts.linear' cannot be imported: SyntaxError" in said.err
+    assert "recipe.epochs=0" in said.err
 
 
 def test_a_users_own_options_are_told_among_the_allowed_ones(kdrun, own_config, monkeypatch):

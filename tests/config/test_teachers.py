@@ -130,6 +130,18 @@ def test_weights_are_data_not_code(kdrun, tmp_path):
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)], ids=["run", "dry run"])
+def test_weights_that_are_not_finite_are_refused_before_anything_is_run(kdrun, weights, tmp_path, flags):
+    state = {name: tensor.clone() for name, tensor in torch.load(weights["pt"]).items()}
+    state["classifier.weight"][0, :2] = float("nan")
+    torch.save(state, tmp_path / "nan.pt")
+    said = kdrun(*flags, *OWN_TEACHER, f"teacher.checkpoint={tmp_path / 'nan.pt'}")
+    assert said.code == 2
+    assert str(tmp_path / "nan.pt") in said.err
+    assert f"classifier.weight (2 of {state['classifier.weight'].numel()} values)" in said.err
+    assert list(Path().iterdir()) == []
+
+
 def test_a_teacher_sees_all_classes_and_else_what_the_student_sees(job):
     spec = job("dataset.classes=[0,1]", "dataset.train_fraction=0.5").spec
     teacher = spec.teachers[0].dataset

@@ -65,9 +65,11 @@ def test_the_run_id_is_the_sha256_of_the_canonical_json():
 
 EVERYTHING = dataclasses.replace(
     SPEC,
-    dataset=dataclasses.replace(DATASET, train_fraction=0.5, val_fraction=0.1, classes=(0, 3), special=(0,)),
-    student=Component("kdrun.models.mlp", {"hidden": (30, 20), "dropout": 0.25}),
-    method=Component("kdrun.methods.KD", {"temperature": 2.0}),
+    dataset=dataclasses.replace(
+        DATASET, train_fraction=0.5, val_fraction=0.1, classes=(0, 3), special=(0,), source={"mine": "1" * 64}
+    ),
+    student=Component("kdrun.models.mlp", {"hidden": (30, 20), "dropout": 0.25}, {"mine.net": "0" * 64, "timm": "1.0"}),
+    method=Component("kdrun.methods.KD", {"temperature": 2.0}, "0" * 64),  # as specs of SEMANTICS 1 have it
     recipe=Recipe(epochs=9, milestones=(), lr_batch_size=None, augmentation=Augmentation(1, True, 5.0)),
     seed=2**32 - 1,
     precision="bf16",
@@ -95,6 +97,17 @@ def test_spec_json_alone_rebuilds_the_spec(spec: Callable[[], Spec]):
     assert rebuilt.run_id == spec.run_id
     shuffled = dict(reversed(json.loads(json.dumps(spec.canonical(), indent=2)).items()))
     assert Spec.from_canonical(shuffled).run_id == spec.run_id
+
+
+def test_a_spec_without_the_sources_of_own_code():
+    plain = EVERYTHING.without_sources()
+    assert EVERYTHING.sources() == {"mine": "1" * 64, "mine.net": "0" * 64, "timm": "1.0", "kdrun.methods.KD": "0" * 64}
+    assert plain.sources() == {}
+    again = {"dataset": EVERYTHING.dataset, "student": EVERYTHING.student, "method": EVERYTHING.method}
+    assert dataclasses.replace(plain, **again) == EVERYTHING
+    of_teacher = dataclasses.replace(SPEC, teachers=(EVERYTHING,), start=EVERYTHING)
+    assert of_teacher.sources() == EVERYTHING.sources()
+    assert of_teacher.without_sources() == dataclasses.replace(SPEC, teachers=(plain,), start=plain)
 
 
 def test_every_field_counts():
@@ -230,6 +243,7 @@ def test_every_field_changes_the_weights(lab):
     assert set(recipes) | seen == {field.name for field in dataclasses.fields(Recipe)}
     datasets = {"mean": (0.4,), "std": (0.2,), "train_fraction": 0.5, "val_fraction": 0.2, "classes": (0, 1, 2)}
     data = {"target", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size", "test_split"}
+    data |= {"source"}  # of a loader of the user's own
     special = {"special": (0,), "dustbin": False}  # with a dustbin it would need another teacher, see test_start
     assert set(datasets) | set(special) | data == {field.name for field in dataclasses.fields(ImageDatasetSpec)}
     specs = [

@@ -101,6 +101,15 @@ def test_own_weights_must_be_there_and_unchanged(lab):
         lab.execute(own, weight_files={digest: path})
 
 
+def test_own_weights_whose_outputs_overflow_are_refused(lab):
+    path, network = lab.root / "teacher.safetensors", build_student(lab.teacher.student, lab.dataset)
+    for parameter in network.parameters():
+        parameter.data.fill_(1e30)  # finite, as its products are not
+    digest = checkpoint.export_weights(path, network)
+    with pytest.raises(RuntimeError, match=f"SHA-256 {digest}: outputs that are not finite on the test set"):
+        lab.execute(lab.plain("cnn", weights=digest), weight_files={digest: path})
+
+
 def test_the_test_set_chooses_nothing_that_teaches_or_is_handed_on(lab, monkeypatch):
     """Also where an earlier epoch was better: the last one is what a poor teacher is asked for, and what is kept."""
     poor = lab.plain("cnn", stop_epoch=2)

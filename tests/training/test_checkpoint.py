@@ -218,3 +218,32 @@ def test_process_killed_while_saving_leaves_a_whole_checkpoint(tmp_path):
         assert torch.equal(found["weights"], weights + max(found["turn"], 0))
         turns.append(found["turn"])
     assert max(turns) > 0, "none was killed after a first save"
+
+
+@pytest.mark.parametrize(
+    ("tensor", "count"),
+    [
+        (torch.tensor([1.0, float("nan")]), 1),
+        (torch.tensor([[float("inf")], [-float("inf")]]), 2),
+        (torch.tensor([1e39, 1e38], dtype=torch.float64), 1),  # the largest of fp32 is 3.4e38
+        (torch.tensor([1.0, float("nan")], dtype=torch.float16), 1),
+        (torch.tensor([3e38], dtype=torch.bfloat16), 0),
+        (torch.tensor([65504.0], dtype=torch.float16), 0),
+        (torch.tensor([2**62]), 0),
+        (torch.tensor([], dtype=torch.float64), 0),
+    ],
+    ids=lambda value: str(value).replace("torch.", "") if isinstance(value, torch.Tensor) else "",
+)
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
+def test_weights_that_are_not_finite_in_fp32_are_refused(tmp_path, tensor, count, name):
+    path, state = tmp_path / name, {"good": torch.zeros(3), "layer.bad": tensor}
+    (save_file if path.suffix == ".safetensors" else torch.save)(state, path)
+    if count == 0:
+        found, _ = read_weights(path)
+        assert torch.equal(found["layer.bad"], tensor)
+        return
+    with pytest.raises(CheckpointError) as refused:
+        read_weights(path)
+    assert str(path) in str(refused.value)
+    assert f"layer.bad ({count} of {tensor.numel()} values)" in str(refused.value)
+    assert "good" not in str(refused.value)

@@ -24,8 +24,8 @@ def folder(root: Path, image_size: int, in_channels: int, test_split: str | None
 
     The test set is the first of `test/`, `val/`, `valid/` and `validation/` that has a class of the training images.
     Upper case is accepted, and `ILSVRC/Data/CLS-LOC/` of ImageNet within the root. Classes are numbered in the order of
-    their sorted names (`kdrun.data.image_files`, which also says which files count); images may be deeper than one level
-    below their class. Decoded once, then read from a cache (`kdrun.data.decoding`).
+    their sorted names (`kdrun.data.image_files`, which also says which files count); images may be deeper than one
+    level below their class. Decoded once, then read from a cache (`kdrun.data.decoding`).
 
     Args:
         root: of the splits.
