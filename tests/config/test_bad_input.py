@@ -69,7 +69,10 @@ BAD = [
     ("=3", "=3", "no such key"),
     ("seed=0,1", "seed=0,1: several values need -m (--multirun)"),
     ("-m student=glob(vit*)", "student=glob(vit*): no value to sweep over"),
-    ("-m method.alpha=interval(0,1)", "method.alpha=interval(0,1): no value to sweep over"),
+    (
+        "-m method.alpha=interval(0,1)",
+        "method.alpha=interval(0,1): a continuous range needs a sweeper that draws from it",
+    ),
     ("--config-dir nowhere", "--config-dir nowhere: no such directory"),
     # types
     ("recipe.epochs=2.5", "recipe.epochs=2.5: must be an integer"),
