@@ -129,7 +129,7 @@ def accepted_words(overrides: Sequence[str], problems: list[str], extra: Path | 
         compose_config(words)
         return words
     except COMPOSE_ERRORS as error:
-        accepted = _accepted(words, problems)
+        accepted = _accepted(words, error, problems)
         if len(accepted) == len(words):
             raise ConfigError([_first_lines(error)]) from error
         return accepted
@@ -178,11 +178,16 @@ def search_path(extra: Path | None) -> list[str]:
     return [f"{SEARCH_PATH}['file://{quoted}']"]
 
 
-def _accepted(overrides: Sequence[str], problems: list[str]) -> list[str]:
+def _accepted(overrides: Sequence[str], error: Exception, problems: list[str]) -> list[str]:
     """The overrides that fit; each that does not is explained.
 
     The search path comes first, then the choices of groups, since they decide what the others can be. Halves that fail
     are halved again, since a composition takes time and few overrides are wrong.
+
+    Args:
+        overrides: do not fit as a whole.
+        error: what their composition raised.
+        problems: the explanations go here.
     """
     accepted: list[str] = []
 
@@ -194,15 +199,17 @@ def _accepted(overrides: Sequence[str], problems: list[str]) -> list[str]:
             compose_config([*accepted, *texts])
             accepted.extend(texts)
         except COMPOSE_ERRORS as error:
-            if len(texts) == 1:
-                problems.extend(_explain(texts[0], error, accepted))
-            else:
-                middle = len(texts) // 2
-                add(texts[:middle])
-                add(texts[middle:])
+            divide(texts, error)
 
-    if overrides:
-        add(sorted(overrides, key=rank))
+    def divide(texts: Sequence[str], error: Exception) -> None:
+        if len(texts) == 1:
+            problems.extend(_explain(texts[0], error, accepted))
+        elif texts:
+            middle = len(texts) // 2
+            add(texts[:middle])
+            add(texts[middle:])
+
+    divide(sorted(overrides, key=rank), error)
     return accepted
 
 

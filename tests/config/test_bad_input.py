@@ -390,7 +390,7 @@ BAD = [
     ("-m hydra/launcher=submitit_slurm", "hydra/launcher=submitit_slurm: no such option", "with a plugin of Hydra's"),
     ("hydra/launcher=basic", "hydra/launcher=basic: has an effect with -m (--multirun) only"),
     ("-m hydra/sweeper=basic recipe.epochs=0 seed=0,1", "recipe.epochs=0: must be at least 1"),
-    ("-m hydra/sweeper=basic stuent=cnn,mlp", "stuent=cnn: no such key; did you mean student?"),
+    ("-m hydra/sweeper=basic stuent=cnn seed=0,1", "stuent=cnn: no such key; did you mean student?"),
     ("-m hydra/launcher=basic method=ce,kdd", "method=kdd: no such option; did you mean kd?"),
 ]
 
