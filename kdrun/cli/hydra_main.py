@@ -45,9 +45,13 @@ def _problems_of_look(options: argparse.Namespace) -> list[str]:
 
 def search_main(command: Command, options: argparse.Namespace) -> int:
     """Hands a checked sweep to Hydra, which launches its jobs."""
-    maximized = [MAXIMIZED[command.search.sweeper]] if command.search.sweeper in MAXIMIZED else []
+    from kdrun.experiment.reporting import log
+
+    sweeper = command.search.sweeper
+    if sweeper not in MAXIMIZED:
+        log.info("hydra/sweeper=%s: the objective is top-1 in percent, to be maximized", sweeper)
     without_params = ["hydra.sweeper.params=null"] if command.search.params else []  # they are among the overrides
-    words = [*command.hydra, *maximized, *without_params, *in_hydras_words(*command.overrides)]
+    words = [*command.hydra, *MAXIMIZED.get(sweeper, ()), *without_params, *in_hydras_words(*command.overrides)]
     _call_hydra(["--multirun", *_config_dir(options), *words])
     return 0
 

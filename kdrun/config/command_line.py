@@ -173,9 +173,9 @@ def _refused_typed(text: str) -> str | None:
         return f"{text}: a config tree of one's own is --config-dir DIR"
     if key in CHOICES and override.value() not in (installed := group_options(key, [])):
         return f"{text}: {unknown(str(override.value()), installed, 'option')} (more with a plugin of Hydra's)"
-    for sweeper, maximized in MAXIMIZED.items():
+    for maximized in itertools.chain.from_iterable(MAXIMIZED.values()):
         if key == maximized.partition("=")[0] and text != maximized:
-            return f"{text}: the objective is top-1, so {sweeper} takes {maximized}"
+            return f"{text}: the objective is top-1: {maximized}"
     return None
 
 

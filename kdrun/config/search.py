@@ -33,12 +33,13 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
 }
 """The options that a config file may choose, by group; of each the package that brings it."""
 
-MAXIMIZED = {
-    "optuna": "hydra.sweeper.direction=maximize",
-    "ax": "hydra.sweeper.ax_config.experiment.minimize=false",
-    "nevergrad": "hydra.sweeper.optim.maximize=true",
+MAXIMIZED: Mapping[str, tuple[str, ...]] = {
+    BASIC: (),  # tries all
+    "optuna": ("hydra.sweeper.direction=maximize",),
+    "ax": ("hydra.sweeper.ax_config.experiment.minimize=false", "hydra.sweeper.ax_config.early_stop.minimize=false"),
+    "nevergrad": ("hydra.sweeper.optim.maximize=true",),
 }
-"""Sweepers that minimize by default, and the override that makes them maximize top-1."""
+"""The overrides by which a sweeper maximizes top-1: these minimize by default."""
 
 
 @dataclass(frozen=True)

@@ -306,7 +306,7 @@ def test_a_search_without_one_says_that_it_is_on_the_test_set(optuna, own, here,
 def test_a_search_that_minimizes_top1_is_refused(kdrun, optuna):
     said = kdrun("-m", "hydra/sweeper=optuna", "hydra.sweeper.direction=minimize")
     assert said.code == 2
-    assert "the objective is top-1, so optuna takes hydra.sweeper.direction=maximize" in said.err
+    assert "direction=minimize: the objective is top-1: hydra.sweeper.direction=maximize" in said.err
 
 
 def test_flags_and_overrides_in_any_order_are_one_command(optuna, own, monkeypatch):
