@@ -16,11 +16,10 @@ import yaml
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.config.composition import (
+    COMPOSE_ERRORS,
     SEARCH_PATH,
     RefusedFileError,
     compose_config,
@@ -46,8 +45,6 @@ OPEN = "method.terms"
 
 OF_FILES = "its launcher, sweeper and hydra.sweeper.params"
 NO_EFFECT = "has no effect on runs; where they are written is runtime.output_root"
-
-COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
 class ConfigError(ValueError):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra._internal.hydra
+import yaml
 from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
@@ -26,13 +27,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.config.search import Search, refusals
 
 CONFIG_NAME = "config"
 SEARCH_PATH = "hydra.searchpath="
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
 def config_directory() -> Path:
@@ -141,10 +144,21 @@ def _source(words: Sequence[str]) -> ConfigLoader | None:
     return GlobalHydra.instance().config_loader() if any(word.startswith(SEARCH_PATH) for word in words) else None
 
 
-@functools.lru_cache(maxsize=1024)  # of about 5 kB
 def _composed(choices: tuple[str, ...], source: ConfigLoader | None) -> tuple[bytes, Search]:
     """A config without any value of the user's, pickled: so everyone has a copy of his own; and its search."""
-    config = compose(CONFIG_NAME, overrides=list(choices), return_hydra_config=True)
+    found = _tried(choices, source)
+    if isinstance(found, Exception):
+        raise found.with_traceback(None)  # else it grows each time
+    return found
+
+
+@functools.lru_cache(maxsize=1024)  # of about 5 kB
+def _tried(choices: tuple[str, ...], source: ConfigLoader | None) -> tuple[bytes, Search] | Exception:
+    """As `_composed`; what Hydra raises is remembered, too: while bad overrides are looked for, it is met again."""
+    try:
+        config = compose(CONFIG_NAME, overrides=list(choices), return_hydra_config=True)
+    except COMPOSE_ERRORS as error:
+        return error
     loader: Any = GlobalHydra.instance().config_loader()
     chosen = config.hydra.runtime.choices
     sweeper: Any = OmegaConf.to_container(config.hydra.sweeper)
