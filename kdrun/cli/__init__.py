@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from kdrun.cli.options import VERBS, late_verb, refuse, served_by_hydra
+from kdrun.cli.options import VERBS, distributed, late_verb, looks, refuse, run_parser
 from kdrun.stopping import listen, stop_behind
 
 
@@ -19,10 +19,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb = words.pop(0) if words and words[0] in VERBS else None
     if verb is None and (late := late_verb(words)):
         return refuse([f"{late}: a verb must be the first word: kdrun {late} ..."])
-    if verb is None and served_by_hydra(words):
-        from kdrun.cli.hydra_main import hydra_main
+    if verb is None:
+        options = run_parser().parse_intermixed_args(words)
+        if looks(options):
+            from kdrun.cli.hydra_main import look
 
-        return hydra_main(words)
+            return look(options)
+    if verb in (None, "table") and (reason := distributed()):
+        return refuse([reason])
     listen()
     try:
         if verb == "table":
@@ -39,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return show_main(words)
         from kdrun.cli.runs import runs_main
 
-        return runs_main(words)
+        return runs_main(options)
     except BaseException as error:
         stop = stop_behind(error)
         if stop is None:

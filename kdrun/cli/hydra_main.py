@@ -1,82 +1,77 @@
-"""What Hydra's own main serves: its flags, and jobs of other launchers and sweepers."""
+"""What Hydra's own main serves: flags that only look, and sweeps by other launchers and sweepers."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from kdrun.cli.options import FOREIGN, refuse, run_parser
-from kdrun.config.compose import (
-    ConfigError,
-    compose_job,
-    config_directory,
-    expand,
-    hydra_group_options,
-    hydra_session,
-    in_hydras_words,
-)
-from kdrun.config.composition import CONFIG_NAME
-from kdrun.experiment.signature import unknown
+from kdrun.cli.options import LOOKS, refuse
+from kdrun.config.command_line import Command, expand, read_command
+from kdrun.config.compose import ConfigError, compose_job, hydra_session, in_hydras_words, on_hydra
+from kdrun.config.composition import CONFIG_NAME, config_directory
+from kdrun.config.search import BASIC, MAXIMIZED
 
 
-def hydra_main(words: Sequence[str]) -> int:
-    """Hands over to Hydra, after its own way of telling a bad override has been spared the user."""
-    options, _ = run_parser().parse_known_intermixed_args(words)
-    if options.cfg:
-        overrides = [word for word in words if "=" in word and not word.startswith("-")]
-        problems: list[str] = []
-        try:
-            with hydra_session():
-                compose_job(overrides, problems, extra=options.config_dir)
-        except ConfigError as error:
-            problems += error.problems
-        if problems:
-            return refuse(problems)
-    elif any(word.startswith(FOREIGN) for word in words) and (problems := _foreign_problems(options)):
+def look(options: argparse.Namespace) -> int:
+    """Shows help, config, information or completions; the config is checked first, since Hydra acts on it."""
+    if not options.shell_completion and (problems := _problems_of_look(options)):
         return refuse(problems)
-    sys.argv = ["kdrun", *(said for word in words for said in in_hydras_words(word))]
-    hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=CONFIG_NAME)(_hydra_task)()
+    switches = ("help", "hydra_help", "shell_completion", "resolve")
+    flags = [f"--{name.replace('_', '-')}" for name in switches if vars(options)[name]]
+    flags += [f"--{name}={value}" for name in ("cfg", "info", "package") if (value := vars(options)[name])]
+    _call_hydra([*flags, *_config_dir(options), *in_hydras_words(*options.overrides)])
     return 0
 
 
-def _foreign_problems(options: argparse.Namespace) -> list[str]:
-    """What is wrong with a command for another launcher or sweeper, as far as it shows before the first job.
-
-    A sweeper draws its values later; of what it sweeps over, the first is checked here.
-    """
-    from kdrun.config.preflight import check_job
-
+def _problems_of_look(options: argparse.Namespace) -> list[str]:
     problems: list[str] = []
-    chosen = [text for text in options.overrides if text.startswith(FOREIGN)]
-    own = [text for text in options.overrides if not text.lstrip("+~").startswith(("hydra.", "hydra/"))]
-    with hydra_session():
-        for text in chosen:
-            group, _, name = text.partition("=")
-            installed = hydra_group_options(group)
-            if name not in installed:
-                problems.append(f"{text}: {unknown(name, installed, 'option')} (more with a plugin of Hydra's)")
-            elif not options.multirun:
-                problems.append(f"{text}: has an effect with -m (--multirun) only")
-        if any(text.startswith("hydra/sweeper=") for text in chosen):
-            values = [expand([text], multirun=True, problems=[]) for text in own]
-            jobs = [[choices[0][0] for choices in values if choices]]
-        else:
-            jobs = expand(own, multirun=options.multirun, problems=problems)
-        for job in jobs:
-            try:
-                check_job(compose_job(job, problems, extra=options.config_dir), job)
-            except ConfigError as error:
-                problems += error.problems
+    if options.multirun:
+        flag = next(name for name in LOOKS if vars(options)[name])
+        problems.append(f"--multirun: has no effect with --{flag.replace('_', '-')}")
+    try:
+        with hydra_session():
+            command = read_command(options.overrides, problems, multirun=True, extra=options.config_dir)
+            typed = [text for text in options.overrides if not on_hydra(text)]
+            (overrides,) = expand(typed, multirun=False, problems=problems)
+            compose_job(overrides, problems, extra=options.config_dir, search=command.search)
+    except ConfigError as error:
+        problems += error.problems
     return list(dict.fromkeys(problems))
 
 
+def search_main(command: Command, options: argparse.Namespace) -> int:
+    """Hands a checked sweep to Hydra, which launches its jobs."""
+    from kdrun.experiment.reporting import log
+
+    sweeper = command.search.sweeper
+    if sweeper not in MAXIMIZED:
+        log.info("hydra/sweeper=%s: the objective is top-1 in percent, to be maximized", sweeper)
+    without_params = ["hydra.sweeper.params=null"] if command.search.params else []  # they are among the overrides
+    words = [*command.hydra, *MAXIMIZED.get(sweeper, ()), *without_params, *in_hydras_words(*command.overrides)]
+    _call_hydra(["--multirun", *_config_dir(options), *words])
+    return 0
+
+
+def _config_dir(options: argparse.Namespace) -> list[str]:
+    return [f"--config-dir={options.config_dir}"] if options.config_dir else []
+
+
+def _call_hydra(words: list[str]) -> None:
+    sys.argv = ["kdrun", *words]
+    hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=CONFIG_NAME)(_hydra_task)()
+
+
 def _hydra_task(config: DictConfig) -> float:
-    """One job of a foreign launcher or sweeper: returns the top-1 of the last epoch on the test set, in percent."""
+    """One job of another launcher or sweeper.
+
+    Returns:
+        The objective of a search, to be maximized: top-1 of the last epoch in percent, on the validation split where
+        one is held out, else on the test set.
+    """
     from kdrun.cli.runs import runner_for
     from kdrun.config.preflight import check_job
     from kdrun.experiment.components import TRUST_VARIABLE
@@ -88,5 +83,9 @@ def _hydra_task(config: DictConfig) -> float:
     job = check_job(config, tuple(HydraConfig.get().overrides.task))
     outcome = runner_for([job]).execute(job.spec, config=job.config)
     log.info("result: %s", outcome.run.result_path)
-    top1: float = outcome.result["test"]["last"]["top1"]
+    split = "val" if "val" in outcome.result else "test"
+    top1: float = outcome.result[split]["last"]["top1"]
+    warning = "" if split == "val" else ": the search is on the test set; dataset.val_fraction=0.1 holds out a split"
+    if HydraConfig.get().runtime.choices["hydra/sweeper"] != BASIC:  # which tries all, whatever a run returns
+        log.info("objective: top-1 %.2f %% on %s%s", top1, split, warning)
     return top1

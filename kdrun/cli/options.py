@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +13,21 @@ BAD_INPUT = 2
 VERBS = ("table", "ls", "show")
 """First words that are no override; without one, kdrun trains."""
 
-SERVED_BY_HYDRA = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
-FOREIGN = ("hydra/launcher=", "hydra/sweeper=")
+LOOKS = ("help", "hydra_help", "cfg", "info", "shell_completion")
+"""Flags that Hydra's own main serves; nothing is run."""
 
 
-def served_by_hydra(words: Sequence[str]) -> bool:
-    """Whether Hydra's own main serves this command line: its flags, and other launchers and sweepers."""
-    return any(word in SERVED_BY_HYDRA or word.startswith(("--cfg=", *FOREIGN)) for word in words)
+def looks(options: argparse.Namespace) -> bool:
+    """Whether a command line only looks: Hydra's own main serves it."""
+    return any(getattr(options, flag) for flag in LOOKS)
+
+
+def distributed() -> str | None:
+    """Why this process is not to run anything: it is one of several that torchrun has started; None if it is not."""
+    processes = os.environ.get("WORLD_SIZE", "")
+    if processes.isdigit() and int(processes) > 1:
+        return f"WORLD_SIZE={processes}: a run is one process on one device; start kdrun without torchrun"
+    return None
 
 
 def late_verb(words: Sequence[str]) -> str | None:
@@ -28,14 +37,21 @@ def late_verb(words: Sequence[str]) -> str | None:
 
 
 def run_parser() -> argparse.ArgumentParser:
-    """The options of a run or sweep; `--help` is Hydra's."""
+    """The options of a run or sweep, in any order; those that look are of Hydra's main."""
     parser = argparse.ArgumentParser(prog="kdrun", usage="kdrun [options] [key=value ...]", add_help=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("-cd", "--config-dir", type=Path)
     parser.add_argument("--version", action="store_true")
-    parser.add_argument("-c", "--cfg")  # Hydra serves it
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--hydra-help", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("-p", "--package")
+    info = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+    parser.add_argument("-i", "--info", nargs="?", const="all", choices=info)
+    parser.add_argument("-sc", "--shell-completion", action="store_true")
     return parser
 
 

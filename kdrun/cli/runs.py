@@ -10,28 +10,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrun import __version__
-from kdrun.cli.options import refuse, run_parser
+from kdrun.cli.options import refuse
 from kdrun.files import DamagedError, write_atomically
 from kdrun.stopping import DeviceLost
 
 if TYPE_CHECKING:
+    from kdrun.config.command_line import Command
     from kdrun.config.preflight import Job
     from kdrun.experiment.attempt import Request
     from kdrun.experiment.runner import Runner
 
 
-def runs_main(words: Sequence[str]) -> int:
+def runs_main(options: argparse.Namespace) -> int:
     """Checks all jobs, runs them, and returns the exit code."""
-    options = run_parser().parse_intermixed_args(words)
     if options.version:
         print(f"kdrun {__version__} ({Path(__file__).parents[1]})")
         return 0
-    from kdrun.config.compose import ConfigError
+    from kdrun.config.command_line import read_command
+    from kdrun.config.compose import ConfigError, hydra_session
 
+    problems: list[str] = []
     try:
-        jobs, choices = _jobs(options)
+        with hydra_session():
+            command = read_command(options.overrides, problems, multirun=options.multirun, extra=options.config_dir)
+            jobs, choices = _jobs(command, options, problems)
     except ConfigError as error:
-        return refuse(error.problems)
+        problems += error.problems
+    if problems:
+        return refuse(list(dict.fromkeys(problems)))
     from kdrun.experiment.reporting import log, set_up_console
 
     set_up_console()
@@ -45,50 +51,66 @@ def runs_main(words: Sequence[str]) -> int:
         for spec, role in with_teachers([job.spec for job in jobs]):
             log.info("%s", estimator.line(spec, role=role))
         return 0
+    if not command.search.is_own:
+        from kdrun.cli.hydra_main import search_main
+
+        return search_main(command, options)
     if options.multirun:
         return _run_sweep(jobs, choices)
     return _run_one(jobs[0])
 
 
-def _jobs(options: argparse.Namespace) -> tuple[list[Job], list[dict[str, str]]]:
-    """All jobs of a command line, checked, and what each chooses of the swept keys.
+def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) -> tuple[list[Job], list[dict[str, str]]]:
+    """All jobs of a command line, checked, and what each chooses of the swept keys; within a session.
 
-    Raises:
-        ConfigError: with every problem of every job.
+    Of a sweeper that draws its values, these are the jobs that it could begin with.
+
+    Args:
+        command: what the command line asks for.
+        options: its flags.
+        problems: every problem of every job is told here.
     """
-    from kdrun.config.compose import (
-        ConfigError,
-        compose_job,
-        expand,
-        hydra_session,
-    )
+    from kdrun.config.command_line import expand, first_jobs
+    from kdrun.config.compose import ConfigError, compose_job, in_hydras_words
+    from kdrun.config.search import BASIC
 
-    problems: list[str] = []
+    own, extra = command.search.is_own, options.config_dir
+    overrides = command.overrides if own else in_hydras_words(*command.overrides)
+    if command.search.sweeper == BASIC:
+        lists = expand(overrides, multirun=options.multirun, problems=problems, extra=extra)
+    else:
+        lists = first_jobs(overrides, problems, extra=extra)
+    swept = [texts[0].partition("=")[0] for texts in zip(*lists, strict=True) if len(set(texts)) > 1]
     jobs, choices = [], []
-    with hydra_session():
-        lists = expand(options.overrides, multirun=options.multirun, problems=problems)
-        swept = [texts[0].partition("=")[0] for texts in zip(*lists, strict=True) if len(set(texts)) > 1]
-        for job_overrides in lists:
-            try:
-                config = compose_job(job_overrides, problems, extra=options.config_dir)
-                from kdrun.config.preflight import check_job  # torch is needed from here on
+    for job_overrides in lists:
+        try:
+            config = compose_job(job_overrides, problems, extra=extra, search=command.search)
+            from kdrun.config.preflight import check_job  # torch is needed from here on
 
-                jobs.append(check_job(config, job_overrides))
-            except ConfigError as error:
-                problems += error.problems
-            pairs = dict(text.partition("=")[::2] for text in job_overrides)
-            choices.append({key: pairs[key] for key in swept})
+            jobs.append(check_job(config, job_overrides))
+        except ConfigError as error:
+            problems += error.problems
+        pairs = dict(text.partition("=")[::2] for text in job_overrides)
+        choices.append({key: pairs[key] for key in swept})
+    if own:
+        problems += _not_shared(jobs)
+    elif any(job.evaluation for job in jobs):
+        problems.append("evaluation: has an effect on kdrun's own sweep only; evaluate the finished runs afterwards")
+    return jobs, choices
+
+
+def _not_shared(jobs: Sequence[Job]) -> list[str]:
+    """What the jobs of kdrun's own sweep must share and do not."""
     from kdrun.experiment.runtime import Runtime
 
+    problems = []
     for what in (field.name for field in dataclasses.fields(Runtime)):
         if len({getattr(job.runtime, what) for job in jobs}) > 1:
             key = "dataset.root" if what == "data_root" else f"runtime.{what}"
             problems.append(f"the jobs of a sweep must share one {key}")
     if len({job.evaluation for job in jobs}) > 1:
         problems.append("the jobs of a sweep must share one evaluation")
-    if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
-    return jobs, choices
+    return problems
 
 
 def _about_sweep(jobs: Sequence[Job], choices: Sequence[Mapping[str, str]]) -> list[str]:

@@ -32,7 +32,8 @@ def show_main(words: Sequence[str]) -> int:
     parser.add_argument("--all", action="store_true", help="the modules within the network's children, too")
     parser.add_argument("-cd", "--config-dir", type=Path, help="a config tree of one's own")
     options = parser.parse_intermixed_args(words)
-    from kdrun.config.compose import ConfigError, compose_job, expand, hydra_session
+    from kdrun.config.command_line import expand
+    from kdrun.config.compose import ConfigError, compose_job, hydra_session
     from kdrun.config.preflight import check_job
     from kdrun.experiment.build import outline_of
 

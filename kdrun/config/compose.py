@@ -6,7 +6,6 @@ itself. When that fails, the overrides that do not fit are looked for, told and 
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,12 +16,18 @@ import yaml
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from kdrun.config.composition import CONFIG_NAME, SEARCH_PATH, compose_config, group_options
+from kdrun.config.composition import (
+    COMPOSE_ERRORS,
+    SEARCH_PATH,
+    RefusedFileError,
+    compose_config,
+    compose_search,
+    config_directory,
+    group_options,
+)
+from kdrun.config.search import CHOICES, Search
 from kdrun.experiment.signature import unknown
 
 SPOKEN = {
@@ -38,7 +43,8 @@ FURTHER_TEACHER = re.compile(r"(teacher\.also\.\w+)=")
 OPEN = "method.terms"
 """A node to which the user can add what he likes."""
 
-COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+OF_FILES = "its launcher, sweeper and hydra.sweeper.params"
+NO_EFFECT = "has no effect on runs; where they are written is runtime.output_root"
 
 
 class ConfigError(ValueError):
@@ -49,17 +55,12 @@ class ConfigError(ValueError):
         self.problems = list(problems)
 
 
-def config_directory() -> Path:
-    """The directory of the shipped config: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for candidate in (package / "conf", package.parent / "conf"):
-        if (candidate / f"{CONFIG_NAME}.yaml").exists():
-            return candidate
-    raise FileNotFoundError(f"kdrun's conf/ directory is missing beside {package}")
+def in_hydras_words(*overrides: str) -> list[str]:
+    """Overrides as Hydra wants them: a teacher's network and method are students and methods in another place."""
+    return [word for text in overrides for word in _in_hydras_words(text)]
 
 
-def in_hydras_words(text: str) -> list[str]:
-    """An override as Hydra wants it: a teacher's network and method are students and methods in another place."""
+def _in_hydras_words(text: str) -> list[str]:
     if text == "teacher=none":
         return ["~student@teacher"]
     for spoken, group in SPOKEN.items():
@@ -80,78 +81,55 @@ def hydra_session() -> Iterator[None]:
         yield
 
 
-def expand(
+def compose_job(
     overrides: Sequence[str],
-    *,
-    multirun: bool,
     problems: list[str],
-    one_value: str = "several values need -m (--multirun)",
-) -> list[list[str]]:
-    """The override lists of all jobs: the product of what is swept, the last one varying fastest.
-
-    Args:
-        overrides: what the user typed.
-        multirun: whether several values are allowed.
-        problems: overrides that cannot be parsed, sweeps without `-m`, and sweeps over nothing are told here and
-            left out.
-        one_value: what to say to several values without `multirun`.
-    """
-    swept: list[list[str]] = []
-    for text in overrides:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException as error:
-            problems.append(f"{text}: cannot be parsed as key=value ({str(error).splitlines()[0]})")
-            continue
-        if override.is_sweep_override() and not multirun:
-            problems.append(f"{text}: {one_value}")
-        elif choices := _choices(override):
-            swept.append(choices)
-        else:
-            problems.append(f"{text}: no value to sweep over; a,b or range(...) or glob(...) of a group's options")
-    keys = [choices[0].partition("=")[0] for choices in swept]
-    for key, choices in zip(keys, swept, strict=True):
-        if len(choices) > 1 and keys.count(key) > 1:
-            problems.append(f"{key}: is swept and given again")
-    return [list(job) for job in itertools.product(*swept)]
-
-
-def _choices(override: Override) -> list[str]:
-    """What one override stands for: itself, or one override for each swept value."""
-    if not override.is_sweep_override():
-        return [override.input_line or ""]
-    key, swept = override.get_key_element(), override.value()
-    values: list[str] = []
-    if isinstance(swept, Glob):
-        values = swept.filter(group_options(key, []))
-    elif override.is_discrete_sweep():  # all but interval(...), which needs a sweeper that draws from it
-        values = list(override.sweep_string_iterator())
-    return [f"{key}={value}" for value in values]
-
-
-def compose_job(overrides: Sequence[str], problems: list[str], *, extra: Path | None = None) -> DictConfig:
+    *,
+    extra: Path | None = None,
+    search: Search | None = None,
+) -> DictConfig:
     """Composes one job.
 
     Args:
         overrides: of this job, none of them swept.
-        problems: every override that does not fit is told here by name and left out.
+        problems: every override that does not fit is told here by name and left out; and every config file that sets
+            a launcher or a sweeper without being one of `search`.
         extra: a config tree of the user's own, searched behind the shipped one.
+        search: the command's; None where launchers and sweepers have no effect.
 
     Raises:
         ConfigError: `extra` is no directory, or not even the shipped config can be composed (with an `extra` that
             breaks it).
     """
-    idle = [text for text in overrides if text.lstrip("+~").startswith(("hydra.", "hydra/"))]
-    problems += [f"{text}: has no effect on runs; where they are written is runtime.output_root" for text in idle]
-    words = [word for text in overrides if text not in idle for word in in_hydras_words(text)]
-    words = _with_a_recipe(_with_single_options([*_search_path(extra), *words], problems), problems)
+    idle = [text for text in overrides if on_hydra(text)]
+    problems += [f"{text}: {NO_EFFECT}" for text in idle]
+    words = accepted_words([text for text in overrides if text not in idle], problems, extra)
+    taken_up = () if search is None else search.files
+    problems += [
+        f"{file}: {OF_FILES} have an effect on kdrun -m only, where the option that names the file is not swept"
+        for file in compose_search(words).files
+        if file not in taken_up
+    ]
+    return compose_config(words)
+
+
+def on_hydra(text: str) -> bool:
+    """Whether an override is of Hydra's own config."""
+    return text.lstrip("+~").startswith(("hydra.", "hydra/"))
+
+
+def accepted_words(overrides: Sequence[str], problems: list[str], extra: Path | None) -> list[str]:
+    """Overrides as Hydra wants them, the search path first; those that do not fit are told and left out."""
+    words = [*search_path(extra), *in_hydras_words(*overrides)]
+    words = _with_a_recipe(_with_single_options(words, problems), problems)
     try:
-        return compose_config(words)
+        compose_config(words)
+        return words
     except COMPOSE_ERRORS as error:
-        accepted = _accepted(words, problems)
+        accepted = _accepted(words, error, problems)
         if len(accepted) == len(words):
             raise ConfigError([_first_lines(error)]) from error
-        return compose_config(accepted)
+        return accepted
 
 
 def _with_single_options(words: list[str], problems: list[str]) -> list[str]:
@@ -159,11 +137,11 @@ def _with_single_options(words: list[str], problems: list[str]) -> list[str]:
     kept = []
     for word in words:
         value = None
-        if _chooses_group(word, words) and not word.startswith("~"):
+        if chooses_group(word, words) and not word.startswith("~"):
             value = OverridesParser.create().parse_override(word).value()
         spoken = word.rpartition("@")[2]
         if isinstance(value, dict):
-            problems.append(f"{spoken}: {unknown('', group_options(_group(word), words), 'option')}")
+            problems.append(f"{spoken}: {unknown('', group_options(group_of(word), words), 'option')}")
         elif isinstance(value, list):
             problems.append(f"{spoken}: must be one option; to run each: -m {spoken.replace('[', '').replace(']', '')}")
         else:
@@ -187,7 +165,7 @@ def _with_a_recipe(words: list[str], problems: list[str]) -> list[str]:
     return [*(word for word in words if word != f"recipe={chosen}"), f"recipe={options[0]}"]
 
 
-def _search_path(extra: Path | None) -> list[str]:
+def search_path(extra: Path | None) -> list[str]:
     """The override that adds a user's config tree behind the shipped one."""
     if extra is None:
         return []
@@ -197,49 +175,61 @@ def _search_path(extra: Path | None) -> list[str]:
     return [f"{SEARCH_PATH}['file://{quoted}']"]
 
 
-def _accepted(overrides: Sequence[str], problems: list[str]) -> list[str]:
+def _accepted(overrides: Sequence[str], error: Exception, problems: list[str]) -> list[str]:
     """The overrides that fit; each that does not is explained.
 
     The search path comes first, then the choices of groups, since they decide what the others can be. Halves that fail
     are halved again, since a composition takes time and few overrides are wrong.
+
+    Args:
+        overrides: do not fit as a whole.
+        error: what their composition raised.
+        problems: the explanations go here.
     """
     accepted: list[str] = []
 
     def rank(text: str) -> int:
-        return 0 if text.startswith(SEARCH_PATH) else 1 if _chooses_group(text, overrides) else 2
+        return 0 if text.startswith(SEARCH_PATH) else 1 if chooses_group(text, overrides) else 2
 
     def add(texts: Sequence[str]) -> None:
         try:
             compose_config([*accepted, *texts])
             accepted.extend(texts)
         except COMPOSE_ERRORS as error:
-            if len(texts) == 1:
-                problems.append(_explain(texts[0], error, accepted))
-            else:
-                middle = len(texts) // 2
-                add(texts[:middle])
-                add(texts[middle:])
+            divide(texts, error)
 
-    if overrides:
-        add(sorted(overrides, key=rank))
+    def divide(texts: Sequence[str], error: Exception) -> None:
+        if len(texts) == 1:
+            problems.extend(_explain(texts[0], error, accepted))
+        elif texts:
+            middle = len(texts) // 2
+            add(texts[:middle])
+            add(texts[middle:])
+
+    divide(sorted(overrides, key=rank), error)
     return accepted
 
 
-def _explain(text: str, error: Exception, accepted: list[str]) -> str:
-    """One line for an override that does not fit."""
+def _explain(text: str, error: Exception, accepted: list[str]) -> list[str]:
+    """What is wrong with an override that does not fit: a line, or one for each key that a config file must not set."""
+    if isinstance(error, RefusedFileError):
+        return error.problems
     key, _, value = text.partition("=")
-    if _chooses_group(text, accepted) and not text.startswith("~"):
-        options = group_options(_group(text), accepted)
+    if chooses_group(text, accepted) and not text.startswith("~"):
+        options = group_options(group_of(text), accepted)
         if value not in options:
-            return f"{key.rpartition('@')[2]}={value}: {unknown(value, options, 'option')}"
-    elif not text.startswith(("+", "~")):
-        spoken = (word.rpartition("@")[2] for word in accepted if _chooses_group(word, accepted))
+            return [f"{key.rpartition('@')[2]}={value}: {unknown(value, options, 'option')}"]
+    elif not text.startswith(("+", "~")) and not on_hydra(text):
+        spoken = (word.rpartition("@")[2] for word in accepted if chooses_group(word, accepted))
         chosen = {word.partition("=")[0]: word for word in spoken}
         config = OmegaConf.to_container(compose_config(accepted))
         missing = _missing_key(key.split("."), config, chosen)
         if missing is not None:
-            return f"{text}: {missing}"
-    return f"{text}: {_first_lines(error)}"
+            return [f"{text}: {missing}"]
+    plugin = re.search(r"Could not find '(hydra/[\w/]+)/(\w+)'", str(error))
+    if plugin and plugin[2] in CHOICES.get(plugin[1], ()):
+        return [f"{text}: {plugin[1]}={plugin[2]} is not installed: pip install {CHOICES[plugin[1]][plugin[2]]}"]
+    return [f"{text}: {_first_lines(error)}"]
 
 
 def _missing_key(path: list[str], node: Any, chosen: Mapping[str, str]) -> str | None:
@@ -260,19 +250,14 @@ def _missing_key(path: list[str], node: Any, chosen: Mapping[str, str]) -> str |
     return None
 
 
-def _group(text: str) -> str:
+def group_of(text: str) -> str:
     """The group an override names, if it names one: without its sign and its package."""
     return text.partition("=")[0].lstrip("+~").partition("@")[0]
 
 
-def _chooses_group(text: str, overrides: Sequence[str]) -> bool:
-    group = _group(text)
+def chooses_group(text: str, overrides: Sequence[str]) -> bool:
+    group = group_of(text)
     return group != "" and "." not in group and bool(group_options(group, overrides))
-
-
-def hydra_group_options(group: str) -> tuple[str, ...]:
-    """What is installed of one of Hydra's own groups, `hydra/launcher` or `hydra/sweeper`; in a session."""
-    return group_options(group, [])
 
 
 def _first_lines(error: Exception) -> str:

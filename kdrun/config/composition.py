@@ -1,5 +1,7 @@
 """Hydra's composition and its options of groups, remembered; for use within a session (`kdrun.config.compose`).
 
+Every composition, Hydra's own included, refuses what a config file may not set (`kdrun.config.search`).
+
 Hydra takes a tenth of a second to compose a config, and all but some milliseconds of it hang on the choices of groups
 alone. The jobs of a sweep, the rows of a table and the search for overrides that do not fit make few choices and set
 many values: what a set of choices yields is kept, and the values are laid over a copy.
@@ -8,20 +10,97 @@ many values: what a set of choices yields is kept, and the values are laid over 
 from __future__ import annotations
 
 import functools
+import os
 import pickle
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import hydra._internal.hydra
+import yaml
 from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from kdrun.config.search import Search, refusals
 
 CONFIG_NAME = "config"
 SEARCH_PATH = "hydra.searchpath="
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+
+
+def config_directory() -> Path:
+    """The directory of the shipped config: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for candidate in (package / "conf", package.parent / "conf"):
+        if (candidate / f"{CONFIG_NAME}.yaml").exists():
+            return candidate
+    raise FileNotFoundError(f"kdrun's conf/ directory is missing beside {package}")
+
+
+class RefusedFileError(ConfigCompositionException):
+    """Config files set what only kdrun's own may set: one line for each key."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+class CheckedLoader(ConfigLoaderImpl):
+    """Hydra's loader, which refuses config files that set more than a launcher and a sweeper under `hydra.`.
+
+    Attributes:
+        files: of the last composition, the config files from outside kdrun that set one of these.
+    """
+
+    files: tuple[str, ...] = ()
+
+    def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        problems, files = [], []
+        for default in defaults:
+            file, refused, sets_any = _on_hydra(self, default, repo)
+            problems += [f"{file}: {text}" for text in refused]
+            files += [file] if sets_any else []
+        if problems:
+            raise RefusedFileError(problems)
+        self.files = tuple(files)
+        return super()._compose_config_from_defaults_list(defaults, repo)
+
+
+# Hydra's main and its compose API create their loader by this name.
+hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader  # type: ignore[attr-defined]
+
+
+def _on_hydra(loader: ConfigLoaderImpl, default: ResultDefault, repo: IConfigRepository) -> tuple[str, list[str], bool]:
+    """A config of a defaults list: its file, what it must not set under `hydra.`, and whether it sets any of it."""
+    path = default.config_path or ""
+    loaded: Any = repo.load_config(path)
+    scheme, _, root = loaded.path.partition("://")
+    file = os.path.realpath(os.path.join(root, path)) if scheme == "file" else f"{loaded.path}/{path}"
+    file = file if file.endswith(".yaml") else f"{file}.yaml"
+    if _is_installed(scheme, root, file):
+        package = (default.package if default.package is not None else loaded.header["package"]) or ""
+        misplaced = package.split(".")[0] == "hydra" and not path.startswith("hydra/")
+        return file, [f"must not be placed at {package}"] if misplaced else [], misplaced
+    embedded = loader._embed_result_config(loaded, default.package).config
+    config: Any = OmegaConf.to_container(embedded) if OmegaConf.is_config(embedded) else embedded
+    return file, *refusals(config, loaded.defaults_list)
+
+
+def _is_installed(scheme: str, root: str, file: str) -> bool:
+    """Whether a config is kdrun's own, Hydra's or an installed plugin's."""
+    if scheme == "file":
+        return Path(file).is_relative_to(config_directory())
+    return scheme == "structured" or root.split(".")[0] in ("hydra", "hydra_plugins")
 
 
 def compose_config(words: Sequence[str]) -> DictConfig:
@@ -30,17 +109,27 @@ def compose_config(words: Sequence[str]) -> DictConfig:
     Args:
         words: overrides as Hydra wants them, a search path among them.
     """
-    overrides = OverridesParser.create().parse_overrides(list(words))
-    values = [override for override in overrides if _sets_a_value(override, words)]
-    choices = [word for word, override in zip(words, overrides, strict=True) if override not in values]
-    config: DictConfig = pickle.loads(_composed(tuple(choices), _source(words)))
+    choices, values = _choices_and_values(words)
+    config: DictConfig = pickle.loads(_composed(choices, _source(words))[0])
     ConfigLoaderImpl._apply_overrides_to_config(values, config)  # Hydra's own last step
     return config
+
+
+def compose_search(words: Sequence[str]) -> Search:
+    """The launcher and sweeper that overrides and the config files they name choose, or the error Hydra raises."""
+    return _composed(_choices_and_values(words)[0], _source(words))[1]
 
 
 def group_options(group: str, words: Sequence[str]) -> tuple[str, ...]:
     """The options of a group, those in a search path among `words` included."""
     return _options(group, tuple(word for word in words if word.startswith(SEARCH_PATH)), _source(words))
+
+
+def _choices_and_values(words: Sequence[str]) -> tuple[tuple[str, ...], list[Override]]:
+    """Overrides that decide what Hydra composes, and those it applies to the composed config."""
+    overrides = OverridesParser.create().parse_overrides(list(words))
+    values = [override for override in overrides if _sets_a_value(override, words)]
+    return tuple(word for word, override in zip(words, overrides, strict=True) if override not in values), values
 
 
 def _sets_a_value(override: Override, words: Sequence[str]) -> bool:
@@ -55,10 +144,33 @@ def _source(words: Sequence[str]) -> ConfigLoader | None:
     return GlobalHydra.instance().config_loader() if any(word.startswith(SEARCH_PATH) for word in words) else None
 
 
+def _composed(choices: tuple[str, ...], source: ConfigLoader | None) -> tuple[bytes, Search]:
+    """A config without any value of the user's, pickled: so everyone has a copy of his own; and its search."""
+    found = _tried(choices, source)
+    if isinstance(found, Exception):
+        raise found.with_traceback(None)  # else it grows each time
+    return found
+
+
 @functools.lru_cache(maxsize=1024)  # of about 5 kB
-def _composed(choices: tuple[str, ...], source: ConfigLoader | None) -> bytes:
-    """A config without any value of the user's, pickled: so everyone has a copy of his own."""
-    return pickle.dumps(compose(CONFIG_NAME, overrides=list(choices)))
+def _tried(choices: tuple[str, ...], source: ConfigLoader | None) -> tuple[bytes, Search] | Exception:
+    """As `_composed`; what Hydra raises is remembered, too: while bad overrides are looked for, it is met again."""
+    try:
+        config = compose(CONFIG_NAME, overrides=list(choices), return_hydra_config=True)
+    except COMPOSE_ERRORS as error:
+        return error
+    loader: Any = GlobalHydra.instance().config_loader()
+    chosen = config.hydra.runtime.choices
+    sweeper: Any = OmegaConf.to_container(config.hydra.sweeper)
+    search = Search(
+        launcher=str(chosen["hydra/launcher"]),
+        sweeper=str(chosen["hydra/sweeper"]),
+        params={str(key): str(value) for key, value in (sweeper.get("params") or {}).items()},
+        files=loader.files,
+    )
+    with open_dict(config):
+        del config["hydra"]
+    return pickle.dumps(config), search
 
 
 @functools.lru_cache(maxsize=1024)

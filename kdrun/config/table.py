@@ -14,7 +14,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdrun.config.compose import ConfigError, expand, hydra_session
+from kdrun.config.command_line import expand
+from kdrun.config.compose import ConfigError, hydra_session
 from kdrun.config.preflight import Job
 from kdrun.config.table_rows import UserOverrides, checked_rows, control_row, key_of
 from kdrun.experiment.signature import unknown

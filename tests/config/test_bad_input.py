@@ -69,7 +69,10 @@ BAD = [
     ("=3", "=3", "no such key"),
     ("seed=0,1", "seed=0,1: several values need -m (--multirun)"),
     ("-m student=glob(vit*)", "student=glob(vit*): no value to sweep over"),
-    ("-m method.alpha=interval(0,1)", "method.alpha=interval(0,1): no value to sweep over"),
+    (
+        "-m method.alpha=interval(0,1)",
+        "method.alpha=interval(0,1): a continuous range needs a sweeper that draws from it",
+    ),
     ("--config-dir nowhere", "--config-dir nowhere: no such directory"),
     # types
     ("recipe.epochs=2.5", "recipe.epochs=2.5: must be an integer"),
@@ -392,7 +395,7 @@ BAD = [
     ("-m hydra/launcher=submitit_slurm", "hydra/launcher=submitit_slurm: no such option", "with a plugin of Hydra's"),
     ("hydra/launcher=basic", "hydra/launcher=basic: has an effect with -m (--multirun) only"),
     ("-m hydra/sweeper=basic recipe.epochs=0 seed=0,1", "recipe.epochs=0: must be at least 1"),
-    ("-m hydra/sweeper=basic stuent=cnn,mlp", "stuent=cnn: no such key; did you mean student?"),
+    ("-m hydra/sweeper=basic stuent=cnn seed=0,1", "stuent=cnn: no such key; did you mean student?"),
     ("-m hydra/launcher=basic method=ce,kdd", "method=kdd: no such option; did you mean kd?"),
 ]
 

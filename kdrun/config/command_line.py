@@ -1,0 +1,189 @@
+"""The overrides of a command line: the jobs they stand for, and the launcher and sweeper they choose."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override
+from hydra.errors import HydraException
+
+from kdrun.config.compose import (
+    NO_EFFECT,
+    OF_FILES,
+    SPOKEN,
+    accepted_words,
+    chooses_group,
+    group_of,
+    in_hydras_words,
+    on_hydra,
+    search_path,
+)
+from kdrun.config.composition import SEARCH_PATH, compose_search, group_options
+from kdrun.config.search import CHOICES, MAXIMIZED, Search
+from kdrun.experiment.signature import unknown
+
+CONTINUOUS = (
+    "a continuous range needs a sweeper that draws from it, hydra/sweeper=optuna; else values: 1,2 or range(1,9)"
+)
+
+
+def expand(
+    overrides: Sequence[str],
+    *,
+    multirun: bool,
+    problems: list[str],
+    one_value: str = "several values need -m (--multirun)",
+    extra: Path | None = None,
+) -> list[list[str]]:
+    """The override lists of all jobs: the product of what is swept, the last one varying fastest.
+
+    Args:
+        overrides: what the user typed.
+        multirun: whether several values are allowed.
+        problems: overrides that cannot be parsed, sweeps without `-m`, and sweeps over nothing are told here and
+            left out.
+        one_value: what to say to several values without `multirun`.
+        extra: a config tree of the user's own, whose options a glob(...) finds, too.
+    """
+    swept: list[list[str]] = []
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            problems.append(f"{text}: cannot be parsed as key=value ({str(error).splitlines()[0]})")
+            continue
+        if override.is_sweep_override() and not multirun:
+            problems.append(f"{text}: {one_value}")
+        elif isinstance(override.value(), IntervalSweep):
+            problems.append(f"{text}: {CONTINUOUS}")
+        elif choices := _choices(override, extra):
+            swept.append(choices)
+        else:
+            problems.append(f"{text}: no value to sweep over; a,b or range(...) or glob(...) of a group's options")
+    keys = [choices[0].partition("=")[0] for choices in swept]
+    for key, choices in zip(keys, swept, strict=True):
+        if len(choices) > 1 and keys.count(key) > 1:
+            problems.append(f"{key}: is swept and given again")
+    return [list(job) for job in itertools.product(*swept)]
+
+
+def first_jobs(overrides: Sequence[str], problems: list[str], *, extra: Path | None = None) -> list[list[str]]:
+    """Two jobs that a sweeper which draws its values could begin with: the first values, and the ends of intervals.
+
+    Args:
+        overrides: what the user typed.
+        problems: as in `expand`.
+        extra: as in `expand`.
+    """
+    jobs: list[list[str]] = [[], []]
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException:
+            override = None
+        interval = override and override.value()
+        if override and isinstance(interval, IntervalSweep):
+            ends = [f"{override.get_key_element()}={end}" for end in (interval.start, interval.end)]
+        else:
+            ends = [job[0] for job in expand([text], multirun=True, problems=problems, extra=extra)[:1] if job] * 2
+        for job, choice in zip(jobs, ends, strict=False):
+            job.append(choice)
+    return [list(job) for job in dict.fromkeys(map(tuple, jobs))]
+
+
+def _choices(override: Override, extra: Path | None) -> list[str]:
+    """What one override stands for: itself, or one override for each swept value."""
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    key, swept = override.get_key_element(), override.value()
+    if isinstance(swept, Glob):
+        values = swept.filter(group_options(group_of(f"{SPOKEN.get(key, key)}="), search_path(extra)))
+    else:
+        values = list(override.sweep_string_iterator())
+    return [f"{key}={value}" for value in values]
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command line asks for.
+
+    Attributes:
+        search: the launcher and sweeper it chooses, itself or by a config file.
+        overrides: of the runs: `hydra.sweeper.params` of config files, less what is typed, then what is typed.
+        hydra: typed overrides of Hydra's own config.
+    """
+
+    search: Search
+    overrides: list[str]
+    hydra: list[str]
+
+
+def read_command(typed: Sequence[str], problems: list[str], *, multirun: bool, extra: Path | None = None) -> Command:
+    """Finds the launcher and sweeper of a command line and of the config files that it names.
+
+    Args:
+        typed: the overrides.
+        problems: what does not fit is told here: of Hydra's own config, and of the config files.
+        multirun: whether it is a sweep.
+        extra: a config tree of the user's own.
+    """
+    on_runs = [text for text in typed if not on_hydra(text)]
+    fitting = [text for text in typed if on_hydra(text) and _fits(text, problems)]
+    search = Search()
+    if fitting or extra is not None:
+        chosen = [text for text in on_runs if _chooses_one(text, extra)]
+        search = compose_search(accepted_words([*chosen, *fitting], problems, extra))
+    if search.is_own:
+        problems += [f"{text}: {NO_EFFECT}" for text in fitting if group_of(text) not in CHOICES]
+    if not multirun:
+        of_search = [text for text in fitting if group_of(text) in CHOICES]
+        problems += [f"{text}: has an effect with -m (--multirun) only" for text in of_search]
+        problems += [f"{file}: {OF_FILES} have an effect with -m (--multirun) only" for file in search.files]
+        return Command(search, on_runs, fitting)
+    keys = {_node(text) for text in on_runs}
+    params = [text for key, value in search.params.items() if _node(text := f"{key}={value}") not in keys]
+    return Command(search, [*params, *on_runs], fitting)
+
+
+def _node(text: str) -> str:
+    """Where an override applies: `teacher` of `student@teacher=cnn`."""
+    return text.partition("=")[0].lstrip("+~").rpartition("@")[2]
+
+
+def _fits(text: str, problems: list[str]) -> bool:
+    problem = _refused_typed(text)
+    problems += [problem] if problem else []
+    return problem is None
+
+
+def _refused_typed(text: str) -> str | None:
+    """What is wrong with a typed override of Hydra's own config."""
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        return f"{text}: cannot be parsed as key=value ({str(error).splitlines()[0]})"
+    key = override.key_or_group
+    if override.is_sweep_override():
+        return f"{text}: a launcher, a sweeper and their options cannot be swept"
+    if key == SEARCH_PATH.removesuffix("="):
+        return f"{text}: a config tree of one's own is --config-dir DIR"
+    if key in CHOICES and override.value() not in (installed := group_options(key, [])):
+        return f"{text}: {unknown(str(override.value()), installed, 'option')} (more with a plugin of Hydra's)"
+    for maximized in itertools.chain.from_iterable(MAXIMIZED.values()):
+        if key == maximized.partition("=")[0] and text != maximized:
+            return f"{text}: the objective is top-1: {maximized}"
+    return None
+
+
+def _chooses_one(text: str, extra: Path | None) -> bool:
+    """Whether an override chooses one option of a group."""
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException:
+        return False
+    words = [*search_path(extra), *in_hydras_words(text)]
+    return not override.is_sweep_override() and chooses_group(words[-1], words)
