@@ -170,13 +170,16 @@ class Attempt:
         """A message that belongs to this run's log alone."""
         log.info("%s", message, extra={"run": self.run.spec.run_id})
 
-    def build(self, steps_per_epoch: int, weight_files: Mapping[str, Path], start: Run | None) -> Training:
+    def build(
+        self, steps_per_epoch: int, weight_files: Mapping[str, Path], start: Run | None, rest: tuple[int, int] | None
+    ) -> Training:
         """Builds the student with its method and optimiser, and restores what is trained of it.
 
         Args:
             steps_per_epoch: of the views.
             weight_files: files with weights of the user's own, by their SHA-256.
             start: the finished run that this one starts from, where there is one.
+            rest: of a specialist, see `begin_from`.
 
         Raises:
             CheckpointError: all checkpoints are damaged, or weights to begin with are not what they should be.
@@ -187,7 +190,7 @@ class Attempt:
         if spec.weights is not None:
             _take_weights(student, spec.weights, weight_files)
         if start is not None:
-            begin_from(student, spec.dataset, start)
+            begin_from(student, spec.dataset, start, rest)
         student = on_device(student, device)
         method = build_method(spec.method, student, pair_for(spec, device)).to(device)
         state = self._newest_checkpoint()

@@ -26,6 +26,7 @@ class DatasetSpec(ABC):
         val_fraction: share of the training set that is held out, in [0, 1), stratified.
         classes: the classes that stay in the training set; None is all.
         special: the classes of a specialist, see `ImageDatasetSpec`.
+        special_seed: likewise.
         example: what it has, as a person says it.
         task: names of the fields that make a dataset itself, and not a choice of its examples.
         views: names of the fields that a network trained on it hangs on.
@@ -40,6 +41,7 @@ class DatasetSpec(ABC):
     val_fraction: float
     classes: tuple[int, ...] | None = None
     special: tuple[int, ...] | None = None
+    special_seed: int = 0
 
     example: ClassVar[str]
     task: ClassVar[tuple[str, ...]]
@@ -146,6 +148,7 @@ class ImageDatasetSpec(DatasetSpec):
         special: the classes of a specialist: it is trained on their images and as many others, drawn evenly from the
             rest; None is no specialist.
         dustbin: whether a specialist tells its own classes only, and all others as one more; else it has all K.
+        special_seed: of the draw of these others.
     """
 
     target: str
@@ -162,6 +165,7 @@ class ImageDatasetSpec(DatasetSpec):
     classes: tuple[int, ...] | None = None
     special: tuple[int, ...] | None = None
     dustbin: bool = True
+    special_seed: int = 0
 
     example: ClassVar[str] = "image"
     task: ClassVar[tuple[str, ...]] = (

@@ -220,7 +220,8 @@ class Runner:
         torch.set_num_threads(self._threads(spec))
         for attempt in attempts:
             with attempt.failing_alone():
-                trainings[attempt] = attempt.build(len(views), self._weight_files, self.start(attempt.run.spec))
+                start = self.start(attempt.run.spec)
+                trainings[attempt] = attempt.build(len(views), self._weight_files, start, data.rest)
         taught = [attempt for attempt in trainings if attempt.run.spec.teachers]
         source = None
         try:
