@@ -34,6 +34,15 @@ class Entry:
         return len(self.specs) or len(self.derived)
 
     @property
+    def seeds(self) -> tuple[frozenset[int], ...]:
+        """The seeds behind each figure. Figures of two rows at one place are paired only if these are equal.
+
+        An ensemble of a run's teachers has the teachers' seeds.
+        """
+        groups = [(spec,) for spec in self.specs] or [each.specs for each in self.derived]
+        return tuple(frozenset(spec.seed for spec in group) for group in groups)
+
+    @property
     def first(self) -> Spec | None:
         """The first run, or of a derived row the first it is made of: what is to be said of student and data."""
         return next((spec for specs in (self.specs, *(each.specs for each in self.derived)) for spec in specs), None)
