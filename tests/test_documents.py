@@ -27,6 +27,7 @@ from kdrun.config.compose import compose_job, hydra_session
 from kdrun.config.table import load_table
 from kdrun.experiment.components import resolve
 from kdrun.experiment.dry_run import Estimate, Estimator
+from kdrun.tables.definition import Definition
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -171,7 +172,7 @@ def run(command: str, place: Path, monkeypatch, *, really: bool = True) -> None:
     assert main(words) == 0
 
 
-def one_of_each_method(definition: TableDefinition) -> list[str]:
+def one_of_each_method(definition: Definition) -> list[str]:
     """Names of rows: the first of each method, computed rows apart."""
     rows = {}
     for row in definition.rows:

@@ -20,6 +20,7 @@ from kdrun.config.preflight import Job
 from kdrun.config.table_rows import UserOverrides, checked_rows, control_row, key_of
 from kdrun.experiment.signature import unknown
 from kdrun.tables import Definition, Entry, Published, Row, TableError, read_definition, select
+from kdrun.tables.definition import with_baselines
 from kdrun.tables.entry import without_repetition
 
 CHOSEN_BY_ROWS = ("student", "teacher", "method", "experiment", "seed", "start", "evaluation", "teacher.stop_epoch")
@@ -148,7 +149,7 @@ def _asked(definition: Definition, patterns: Sequence[str]) -> tuple[set[str], t
     }
     names = {row.name for row in select([*definition.rows, *itertools.chain(*controls.values())], patterns)}
     parts = {name for row in definition.rows if row.name in names and row.ingredients for name in row.ingredients.rows}
-    composed = names | parts | {row.baseline for row in definition.rows if row.name in parts}
+    composed = names | with_baselines(definition.rows, parts)
     wanted = [row for row in definition.rows if {row.name, *(each.name for each in controls[row.name])} & composed]
     return names, tuple(wanted)
 

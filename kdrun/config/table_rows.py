@@ -59,11 +59,17 @@ class UserOverrides:
         """A row's config; of several overrides for one key the last holds, and the user's come last.
 
         What the published run has other than its dataset's recipe is left out with another dataset, and where the
-        user sets the same thing (for a teacher, too: it follows).
+        user sets the same thing. A part of the recipe that the user sets holds for teachers too, also where a row
+        gives its teacher another value: a row that is the teacher of others stays their teacher.
         """
         keys = {key_of(text) for text in self._general}
         recipe = [text for text in row.recipe if not {"dataset", key_of(text).removeprefix("teacher.")} & keys]
-        overrides = _merged(*definition.overrides, *row.overrides, *recipe, *self._general)
+        fixed = [
+            text
+            for text in (*definition.overrides, *row.overrides)
+            if not (text.startswith("teacher.recipe.") and key_of(text).removeprefix("teacher.") in keys)
+        ]
+        overrides = _merged(*fixed, *recipe, *self._general)
         faults: list[str] = []
         config = self._compose(overrides, faults)
         options = {str(name) for name in config.method if name != "_target_"}

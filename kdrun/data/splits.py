@@ -94,11 +94,20 @@ class Splits:
 
 @dataclass(frozen=True)
 class Selected:
-    """What a run uses of a dataset; `val` is None when nothing is held out."""
+    """What a run uses of a dataset.
+
+    Attributes:
+        train: what it trains on.
+        val: what is held out; None when nothing is.
+        test: the whole test set.
+        rest: of a specialist, how many images of other classes it trains on, and from how many they are drawn; else
+            None.
+    """
 
     train: Examples
     val: Examples | None
     test: Examples
+    rest: tuple[int, int] | None = None
 
 
 def select(
@@ -108,6 +117,7 @@ def select(
     val_fraction: float = 0.0,
     classes: Sequence[int] | None = None,
     special: Sequence[int] | None = None,
+    special_seed: int = 0,
 ) -> Selected:
     """Chooses the training and validation examples of a run; the test set is always the whole one.
 
@@ -123,10 +133,11 @@ def select(
             section 3), where a student learns of the missing classes through its teacher alone. Labels stay.
         special: class indices of a specialist (section 5), or None: of what is chosen so far, all images of these
             classes and as many of the others, drawn evenly (all, where they are fewer).
+        special_seed: another seed draws others.
 
     Raises:
         ValueError: a fraction out of its range, or `classes` empty, repeated or unknown.
-        DataError: fewer than two images are left to train on.
+        DataError: fewer than two images are left to train on, or a specialist has none of its classes or of others.
     """
     _check_selection(train_fraction, val_fraction, classes, num_classes=len(splits.class_names))
     labels = splits.train.classes
@@ -135,8 +146,9 @@ def select(
     train = remaining[stratified_subset(labels[remaining], train_fraction)]
     if classes is not None:
         train = train[torch.isin(labels[train], torch.tensor(list(classes)))]
+    rest = None
     if special is not None:
-        train = _half_special(train, labels, special)
+        train, rest = _half_special(train, labels, special, special_seed)
     if len(train) < 2:
         raise DataError(
             f"{len(train)} training image(s) are left by dataset.train_fraction={train_fraction!r} and "
@@ -144,7 +156,7 @@ def select(
         )
     val = splits.train.subset(held_out.nonzero().flatten()) if val_fraction else None
     whole = len(train) == len(labels)
-    return Selected(splits.train if whole else splits.train.subset(train), val, splits.test)
+    return Selected(splits.train if whole else splits.train.subset(train), val, splits.test, rest)
 
 
 def stratified_subset(labels: Tensor, fraction: float, seed: int = 0) -> Tensor:
@@ -170,12 +182,17 @@ def stratified_subset(labels: Tensor, fraction: float, seed: int = 0) -> Tensor:
     return (_rank_in_class(labels, mix("subset", seed)) < quota[labels]).nonzero().flatten()
 
 
-def _half_special(train: Tensor, labels: Tensor, special: Sequence[int]) -> Tensor:
-    """Of the positions `train`, those of special classes, and as many of the others."""
+def _half_special(train: Tensor, labels: Tensor, special: Sequence[int], seed: int) -> tuple[Tensor, tuple[int, int]]:
+    """Of the positions `train`, those of special classes and as many of the others; how many of the others, of all."""
     inside = torch.isin(labels[train], torch.tensor(list(special)))
-    others = train[~inside]
-    drawn = uniform32(others, mix("specialist")).argsort(stable=True)[: int(inside.sum())]
-    return torch.cat([train[inside], others[drawn]]).sort().values
+    own, others = train[inside], train[~inside]
+    if not len(own) or not len(others):
+        raise DataError(
+            f"a specialist for classes {list(special)} has {len(own)} training image(s) of these and {len(others)} of "
+            "other classes; it needs at least one of each"
+        )
+    drawn = others[uniform32(others, mix("specialist", seed)).argsort(stable=True)[: len(own)]]
+    return torch.cat([own, drawn]).sort().values, (len(drawn), len(others))
 
 
 def relabelled(labels: Tensor, outputs: Sequence[Sequence[int]]) -> Tensor:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdrun.data import Resident
 from kdrun.experiment.build import (
     build_method,
     build_optimisation,
@@ -176,12 +175,12 @@ class Attempt:
         log.info("%s", message, extra={"run": self.run.spec.run_id})
 
     def build(
-        self, examples: Resident, steps_per_epoch: int, weight_files: Mapping[str, Path], start: Run | None
+        self, data: ResidentSplits, steps_per_epoch: int, weight_files: Mapping[str, Path], start: Run | None
     ) -> Training:
         """Builds the student with its method and optimiser, and restores what is trained of it.
 
         Args:
-            examples: that it is trained on.
+            data: that it is trained on.
             steps_per_epoch: of the views.
             weight_files: files with weights of the user's own, by their SHA-256.
             start: the finished run that this one starts from, where there is one.
@@ -198,9 +197,9 @@ class Attempt:
         if spec.weights is not None:
             _take_weights(student, spec.weights, weight_files)
         if start is not None:
-            begin_from(student, spec.dataset, start)
+            begin_from(student, spec.dataset, start, data.rest)
         student = on_device(student, device)
-        method = build_method(spec.method, student, offered(spec, device, examples.labels)).to(device)
+        method = build_method(spec.method, student, offered(spec, device, data.train.labels)).to(device)
         state = self._newest_checkpoint()
         if state is not None:
             method.stage = state["stage"]

@@ -32,6 +32,7 @@ class DatasetSpec(ABC):
         classes: the classes that stay in the training set; None is all.
         special: the classes of a specialist, see `ImageDatasetSpec`.
         source: what a loader from outside kdrun is made of, see `Source`.
+        special_seed: likewise.
         example: what it has, as a person says it.
         task: names of the fields that make a dataset itself, and not a choice of its examples.
         views: names of the fields that a network trained on it hangs on.
@@ -47,6 +48,7 @@ class DatasetSpec(ABC):
     classes: tuple[int, ...] | None = None
     special: tuple[int, ...] | None = None
     source: Source | None = None
+    special_seed: int = 0
 
     example: ClassVar[str]
     task: ClassVar[tuple[str, ...]]
@@ -158,6 +160,7 @@ class ImageDatasetSpec(DatasetSpec):
             rest; None is no specialist.
         dustbin: whether a specialist tells its own classes only, and all others as one more; else it has all K.
         test_split: the directory of the test images, where a loader has several and the user names one.
+        special_seed: of the draw of these others.
     """
 
     target: str
@@ -176,6 +179,7 @@ class ImageDatasetSpec(DatasetSpec):
     dustbin: bool = True
     test_split: str | None = None
     source: Source | None = None
+    special_seed: int = 0
 
     example: ClassVar[str] = "image"
     task: ClassVar[tuple[str, ...]] = (

@@ -14,11 +14,12 @@ from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec
 
 @dataclass(frozen=True)
 class ResidentSplits:
-    """The splits of one dataset on the device; `val` is None where none is held out."""
+    """The splits of one dataset on the device, as `kdrun.data.Selected` has them."""
 
     train: Resident
     val: Resident | None
     test: Resident
+    rest: tuple[int, int] | None = None
 
     def evaluated(self) -> dict[str, Resident]:
         """What is evaluated after each epoch, by name."""
@@ -37,13 +38,14 @@ def load_resident(dataset: DatasetSpec, root: Path, device: torch.device) -> Res
         val_fraction=dataset.val_fraction,
         classes=dataset.classes,
         special=dataset.special,
+        special_seed=dataset.special_seed,
     )
 
     def resident(part: Examples) -> Resident:
         return make_resident(part, dataset, device)
 
     val = resident(selected.val) if selected.val is not None else None
-    return ResidentSplits(resident(selected.train), val, resident(selected.test))
+    return ResidentSplits(resident(selected.train), val, resident(selected.test), selected.rest)
 
 
 def load_test(dataset: DatasetSpec, root: Path, device: torch.device) -> Resident:

@@ -240,7 +240,7 @@ class Runner:
         for attempt in attempts:
             with attempt.failing_alone():
                 start = self.start(attempt.run.spec)
-                trainings[attempt] = attempt.build(data.train, len(views), self._weight_files, start)
+                trainings[attempt] = attempt.build(data, len(views), self._weight_files, start)
         taught = [attempt for attempt in trainings if attempt.run.spec.teachers]
         source = None
         try:

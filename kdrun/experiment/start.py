@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,38 +11,62 @@ from torch import Tensor, nn
 from kdrun.experiment.build import load_weights, outline_of
 from kdrun.experiment.dataset_spec import DatasetSpec
 from kdrun.experiment.run import Run
+from kdrun.experiment.spec import Component
 from kdrun.experiment.teachers import recorded_weights
+from kdrun.specialists import oversampling_correction
 
 Outputs = Sequence[tuple[int, ...]]
 
 
-def begin_from(student: nn.Module, dataset: DatasetSpec, start: Run) -> None:
+def begin_from(student: nn.Module, dataset: DatasetSpec, start: Run, rest: tuple[int, int] | None = None) -> None:
     """Gives a network the weights of a finished run.
 
-    Where the two tell different classes, the last layer's outputs are `regrouped`.
+    If the two have different outputs, those of the last layer are `regrouped`. A specialist begins at the prior of its
+    own training set: the biases for other classes are lowered by `oversampling_correction`, which is added to its
+    dustbin again when it answers.
 
     Args:
         student: of the architecture that the run trained.
         dataset: of the student.
         start: the run.
+        rest: `kdrun.data.Selected.rest`, of a specialist that starts from a run on all classes; else None.
 
     Raises:
         CheckpointError: the run's weights are not those its result records, or do not fit the network.
+        ValueError: a specialist whose last layer has no bias.
     """
     state = recorded_weights(start)
+    last = last_layer(start.spec.student, start.spec.dataset)
     theirs, ours = start.spec.dataset.outputs, dataset.outputs
     if ours != theirs:
-        last = outline_of(start.spec.student, start.spec.dataset).output
-        for name in [name for name in state if name.rpartition(".")[0] in last]:
-            state[name] = regrouped(state[name], theirs, ours)
+        state.update({name: regrouped(state[name], theirs, ours) for name in last})
+    if rest is not None:
+        if not has_bias(last):
+            raise ValueError(f"{start.spec.student.name}: its last layer has no bias; a specialist needs one")
+        lowered = -oversampling_correction(*rest)
+        special = set(dataset.special or ())
+        shift = torch.tensor([0.0 if special.issuperset(classes) else lowered for classes in ours])
+        state.update({name: state[name] + shift for name, shape in last.items() if len(shape) == 1})
     load_weights(student, state, start.weights)
+
+
+def last_layer(student: Component, dataset: DatasetSpec) -> dict[str, tuple[int, ...]]:
+    """The parameters of the layer whose output is the network's logits: names and shapes, the bias `[K]`."""
+    network = outline_of(student, dataset)
+    return {name: shape for name, shape in network.parameters.items() if name.rpartition(".")[0] in network.output}
+
+
+def has_bias(layer: Mapping[str, tuple[int, ...]]) -> bool:
+    return any(len(shape) == 1 for shape in layer.values())
 
 
 def regrouped(last: Tensor, theirs: Outputs, ours: Outputs) -> Tensor:
     """A last layer's weights `[K, ...]` or bias `[K]`, for outputs that stand for other sets of classes.
 
-    An output for several classes (a specialist's dustbin) has the mean of their weights, and the mean of their biases
-    plus the logarithm of their number: with equal logits, the probability that they have together. Hinton et al. do
+    An output for a set R of several classes (a specialist's dustbin) has the mean of their weights, and the mean of
+    their biases plus log |R|. Its logit is `mean of z_k + log |R|`, while their joint probability has the logit
+    `logsumexp of z_k`, which no linear layer computes. The first is smaller by `KL(u || p(k | k in R))`, u uniform over
+    R: nothing where their logits are equal or R is one class. The logits of single classes are exact. Hinton et al. do
     not say how the dustbin begins.
 
     Args:

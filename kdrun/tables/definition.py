@@ -339,5 +339,11 @@ def select(rows: Sequence[Row], patterns: Sequence[str]) -> list[Row]:
     if idle or not chosen:
         known = ", ".join(row.name for row in rows if row.control is None)
         raise TableError([f"--rows {','.join(idle or patterns)}: no such row. Rows (and their controls): {known}"])
-    names = {row.name for row in chosen} | {row.baseline for row in chosen}
+    names = with_baselines(rows, {row.name for row in chosen})
     return [row for row in rows if row.name in names]
+
+
+def with_baselines(rows: Sequence[Row], names: set[str]) -> set[str]:
+    """The names with those of the rows' baselines, and of these rows' own."""
+    baselines = {row.baseline for row in rows if row.name in names and row.baseline is not None}
+    return names if baselines <= names else with_baselines(rows, names | baselines)

@@ -35,10 +35,12 @@ class Entry:
 
     @property
     def seeds(self) -> tuple[frozenset[int], ...]:
-        """Of the runs behind each figure."""
-        if self.specs:
-            return tuple(frozenset({spec.seed}) for spec in self.specs)
-        return tuple(frozenset(spec.seed for spec in each.specs) for each in self.derived)
+        """The seeds behind each figure. Figures of two rows at one place are paired only if these are equal.
+
+        An ensemble of a run's teachers has the teachers' seeds.
+        """
+        groups = [(spec,) for spec in self.specs] or [each.specs for each in self.derived]
+        return tuple(frozenset(spec.seed for spec in group) for group in groups)
 
     @property
     def first(self) -> Spec | None:

@@ -366,3 +366,38 @@ def test_the_example_of_the_documentation_is_a_table(tmp_path):
         *("cnn/ce", "cnn/kd/resnet20", "cnn/kd/resnet20@1"),
     ]
     assert table.published
+
+
+def taught_by_rows(name: str, *overrides: str) -> set[tuple[str, str]]:
+    """Each row with the row whose run is its teacher."""
+    entries = composed(name, *overrides).entries
+    owners = {spec.run_id: entry.row.name for entry in entries for spec in entry.specs}
+    return {
+        (entry.row.name, owners[teacher.run_id])
+        for entry in entries
+        for teacher in (teacher for spec in entry.specs for teacher in spec.teachers)
+        if teacher.run_id in owners
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["hinton_mnist", "hinton_little_data_cifar100", "hinton_ensemble", "weight_distillation_lm", "fsp_t2"]
+)
+def test_in_a_shortened_table_a_row_stays_the_teacher_of_the_others(name):
+    """Also where rows give their teacher a recipe of its own."""
+    whole = taught_by_rows(name)
+    assert whole
+    assert taught_by_rows(name, "recipe.epochs=3") == whole
+
+
+def test_a_recipe_that_the_user_gives_the_teacher_is_its_own():
+    (student,) = (
+        composed("hinton_mnist", "recipe.epochs=3", "teacher.recipe.epochs=5", rows=("*kd*",)).entries[-1].specs
+    )
+    assert (student.recipe.epochs, student.teachers[0].recipe.epochs) == (3, 5)
+    assert student.teachers[0].recipe.lr == 0.03, "what is not set stays the row's"
+
+
+def test_baselines_of_baselines_come_along():
+    names = [entry.row.name for entry in composed("hinton_little_data", rows=("*kd_3*",)).entries]
+    assert names == ["mlp_800/ce", "mlp_800/ce_3", "mlp_800/kd_3/mlp_1200"]

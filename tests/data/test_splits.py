@@ -157,8 +157,27 @@ def test_a_specialist_trains_on_its_classes_and_as_many_others(splits):
     assert len(set(positions(chosen.train))) == 114
     assert positions(chosen.test) == positions(splits.test)
     assert select(splits, special=(3,)).train.labels.bincount().tolist() == list(COUNTS), "all of the rest, where few"
-    fraction = select(splits, special=(1, 0), train_fraction=0.5).train.labels.bincount(minlength=4)
+    half = select(splits, special=(1, 0), train_fraction=0.5)
+    fraction = half.train.labels.bincount(minlength=4)
     assert (fraction[:2].tolist(), fraction[2:].sum()) == ([25, 4], 29)
+    assert (chosen.rest, half.rest) == ((57, 201), (29, 101))
+    assert select(splits, special=(3,)).rest == (sum(COUNTS[:3]),) * 2
+    assert select(splits).rest is None
+
+
+def test_the_others_of_a_specialist_are_drawn_by_its_seed(splits):
+    first, again, other = (select(splits, special=(1, 0), special_seed=seed).train for seed in (3, 3, 4))
+    assert positions(first) == positions(again) != positions(other)
+    own = set(positions(select(splits, classes=(0, 1)).train))
+    assert own <= set(positions(first)) & set(positions(other)), "of its classes it has all images"
+
+
+@pytest.mark.parametrize(
+    ("special", "counts"), [((3,), "0 training .* of these and 57 of"), ((0, 1), "57 .* and 0 of")]
+)
+def test_a_specialist_without_images_of_one_kind_is_refused(splits, special, counts):
+    with pytest.raises(DataError, match=rf"specialist for classes \[.*\] has {counts}.* at least one of each"):
+        select(splits, classes=(0, 1), special=special)
 
 
 def test_labels_become_the_numbers_of_outputs():

@@ -245,7 +245,8 @@ def test_every_field_changes_the_weights(lab):
     data = {"target", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size", "test_split"}
     data |= {"source"}  # of a loader of the user's own
     special = {"special": (0,), "dustbin": False}  # with a dustbin it would need another teacher, see test_start
-    assert set(datasets) | set(special) | data == {field.name for field in dataclasses.fields(ImageDatasetSpec)}
+    drawn = {**special, "special_seed": 1}
+    assert set(datasets) | set(drawn) | data == {field.name for field in dataclasses.fields(ImageDatasetSpec)}
     specs = [
         *(("recipe", dataclasses.replace(lab.recipe, **{name: value})) for name, value in recipes.items()),
         *(
@@ -253,7 +254,7 @@ def test_every_field_changes_the_weights(lab):
             for name, value in laws.items()
         ),
         *(("dataset", dataclasses.replace(lab.dataset, **{name: value})) for name, value in datasets.items()),
-        ("dataset", dataclasses.replace(lab.dataset, **special)),
+        *(("dataset", dataclasses.replace(lab.dataset, **options)) for options in (special, drawn)),
         ("start", lab.plain(seed=3)),
         *(("student", Component("kdrun.models.mlp", options)) for options in ({"hidden": (32,)}, {"hidden": (31,)})),
         ("student", Component("kdrun.models.mlp", {"hidden": (32,), "dropout": 0.2, "input_dropout": 0.2})),

@@ -9,7 +9,9 @@ import torch
 
 from kdrun.experiment.dataset_spec import ImageDatasetSpec
 from kdrun.experiment.derived import Specialists, compute, kept
+from kdrun.experiment.derived import specialists as module
 from kdrun.experiment.spec import Spec
+from kdrun.losses import soft_target_loss
 from kdrun.specialists import class_sets
 
 SIX = ImageDatasetSpec("kdrun.data.synthetic", "none", 6, 1, 8, 122, 90, (0.5,), (0.25,))
@@ -30,7 +32,7 @@ def generalist(lab):
 def members(generalist: Spec, sets, epochs: int, lr: float) -> list[Spec]:
     """The specialists' runs, by hand."""
     recipe = replace(generalist.recipe, epochs=epochs, lr=lr, warmup_epochs=0)
-    datasets = [replace(SIX, special=tuple(classes)) for classes in sets]
+    datasets = [replace(SIX, special=tuple(classes), special_seed=generalist.seed) for classes in sets]
     return [replace(generalist, dataset=dataset, recipe=recipe, start=generalist) for dataset in datasets]
 
 
@@ -131,10 +133,11 @@ def test_specialists_begin_with_the_generalist_and_answer_with_it(lab, generalis
 def test_with_soft_targets_they_keep_all_classes_and_learn_from_the_generalist(lab, generalist):
     found = compute(Specialists((generalist,), size=0.34, soft_targets=4.0), lab.runner())
     method = lab.by("KD", temperature=4.0, alpha=0.5)
-    asked = [
-        replace(spec, dataset=replace(spec.dataset, dustbin=False), method=method, teachers=(generalist,))
+    alone = [
+        replace(spec, dataset=replace(spec.dataset, dustbin=False))
         for spec in members(generalist, found["sets"], 1, 0.1 * 0.4)
     ]
+    asked = [replace(spec, method=method, teachers=(replace(spec, stop_epoch=0),)) for spec in alone]
     assert found["specialists"] == [spec.run_id for spec in asked]
     logits = [lab.runner().logits(spec)[0] for spec in asked]
     assert {tuple(each.shape) for each in logits} == {(90, 6)}
@@ -142,14 +145,63 @@ def test_with_soft_targets_they_keep_all_classes_and_learn_from_the_generalist(l
     agrees(found, probabilities(lab, generalist), answers, 1)
 
 
+@pytest.mark.parametrize("dustbin", [True, False])
+def test_an_untrained_specialist_answers_as_its_generalist(lab, generalist, dustbin):
+    """Corrected: with all the classes in every probability; with a dustbin in all but this, as far as it is linear."""
+    (spec,) = members(generalist, [(4, 1)], 1, 0.1)
+    spec = replace(spec, dataset=replace(spec.dataset, dustbin=dustbin), stop_epoch=0)
+    lab.execute(spec)
+    logits = lab.runner().logits(generalist)[0].double().numpy()
+    rest = logits[:, [0, 2, 3, 5]]
+    joint = rest.mean(axis=1) + math.log(4) if dustbin else np.log(np.exp(rest).sum(axis=1))
+    expected = np.exp(np.column_stack([logits[:, [4, 1]], joint]))
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(answer(lab.runner().logits(spec)[0], (4, 1)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_right_generalist_is_where_labels_and_soft_targets_of_a_specialists_prior_leave_it(temperature):
+    """In closed form: the gradients over all images are 0 there, so how long it trains does not matter.
+
+    Eight kinds of images; of 6 classes 4 and 1 are the specialist's, which has a quarter of the others.
+    """
+    likelihood = torch.rand(8, 6, generator=torch.Generator().manual_seed(0)).double()
+    likelihood /= likelihood.sum(dim=0)
+    prior = torch.tensor([30.0, 10, 40, 20, 20, 30]).double()
+    generalist = (likelihood * prior).log()
+    share = torch.tensor([0.25, 1, 0.25, 0.25, 1, 0.25]).double()
+    shifted = generalist + share.log()
+    seen = prior * share
+    weights = likelihood * seen / seen.sum()  # of each kind and class among what the specialist trains on
+
+    def gradients(targets: torch.Tensor) -> list[float]:
+        logits = shifted.clone().requires_grad_()
+        hard = -(weights * logits.log_softmax(dim=1)).sum()
+        soft = sum(
+            part * soft_target_loss(row[None], target[None], temperature=temperature)
+            for part, row, target in zip(weights.sum(dim=1), logits, targets, strict=True)
+        )
+        return [torch.autograd.grad(loss, logits)[0].abs().max().item() for loss in (hard, soft)]
+
+    assert max(gradients(shifted)) < 1e-12
+    assert gradients(generalist)[1] > 1e-3, "the generalist's own soft targets draw elsewhere"
+
+
+def test_a_network_whose_last_layer_has_no_bias_has_no_specialists(lab, monkeypatch):
+    spec = lab.plain("cnn", dataset=SIX)
+    monkeypatch.setattr(module, "last_layer", lambda *_: {"classifier.weight": (6, 32)})
+    with pytest.raises(ValueError, match="of: the last layer of cnn has no bias"):
+        Specialists((spec,))
+
+
 def test_what_is_kept_or_trained_is_not_trained_again(lab, generalist, trained):
-    derived = Specialists((generalist,))
-    found = compute(derived, lab.runner())
+    joint = Specialists((generalist,))
+    found = compute(joint, lab.runner())
     assert trained == ["ce"] * len(found["sets"])
     trained.clear()
-    assert compute(derived, lab.runner()) == kept(lab.runner().store, derived) == found
-    lab.runner().store.derived(derived.key).unlink()
-    assert compute(derived, lab.runner())["test"] == found["test"]
+    assert compute(joint, lab.runner()) == kept(lab.runner().store, joint) == found
+    lab.runner().store.derived(joint.key).unlink()
+    assert compute(joint, lab.runner())["test"] == found["test"]
     compute(Specialists((generalist,), num_top=2), lab.runner())
     assert trained == [], "the same specialists, asked differently"
 

@@ -71,27 +71,32 @@ def test_a_last_layer_is_regrouped_by_classes():
 
 def test_a_specialist_begins_with_its_generalist_and_tells_its_classes_and_the_rest(lab):
     generalist = lab.plain("cnn")
-    special = replace(lab.dataset, special=(2, 0))
+    special = replace(lab.dataset, special=(2,))
     begun = lab.execute(lab.plain("cnn", dataset=special, start=generalist, stop_epoch=0))
     known, own = weights(lab.runner().store.run(generalist)), weights(begun.run)
-    name = "classifier.weight"
-    expected = torch.stack([known[name][2], known[name][0], known[name][[1, 3]].mean(0)])
-    torch.testing.assert_close(own[name], expected)
+    weight, bias = "classifier.weight", "classifier.bias"
+    torch.testing.assert_close(own[weight], torch.stack([known[weight][2], known[weight][[0, 1, 3]].mean(0)]))
+    # Of 66 images 16 are of class 2, and of the other 50 it trains on 16: log 3 of them, log 50/16 too many.
+    dustbin = known[bias][[0, 1, 3]].mean(0) + math.log(3) - math.log(50 / 16)
+    torch.testing.assert_close(own[bias], torch.stack([known[bias][2], dustbin]))
+    assert all(torch.equal(own[name], known[name]) for name in known if not name.startswith("classifier"))
     trained = lab.execute(lab.plain("cnn", dataset=special, start=generalist))
-    assert weights(trained.run)[name].shape[0] == 3
+    assert weights(trained.run)[weight].shape[0] == 2
     assert trained.result["student"]["weights_sha256"] != begun.result["student"]["weights_sha256"]
 
 
-def test_a_run_without_a_dustbin_has_all_classes(lab):
-    special = replace(lab.dataset, special=(2, 0), dustbin=False)
-    outcome = lab.execute(lab.plain("cnn", dataset=special, start=lab.plain("cnn"), stop_epoch=0))
+def test_a_run_without_a_dustbin_has_all_classes_at_the_prior_of_its_images(lab):
+    special = replace(lab.dataset, special=(2,), dustbin=False)
+    own = weights(lab.execute(lab.plain("cnn", dataset=special, start=lab.plain("cnn"), stop_epoch=0)).run)
     began = weights(lab.runner().store.run(lab.plain("cnn")))
-    assert all(torch.equal(tensor, began[name]) for name, tensor in weights(outcome.run).items())
+    bias = "classifier.bias"
+    torch.testing.assert_close(own.pop(bias) - began[bias], torch.tensor([1, 1, 0, 1]) * -math.log(50 / 16))
+    assert all(torch.equal(tensor, began[name]) for name, tensor in own.items())
 
 
 def test_a_dustbin_for_one_class_moves_it_to_the_end(lab):
     generalist = lab.plain("cnn")
-    special = replace(lab.dataset, special=(1, 2, 3))
+    special = replace(lab.dataset, special=(1, 2, 3))  # the rest is fewer images: all of them are trained on
     begun = lab.execute(lab.plain("cnn", dataset=special, start=generalist, stop_epoch=0))
     known = weights(lab.runner().store.run(generalist))
     for name in ("classifier.weight", "classifier.bias"):

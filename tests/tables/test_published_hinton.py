@@ -1,5 +1,6 @@
 """The shipped tables of Hinton, Vinyals and Dean 2015: what the paper prints, and the settings it names."""
 
+import dataclasses
 import functools
 
 import pytest
@@ -9,7 +10,12 @@ from kdrun.experiment.components import all_options
 
 TEST_IMAGES = 10_000
 PRINTED = {
-    "hinton_mnist": {"mlp_1200/ce": (67, None), "mlp_800/ce": (146, None), "mlp_800/kd/mlp_1200": (74, None)},
+    "hinton_mnist": {
+        "mlp_1200/ce": (67, None),
+        "mlp_800/ce": (146, None),
+        "mlp_800/ce_lr0.03": (146, None),  # the paper gives no rate: the same figure
+        "mlp_800/kd/mlp_1200": (74, None),
+    },
     "hinton_missing_class": {
         "mlp_800/no_3/mlp_1200": (206, 133),
         "mlp_800/no_3_corrected/mlp_1200": (None, None),
@@ -127,6 +133,16 @@ def test_an_ensemble_is_of_the_teachers_of_its_student_and_every_seed_has_its_ow
         for derived, ids in zip(found[row].derived, nets, strict=True):
             assert (sorted(spec.run_id for spec in derived.specs), derived.mean) == (sorted(ids), mean)
     assert students[0].run_id not in nets[0]
+    alone = found["mlp_800/ce"]
+    assert alone.seeds == ({0}, {1}) == found["mlp_800/kd_ensemble/mlp_800"].seeds
+    assert found["mlp_800/ensemble"].seeds == (set(range(5)), set(range(5, 10))), "not paired with a net alone"
+
+
+def test_the_taught_student_of_mnist_is_compared_at_its_own_rate():
+    found = rows("hinton_mnist")
+    taught = found["mlp_800/kd/mlp_1200"]
+    (alone,), (student,) = found[taught.row.baseline].specs, taught.specs
+    assert dataclasses.replace(student, method=alone.method, teachers=()) == alone
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,6 +14,7 @@ from kdrun.experiment.dataset_spec import ImageDatasetSpec
 from kdrun.experiment.derived.base import Derived, described
 from kdrun.experiment.reporting import log
 from kdrun.experiment.spec import Component, Spec
+from kdrun.experiment.start import has_bias, last_layer
 
 if TYPE_CHECKING:
     from kdrun.experiment.runner import Runner
@@ -24,8 +25,17 @@ class Specialists(Derived):
     """The joint answer of a generalist and the specialists that are trained for it.
 
     The generalist's predictions on its training images say which classes are confused; for each such set a specialist
-    begins with the generalist's weights and is trained on the images of the set and as many others. Both answer
-    together, see `kdrun.specialists`.
+    begins with the generalist's weights and is trained on the images of the set and as many others, drawn by the
+    generalist's seed. Both answer together, see `kdrun.specialists`.
+
+    A specialist begins at the prior of its training set (`begin_from`) and answers with its dustbin corrected, so the
+    correction holds after any number of steps. Soft targets must have that prior too. With c the correction and 1_R
+    one for each class outside the set, labels draw the logits s towards those of the generalist z less c 1_R, and
+    soft targets at T from z draw s towards z: the two would meet between them, and neither s nor s + c 1_R would be
+    right. The targets are therefore `softmax((z - c 1_R) / T)`: a generalist that is right is then the minimum of both
+    terms, where the specialist begins. Their teacher is the specialist itself before its first step
+    (`stop_epoch=0`). Before training its corrected answer is the generalist's, over the set's classes and the others
+    together; that of a specialist with a dustbin differs by what `regrouped` says.
 
     Attributes:
         num_sets: clusters of classes, from 1 to K; None is a tenth of K, at least three.
@@ -33,8 +43,8 @@ class Specialists(Derived):
         epochs: of a specialist, as a share of the generalist's, more than 0; else it has its recipe, without warm-up.
         lr: of a specialist, as a share of the generalist's, more than 0.
         num_top: how many of the generalist's likeliest classes call their specialists, at least 1.
-        soft_targets: against over-fitting (section 6.1): in the place of a dustbin a specialist has all the classes,
-            and the generalist's soft targets at this temperature, weighed by 0.5; None is a dustbin and labels alone.
+        soft_targets: against over-fitting (section 6.1): instead of a dustbin a specialist has all the classes, and
+            the generalist's soft targets at this temperature, weighed by 0.5; None is a dustbin and labels alone.
     """
 
     num_sets: int | None = None
@@ -66,6 +76,8 @@ class Specialists(Derived):
             ("soft_targets", self.soft_targets is None or self.soft_targets > 0, "null or more than 0, a temperature"),
         )
         problems = [f"{name}={getattr(self, name)!r}: must be {allowed}" for name, holds, allowed in rules if not holds]
+        if not has_bias(last_layer(self.specs[0].student, self.specs[0].dataset)):
+            problems.append(f"of: the last layer of {self.specs[0].student.name} has no bias; a specialist needs one")
         if problems:
             raise ValueError("\n".join(problems))
 
@@ -86,8 +98,7 @@ class Specialists(Derived):
 
     def compute(self, runner: Runner) -> dict[str, Any]:
         (generalist,) = self.specs
-        known, trained_on = runner.logits(generalist, "train")
-        predictions = known.double().softmax(dim=1)
+        predictions = runner.logits(generalist, "train")[0].double().softmax(dim=1)
         sets = specialists.class_sets(predictions, self._num_sets, size=self._size, seed=generalist.seed)
         log.info("%d specialists, of %s classes", len(sets), ", ".join(str(len(classes)) for classes in sets))
         members = [self._specialist(generalist, classes) for classes in sets]
@@ -95,7 +106,7 @@ class Specialists(Derived):
             runner.execute(member, role="specialist")
         logits, labels = runner.logits(generalist)
         alone = logits.double().log_softmax(dim=1)
-        answers = [_answer(runner.logits(member)[0], member, trained_on) for member in members]
+        answers = [_answer(runner, member) for member in members]
         asked = specialists.active(alone, sets, self.num_top)
         together = specialists.combined(alone, answers, sets, asked).log_q
         cover = specialists.accuracy_by_cover(alone, together, labels, sets)
@@ -114,7 +125,9 @@ class Specialists(Derived):
     def _specialist(self, generalist: Spec, classes: tuple[int, ...]) -> Spec:
         """The run of one specialist."""
         assert isinstance(generalist.dataset, ImageDatasetSpec)
-        dataset = dataclasses.replace(generalist.dataset, special=classes, dustbin=self.soft_targets is None)
+        dataset = dataclasses.replace(
+            generalist.dataset, special=classes, special_seed=generalist.seed, dustbin=self.soft_targets is None
+        )
         recipe = dataclasses.replace(
             generalist.recipe,
             epochs=max(1, round(self.epochs * generalist.recipe.epochs)),
@@ -133,27 +146,22 @@ class Specialists(Derived):
         if self.soft_targets is None:
             return member
         soft = Component("kdrun.methods.KD", {"temperature": self.soft_targets, "alpha": 0.5})
-        return dataclasses.replace(member, method=soft, teachers=(generalist,))
+        teacher = dataclasses.replace(member, stop_epoch=0)
+        return dataclasses.replace(member, method=soft, teachers=(teacher,))
 
 
-def _answer(logits: Tensor, specialist: Spec, trained_on: Tensor) -> Tensor:
-    """A specialist's log-probabilities, its dustbin corrected.
+def _answer(runner: Runner, specialist: Spec) -> Tensor:
+    """A finished specialist's log-probabilities on the test images, its dustbin corrected: `[N, |S| + 1]`.
 
-    Args:
-        logits: of the specialist, `[N, |S| + 1]`, or `[N, K]` where it has all classes.
-        specialist: its run.
-        trained_on: labels of the generalist's training images.
-
-    Returns:
-        `[N, |S| + 1]`: of its classes in order, and of all others together.
+    Of its classes in order, and of all others together, whose probabilities are added where it has all classes.
     """
     assert isinstance(specialist.dataset, ImageDatasetSpec)
-    special = list(specialist.dataset.special or ())
-    num_special = int(torch.isin(trained_on, torch.tensor(special, device=trained_on.device)).sum())
-    num_rest = len(trained_on) - num_special
-    answer = logits.double()
+    answer = runner.logits(specialist)[0].double()
+    rest = runner.data(specialist.dataset).rest
+    assert rest is not None, "it has special classes"
     if not specialist.dataset.dustbin:
-        rest = [label for label in range(answer.shape[1]) if label not in special]
-        answer = torch.cat([answer[:, special], answer[:, rest].logsumexp(dim=1, keepdim=True)], dim=1)
-    answer[:, -1] += specialists.oversampling_correction(min(num_special, num_rest), num_rest)
+        special = list(specialist.dataset.special or ())
+        others = [label for label in range(answer.shape[1]) if label not in special]
+        answer = torch.cat([answer[:, special], answer[:, others].logsumexp(dim=1, keepdim=True)], dim=1)
+    answer[:, -1] += specialists.oversampling_correction(*rest)
     return answer.log_softmax(dim=1)
