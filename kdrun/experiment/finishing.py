@@ -5,6 +5,9 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
+
+from kdrun.experiment.build import build_method, build_student, pair_for
 from kdrun.experiment.choices import Choices
 from kdrun.experiment.cost import macs_per_example
 from kdrun.experiment.environment import environment, peak_memory_bytes, versions
@@ -12,11 +15,14 @@ from kdrun.experiment.resident import ResidentSplits
 from kdrun.experiment.result import accuracies, describe
 from kdrun.experiment.run import Run
 from kdrun.experiment.teachers import probe_top1
+from kdrun.files import sha256
 from kdrun.methods import Method
 from kdrun.models.cost import num_parameters
 from kdrun.training import checkpoint
 from kdrun.training.evaluation import evaluate
 from kdrun.training.trainer import Training
+
+CPU = torch.device("cpu")
 
 
 def exported(
@@ -49,7 +55,7 @@ def exported(
             "name": spec.student.name,
             "params": num_parameters(student),
             "macs": macs_per_example(spec),
-            "weights_sha256": checkpoint.export_weights(run.weights, student),
+            "weights_sha256": checkpoint.export_weights(run.weights, student, spec.to_json()),
             "probe_top1": probe_top1(student, data.test, context),
         },
         **accuracies(training.rows, {name: evaluate(student, images, context) for name, images in untrained.items()}),
@@ -69,6 +75,20 @@ def exported(
         },
         "versions": versions(),
     }
+
+
+def restored_weights(run: Run) -> bytes | None:
+    """The content of a finished run's weights file, from its last checkpoint; None where that does not have them."""
+    spec, recorded = run.spec, run.result()["student"]["weights_sha256"]
+    try:
+        state = run.load_checkpoint(run.last_checkpoint, CPU)
+    except (FileNotFoundError, checkpoint.CheckpointError):
+        return None
+    method = build_method(spec.method, build_student(spec.student, spec.dataset), pair_for(spec, CPU))
+    method.stage = state["stage"]
+    method.load_state_dict(state["method"])
+    content = checkpoint.as_safetensors(method.delivered(), spec.to_json())
+    return content if sha256(content) == recorded else None
 
 
 def _features(method: Method) -> dict[str, Any]:

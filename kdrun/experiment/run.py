@@ -16,7 +16,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,9 @@ class Run:
         """What `result.json` holds.
 
         Raises:
-            RuntimeError: it is damaged, or was written by another schema.
+            RuntimeError: it is damaged, of another run, or was written by another schema.
         """
-        result: dict[str, Any] = read_written(self.result_path, read_record)
+        result: dict[str, Any] = read_written(self.result_path, self._read_record)
         if result.get("schema") != RESULT_SCHEMA:
             schema = result.get("schema")
             raise RuntimeError(f"{self.result_path} has schema {schema}, this kdrun reads {RESULT_SCHEMA}")
@@ -100,7 +100,65 @@ class Run:
                 f"{self._metrics} is not whole: it does not have the SHA-256 that {self.result_path.name} records; "
                 "move both away, and the same command writes them again"
             )
-        return [json.loads(line) for line in content.splitlines()]
+        rows = [json.loads(line) for line in content.splitlines()]
+        for row in rows:
+            self._check_owner(self._metrics, {"run_id": row.pop("run_id", None)}, names=("run_id",))
+        return rows
+
+    def _read_record(self, path: Path) -> dict[str, Any]:
+        """A record of this run.
+
+        Raises:
+            DamagedError: it is damaged, or of another run.
+            FileNotFoundError: there is none.
+        """
+        fields = read_record(path)
+        self._check_owner(path, fields)
+        return fields
+
+    def _check_owner(
+        self, path: Path, fields: Mapping[str, Any], names: Sequence[str] = ("run_id", "spec_sha256")
+    ) -> None:
+        """Raises `DamagedError` unless a file's content carries the identity of this run.
+
+        Files of runs of `SEMANTICS` 1 may lack it.
+        """
+        own = self.spec.identity
+        for name in names:
+            found = fields.get(name)
+            if found != own[name] and (found is not None or self.spec.semantics > 1):
+                raise DamagedError(f"{path} is of another run: its {name} is {found}, not {own[name]}")
+
+    def load_checkpoint(self, path: Path, device: torch.device) -> dict[str, Any]:
+        """Reads one of the run's checkpoints onto a device.
+
+        Raises:
+            CheckpointError: it is damaged, or of another run.
+            FileNotFoundError: there is none.
+        """
+        state = checkpoint.load(path, device)
+        try:
+            self._check_owner(path, state)
+        except DamagedError as error:
+            raise checkpoint.CheckpointError(f"{error}; remove it to train from the start") from error
+        return state
+
+    def save_checkpoint(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Writes a checkpoint of the run, with its identity."""
+        checkpoint.save(path, {**state, **self.spec.identity})
+
+    def weights_problem(self) -> str | None:
+        """What is wrong with the weights of a finished run; None where they are those that its result records.
+
+        Raises:
+            RuntimeError: the result is damaged, or of another run.
+        """
+        recorded = self.result()["student"]["weights_sha256"]
+        try:
+            found = sha256(self.weights.read_bytes())
+        except FileNotFoundError:
+            return f"{self.weights} is missing"
+        return None if found == recorded else f"{self.weights} does not have the SHA-256 that its result records"
 
     @property
     def _status_path(self) -> Path:
@@ -117,7 +175,7 @@ class Run:
         absent or damaged they are taken from there; then `damaged` says what is wrong with the file.
         """
         try:
-            return read_record(self._status_path)
+            return self._read_record(self._status_path)
         except (FileNotFoundError, NotADirectoryError):
             return self._choices_kept()
         except DamagedError as error:
@@ -128,7 +186,7 @@ class Run:
         for path in (self.last_checkpoint, self.previous_checkpoint):
             # One that is damaged is told when it is to be resumed from.
             with contextlib.suppress(FileNotFoundError, NotADirectoryError, checkpoint.CheckpointError):
-                return {"choices": checkpoint.load(path, torch.device("cpu"))["choices"]}
+                return {"choices": self.load_checkpoint(path, torch.device("cpu"))["choices"]}
         return {}
 
     @property
@@ -162,7 +220,8 @@ class Run:
 
     def write_rows(self, rows: list[dict[str, Any]]) -> str:
         """Rewrites `metrics.jsonl` whole, so it always agrees with the checkpoint; returns its SHA-256."""
-        content = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
+        owned = ({"run_id": self.spec.run_id, **row} for row in rows)
+        content = "".join(json.dumps(row, allow_nan=False) + "\n" for row in owned).encode()
         write_atomically(self._metrics, content)
         return sha256(content)
 
@@ -173,7 +232,7 @@ class Run:
             result: of the run; the time, and the SHA-256 of the metrics, are added to it.
             rows: of the metrics.
         """
-        whole = {**result, "finished": _now(), "metrics_sha256": self.write_rows(rows)}
+        whole = {**self.spec.identity, **result, "finished": _now(), "metrics_sha256": self.write_rows(rows)}
         write_record(self.result_path, whole)
         return whole
 
@@ -183,7 +242,7 @@ class Run:
         kept: dict[str, Any] = {name: before[name] for name in ("started", "choices") if name in before}
         if not path.exists():  # with a damaged one it is lost when the run was started
             kept["started"] = now
-        record = {**kept, "state": state, "pid": os.getpid(), "host": socket.gethostname()}
+        record = {**self.spec.identity, **kept, "state": state, "pid": os.getpid(), "host": socket.gethostname()}
         write_record(path, {**record, "heartbeat": now, **details})
 
     def begin_with(self, beginning: Run) -> None:
@@ -196,10 +255,9 @@ class Run:
             (self.best_checkpoint, beginning.best_checkpoint),
             (self.last_checkpoint, beginning.last_checkpoint),
         )
-        for _, theirs in pairs:
-            checkpoint.load(theirs, torch.device("cpu"))
-        for mine, theirs in pairs:
-            write_atomically(mine, theirs.read_bytes())
+        states = [beginning.load_checkpoint(theirs, torch.device("cpu")) for _, theirs in pairs]
+        for (mine, _), state in zip(pairs, states, strict=True):
+            self.save_checkpoint(mine, state)
 
     @contextlib.contextmanager
     def lock(self, waiting: Any) -> Iterator[None]:
