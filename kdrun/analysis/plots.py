@@ -68,7 +68,8 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
 def _default_settings() -> Iterator[None]:
     """Matplotlib's defaults, not those of MPLBACKEND and matplotlibrc files, which may not even let it be imported."""
     location = find_spec("matplotlib")
-    assert location is not None and location.origin is not None
+    assert location is not None
+    assert location.origin is not None
     shipped = Path(location.origin).with_name("mpl-data") / "matplotlibrc"
     own = {"MPLBACKEND": "agg", "MATPLOTLIBRC": str(shipped)}
     before = {name: os.environ.get(name) for name in own}

@@ -11,7 +11,7 @@ runs/<dataset>/<student>/<method>-<run_id>/
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import functools
 import json
 import os
 import socket
@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from kdrun.experiment.reporting import log
 from kdrun.experiment.result import RESULT_SCHEMA
 from kdrun.experiment.spec import Spec
 from kdrun.files import (
@@ -30,6 +31,7 @@ from kdrun.files import (
     read_record,
     sha256,
     sweep,
+    try_lock,
     write_atomically,
     write_json,
     write_record,
@@ -198,16 +200,16 @@ class Run:
         return "stale" if state == "running" and not self._held() else state
 
     def _held(self) -> bool:
-        """Whether a process has the lock."""
+        """Whether a process has the lock; on a file system without locks, whether it may be there."""
         path = self.directory / ".lock"
         if not path.exists():
             return False
         with path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+            locked = try_lock(file.fileno(), shared=True)
+        if locked is not None:
+            return not locked
+        status = self.status()
+        return status.get("host") != socket.gethostname() or _is_alive(status["pid"])
 
     def open(self, config: str | None) -> None:
         """Creates the directory, sweeps what a crash left over, and writes the spec (and the composed config)."""
@@ -239,7 +241,7 @@ class Run:
     def write_status(self, state: str, **details: Any) -> None:
         """Records the state: running, interrupted, failed, diverged or finished. Keeps `choices` and `started`."""
         path, before, now = self._status_path, self.status(), _now()
-        kept: dict[str, Any] = {name: before[name] for name in ("started", "choices") if name in before}
+        kept: dict[str, Any] = {name: before[name] for name in ("started", "choices", "epoch") if name in before}
         if not path.exists():  # with a damaged one it is lost when the run was started
             kept["started"] = now
         record = {**self.spec.identity, **kept, "state": state, "pid": os.getpid(), "host": socket.gethostname()}
@@ -270,18 +272,36 @@ class Run:
         descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             told = 0.0
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() - told > 30 or not told:
-                        waiting(self.status())
-                        told = time.monotonic()
-                    time.sleep(0.2)
+            while (locked := try_lock(descriptor)) is False:
+                if time.monotonic() - told > 30 or not told:
+                    waiting(self.status())
+                    told = time.monotonic()
+                time.sleep(0.2)
+            if locked is None:
+                _warn_of_no_locks(self.directory.parents[2])
             yield
         finally:
             os.close(descriptor)
+
+
+@functools.cache
+def _warn_of_no_locks(directory: Path) -> None:
+    log.warning(
+        "%s: this file system has no locks (flock): runs are not guarded against a second kdrun command on them at the "
+        "same time; start one at a time, or set runtime.output_root to another file system",
+        directory,
+    )
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this machine exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def read_written(path: Path, read: Callable[[Path], Any]) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,17 @@ class Store:
         if found != spec.run_id:
             raise RuntimeError(f"{published.result_path} is the result of another run: {found}, not {spec.run_id}")
         return published
+
+    def check_writable(self, specs: Iterable[Spec]) -> None:
+        """Raises `ValueError` where there are runs to train and nothing can be written under the root."""
+        if all(self.run(spec).finished for spec in specs):
+            return
+        there = next(place for place in (self.root, *self.root.absolute().parents) if place.exists())
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            raise ValueError(f"runtime.output_root={self.root}: {there} cannot be written: {error.strerror}") from error
 
     def derived(self, key: str) -> Path:
         """The place of figures that are computed from runs, whether or not they are there."""
