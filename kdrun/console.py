@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import sys
@@ -23,7 +22,8 @@ def guarded() -> Iterator[None]:
     """
     _open_missing()
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = GuardedStream(before[0], "stdout"), GuardedStream(before[1], "stderr")
+    sys.stdout = GuardedStream(before[0], "stdout")  # type: ignore[assignment]
+    sys.stderr = GuardedStream(before[1], "stderr")  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -50,7 +50,7 @@ def _open_missing() -> None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 (stays open)
 
 
-class GuardedStream(io.TextIOBase):
+class GuardedStream:
     """A text stream in front of another; see `guarded`.
 
     Args:
@@ -80,12 +80,8 @@ class GuardedStream(io.TextIOBase):
     def isatty(self) -> bool:
         return self.trouble is None and not self._stream.closed and self._stream.isatty()
 
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._stream.encoding
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
     def _attempt(self, action: Any, *arguments: str) -> None:
         if self.trouble is not None:

@@ -80,11 +80,15 @@ class Run:
         Raises:
             RuntimeError: it is damaged, of another run, or was written by another schema.
         """
-        result: dict[str, Any] = read_written(self.result_path, self._read_record)
-        if result.get("schema") != RESULT_SCHEMA:
-            schema = result.get("schema")
-            raise RuntimeError(f"{self.result_path} has schema {schema}, this kdrun reads {RESULT_SCHEMA}")
+        result: dict[str, Any] = read_written(self.result_path, self._read_result)
         return result
+
+    def _read_result(self, path: Path) -> dict[str, Any]:
+        fields = read_record(path)
+        if fields.get("schema") != RESULT_SCHEMA:
+            raise RuntimeError(f"{path} has schema {fields.get('schema')}, this kdrun reads {RESULT_SCHEMA}")
+        self._check_owner(path, fields)
+        return fields
 
     def origin(self) -> str:
         """Of a finished run: where its result lies and when it was written, for those who are told of its reuse."""
@@ -106,17 +110,6 @@ class Run:
         for row in rows:
             self._check_owner(self._metrics, {"run_id": row.pop("run_id", None)}, names=("run_id",))
         return rows
-
-    def _read_record(self, path: Path) -> dict[str, Any]:
-        """A record of this run.
-
-        Raises:
-            DamagedError: it is damaged, or of another run.
-            FileNotFoundError: there is none.
-        """
-        fields = read_record(path)
-        self._check_owner(path, fields)
-        return fields
 
     def _check_owner(
         self, path: Path, fields: Mapping[str, Any], names: Sequence[str] = ("run_id", "spec_sha256")
@@ -177,7 +170,9 @@ class Run:
         absent or damaged they are taken from there; then `damaged` says what is wrong with the file.
         """
         try:
-            return self._read_record(self._status_path)
+            status = read_record(self._status_path)
+            self._check_owner(self._status_path, status)
+            return status
         except (FileNotFoundError, NotADirectoryError):
             return self._choices_kept()
         except DamagedError as error:

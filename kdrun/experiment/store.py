@@ -44,9 +44,7 @@ class Store:
         published = Run(self._published / _place(spec), spec)
         if not published.finished:
             return None
-        found = published.result().get("run_id")
-        if found != spec.run_id:
-            raise RuntimeError(f"{published.result_path} is the result of another run: {found}, not {spec.run_id}")
+        published.result()
         return published
 
     def check_writable(self, specs: Iterable[Spec]) -> None:
