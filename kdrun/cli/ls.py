@@ -37,11 +37,14 @@ def ls_main(words: Sequence[str]) -> int:
     set_up_console()
     rows, unreadable = [], 0
     for run in Store(options.root).runs():
-        if isinstance(run, Exception):
+        try:
+            if isinstance(run, Exception):
+                raise run
+            if options.state is None or run.state in options.state:
+                rows.append(_row(run))
+        except (RuntimeError, OSError) as error:
             unreadable += 1
-            log.error("%s", run)
-        elif options.state is None or run.state in options.state:
-            rows.append(_row(run))
+            log.error("%s", error)
     if rows:
         header = ["state", "seed", "epoch", "top-1 %", "last sign of life", "run"]
         log.info("%s", aligned(header, rows).rstrip())

@@ -128,13 +128,15 @@ class Run:
         """Reads one of the run's checkpoints onto a device.
 
         Raises:
-            CheckpointError: it is damaged, or of another run.
+            CheckpointError: it cannot be read, is damaged, or is of another run.
             FileNotFoundError: there is none.
         """
-        state = checkpoint.load(path, device)
         try:
+            state = checkpoint.load(path, device)
             self._check_owner(path, state)
-        except DamagedError as error:
+        except FileNotFoundError:
+            raise
+        except (DamagedError, OSError) as error:
             raise checkpoint.CheckpointError(f"{error}; remove it to train from the start") from error
         return state
 
@@ -175,14 +177,14 @@ class Run:
             return status
         except (FileNotFoundError, NotADirectoryError):
             return self._choices_kept()
-        except DamagedError as error:
+        except (DamagedError, OSError) as error:
             return {"damaged": str(error), **self._choices_kept()}
 
     def _choices_kept(self) -> dict[str, Any]:
         """The choices in the newest checkpoint that is whole; none where nothing has been trained yet."""
         for path in (self.last_checkpoint, self.previous_checkpoint):
             # One that is damaged is told when it is to be resumed from.
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError, checkpoint.CheckpointError):
+            with contextlib.suppress(OSError, checkpoint.CheckpointError):
                 return {"choices": self.load_checkpoint(path, torch.device("cpu"))["choices"]}
         return {}
 

@@ -95,7 +95,7 @@ class Store:
                 if not self._begins(run, spec) or run.status().get("choices") != choices:
                     continue
                 run.result()
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:
                 log.warning("%s; nothing goes on from there", error)
                 continue
             found.append(run)

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from safetensors import safe_open
 
+from kdrun.cli.ls import ls_main
 from kdrun.experiment.run import Run
 from kdrun.files import DamagedError
 from kdrun.methods import CE
@@ -120,3 +121,19 @@ def test_without_a_checkpoint_the_run_is_trained_again(lab, caplog, trained):
     assert run.weights.read_bytes() == content
     assert again.result["test"] == result["test"]
     assert "trained again" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["spec.json", "status.json", "result.json", "checkpoints/last.pt", ".lock"])
+@pytest.mark.parametrize("obstacle", ["directory", "dangling link"])
+def test_an_unreadable_file_of_a_neighbour_costs_nobody_else_anything(lab, seeds, name, obstacle):
+    """Nor does it end the list of runs."""
+    neighbour = lab.execute(lab.plain(stop_epoch=1)).run
+    path = neighbour.directory / name
+    path.unlink()
+    if obstacle == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere")
+    whole = lab.execute(lab.plain(), "whole").run
+    assert lab.bits(lab.execute(lab.plain()).run) == lab.bits(whole)
+    assert ls_main([str(lab.root / "outputs")]) in (0, 1)
