@@ -144,6 +144,12 @@ class Run:
         """Writes a checkpoint of the run, with its identity."""
         checkpoint.save(path, {**state, **self.spec.identity})
 
+    def drop_checkpoints(self) -> None:
+        """Removes the checkpoints of a finished run: the optimiser's state, and the epoch that was best on test."""
+        assert self.finished, "an unfinished run resumes from them"
+        for path in (self.last_checkpoint, self.previous_checkpoint, self.best_checkpoint):
+            path.unlink(missing_ok=True)
+
     def weights_problem(self) -> str | None:
         """What is wrong with the weights of a finished run; None where they are those that its result records.
 

@@ -92,7 +92,8 @@ class Store:
         for path in self.run(spec).directory.parent.glob("*/spec.json"):
             try:
                 run = Run(path.parent, _read_spec(path))
-                if not self._begins(run, spec) or run.status().get("choices") != choices:
+                kept = run.finished and run.last_checkpoint.exists() and run.best_checkpoint.exists()
+                if not (kept and begins(run.spec, spec)) or run.status().get("choices") != choices:
                     continue
                 run.result()
             except (RuntimeError, OSError) as error:
@@ -101,14 +102,13 @@ class Store:
             found.append(run)
         return max(found, key=lambda run: run.spec.epochs_trained, default=None)
 
-    @staticmethod
-    def _begins(run: Run, spec: Spec) -> bool:
-        """Whether a run is finished, is the first epochs of `spec`, and has its checkpoints."""
-        stop = run.spec.stop_epoch or 0  # it was evaluated there
-        shorter = 0 < stop < spec.epochs_trained and spec.recipe.evaluates(stop)
-        same = dataclasses.replace(run.spec, stop_epoch=spec.stop_epoch) == spec
-        kept = run.last_checkpoint.exists() and run.best_checkpoint.exists()
-        return shorter and same and run.finished and kept
+
+def begins(shorter: Spec, spec: Spec) -> bool:
+    """Whether a run is the first epochs of another, which can continue from its checkpoint."""
+    stop = shorter.stop_epoch or 0  # it was evaluated there
+    if not (0 < stop < spec.epochs_trained and spec.recipe.evaluates(stop)):
+        return False
+    return dataclasses.replace(shorter, stop_epoch=spec.stop_epoch) == spec
 
 
 def _place(spec: Spec) -> Path:

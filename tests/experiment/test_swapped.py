@@ -9,24 +9,7 @@ from safetensors import safe_open
 from kdrun.cli.ls import ls_main
 from kdrun.experiment.run import Run
 from kdrun.files import DamagedError
-from kdrun.methods import CE
 from kdrun.training.checkpoint import CheckpointError
-
-
-def interrupted(lab, spec, epoch: int = 2) -> Run:
-    """A run that Ctrl-C stops in an epoch (from 0)."""
-    forward = CE.forward
-
-    def stopping(self, batch, teacher):
-        if batch.epoch == epoch:
-            raise KeyboardInterrupt
-        return forward(self, batch, teacher)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CE, "forward", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            lab.execute(spec)
-    return lab.run(spec)
 
 
 @pytest.fixture
@@ -36,7 +19,7 @@ def seeds(lab):
 
 def test_every_file_carries_the_identity_of_its_run(lab):
     spec = lab.plain()
-    run = lab.execute(spec).run
+    run = lab.execute(spec, keep="all").run
     for path in (run.result_path, run.directory / "status.json"):
         assert json.loads(path.read_text()).items() >= spec.identity.items()
     for path in (run.last_checkpoint, run.best_checkpoint):
@@ -47,12 +30,12 @@ def test_every_file_carries_the_identity_of_its_run(lab):
         assert file.metadata() == {"kdrun.spec": spec.to_json()}
 
 
-def test_another_runs_checkpoint_is_never_continued(lab, seeds):
+def test_another_runs_checkpoint_is_never_continued(lab, seeds, interrupted):
     whole = lab.execute(seeds[0], "whole").run
-    runs = [interrupted(lab, spec) for spec in seeds]
+    runs = [interrupted(spec) for spec in seeds]
     shutil.copy(runs[1].last_checkpoint, runs[0].last_checkpoint)
     assert lab.bits(lab.execute(seeds[0]).run) == lab.bits(whole), "it continues from its own of the epoch before"
-    runs = [interrupted(lab, lab.plain(seed=seed)) for seed in (2, 3)]
+    runs = [interrupted(lab.plain(seed=seed)) for seed in (2, 3)]
     for name in ("last.pt", "previous.pt"):
         shutil.copy(runs[1].directory / "checkpoints" / name, runs[0].directory / "checkpoints" / name)
     with pytest.raises(CheckpointError, match=rf"last\.pt is of another run.*{runs[1].spec.run_id}"):
@@ -70,18 +53,18 @@ def test_another_runs_figures_are_never_shown_as_ones_own(lab, seeds, name):
             lab.execute(seeds[0])
 
 
-def test_another_runs_metrics_are_noticed_before_the_end_too(lab, seeds):
-    first, second = (interrupted(lab, spec) for spec in seeds)
+def test_another_runs_metrics_are_noticed_before_the_end_too(seeds, interrupted):
+    first, second = (interrupted(spec) for spec in seeds)
     assert [row["epoch"] for row in first.rows()] == [1, 2]
     shutil.copy(second.directory / "metrics.jsonl", first.directory / "metrics.jsonl")
     with pytest.raises(DamagedError, match=r"metrics\.jsonl is of another run"):
         first.rows()
 
 
-def test_another_runs_status_is_not_believed(lab, seeds):
+def test_another_runs_status_is_not_believed(lab, seeds, interrupted):
     """The choices of how to compute are then those of the checkpoint."""
     whole = lab.execute(seeds[0], "whole").run
-    first, second = (interrupted(lab, spec) for spec in seeds)
+    first, second = (interrupted(spec) for spec in seeds)
     shutil.copy(second.directory / "status.json", first.directory / "status.json")
     assert "of another run" in first.status()["damaged"]
     assert lab.bits(lab.execute(seeds[0]).run) == lab.bits(whole)
@@ -99,7 +82,7 @@ def damages(run: Run, other: Run) -> dict[str, object]:
 @pytest.mark.parametrize("damage", ["missing", "cut", "swapped"])
 @pytest.mark.parametrize("asked", ["alone", "as a teacher"])
 def test_weights_of_a_finished_run_are_restored(lab, damage, asked, caplog, trained):
-    run, other = lab.execute(lab.teacher).run, lab.execute(lab.plain("cnn", seed=1)).run
+    run, other = (lab.execute(spec, keep="all").run for spec in (lab.teacher, lab.plain("cnn", seed=1)))
     content, result = run.weights.read_bytes(), run.result_path.read_bytes()
     damages(run, other)[damage]()
     trained.clear()
@@ -114,7 +97,6 @@ def test_without_a_checkpoint_the_run_is_trained_again(lab, caplog, trained):
     run = lab.execute(lab.plain()).run
     content, result = run.weights.read_bytes(), run.result()
     run.weights.unlink()
-    run.last_checkpoint.unlink()
     again = lab.execute(lab.plain())
     assert trained == ["ce", "ce"]
     assert not again.reused
@@ -127,7 +109,7 @@ def test_without_a_checkpoint_the_run_is_trained_again(lab, caplog, trained):
 @pytest.mark.parametrize("obstacle", ["directory", "dangling link"])
 def test_an_unreadable_file_of_a_neighbour_costs_nobody_else_anything(lab, seeds, name, obstacle):
     """Nor does it end the list of runs."""
-    neighbour = lab.execute(lab.plain(stop_epoch=1)).run
+    neighbour = lab.execute(lab.plain(stop_epoch=1), keep="all").run
     path = neighbour.directory / name
     path.unlink()
     if obstacle == "directory":
