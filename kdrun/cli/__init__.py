@@ -39,6 +39,10 @@ def _main(arguments: Sequence[str] | None) -> int:
             from kdrun.cli.ls import ls_main
 
             return ls_main(words)
+        if verb in ("rm", "clean"):
+            from kdrun.cli.clean import clean_main, rm_main
+
+            return rm_main(words) if verb == "rm" else clean_main(words)
         if verb == "show":
             from kdrun.cli.show import show_main
 

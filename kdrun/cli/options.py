@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 BAD_INPUT = 2
-VERBS = ("table", "ls", "show")
+VERBS = ("table", "ls", "show", "rm", "clean")
 """First words that are no override; without one, kdrun trains."""
 
 SERVED_BY_HYDRA = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
