@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}
+"""What cluster and cloud file systems answer to a call that they do not have."""
 
 
 class DamagedError(RuntimeError):
@@ -29,11 +34,12 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try_lock(file.fileno())
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            set_default_mode(Path(temporary))
+            with where_supported():
+                set_default_mode(Path(temporary))
             os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -41,14 +47,41 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     _sync_directory(path.parent)
 
 
+def try_lock(descriptor: int, *, shared: bool = False) -> bool | None:
+    """Locks an open file until it is closed, without waiting.
+
+    Returns:
+        True; False where another process has a lock that excludes this one; None where the file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        return None
+    return True
+
+
+@contextlib.contextmanager
+def where_supported() -> Iterator[None]:
+    """Leaves out what a file system does not have: permissions, or a flush of directories."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+
+
 def sweep(directory: Path) -> None:
     """Removes the temporary files that killed processes left in a directory; one that is being written stays."""
     for leftover in directory.glob(".*.tmp"):
         try:
             with leftover.open("r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                leftover.unlink()
-        except (FileNotFoundError, BlockingIOError):  # it has got its name meanwhile, or will
+                if try_lock(file.fileno()):  # else it will get its name
+                    leftover.unlink()
+        except FileNotFoundError:  # it has got its name meanwhile
             continue
 
 
@@ -133,8 +166,9 @@ def set_default_mode(path: Path) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with where_supported():
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "kdrun"
 
-LEAVES = {"files", "seeds", "stopping", "taps"}  # standard library (and torch) only; anybody may use them
+LEAVES = {"console", "files", "seeds", "stopping", "taps"}  # standard library (and torch) only; anybody may use them
 ALLOWED = {
     "cli": {"config", "experiment", "analysis", "tables"},
     "config": {"experiment", "tables"},
@@ -24,6 +24,7 @@ ALLOWED = {
     "clustering": set(),
     "models": set(),
     "data": set(),
+    "console": set(),
     "files": set(),
     "seeds": set(),
     "stopping": set(),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import os
 import textwrap
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from kdrun.analysis.aggregate import Group, Statistic
+from kdrun.experiment.reporting import log
 from kdrun.files import write_atomically
 
 if TYPE_CHECKING:
@@ -39,16 +42,48 @@ TICK_LETTER, TICK_LINE, AROUND_AXES = 0.09, 0.2, 0.8
 
 @contextmanager
 def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure, sizes in inches, that is written as PNG in the end; no display, no global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """A figure, sizes in inches, that is written as PNG in the end; no display, no global state.
 
-    drawn = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(drawn)
-    yield drawn
-    content = io.BytesIO()
-    drawn.savefig(content, format="png", dpi=150)
-    write_atomically(path, content.getvalue())
+    It is drawn with matplotlib's defaults, whatever the environment says. One that cannot be drawn or written is a
+    warning, and no older figure is left in its place.
+    """
+    try:
+        with _default_settings():
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+
+            drawn = Figure(figsize=(width, height), layout="constrained")
+            FigureCanvasAgg(drawn)
+            yield drawn
+            content = io.BytesIO()
+            drawn.savefig(content, format="png", dpi=150)
+            write_atomically(path, content.getvalue())
+    except Exception as error:
+        log.warning("%s is not drawn: %s: %s", path, type(error).__name__, error)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _default_settings() -> Iterator[None]:
+    """Matplotlib's defaults, not those of MPLBACKEND and matplotlibrc files, which may not even let it be imported."""
+    location = find_spec("matplotlib")
+    assert location is not None
+    assert location.origin is not None
+    shipped = Path(location.origin).with_name("mpl-data") / "matplotlibrc"
+    own = {"MPLBACKEND": "agg", "MATPLOTLIBRC": str(shipped)}
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        import matplotlib
+
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            yield
+    finally:
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+        for name in (name for name, value in before.items() if value is None):
+            del os.environ[name]
 
 
 def style(axes: Axes) -> None:

@@ -50,7 +50,7 @@ def draw_run(job: SweepRun) -> list[Path]:
         return []
     if not curves.exists():
         learning_curves(curves, teachers_by_seed([job]), group_by_seed([job]), _title([job]))
-    return [curves]
+    return [curves] if curves.exists() else []
 
 
 def _record(job: SweepRun) -> dict[str, object]:

@@ -10,11 +10,17 @@ import sys
 from collections.abc import Sequence
 
 from kdrun.cli.options import VERBS, distributed, late_verb, looks, refuse, run_parser
+from kdrun.console import guarded
 from kdrun.stopping import listen, stop_behind
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
+    with guarded():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words.pop(0) if words and words[0] in VERBS else None
     if verb is None and (late := late_verb(words)):
@@ -37,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from kdrun.cli.ls import ls_main
 
             return ls_main(words)
+        if verb in ("rm", "clean"):
+            from kdrun.cli.clean import clean_main, rm_main
+
+            return rm_main(words) if verb == "rm" else clean_main(words)
         if verb == "show":
             from kdrun.cli.show import show_main
 

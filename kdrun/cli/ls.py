@@ -41,11 +41,14 @@ def ls_main(words: Sequence[str]) -> int:
     set_up_console()
     records, unreadable = [], 0
     for run in Store(options.root).runs():
-        if isinstance(run, Exception):
+        try:
+            if isinstance(run, Exception):
+                raise run
+            if options.state is None or run.state in options.state:
+                records.append(_record(run))
+        except (RuntimeError, OSError) as error:
             unreadable += 1
-            log.error("%s", run)
-        elif options.state is None or run.state in options.state:
-            records.append(_record(run))
+            log.error("%s", error)
     if options.json:
         print(json.dumps(records, indent=2))
         return 1 if unreadable else 0

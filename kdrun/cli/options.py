@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 BAD_INPUT = 2
-VERBS = ("table", "ls", "show")
+VERBS = ("table", "ls", "show", "rm", "clean")
 """First words that are no override; without one, kdrun trains."""
 
 LOOKS = ("help", "hydra_help", "cfg", "info", "shell_completion")

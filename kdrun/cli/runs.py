@@ -51,13 +51,18 @@ def runs_main(options: argparse.Namespace) -> int:
         for spec, role in with_teachers([job.spec for job in jobs]):
             log.info("%s", estimator.line(spec, role=role))
         return 0
+    runner = runner_for(jobs)
+    try:
+        runner.store.check_writable(job.spec for job in jobs)
+    except ValueError as error:
+        return refuse([str(error)])
     if not command.search.is_own:
         from kdrun.cli.hydra_main import search_main
 
         return search_main(command, options)
     if options.multirun:
-        return _run_sweep(jobs, choices)
-    return _run_one(jobs[0])
+        return _run_sweep(runner, jobs, choices)
+    return _run_one(runner, jobs[0])
 
 
 def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) -> tuple[list[Job], list[dict[str, str]]]:
@@ -190,14 +195,13 @@ def told_in_a_line() -> Iterator[list[Exception]]:
         failed.append(error)
 
 
-def _run_one(job: Job) -> int:
+def _run_one(runner: Runner, job: Job) -> int:
     from kdrun.analysis.aggregate import SweepRun
     from kdrun.analysis.sweep import draw_run, run_table
     from kdrun.cli.evaluate import evaluated
     from kdrun.experiment.attempt import Request
     from kdrun.experiment.reporting import log
 
-    runner = runner_for([job])
     with ending_with_the_device():
         (ended,) = runner.execute_together([Request(job.spec, job.config)])
     if isinstance(ended, Exception):
@@ -218,14 +222,13 @@ def _run_one(job: Job) -> int:
     return 1 if failed or unanswered else 0
 
 
-def _run_sweep(jobs: list[Job], choices: list[dict[str, str]]) -> int:
+def _run_sweep(runner: Runner, jobs: list[Job], choices: list[dict[str, str]]) -> int:
     from kdrun.analysis.aggregate import SweepRun, group_by_seed
     from kdrun.analysis.sweep import summarise, sweep_directory
     from kdrun.cli.evaluate import evaluated
     from kdrun.experiment.attempt import Request
     from kdrun.experiment.reporting import log
 
-    runner = runner_for(jobs)
     log.info("%s", runner.plan([job.spec for job in jobs]))
     requests = {
         job.spec.run_id: Request(job.spec, job.config, " ".join(f"{key}={value}" for key, value in choice.items()))

@@ -74,6 +74,11 @@ def table_main(words: Sequence[str]) -> int:
         published,
         command=" ".join(["kdrun table", *map(shlex.quote, words)]),
     )
+    if not (options.dry_run or options.render_only):
+        try:
+            sheet.store.check_writable(job.spec for job in table.jobs.values())
+        except ValueError as error:
+            return refuse([str(error)], "kdrun table")
     failed = 0
     try:
         if options.dry_run:

@@ -147,7 +147,7 @@ def _resolved(findings: Findings, config: DictConfig) -> dict[str, Any] | None:
 
 def _device(findings: Findings, runtime: RuntimeOptions) -> torch.device | None:
     """Where to compute, after a look at what else is asked of it."""
-    findings.attempt(f"runtime.output_root={runtime.output_root}: ", _check_directory, runtime.output_root)
+    findings.attempt(f"runtime.output_root={runtime.output_root}: ", output_root, runtime.output_root)
     device: torch.device | None = findings.attempt("runtime.device=", resolve_device, runtime.device)
     if device and runtime.cuda_graphs == "on" and device.type != "cuda":
         findings.problems.append(
@@ -158,12 +158,20 @@ def _device(findings: Findings, runtime: RuntimeOptions) -> torch.device | None:
     return device
 
 
-def _check_directory(name: str) -> None:
-    """Raises `ValueError` where a directory of this name neither is nor can be made, because a file is in its place."""
-    path = Path(name)
-    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+def output_root(name: str) -> Path:
+    """The directory of this name, `~` being the user's home.
+
+    Raises:
+        ValueError: it neither exists nor can be made: a file or a dangling link is in its place, or its name cannot be.
+    """
+    try:
+        path = Path(name).expanduser()
+        there = next(place for place in (path, *path.absolute().parents) if place.is_symlink() or place.exists())
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, no home, a null character
+        raise ValueError(f"cannot be a directory: {getattr(error, 'strerror', None) or error}") from error
     if not name or not there.is_dir():
         raise ValueError(f"must be a directory, or a name for one; {str(there) if name else 'nothing'} is none")
+    return path
 
 
 def _has_compiler() -> bool:
@@ -171,6 +179,6 @@ def _has_compiler() -> bool:
 
 
 def _runtime(options: RuntimeOptions, device: torch.device, data: Path) -> Runtime:
-    settled = {**vars(options), "device": device, "output_root": Path(options.output_root), "data_root": data}
+    settled = {**vars(options), "device": device, "output_root": output_root(options.output_root), "data_root": data}
     del settled["precision"]  # it is in the spec
     return Runtime(**settled)

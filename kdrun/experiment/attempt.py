@@ -25,7 +25,7 @@ from kdrun.experiment.build import (
 from kdrun.experiment.choices import Choices
 from kdrun.experiment.components import method_class
 from kdrun.experiment.failures import first_line, is_device_lost, is_out_of_memory, let_go, out_of_memory
-from kdrun.experiment.finishing import exported
+from kdrun.experiment.finishing import exported, restored_weights
 from kdrun.experiment.own_code import changes, outdated
 from kdrun.experiment.reporting import TrainingProgress, log, log_file
 from kdrun.experiment.resident import ResidentSplits
@@ -35,7 +35,7 @@ from kdrun.experiment.shares import hardly_acting, just_measured
 from kdrun.experiment.spec import Spec
 from kdrun.experiment.start import begin_from
 from kdrun.experiment.store import Store
-from kdrun.files import keep_under, sweep
+from kdrun.files import keep_under, sweep, write_atomically
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.stopping import DeviceLost
 from kdrun.training import checkpoint
@@ -94,8 +94,8 @@ class Attempt:
         self.title = " ".join(word for word in words if word)
 
     def take_finished(self) -> bool:
-        """Ends here if the run has been finished before."""
-        if self.run.finished:
+        """Ends here if the run has been finished before, and its weights are those of its result."""
+        if self.run.finished and self.run.weights_problem() is None:
             self.ended = Outcome(self.run, self.run.result(), reused=True)
             if self.run.status().get("state") != "finished":  # killed after its result, before its status was written
                 sweep(self.run.directory)
@@ -112,7 +112,7 @@ class Attempt:
         """
         self.choices = choices
         with self.run.lock(lambda status: _tell_waiting(self.run, status)):
-            if self.take_finished():  # by whoever held the lock
+            if self.take_finished() or self._restore_weights():  # finished by whoever held the lock
                 yield
                 return
             self.run.open(self._request.config)
@@ -127,6 +127,22 @@ class Attempt:
                 except BaseException as error:
                     self.fail(error)
                     raise
+
+    def _restore_weights(self) -> bool:
+        """Ends here if weights that a finished run lacks are restored from its checkpoint; else it is trained again."""
+        if not self.run.finished:
+            return False
+        problem, seconds = self.run.weights_problem(), self.run.result()["train"]["seconds"]
+        content = restored_weights(self.run)
+        if content is None:
+            log.warning(
+                "%s, and no checkpoint has them: the run is trained again, which took %.0f s before", problem, seconds
+            )
+            self.run.result_path.replace(self.run.result_path.with_name("result.replaced.json"))
+            return False
+        write_atomically(self.run.weights, content)
+        log.warning("%s: restored from %s", problem, self.run.last_checkpoint)
+        return self.take_finished()
 
     def fail(self, error: BaseException) -> None:
         """Ends the run with what went wrong, unless it has ended.
@@ -273,7 +289,7 @@ class Attempt:
         damaged = None
         for path in (self.run.last_checkpoint, self.run.previous_checkpoint):
             try:
-                return checkpoint.load(path, self._device)
+                return self.run.load_checkpoint(path, self._device)
             except FileNotFoundError:
                 continue
             except checkpoint.CheckpointError as error:
@@ -359,10 +375,10 @@ def _save_epoch(run: Run, training: Training, choices: Choices) -> None:
     """What an ended epoch leaves behind; `last.pt` last, since it is what a resumed run trusts."""
     state = {**training.state_dict(), "choices": dataclasses.asdict(choices)}
     if "test" in training.rows[-1] and best(training.rows, "test") is training.rows[-1]:
-        checkpoint.save(run.best_checkpoint, {"epoch": len(training.rows), "method": state["method"]})
+        run.save_checkpoint(run.best_checkpoint, {"epoch": len(training.rows), "method": state["method"]})
     if run.last_checkpoint.exists():
         keep_under(run.last_checkpoint, run.previous_checkpoint)
-    checkpoint.save(run.last_checkpoint, state)
+    run.save_checkpoint(run.last_checkpoint, state)
     run.write_rows(training.rows)
     run.write_status("running", epoch=len(training.rows))
 

@@ -6,6 +6,9 @@ import math
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
+
+from kdrun.experiment.build import build_student
 from kdrun.experiment.choices import Choices
 from kdrun.experiment.cost import macs_per_example
 from kdrun.experiment.environment import environment, peak_memory_bytes, versions
@@ -14,11 +17,14 @@ from kdrun.experiment.result import accuracies, describe
 from kdrun.experiment.run import Run
 from kdrun.experiment.shares import recorded_shares
 from kdrun.experiment.teachers import probe_top1
+from kdrun.files import sha256
 from kdrun.methods import Method
 from kdrun.models.cost import num_parameters
 from kdrun.training import checkpoint
 from kdrun.training.evaluation import evaluate
 from kdrun.training.trainer import Training
+
+CPU = torch.device("cpu")
 
 
 def exported(
@@ -60,7 +66,7 @@ def exported(
             "name": spec.student.name,
             "params": num_parameters(student),
             "macs": macs_per_example(spec),
-            "weights_sha256": checkpoint.export_weights(run.weights, student),
+            "weights_sha256": checkpoint.export_weights(run.weights, student, spec.to_json()),
             "probe_top1": probe_top1(student, data.test, context),
         },
         **accuracies(training.rows, metrics),
@@ -81,6 +87,21 @@ def exported(
         },
         "versions": versions(),
     }
+
+
+def restored_weights(run: Run) -> bytes | None:
+    """The content of a finished run's weights file, from its last checkpoint; None where that does not have them."""
+    spec, recorded = run.spec, run.result()["student"]["weights_sha256"]
+    try:
+        state = run.load_checkpoint(run.last_checkpoint, CPU)
+    except (FileNotFoundError, checkpoint.CheckpointError):
+        return None
+    student = build_student(spec.student, spec.dataset)
+    prefix = "student."
+    own = {name.removeprefix(prefix): value for name, value in state["method"].items() if name.startswith(prefix)}
+    student.load_state_dict(own)
+    content = checkpoint.as_safetensors(student, spec.to_json())
+    return content if sha256(content) == recorded else None
 
 
 def _features(method: Method) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from kdrun.console import troubles
 from kdrun.training.step import PERCENT
 
 log = logging.getLogger("kdrun")
@@ -25,11 +25,8 @@ class _Console(logging.Handler):
         if getattr(record, "file_only", False):
             return
         stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
-        try:
-            tqdm.write(record.getMessage(), file=stream)
-            stream.flush()
-        except BrokenPipeError:  # whoever read the output has left (`kdrun | head`): the run goes on
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (stays open until the end)
+        tqdm.write(record.getMessage(), file=stream)
+        stream.flush()
 
 
 class _RunLog(logging.FileHandler):
@@ -57,6 +54,8 @@ def log_file(path: Path, run_id: str) -> Iterator[None]:
     handler.addFilter(lambda record: getattr(record, "run", run_id) == run_id)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
+    for trouble in troubles():
+        log.warning("%s", trouble, extra={"run": run_id, "file_only": True})
     try:
         yield
     finally:

@@ -11,18 +11,19 @@ runs/<dataset>/<student>/<method>-<run_id>/
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import functools
 import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from kdrun.experiment.reporting import log
 from kdrun.experiment.result import RESULT_SCHEMA
 from kdrun.experiment.spec import Spec
 from kdrun.files import (
@@ -30,6 +31,7 @@ from kdrun.files import (
     read_record,
     sha256,
     sweep,
+    try_lock,
     write_atomically,
     write_json,
     write_record,
@@ -76,13 +78,17 @@ class Run:
         """What `result.json` holds.
 
         Raises:
-            RuntimeError: it is damaged, or was written by another schema.
+            RuntimeError: it is damaged, of another run, or was written by another schema.
         """
-        result: dict[str, Any] = read_written(self.result_path, read_record)
-        if result.get("schema") != RESULT_SCHEMA:
-            schema = result.get("schema")
-            raise RuntimeError(f"{self.result_path} has schema {schema}, this kdrun reads {RESULT_SCHEMA}")
+        result: dict[str, Any] = read_written(self.result_path, self._read_result)
         return result
+
+    def _read_result(self, path: Path) -> dict[str, Any]:
+        fields = read_record(path)
+        if fields.get("schema") != RESULT_SCHEMA:
+            raise RuntimeError(f"{path} has schema {fields.get('schema')}, this kdrun reads {RESULT_SCHEMA}")
+        self._check_owner(path, fields)
+        return fields
 
     def origin(self) -> str:
         """Of a finished run: where its result lies and when it was written, for those who are told of its reuse."""
@@ -100,7 +106,62 @@ class Run:
                 f"{self._metrics} is not whole: it does not have the SHA-256 that {self.result_path.name} records; "
                 "move both away, and the same command writes them again"
             )
-        return [json.loads(line) for line in content.splitlines()]
+        rows = [json.loads(line) for line in content.splitlines()]
+        for row in rows:
+            self._check_owner(self._metrics, {"run_id": row.pop("run_id", None)}, names=("run_id",))
+        return rows
+
+    def _check_owner(
+        self, path: Path, fields: Mapping[str, Any], names: Sequence[str] = ("run_id", "spec_sha256")
+    ) -> None:
+        """Raises `DamagedError` unless a file's content carries the identity of this run.
+
+        Files of runs of `SEMANTICS` 1 may lack it.
+        """
+        own = self.spec.identity
+        for name in names:
+            found = fields.get(name)
+            if found != own[name] and (found is not None or self.spec.semantics > 1):
+                raise DamagedError(f"{path} is of another run: its {name} is {found}, not {own[name]}")
+
+    def load_checkpoint(self, path: Path, device: torch.device) -> dict[str, Any]:
+        """Reads one of the run's checkpoints onto a device.
+
+        Raises:
+            CheckpointError: it cannot be read, is damaged, or is of another run.
+            FileNotFoundError: there is none.
+        """
+        try:
+            state = checkpoint.load(path, device)
+            self._check_owner(path, state)
+        except FileNotFoundError:
+            raise
+        except (DamagedError, OSError) as error:
+            raise checkpoint.CheckpointError(f"{error}; remove it to train from the start") from error
+        return state
+
+    def save_checkpoint(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Writes a checkpoint of the run, with its identity."""
+        checkpoint.save(path, {**state, **self.spec.identity})
+
+    def drop_checkpoints(self) -> None:
+        """Removes the checkpoints of a finished run: the optimiser's state, and the epoch that was best on test."""
+        assert self.finished, "an unfinished run resumes from them"
+        for path in (self.last_checkpoint, self.previous_checkpoint, self.best_checkpoint):
+            path.unlink(missing_ok=True)
+
+    def weights_problem(self) -> str | None:
+        """What is wrong with the weights of a finished run; None where they are those that its result records.
+
+        Raises:
+            RuntimeError: the result is damaged, or of another run.
+        """
+        recorded = self.result()["student"]["weights_sha256"]
+        try:
+            found = sha256(self.weights.read_bytes())
+        except FileNotFoundError:
+            return f"{self.weights} is missing"
+        return None if found == recorded else f"{self.weights} does not have the SHA-256 that its result records"
 
     @property
     def _status_path(self) -> Path:
@@ -117,18 +178,20 @@ class Run:
         absent or damaged they are taken from there; then `damaged` says what is wrong with the file.
         """
         try:
-            return read_record(self._status_path)
+            status = read_record(self._status_path)
+            self._check_owner(self._status_path, status)
+            return status
         except (FileNotFoundError, NotADirectoryError):
             return self._choices_kept()
-        except DamagedError as error:
+        except (DamagedError, OSError) as error:
             return {"damaged": str(error), **self._choices_kept()}
 
     def _choices_kept(self) -> dict[str, Any]:
         """The choices in the newest checkpoint that is whole; none where nothing has been trained yet."""
         for path in (self.last_checkpoint, self.previous_checkpoint):
             # One that is damaged is told when it is to be resumed from.
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError, checkpoint.CheckpointError):
-                return {"choices": checkpoint.load(path, torch.device("cpu"))["choices"]}
+            with contextlib.suppress(OSError, checkpoint.CheckpointError):
+                return {"choices": self.load_checkpoint(path, torch.device("cpu"))["choices"]}
         return {}
 
     @property
@@ -140,16 +203,16 @@ class Run:
         return "stale" if state == "running" and not self._held() else state
 
     def _held(self) -> bool:
-        """Whether a process has the lock."""
+        """Whether a process has the lock; on a file system without locks, whether it may be there."""
         path = self.directory / ".lock"
         if not path.exists():
             return False
         with path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+            locked = try_lock(file.fileno(), shared=True)
+        if locked is not None:
+            return not locked
+        status = self.status()
+        return status.get("host") != socket.gethostname() or _is_alive(status["pid"])
 
     def open(self, config: str | None) -> None:
         """Creates the directory, sweeps what a crash left over, and writes the spec (and the composed config)."""
@@ -162,7 +225,8 @@ class Run:
 
     def write_rows(self, rows: list[dict[str, Any]]) -> str:
         """Rewrites `metrics.jsonl` whole, so it always agrees with the checkpoint; returns its SHA-256."""
-        content = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
+        owned = ({"run_id": self.spec.run_id, **row} for row in rows)
+        content = "".join(json.dumps(row, allow_nan=False) + "\n" for row in owned).encode()
         write_atomically(self._metrics, content)
         return sha256(content)
 
@@ -173,17 +237,17 @@ class Run:
             result: of the run; the time, and the SHA-256 of the metrics, are added to it.
             rows: of the metrics.
         """
-        whole = {**result, "finished": _now(), "metrics_sha256": self.write_rows(rows)}
+        whole = {**self.spec.identity, **result, "finished": _now(), "metrics_sha256": self.write_rows(rows)}
         write_record(self.result_path, whole)
         return whole
 
     def write_status(self, state: str, **details: Any) -> None:
         """Records the state: running, interrupted, failed, diverged or finished. Keeps `choices` and `started`."""
         path, before, now = self._status_path, self.status(), _now()
-        kept: dict[str, Any] = {name: before[name] for name in ("started", "choices") if name in before}
+        kept: dict[str, Any] = {name: before[name] for name in ("started", "choices", "epoch") if name in before}
         if not path.exists():  # with a damaged one it is lost when the run was started
             kept["started"] = now
-        record = {**kept, "state": state, "pid": os.getpid(), "host": socket.gethostname()}
+        record = {**self.spec.identity, **kept, "state": state, "pid": os.getpid(), "host": socket.gethostname()}
         write_record(path, {**record, "heartbeat": now, **details})
 
     def begin_with(self, beginning: Run) -> None:
@@ -196,10 +260,9 @@ class Run:
             (self.best_checkpoint, beginning.best_checkpoint),
             (self.last_checkpoint, beginning.last_checkpoint),
         )
-        for _, theirs in pairs:
-            checkpoint.load(theirs, torch.device("cpu"))
-        for mine, theirs in pairs:
-            write_atomically(mine, theirs.read_bytes())
+        states = [beginning.load_checkpoint(theirs, torch.device("cpu")) for _, theirs in pairs]
+        for (mine, _), state in zip(pairs, states, strict=True):
+            self.save_checkpoint(mine, state)
 
     @contextlib.contextmanager
     def lock(self, waiting: Any) -> Iterator[None]:
@@ -212,18 +275,36 @@ class Run:
         descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             told = 0.0
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() - told > 30 or not told:
-                        waiting(self.status())
-                        told = time.monotonic()
-                    time.sleep(0.2)
+            while (locked := try_lock(descriptor)) is False:
+                if time.monotonic() - told > 30 or not told:
+                    waiting(self.status())
+                    told = time.monotonic()
+                time.sleep(0.2)
+            if locked is None:
+                _warn_of_no_locks(self.directory.parents[2])
             yield
         finally:
             os.close(descriptor)
+
+
+@functools.cache
+def _warn_of_no_locks(directory: Path) -> None:
+    log.warning(
+        "%s: this file system has no locks (flock): runs are not guarded against a second kdrun command on them at the "
+        "same time; start one at a time, or set runtime.output_root to another file system",
+        directory,
+    )
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this machine exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def read_written(path: Path, read: Callable[[Path], Any]) -> Any:

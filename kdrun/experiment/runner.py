@@ -24,7 +24,7 @@ from kdrun.experiment.resident import ResidentSplits, load_resident, load_test
 from kdrun.experiment.run import Run
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.spec import Spec
-from kdrun.experiment.store import Store
+from kdrun.experiment.store import Store, begins
 from kdrun.experiment.teachers import load_teacher, weakness
 from kdrun.methods import Needs
 from kdrun.methods.base import together
@@ -53,6 +53,8 @@ class Runner:
         self._known_threads: dict[str, int] = {}
         self._data: tuple[DatasetSpec, ResidentSplits] | None = None
         self._assessed: set[str] = set()
+        self._announced: dict[str, Spec] = {}
+        self._trained: list[Run] = []
         forbid_tf32()
 
     def execute(self, spec: Spec, *, role: str = "student", config: str | None = None) -> Outcome:
@@ -68,6 +70,7 @@ class Runner:
         Yields:
             Each request with its outcome or with what went wrong, as its group ends.
         """
+        self.announce(request.spec for request in requests)
         by_id = {request.spec.run_id: request for request in requests}
         specs = [request.spec for request in by_id.values()]
         groups = [[spec] for spec in specs]
@@ -93,6 +96,7 @@ class Runner:
             DeviceLost: CUDA computes no more; the others are left to be resumed.
         """
         check_lockstep([(request.spec, self._threads(request.spec)) for request in requests])
+        self.announce(request.spec for request in requests)
         device = self._runtime.device
         attempts = [Attempt(request, self.store.run(request.spec), device) for request in requests]
         for attempt in attempts:
@@ -264,6 +268,23 @@ class Runner:
             with attempt.failing_alone():
                 results = [teachers[teacher.run_id].result for teacher in attempt.run.spec.teachers]
                 attempt.finish(trainings[attempt], data, results)
+                self._trained.append(attempt.run)
+        self._drop_checkpoints()
+
+    def announce(self, specs: Iterable[Spec]) -> None:
+        """Names runs that are to come, so that checkpoints from which they can continue are kept until then."""
+        for spec in specs:
+            for each in (spec, *spec.all_before()):
+                self._announced[each.run_id] = each
+
+    def _drop_checkpoints(self) -> None:
+        """Drops those of runs that were trained here, but for those from which an announced run is to continue."""
+        if self._runtime.keep == "all":
+            return
+        for run in self._trained:
+            longer = (spec for spec in self._announced.values() if begins(run.spec, spec))
+            if all(self.store.run(spec).finished for spec in longer):
+                run.drop_checkpoints()
 
     def _teacher_source(
         self, trainings: Mapping[Attempt, Training], teachers: Mapping[str, Outcome], data: ResidentSplits

@@ -23,6 +23,7 @@ class Computation:
         cuda_graphs: capture of whole steps on CUDA: off, auto or on.
         conv_plan: faster algorithms for convolutions' gradients on the CPU in bf16, found by timing: off or auto.
         replay_gb: how many gigabytes (10^9 bytes) of teachers' logits are kept for later runs; 0 keeps none.
+        keep: what a finished run keeps of its training: `weights` alone, or `all`, its checkpoints too.
 
     Raises:
         ValueError: with a line for each number that is not allowed.
@@ -34,6 +35,7 @@ class Computation:
     cuda_graphs: Literal["off", "auto", "on"] = "auto"
     conv_plan: Literal["off", "auto"] = "auto"
     replay_gb: float = 10.0
+    keep: Literal["weights", "all"] = "weights"
 
     def __post_init__(self) -> None:
         problems = []

@@ -155,9 +155,19 @@ class Spec:
         return json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @property
+    def digest(self) -> str:
+        """Hex SHA-256 of `to_json()`."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
     def run_id(self) -> str:
-        """First 10 hex digits of the SHA-256 of `to_json()`."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:10]
+        """First 10 hex digits of `digest`."""
+        return self.digest[:10]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the files of the run carry, so that one of another run is noticed: `run_id` and `spec_sha256`."""
+        return {"run_id": self.run_id, "spec_sha256": self.digest}
 
     @property
     def total_epochs(self) -> int:

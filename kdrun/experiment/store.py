@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,24 @@ class Store:
         published = Run(self._published / _place(spec), spec)
         if not published.finished:
             return None
-        found = published.result().get("run_id")
-        if found != spec.run_id:
-            raise RuntimeError(f"{published.result_path} is the result of another run: {found}, not {spec.run_id}")
+        published.result()
         return published
 
     def find_older(self, spec: Spec) -> Run | None:
         """The finished run of the same fields under the newest semantics before the spec's own, else None."""
         older = (self.find(spec.at_semantics(number)) for number in range(spec.semantics - 1, 0, -1))
         return next((run for run in older if run is not None), None)
+
+    def check_writable(self, specs: Iterable[Spec]) -> None:
+        """Raises `ValueError` where there are runs to train and nothing can be written under the root."""
+        if all(self.run(spec).finished for spec in specs):
+            return
+        there = next(place for place in (self.root, *self.root.absolute().parents) if place.exists())
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            raise ValueError(f"runtime.output_root={self.root}: {there} cannot be written: {error.strerror}") from error
 
     def derived(self, key: str) -> Path:
         """The place of figures that are computed from runs, whether or not they are there."""
@@ -105,10 +115,11 @@ class Store:
         for path in self.run(spec).directory.parent.glob("*/spec.json"):
             try:
                 run = Run(path.parent, _read_spec(path))
-                if not self._begins(run, spec) or run.status().get("choices") != choices:
+                kept = run.finished and run.last_checkpoint.exists() and run.best_checkpoint.exists()
+                if not (kept and begins(run.spec, spec)) or run.status().get("choices") != choices:
                     continue
                 run.result()
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:
                 log.warning("%s; nothing goes on from there", error)
                 continue
             found.append(run)
@@ -122,20 +133,19 @@ class Store:
         for path in self.run(spec).directory.parent.glob("*/spec.json"):
             try:
                 run = Run(path.parent, _read_spec(path))
-            except RuntimeError:  # reported where runs are listed
+            except (RuntimeError, OSError):  # reported where runs are listed
                 continue
             if run.spec != spec and run.finished and run.spec.without_sources() == wanted:
                 return run
         return None
 
-    @staticmethod
-    def _begins(run: Run, spec: Spec) -> bool:
-        """Whether a run is finished, is the first epochs of `spec`, and has its checkpoints."""
-        stop = run.spec.stop_epoch or 0  # it was evaluated there
-        shorter = 0 < stop < spec.epochs_trained and spec.recipe.evaluates(stop)
-        same = dataclasses.replace(run.spec, stop_epoch=spec.stop_epoch) == spec
-        kept = run.last_checkpoint.exists() and run.best_checkpoint.exists()
-        return shorter and same and run.finished and kept
+
+def begins(shorter: Spec, spec: Spec) -> bool:
+    """Whether a run is the first epochs of another, which can continue from its checkpoint."""
+    stop = shorter.stop_epoch or 0  # it was evaluated there
+    if not (0 < stop < spec.epochs_trained and spec.recipe.evaluates(stop)):
+        return False
+    return dataclasses.replace(shorter, stop_epoch=spec.stop_epoch) == spec
 
 
 def _place(spec: Spec) -> Path:

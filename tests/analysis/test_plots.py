@@ -1,7 +1,10 @@
 """Pictures: that they are PNG files, and what is drawn in them where."""
 
 import math
+import os
 import struct
+import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +13,7 @@ import pytest
 
 from kdrun.analysis import plots
 from kdrun.analysis.aggregate import SweepRun, group_by_seed, teachers_by_seed
+from kdrun.analysis.plots import figure
 from kdrun.experiment.spec import Component, Recipe
 
 
@@ -187,3 +191,29 @@ def test_labels_of_ticks_do_not_overlap(archive, drawn, values, turned):
     for i in range(len(shown) - 1):
         assert (ends[i + 1] - ends[i] >= line) if turned else (ends[i] < boxes[i + 1].x0)
     assert len(shown) >= min(4, len(values) - 2)
+
+
+def test_a_figure_that_cannot_be_drawn_is_a_warning_and_leaves_no_older_one(tmp_path, caplog):
+    path = tmp_path / "curves.png"
+    path.write_bytes(b"older")
+    with figure(path, 2, 2) as drawn:
+        drawn.subplots().set_title("$\\frac{1}$")
+    assert not path.exists()
+    assert f"{path} is not drawn: ValueError" in caplog.text
+
+
+def test_figures_do_not_depend_on_the_users_matplotlib(tmp_path):
+    """The backend of a notebook that is not installed here, and LaTeX that is not there."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nlines.linewidth: 9\n")
+    code = (
+        "from pathlib import Path\n"
+        "from kdrun.analysis.plots import figure\n"
+        "with figure(Path('drawn.png'), 2, 2) as drawn: drawn.subplots().plot([0, 1])"
+    )
+    surroundings = ({}, {"MPLBACKEND": "module://some_notebook.backend"})
+    pictures = []
+    for environment in surroundings:
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, **environment}, check=True)
+        pictures.append((tmp_path / "drawn.png").read_bytes())
+        (tmp_path / "matplotlibrc").unlink(missing_ok=True)
+    assert pictures[0] == pictures[1]

@@ -306,6 +306,8 @@ BAD = [
     # places
     ("runtime.output_root=afile/deeper", "runtime.output_root=afile/deeper: must be a directory", "afile is none"),
     ("runtime.output_root=", "runtime.output_root=: must be a directory", "nothing is none"),
+    ("runtime.output_root=alink/deeper", "runtime.output_root=alink/deeper: must be a directory", "alink is none"),
+    (f"runtime.output_root={300 * 'x'}", "cannot be a directory: File name too long"),
     ("hydra.run.dir=elsewhere", "hydra.run.dir=elsewhere: has no effect on runs", "runtime.output_root"),
     ("student=../../etc/passwd", "student=../../etc/passwd: no such option"),
     ("table ../../escaped", "table ../../escaped: no such table"),
@@ -419,6 +421,7 @@ def everything(directory: Path) -> dict[str, bytes | None]:
 @pytest.mark.parametrize(("line", "texts"), [(line, texts) for line, *texts in BAD], ids=[line for line, *_ in BAD])
 def test_bad_input_is_one_problem_and_changes_nothing(kdrun, tree, tmp_path, line, texts):
     Path("afile").write_text("in the way")
+    Path("alink").symlink_to("nowhere")
     before = everything(tmp_path)
     said = kdrun(*line.replace("TREE", str(tree)).split())
     assert everything(tmp_path) == before

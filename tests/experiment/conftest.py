@@ -157,3 +157,24 @@ def trained(monkeypatch) -> list[str]:
 
     monkeypatch.setattr(runner, "fit", recording)
     return names
+
+
+@pytest.fixture
+def interrupted(lab):
+    """Trains two epochs of a run by cross-entropy, which Ctrl-C then stops; returns the run."""
+
+    def stop(spec: Spec) -> Run:
+        forward = methods.CE.forward
+
+        def stopping(self, batch, teacher):
+            if batch.epoch == 2:
+                raise KeyboardInterrupt
+            return forward(self, batch, teacher)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(methods.CE, "forward", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                lab.execute(spec)
+        return lab.run(spec)
+
+    return stop

@@ -104,9 +104,9 @@ def test_checkpoints_are_stopped_runs_which_are_beginnings_of_the_run(lab, pair,
     stopped = [dataclasses.replace(student, stop_epoch=epoch) for epoch in (0, 1, 2)]
     assert asked.stopped[:3] == stopped
     assert [each["run_id"] for each in found["networks"][:4]] == [spec.run_id for spec in (*stopped, student)]
-    whole = (lab.run(student).directory / "metrics.jsonl").read_text().splitlines()
+    whole = lab.run(student).rows()
     for epoch, spec in enumerate(stopped):
-        assert (lab.run(spec).directory / "metrics.jsonl").read_text().splitlines() == whole[:epoch]
+        assert lab.run(spec).rows() == whole[:epoch]
     lab.execute(stopped[2], "elsewhere")
     assert lab.bits(lab.run(stopped[2])) == lab.bits(lab.run(stopped[2], "elsewhere")), "as if it were trained alone"
     assert f"goes on from epoch 1 of {lab.run(stopped[1]).directory}" in caplog.text

@@ -45,18 +45,18 @@ def test_published_runs_are_found_where_the_own_root_has_none(tmp_path):
     published = tmp_path / "published" / "synthetic" / "cnn" / f"ce-{SPEC.run_id}"
     published.mkdir(parents=True)
     write_record(published / "result.json", {"schema": 1, "run_id": "0123456789"})
-    with pytest.raises(RuntimeError, match="is the result of another run: 0123456789"):
+    with pytest.raises(RuntimeError, match="is of another run: its run_id is 0123456789"):
         store.find(SPEC)
     (published / "result.json").write_text(json.dumps({"schema": 1, "run_id": SPEC.run_id, "of": "nobody"}, indent=2))
     with pytest.raises(DamagedError, match=r"published/.*result\.json is not whole: "):
         store.find(SPEC)
-    write_record(published / "result.json", {"schema": 1, "run_id": SPEC.run_id, "of": "published"})
+    write_record(published / "result.json", {"schema": 1, **SPEC.identity, "of": "published"})
     assert store.find(SPEC).result()["of"] == "published"
     assert store.find(dataclasses.replace(SPEC, seed=1)) is None
     own = store.run(SPEC)
     own.open(config=None)
     assert store.find(SPEC).directory == published, "an own run that is not finished is no result"
-    write_record(own.result_path, {"schema": 1, "of": "own"})
+    write_record(own.result_path, {"schema": 1, **SPEC.identity, "of": "own"})
     assert store.find(SPEC).result()["of"] == "own"
     assert Store(tmp_path / "outputs").find(dataclasses.replace(SPEC, seed=1)) is None
 
@@ -77,9 +77,9 @@ def test_no_name_leaves_the_output_root(tmp_path, monkeypatch, name):
 
 def test_finished_means_there_is_a_result(run):
     assert not run.finished
-    write_record(run.result_path, {"schema": 1, "run_id": "x"})
+    write_record(run.result_path, {"schema": 1, **run.spec.identity})
     assert run.finished
-    assert run.result() == {"schema": 1, "run_id": "x"}
+    assert run.result() == {"schema": 1, **run.spec.identity}
 
 
 @pytest.mark.parametrize("content", [{"schema": 2}, {}])

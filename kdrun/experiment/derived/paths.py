@@ -102,6 +102,7 @@ class Paths(Derived):
             `num_examples`; `similarity` and `cka`, `[M, M]`; `coordinates`, `[M, 2]`, and `kept`, the share of the
             variance that this plane keeps.
         """
+        runner.announce(self.stopped)
         for run in self.stopped:
             runner.execute(run, role="stopped")
         seen = [_representations(runner, run) for _, run in self.networks]

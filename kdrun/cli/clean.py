@@ -1,0 +1,99 @@
+"""`kdrun clean` and `kdrun rm`: what takes space under an output root, and runs that are no longer wanted."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdrun.cli.options import refuse
+
+if TYPE_CHECKING:
+    from kdrun.experiment.run import Run
+    from kdrun.experiment.store import Store
+
+CLEAN = """\
+Lists what can be removed under an output root, by kind, with its size; removes it with --apply.
+"""
+
+RM = """\
+Removes runs, by directory or by run_id (the ten hexadecimal digits at the end of its name). A run that other runs have
+as a teacher, or start from, is removed only with them or with --force; one that a process holds never is.
+"""
+
+
+def clean_main(words: Sequence[str]) -> int:
+    """Lists or removes what can be removed; returns the exit code."""
+    from kdrun.experiment.cleaning import KINDS, removable
+    from kdrun.experiment.store import Store
+
+    kinds = "\n".join(f"  {name:13} {what}" for name, what in KINDS.items())
+    parser = argparse.ArgumentParser(
+        prog="kdrun clean",
+        description=f"{CLEAN}\n{kinds}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("root", nargs="?", type=Path, default=Path("outputs"), help="the output root (default outputs)")
+    parser.add_argument("--only", action="append", choices=list(KINDS), help="only this kind; may be repeated")
+    parser.add_argument("--apply", action="store_true", help="remove it")
+    options = parser.parse_args(words)
+    if not options.root.is_dir():
+        return refuse([f"{options.root}: no such directory"], "kdrun clean")
+    items = [item for item in removable(Store(options.root)) if options.only is None or item.kind in options.only]
+    for item in items:
+        if options.apply:
+            item.remove()
+        print(f"{item.kind:13} {_megabytes(item.size):>12}  {item.path}")
+    total = _megabytes(sum(item.size for item in items))
+    print(f"{len(items)} removed, {total}" if options.apply else f"{len(items)} to remove with --apply, {total}")
+    return 0
+
+
+def rm_main(words: Sequence[str]) -> int:
+    """Removes runs; returns the exit code."""
+    from kdrun.experiment.cleaning import needed_by, size_of
+    from kdrun.experiment.store import Store
+
+    parser = argparse.ArgumentParser(prog="kdrun rm", description=RM)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's directory or run_id")
+    parser.add_argument("--root", type=Path, default=Path("outputs"), help="the output root (default outputs)")
+    parser.add_argument("--force", action="store_true", help="also those that other runs need")
+    options = parser.parse_args(words)
+    store = Store(options.root)
+    problems: list[str] = []
+    chosen = {run.spec.run_id: run for name in options.runs if (run := _found(store, name, problems)) is not None}
+    needed = needed_by(store)
+    for run_id, run in chosen.items():
+        others = [other for other in needed.get(run_id, ()) if other.spec.run_id not in chosen]
+        if run.state == "running":
+            problems.append(f"{run.directory}: a process holds it")
+        elif others and not options.force:
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            problems.append(f"{run.directory}: is needed by {others[0].directory}{more}; remove these too, or --force")
+    if problems:
+        return refuse(problems, "kdrun rm")
+    for run in chosen.values():
+        size = size_of(run.directory)
+        shutil.rmtree(run.directory)
+        print(f"removed {run.directory}, {_megabytes(size)}")
+    return 0
+
+
+def _found(store: Store, name: str, problems: list[str]) -> Run | None:
+    """The run of a directory or run_id; None after a problem was noted."""
+    from kdrun.experiment.run import Run
+
+    runs = (run for run in store.runs() if isinstance(run, Run))
+    by_id = re.fullmatch(r"[0-9a-f]{10}", name) is not None
+    path = Path(name).resolve()
+    found = next((run for run in runs if (run.spec.run_id == name if by_id else run.directory.resolve() == path)), None)
+    if found is None:
+        problems.append(f"{name}: no run under {store.root}; kdrun ls {store.root} lists them")
+    return found
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,42 @@
+"""What a finished run keeps of its training, and for whom."""
+
+from dataclasses import replace
+
+import pytest
+
+from kdrun.experiment.attempt import Request
+
+
+def checkpoints(run) -> list[str]:
+    return sorted(path.name for path in (run.directory / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("weights", []), ("all", ["best.pt", "last.pt"])])
+def test_a_finished_run_keeps_its_weights_and_on_request_its_checkpoints(lab, keep, kept):
+    run = lab.execute(lab.taught(), keep=keep).run
+    for each in (run, lab.run(lab.teacher)):
+        assert checkpoints(each) == kept
+        assert each.weights_problem() is None
+
+
+def test_what_a_run_of_the_same_command_continues_from_is_kept_until_then(lab, trained):
+    """De-KD and KD: the whole training of the teacher continues from the one that was stopped."""
+    stopped = replace(lab.teacher, stop_epoch=1)
+    specs = [lab.taught(teacher=stopped), lab.taught()]
+    runner = lab.runner()
+    found = {}
+    for request, outcome in runner.execute_all([Request(spec) for spec in specs]):
+        found[request.spec.run_id] = outcome
+        if request.spec == specs[0]:
+            assert checkpoints(lab.run(stopped)) == ["best.pt", "last.pt"]
+    assert checkpoints(lab.run(stopped)) == checkpoints(lab.run(lab.teacher)) == []
+    alone = lab.execute(specs[1], "alone").run
+    assert lab.bits(found[specs[1].run_id].run) == lab.bits(alone)
+    assert lab.run(lab.teacher).result()["train"]["seconds"] > 0
+
+
+def test_an_interrupted_run_keeps_what_it_resumes_from(lab, interrupted):
+    run = interrupted(lab.plain())
+    assert checkpoints(run) == ["best.pt", "last.pt", "previous.pt"]
+    lab.execute(lab.plain())
+    assert checkpoints(run) == []

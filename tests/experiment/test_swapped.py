@@ -1,0 +1,121 @@
+"""A file of another run in the place of a run's own is noticed, and a finished run's weights are kept whole."""
+
+import json
+import shutil
+
+import pytest
+from safetensors import safe_open
+
+from kdrun.cli.ls import ls_main
+from kdrun.experiment.run import Run
+from kdrun.files import DamagedError
+from kdrun.training.checkpoint import CheckpointError
+
+
+@pytest.fixture
+def seeds(lab):
+    return lab.plain(), lab.plain(seed=1)
+
+
+def test_every_file_carries_the_identity_of_its_run(lab):
+    spec = lab.plain()
+    run = lab.execute(spec, keep="all").run
+    for path in (run.result_path, run.directory / "status.json"):
+        assert json.loads(path.read_text()).items() >= spec.identity.items()
+    for path in (run.last_checkpoint, run.best_checkpoint):
+        assert run.load_checkpoint(path, "cpu").items() >= spec.identity.items()
+    rows = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
+    assert {row["run_id"] for row in rows} == {spec.run_id}
+    with safe_open(run.weights, "pt") as file:
+        assert file.metadata() == {"kdrun.spec": spec.to_json()}
+
+
+def test_another_runs_checkpoint_is_never_continued(lab, seeds, interrupted):
+    whole = lab.execute(seeds[0], "whole").run
+    runs = [interrupted(spec) for spec in seeds]
+    shutil.copy(runs[1].last_checkpoint, runs[0].last_checkpoint)
+    assert lab.bits(lab.execute(seeds[0]).run) == lab.bits(whole), "it continues from its own of the epoch before"
+    runs = [interrupted(lab.plain(seed=seed)) for seed in (2, 3)]
+    for name in ("last.pt", "previous.pt"):
+        shutil.copy(runs[1].directory / "checkpoints" / name, runs[0].directory / "checkpoints" / name)
+    with pytest.raises(CheckpointError, match=rf"last\.pt is of another run.*{runs[1].spec.run_id}"):
+        lab.execute(runs[0].spec)
+
+
+@pytest.mark.parametrize("name", ["result.json", "metrics.jsonl"])
+def test_another_runs_figures_are_never_shown_as_ones_own(lab, seeds, name):
+    first, second = (lab.execute(spec).run for spec in seeds)
+    shutil.copy(second.directory / name, first.directory / name)
+    with pytest.raises(DamagedError, match=rf"{name}"):
+        first.rows()
+    if name == "result.json":
+        with pytest.raises(DamagedError, match="of another run"):
+            lab.execute(seeds[0])
+
+
+def test_another_runs_metrics_are_noticed_before_the_end_too(seeds, interrupted):
+    first, second = (interrupted(spec) for spec in seeds)
+    assert [row["epoch"] for row in first.rows()] == [1, 2]
+    shutil.copy(second.directory / "metrics.jsonl", first.directory / "metrics.jsonl")
+    with pytest.raises(DamagedError, match=r"metrics\.jsonl is of another run"):
+        first.rows()
+
+
+def test_another_runs_status_is_not_believed(lab, seeds, interrupted):
+    """The choices of how to compute are then those of the checkpoint."""
+    whole = lab.execute(seeds[0], "whole").run
+    first, second = (interrupted(spec) for spec in seeds)
+    shutil.copy(second.directory / "status.json", first.directory / "status.json")
+    assert "of another run" in first.status()["damaged"]
+    assert lab.bits(lab.execute(seeds[0]).run) == lab.bits(whole)
+
+
+def damages(run: Run, other: Run) -> dict[str, object]:
+    content = run.weights.read_bytes()
+    return {
+        "missing": run.weights.unlink,
+        "cut": lambda: run.weights.write_bytes(content[:-1]),
+        "swapped": lambda: run.weights.write_bytes(other.weights.read_bytes()),
+    }
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "swapped"])
+@pytest.mark.parametrize("asked", ["alone", "as a teacher"])
+def test_weights_of_a_finished_run_are_restored(lab, damage, asked, caplog, trained):
+    run, other = (lab.execute(spec, keep="all").run for spec in (lab.teacher, lab.plain("cnn", seed=1)))
+    content, result = run.weights.read_bytes(), run.result_path.read_bytes()
+    damages(run, other)[damage]()
+    trained.clear()
+    lab.execute(lab.teacher if asked == "alone" else lab.taught())
+    assert trained == ([] if asked == "alone" else ["kd"])
+    assert run.weights.read_bytes() == content
+    assert run.result_path.read_bytes() == result
+    assert f"restored from {run.last_checkpoint}" in caplog.text
+
+
+def test_without_a_checkpoint_the_run_is_trained_again(lab, caplog, trained):
+    run = lab.execute(lab.plain()).run
+    content, result = run.weights.read_bytes(), run.result()
+    run.weights.unlink()
+    again = lab.execute(lab.plain())
+    assert trained == ["ce", "ce"]
+    assert not again.reused
+    assert run.weights.read_bytes() == content
+    assert again.result["test"] == result["test"]
+    assert "trained again" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["spec.json", "status.json", "result.json", "checkpoints/last.pt", ".lock"])
+@pytest.mark.parametrize("obstacle", ["directory", "dangling link"])
+def test_an_unreadable_file_of_a_neighbour_costs_nobody_else_anything(lab, seeds, name, obstacle):
+    """Nor does it end the list of runs."""
+    neighbour = lab.execute(lab.plain(stop_epoch=1), keep="all").run
+    path = neighbour.directory / name
+    path.unlink()
+    if obstacle == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere")
+    whole = lab.execute(lab.plain(), "whole").run
+    assert lab.bits(lab.execute(lab.plain()).run) == lab.bits(whole)
+    assert ls_main([str(lab.root / "outputs")]) in (0, 1)
