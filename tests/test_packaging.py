@@ -73,7 +73,7 @@ def test_the_installed_package_runs_with_its_own_config(installed, tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    where = "from kdrun.config.composition import config_directory; print(config_directory())"
+    where = "from kdrun.config.compose import config_directory; print(config_directory())"
     assert python("-c", where).strip() == str(installed / "kdrun" / "conf")
     shown = python(str(installed / "bin" / "kdrun"), "--cfg", "job", "teacher=resnet56")
     assert "_target_: kdrun.models.resnet56" in shown

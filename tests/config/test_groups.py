@@ -8,7 +8,7 @@ import yaml
 from omegaconf import OmegaConf
 from PIL import Image
 
-from kdrun.config.composition import config_directory
+from kdrun.config.compose import config_directory
 from kdrun.data import Augmentation
 from kdrun.experiment.components import METHOD_INJECTED, all_options, resolve, told_to
 from kdrun.experiment.spec import Component, Recipe
