@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def free_bytes() -> int:
@@ -24,7 +25,7 @@ def free_bytes() -> int:
 def _left_in_groups() -> list[int]:
     """What each control group of this process that has a limit leaves of it."""
     try:
-        membership = Path("/proc/self/cgroup").read_text()
+        membership = _MEMBERSHIP.read_text()
     except OSError:
         return []
     names = [line.removeprefix("0::/") for line in membership.splitlines() if line.startswith("0::/")]

@@ -18,7 +18,7 @@ from torchvision import transforms
 
 from kdrun.config.data_facts import check_dataset
 from kdrun.config.findings import Findings
-from kdrun.data import DataError, check_images, claims_identity, decoding, folder, identity, tiny_imagenet
+from kdrun.data import DataError, check_images, claims_identity, decoding, folder, identity, memory, tiny_imagenet
 from kdrun.data.loaders import tiny_imagenet as tiny_module
 from kdrun.data.memory import free_bytes
 from kdrun.data.pixels import extensions
@@ -194,6 +194,17 @@ def test_images_that_take_more_memory_than_is_free_are_refused_before_they_are_r
     monkeypatch.setattr(decoding, "file_digests", None)
     with pytest.raises(DataError, match=r"image_size=20000: 6 decoded .* 7\.2 GB .* 2\.0 GB"):
         folder(tree, image_size=20_000, in_channels=3)
+
+
+def test_free_memory_is_what_the_control_groups_leave(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory, "_MEMBERSHIP", tmp_path / "membership")
+    (tmp_path / "membership").write_text("1:cpu:/job\n0::/job/step\n")
+    for group, limit, used in (("job", "1000", "600"), ("job/step", "max", "400")):
+        (tmp_path / "groups" / group).mkdir(parents=True)
+        for name, text in (("max", limit), ("current", used), ("stat", "anon 500\ninactive_file 100")):
+            (tmp_path / "groups" / group / f"memory.{name}").write_text(f"{text}\n")
+    assert free_bytes() == 1000 - 600 + 100
 
 
 def test_free_memory_is_what_the_system_says():
