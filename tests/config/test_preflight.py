@@ -11,6 +11,17 @@ import kdrun.models
 from kdrun.config.compose import ConfigError
 
 
+def test_maps_of_different_sizes_are_a_notice_of_every_job_that_compares_them(job):
+    """Also where the same pair was checked before; in a sum with the name of the term."""
+    for _ in range(2):
+        notices = job("method=at", "student=mobilenetv2", "teacher=resnet20").notices
+        assert [line for line in notices if line.startswith("method=at: maps of different sizes")]
+    summed = job("method=sum", "student=mobilenetv2", "teacher=resnet20").notices
+    assert [line for line in summed if line.startswith("method=sum: at: maps of different sizes")]
+    equal = job("method=at", "student=resnet8", "teacher=resnet20").notices
+    assert not [line for line in equal if "sizes" in line]
+
+
 def test_a_deleted_node_is_a_problem_and_a_deleted_seed_is_the_default(kdrun, job):
     for words in ("~student", "~method", "~recipe", "~runtime", "~dataset"):
         said = kdrun(words)

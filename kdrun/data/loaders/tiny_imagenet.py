@@ -74,7 +74,7 @@ def _place(root: Path) -> Path | None:
 
 
 def _listing(place: Path) -> Listing:
-    """All images with their labels; whatever is missing is told before any is decoded."""
+    """All images with their labels; refuses what is incomplete, before any is decoded."""
     try:
         ids = sorted(_lines(place / "wnids.txt") or [path.name for path in visible_directories(place / "train")])
         words = dict(line.split("\t", 1) for line in _lines(place / "words.txt")) or {name: name for name in ids}
