@@ -4,7 +4,8 @@ A fenced block without a language holds commands, one per line; `text` is output
 with a first line `# PATH` is that file, and exists when the commands of its document run. Commands in running text are
 in backticks and begin with `kdrun ` or `scripts/`. Capitals are placeholders (`PLACEHOLDERS`).
 
-What costs hours is run smaller, by rule: one epoch of 2 % of the images; a run whose data must be downloaded, and a
+What costs hours is run smaller, by rule: one epoch of 2 % of the examples (where more than `MANY` examples are tested,
+in a slow test); a run whose data must be downloaded, and a
 table, only up to its first step (`--dry-run`), with the rows its command names, else one of each method.
 """
 
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from kdrun.benchmark import __main__ as bench
@@ -31,8 +33,9 @@ from kdrun.tables.definition import Definition
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-PLACEHOLDERS = {"table NAME": "table methods", "method=NAME": "method=kd", "=OPTION": "=cnn", "=DIR": "=images"}
+PLACEHOLDERS = {"table NAME": "table tfkd_t9", "method=NAME": "method=kd", "=OPTION": "=cnn", "=DIR": "=images"}
 SMALL = {"recipe.epochs": "1", "dataset.train_fraction": "0.02", "runtime.threads": "1"}
+MANY = 500
 CHEAP = Estimate(params=1, macs=1, steps=1, step_seconds=0.0, seconds=0.0)
 
 
@@ -211,8 +214,22 @@ def test_every_block_says_what_it_holds():
     assert all(block.file for block in BLOCKS if block.language == "yaml"), "a YAML block that is no whole file"
 
 
+def is_large(command: str) -> bool:
+    """Whether the data of a run has a large test set."""
+    name = re.search(r" dataset=(\w+)", command)
+    path = ROOT / "conf" / "dataset" / f"{name[1] if name else 'digits'}.yaml"
+    return path.exists() and (yaml.safe_load(path.read_text()).get("test_size") or 0) > MANY
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_documents_runs(place, monkeypatch, command):
+    write_files(COMMANDS[command], place)
+    run(command, place, monkeypatch, really=not is_large(command))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [command for command in COMMANDS if is_large(command)])
+def test_a_command_with_a_large_test_set_runs(place, monkeypatch, command):
     write_files(COMMANDS[command], place)
     run(command, place, monkeypatch)
 
@@ -237,6 +254,13 @@ TABLES = [block for block in BLOCKS if block.language == "yaml" and "\nrows:\n" 
 def test_a_table_of_the_documents_is_accepted_whole(place, block):
     (place / block.file).write_text(block.text)
     assert main(["table", block.file, "--dry-run", "--seeds", "2"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", [block for block in TABLES if "dataset=digits" in block.text], ids=lambda b: b.file)
+def test_a_table_of_the_documents_runs(place, block):
+    (place / block.file).write_text(block.text)
+    assert main(["table", block.file, "--seeds", "1", *smaller([])]) == 0
 
 
 def test_the_documents_have_what_is_looked_for():
