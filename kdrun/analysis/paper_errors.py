@@ -45,6 +45,16 @@ def what_it_can_show(definition: Definition, lines: Sequence[Line], contrasts: S
         limits.append(f"{between} (not paired)")
     if limits:
         yield f"A Δ is clear of zero at 95 % only beyond {listed(limits, last='or')}: Student's t, one comparison."
+        shared = [line.entry.row.name for line in lines if _shares_teachers(line)]
+        if shared:
+            rows = listed(shared)
+            yield f"One teacher for the students of all seeds in {rows}: errors are those of the students alone."
+
+
+def _shares_teachers(line: Line) -> bool:
+    """Whether a row's runs of several seeds have the same teachers."""
+    taught = {tuple(teacher.run_id for teacher in spec.teachers) for spec in line.entry.specs}
+    return len(line.entry.specs) > 1 and len(taught) == 1 and () not in taught
 
 
 def _sampling_error(definition: Definition, lines: Sequence[Line]) -> Iterator[str]:

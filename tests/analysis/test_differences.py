@@ -134,6 +134,19 @@ def test_figures_of_evaluations_have_paired_differences(rendered, finished, pape
     assert dot.lines[0].get_xdata()[0] == pytest.approx(32 / 3)
 
 
+def test_a_teacher_that_all_seeds_share_is_said_to_be_outside_the_errors(rendered, finished, archive):
+    assert "One teacher for" not in rendered()["md"]
+    control = replace(finished["cnn/kd/resnet20"], row=Row("cnn/shared", baseline="cnn/ce"))
+    specs = tuple(replace(spec, teachers=(archive.teacher(9),)) for spec in control.specs)
+    for spec in specs:
+        archive.finish(spec, 70.0, teachers=(81.0,))
+    markdown = rendered(entries=[finished["cnn/ce"], replace(control, specs=specs)])["md"]
+    assert (
+        "- One teacher for the students of all seeds in cnn/shared: errors are those of the students alone.\n"
+        in markdown
+    )
+
+
 def test_nothing_of_differences_is_left_where_there_are_none(rendered, finished, tmp_path):
     rendered()
     assert (tmp_path / "out" / "differences.png").stat().st_size > 5000
