@@ -26,7 +26,7 @@ def test_the_default_of_tfkd_reg_acts(kdrun, here):
     assert code == 0
     assert not [line for line in out if "% of the gradient" in line]
     (path,) = here.glob("outputs/runs/synthetic/mlp/tfkd_reg-*/metrics.jsonl")
-    assert json.loads(path.read_text().splitlines()[-1])["shares"]["virtual_teacher"] > 3
+    assert json.loads(path.read_text().splitlines()[-1])["shares"]["virtual_teacher"] > 1
 
 
 def test_a_sweep_over_the_temperature_of_tfkd_reg_is_told_what_it_sweeps(kdrun):

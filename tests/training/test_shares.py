@@ -19,7 +19,7 @@ WEIGHTS = {"ce": 0.3, "smooth": 20.0, "small": 1e-4}
 
 
 class Weighed(Method):
-    """Three terms on the logits, of which one has draws; a module beside the student; a constant."""
+    """Three terms on the logits, of which one has draws; a module beside the student; a constant; a weight of 0."""
 
     name = "weighed"
 
@@ -34,8 +34,8 @@ class Weighed(Method):
             "smooth": -F.log_softmax(student.logits + noise, dim=1).mean(),
             "small": self.beside(student.logits).square().mean(),
         }
-        weighted = {name: WEIGHTS[name] * term for name, term in terms.items()}
-        return Objective.of(student.logits, {**weighted, "constant": torch.ones(())}, terms)
+        terms |= {"constant": torch.ones(()), "off": terms["ce"]}
+        return Objective.of(student.logits, terms, {**WEIGHTS, "constant": 1.0, "off": 0.0})
 
 
 class One(Weighed):
@@ -43,7 +43,7 @@ class One(Weighed):
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: None) -> Objective:
         ce = F.cross_entropy(student.logits, batch.y)
-        return Objective.of(student.logits, {"ce": ce}, {"ce": ce})
+        return Objective.of(student.logits, {"ce": ce}, {"ce": 1.0})
 
 
 class Silent(Weighed):
