@@ -72,6 +72,13 @@ def test_topk_of_all_classes_is_kd_and_of_one_is_the_teachers_decision(student, 
     assert_close(losses.topk_loss(student, teacher, temperature=T, k=1), hard)
 
 
+def test_a_student_equal_to_a_flat_teacher_still_has_the_loss_of_what_is_cut_off():
+    """T^2 ln(K / k): why equal alpha is no equal weight."""
+    flat = torch.zeros(5, 100)
+    assert losses.topk_loss(flat, flat, temperature=4.0, k=0.25).item() == pytest.approx(16 * math.log(4))
+    assert losses.soft_target_loss(flat, flat, temperature=4.0).item() == pytest.approx(0.0, abs=1e-5)
+
+
 def test_without_renormalising_the_gradient_is_that_of_cross_entropy_with_the_cut_target(student, teacher):
     def plain(logits):
         probs = (teacher / T).softmax(1)

@@ -26,7 +26,7 @@ def test_the_default_of_tfkd_reg_acts(kdrun, here):
     assert code == 0
     assert not [line for line in out if "% of the gradient" in line]
     (path,) = here.glob("outputs/runs/synthetic/mlp/tfkd_reg-*/metrics.jsonl")
-    assert json.loads(path.read_text().splitlines()[-1])["shares"]["virtual_teacher"] > 3
+    assert json.loads(path.read_text().splitlines()[-1])["shares"]["virtual_teacher"] > 1
 
 
 def test_a_sweep_over_the_temperature_of_tfkd_reg_is_told_what_it_sweeps(kdrun):
@@ -36,11 +36,7 @@ def test_a_sweep_over_the_temperature_of_tfkd_reg_is_told_what_it_sweeps(kdrun):
     assert code == 0
     (told,) = [line for line in out if "label smoothing" in line]
     assert told.startswith("method.temperature: tfkd_reg as released is label smoothing; its target on the label is ")
-    assert re.findall(r"[\d.]+ at T=\d+|uniform: [\d.]+", told) == [
-        "0.1193 at T=5",
-        "0.1022 at T=40",
-        "uniform: 0.1000",
-    ]
+    assert told.endswith(" 0.1193 at T=5, 0.1022 at T=40 (uniform: 0.1000)")
     for others in (("method.temperature=5,40", "method.variant=paper"), ("method.alpha=0.1,0.2",)):
         assert not [line for line in kdrun(*words, *others)[1] if "label smoothing" in line]
 

@@ -22,6 +22,8 @@ KINDS: Mapping[str, str] = {
     "kd_topk": "KD-topk",
     "kd_pt": "KD-pt",
     "kd_sim": "KD-sim",
+    "kd_topk_equal": "KD-topk at KD's gradient share",
+    "kd_sim_equal": "KD-sim at KD's gradient share",
     "kd_std": "KD, standardised logits",
     "wd": "weight distillation",
     "logit_matching": "logit matching",

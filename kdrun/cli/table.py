@@ -200,6 +200,10 @@ class _Sheet:
         if "soft_targets" in self.table.definition.figures:
             _draw_soft_targets(self.directory / "soft_targets.png", self.table, self.store, compute=compute)
         log.info("\n%s", text)
+        specs = {spec.run_id: spec for entry in self.table.entries for spec in entry.specs}
+        missing = [spec for spec in specs.values() if self.store.find(spec) is None]
+        if older := sum(self.store.find_older(spec) is not None for spec in missing):
+            log.info("%d of the missing runs have results of an older semantics, left out here: see kdrun ls", older)
         for picture in sorted(self.directory.glob("*.png")):
             log.info("picture: %s", picture)
         log.info("result: %s", self.directory / "table.csv")

@@ -182,8 +182,8 @@ class Objective:
         loss: the scalar to minimise.
         logits: the student's, `[N, K]`, for the training metrics.
         terms: the parts of the loss by name, before they are weighed: scalars, logged as they are.
-        weighted: the parts by name as they are weighed, whose sum is the loss: their shares of the gradient are
-            measured once an epoch. Empty: no shares.
+        weighted: the parts by name as they are weighed, whose sum is the loss, without those of weight 0: their shares
+            of the gradient are measured once an epoch. Empty: no shares.
     """
 
     loss: Tensor
@@ -192,9 +192,17 @@ class Objective:
     weighted: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, logits: Tensor, weighted: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> Objective:
-        """The objective whose loss is the sum of its weighted terms, added in their order."""
-        return cls(functools.reduce(operator.add, weighted.values()), logits, terms, weighted)
+    def of(cls, logits: Tensor, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Objective:
+        """The objective whose loss is the weighted sum of its terms, added in their order.
+
+        Args:
+            logits: the student's, `[N, K]`.
+            terms: scalars by name, one at least.
+            weights: of each.
+        """
+        parts = {name: weights[name] * term for name, term in terms.items()}
+        weighted = {name: part for name, part in parts.items() if weights[name] != 0}
+        return cls(functools.reduce(operator.add, parts.values()), logits, terms, weighted or parts)
 
 
 class Method(nn.Module, ABC):
@@ -322,8 +330,7 @@ class Distillation(Method):
         ce = losses.cross_entropy(student.logits, batch.y)
         term = self.distill(student, batch, teacher)
         name = self.term or self.name
-        weighted = {"ce": self.hard_weight * ce, name: self.weight * term}
-        return Objective.of(student.logits, weighted, {"ce": ce, name: term})
+        return Objective.of(student.logits, {"ce": ce, name: term}, {"ce": self.hard_weight, name: self.weight})
 
     @abstractmethod
     def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import torch
@@ -46,8 +47,9 @@ class DML(Method):
         answers = [student.logits, *(peer(batch.x) for peer in self.others)]
         hard = [losses.cross_entropy(logits, batch.y) for logits in answers]
         mutual = [self._mutual(k, answers) for k in range(len(answers))]
-        weighted = {"ce": torch.stack(hard).sum(), "dml": self.weight * torch.stack(mutual).sum()}
-        return Objective.of(student.logits, weighted, {"ce": hard[0], "dml": mutual[0]})
+        terms = {"ce": torch.stack(hard).sum(), "dml": torch.stack(mutual).sum()}
+        objective = Objective.of(student.logits, terms, {"ce": 1.0, "dml": self.weight})
+        return dataclasses.replace(objective, terms={"ce": hard[0], "dml": mutual[0]})
 
     def _mutual(self, k: int, answers: list[Tensor]) -> Tensor:
         """The mean KL from the others' answers to that of network k."""

@@ -107,12 +107,12 @@ class FitNet(Distillation):
         assert teacher is not None, "needs was not met"
         if self.stage == 0:
             hint = losses.hint_loss(*self._features(student, teacher), reduction="half_sum")
-            return Objective.of(student.logits, {"hint": hint}, {"hint": hint})
+            return Objective.of(student.logits, {"hint": hint}, {"hint": 1.0})
         ce = losses.cross_entropy(student.logits, batch.y)
         soft = losses.soft_target_loss(student.logits, teacher.logits, temperature=self.temperature)
         kl = soft / self.temperature**2  # the paper's lambda weighs it without T^2
         kd_weight = self.kd_weight_start + (self.kd_weight_end - self.kd_weight_start) * batch.progress
-        return Objective.of(student.logits, {"ce": self.hard_weight * ce, "kd": kd_weight * kl}, {"ce": ce, "kd": kl})
+        return Objective.of(student.logits, {"ce": ce, "kd": kl}, {"ce": self.hard_weight, "kd": kd_weight})
 
     def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
         assert teacher is not None, "needs was not met"

@@ -96,9 +96,9 @@ class FSP(Distillation):
             return super().objective(student, batch, teacher)
         if self.stage == 0:
             fsp = self.distill(student, batch, teacher)
-            return Objective.of(student.logits, {"fsp": self.weight * fsp}, {"fsp": fsp})
+            return Objective.of(student.logits, {"fsp": fsp}, {"fsp": self.weight})
         ce = losses.cross_entropy(student.logits, batch.y)
-        return Objective.of(student.logits, {"ce": self.hard_weight * ce}, {"ce": ce})
+        return Objective.of(student.logits, {"ce": ce}, {"ce": self.hard_weight})
 
     @property
     def asks(self) -> bool:

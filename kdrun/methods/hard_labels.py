@@ -26,7 +26,7 @@ class CE(Method):
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         ce = losses.cross_entropy(student.logits, batch.y)
-        return Objective.of(student.logits, {"ce": self.scale * ce}, {"ce": ce})
+        return Objective.of(student.logits, {"ce": ce}, {"ce": self.scale})
 
 
 class LSR(Method):
@@ -55,4 +55,4 @@ class LSR(Method):
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         lsr = losses.label_smoothing_loss(student.logits, batch.y, epsilon=self.epsilon, spread=self.spread)
-        return Objective.of(student.logits, {"lsr": self.scale * lsr}, {"lsr": lsr})
+        return Objective.of(student.logits, {"lsr": lsr}, {"lsr": self.scale})

@@ -127,11 +127,9 @@ class Sum(Method):
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         values = {"ce": losses.cross_entropy(student.logits, batch.y)}
-        weighted = {"ce": self.hard_weight * values["ce"]}
         for name, term in self._terms():
             values[name] = term.distill(student, batch, teacher)
-            weighted[name] = self.weights[name] * values[name]
-        return Objective.of(student.logits, weighted, values)
+        return Objective.of(student.logits, values, {"ce": self.hard_weight, **self.weights})
 
 
 def _term(name: str, given: Mapping[str, object], options: Mapping[str, Any]) -> Distillation:

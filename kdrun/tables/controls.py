@@ -149,7 +149,9 @@ def objective(spec: Spec) -> str:
         return _added((options["hard_weight"], "CE"), *terms)
     if "weight" in options:
         return _added((options.get("hard_weight", 1.0), "CE"), (options["weight"], name))
-    return f"{1 - options['alpha']:.4g} CE + {options['alpha']:.4g} {name}" if "alpha" in options else name
+    if "alpha" in options:
+        return f"{1 - options['alpha']:.4g} CE + {options['alpha'] * options.get('multiplier', 1.0):.4g} {name}"
+    return name
 
 
 def _added(*weighed: tuple[float, str]) -> str:

@@ -79,7 +79,11 @@ def test_csv_has_every_number_unrounded(rendered, paper_table):
 def test_columns_that_a_definition_asks_for(rendered, cells, paper_table):
     rows = list(paper_table.definition.rows)
     rows[0] = dataclasses.replace(rows[0], published=Published(68.0, ensemble=70.25))
-    asked = ("seconds", "extra_params", "ensemble", "teacher_confidence")
+    for number, run in enumerate(paper_table.find(spec) for spec in paper_table.entries[1].specs):
+        if run is not None:
+            last = {"stage": 2, "last": {"epoch": 2, "percent": {"ce": 0.25 - number / 10, "kd": 99.75 + number / 10}}}
+            run.write_result({**run.result(), "shares": [{"stage": 1}, last]}, run.rows())
+    asked = ("seconds", "extra_params", "ensemble", "teacher_confidence", "shares")
     definition = dataclasses.replace(paper_table.definition, rows=tuple(rows), columns=asked)
     entries = [dataclasses.replace(entry, row=row) for entry, row in zip(paper_table.entries, rows, strict=True)]
     whole = entries[0].ensemble
@@ -89,9 +93,18 @@ def test_columns_that_a_definition_asks_for(rendered, cells, paper_table):
     assert (baseline["ensemble"], baseline["s / epoch"]) == ("66.50 (70.25)", "315")  # 10 x 63 seconds in two epochs
     assert "learned beside" not in baseline
     assert (kd["its confidence"], kd["learned beside"]) == ("0.810 ± 0.014", "1,234")
-    for sentence in ("mean of the probabilities", "in brackets as published", "largest probability", "not delivered"):
+    assert "gradient %" not in baseline
+    assert kd["gradient %"] == "0.15 ce, 99.8 kd", "the mean of seeds 0 and 2"
+    for sentence in (
+        "share of each weighted term",
+        "mean of the probabilities",
+        "in brackets as published",
+        "largest probability",
+        "not delivered",
+    ):
         assert sentence in texts["md"]
-    record = next(csv.DictReader(texts["csv"].splitlines()))
+    record, of_kd, *_ = csv.DictReader(texts["csv"].splitlines())
+    assert (record["shares"], of_kd["shares"].split()[0][:7]) == ("", "ce=0.15")
     numbers = {name: record[name] for name in ("ensemble_top1", "published_ensemble", "epoch_seconds_mean")}
     assert numbers == {"ensemble_top1": "66.5", "published_ensemble": "70.25", "epoch_seconds_mean": "315.0"}
     plain = rendered("plain")

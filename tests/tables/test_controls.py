@@ -108,6 +108,7 @@ def test_objectives_read_as_formulas():
     assert objective(REG) == "0.05 CE + 0.0095 KL, T=40, student at T=1"
     assert objective(run("TfKDReg")) == "0.9 CE + 0.1 KL, T=20, student at T=1"
     assert objective(run("TfKDReg", variant="paper")) == "0.9 CE + 0.1 KL, T=20"
+    assert objective(run("KDSim", TEACHER, alpha=0.5, multiplier=0.34)) == "0.5 CE + 0.17 kd_sim"
     assert objective(run("CE")) == "CE"
     assert objective(run("CE", scale=0.406)) == "0.406 CE"
     assert objective(run("LSR", spread="others")) == "LSR, ε=0.1, on the wrong classes"

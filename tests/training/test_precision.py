@@ -211,6 +211,8 @@ class TestOnTheGPU:
             captured = trained(CUDA, precision, teach=teach, step=GraphedStep, num=num)
             for row, twin in zip(ordinary.rows, captured.rows, strict=True):
                 assert twin["train"] == pytest.approx(row["train"], rel=1e-3)
+                assert twin.get("shares", {}) == pytest.approx(row.get("shares", {}), rel=1e-2)
+                assert ("shares" in row) == teach
                 assert twin["test"]["nll"] == pytest.approx(row["test"]["nll"], rel=1e-2)
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -13,13 +13,14 @@ from kdrun.training import step as step_module
 from kdrun.training.optimisation import build_optimizer
 from kdrun.training.precision import autocast
 from kdrun.training.step import Step
+from kdrun.training.trainer import Training
 
 CPU = torch.device("cpu")
 WEIGHTS = {"ce": 0.3, "smooth": 20.0, "small": 1e-4}
 
 
 class Weighed(Method):
-    """Three terms on the logits, of which one has draws; a module beside the student; a constant."""
+    """Three terms on the logits, of which one has draws; a module beside the student; a constant; a weight of 0."""
 
     name = "weighed"
 
@@ -34,8 +35,8 @@ class Weighed(Method):
             "smooth": -F.log_softmax(student.logits + noise, dim=1).mean(),
             "small": self.beside(student.logits).square().mean(),
         }
-        weighted = {name: WEIGHTS[name] * term for name, term in terms.items()}
-        return Objective.of(student.logits, {**weighted, "constant": torch.ones(())}, terms)
+        terms |= {"constant": torch.ones(()), "off": terms["ce"]}
+        return Objective.of(student.logits, terms, {**WEIGHTS, "constant": 1.0, "off": 0.0})
 
 
 class One(Weighed):
@@ -43,7 +44,7 @@ class One(Weighed):
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: None) -> Objective:
         ce = F.cross_entropy(student.logits, batch.y)
-        return Objective.of(student.logits, {"ce": ce}, {"ce": ce})
+        return Objective.of(student.logits, {"ce": ce}, {"ce": 1.0})
 
 
 class Silent(Weighed):
@@ -142,6 +143,18 @@ def test_a_single_term_is_not_measured(monkeypatch):
     for batch in batches(2):
         take(step, batch)
     assert step.end_epoch().shares == {}
+
+
+def test_whether_there_are_shares_is_known_from_the_rows_of_the_stage():
+    """So that a resumed run computes its first steps as the uninterrupted one does."""
+    training = Training(Weighed(network()), None)
+    assert training.has_shares is None
+    training.rows = [{"epoch": 1, "stage": 1}, {"epoch": 2, "stage": 1}]
+    assert training.has_shares is False
+    training.method.stage = 1
+    assert training.has_shares is None
+    training.rows.append({"epoch": 3, "stage": 2, "shares": {}})
+    assert training.has_shares is True
 
 
 def test_a_method_without_weighted_terms_is_told_once(caplog):
