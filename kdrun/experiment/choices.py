@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from kdrun.experiment.build import build_student
+from kdrun.experiment.build import build_student, needs_of
 from kdrun.experiment.cost import macs_per_example
 from kdrun.experiment.dataset_spec import ImageDatasetSpec
 from kdrun.experiment.reporting import log
@@ -85,7 +85,8 @@ def compiling_pays(spec: Spec, device: torch.device, steps: int) -> bool:
     """
     if device.type != "cuda":
         return False
-    macs = 3 * macs_per_example(spec) * spec.recipe.batch_size  # forward, and two gradients of the same size
+    rows = needs_of(spec).views * spec.recipe.batch_size
+    macs = 3 * macs_per_example(spec) * rows  # forward, and two gradients of the same size
     return steps * COMPILE_GAIN * (CUDA_STEP_SECONDS + macs / CUDA_MACS_PER_SECOND) > COMPILE_SECONDS
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kdrun.experiment.build import build_student
+from kdrun.experiment.build import build_student, needs_of
 from kdrun.experiment.spec import Component, Spec
 from kdrun.models.cost import num_macs
 from kdrun.training.precision import resolve_threads
@@ -20,4 +20,4 @@ def macs_per_example(spec: Spec, network: Component | None = None) -> int:
 def threads_for(spec: Spec, device: torch.device, available: int) -> int:
     """The CPU threads for a run, by the size of its step: see `resolve_threads`."""
     macs = sum(macs_per_example(network) for network in (spec, *spec.teachers))
-    return resolve_threads(macs * spec.recipe.batch_size, device, available)
+    return resolve_threads(macs * needs_of(spec).views * spec.recipe.batch_size, device, available)

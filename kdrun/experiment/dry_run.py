@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from kdrun.experiment.build import build_optimisation, build_student
+from kdrun.experiment.build import build_optimisation, build_student, needs_of
 from kdrun.experiment.components import method_class
 from kdrun.experiment.cost import macs_per_example, threads_for
 from kdrun.experiment.dataset_spec import SequenceDatasetSpec
@@ -64,12 +64,13 @@ class Estimator:
         examples = spec.dataset.num_train_examples
         epochs = spec.epochs_trained
         evaluated = sum(spec.recipe.evaluates(epoch) or epoch == epochs for epoch in range(1, epochs + 1))
-        seconds = epochs * examples * (training + teaching) + evaluated * spec.dataset.test_size * evaluation
+        each = needs_of(spec).views * (training + teaching)  # of an example, all its views
+        seconds = epochs * examples * each + evaluated * spec.dataset.test_size * evaluation
         return Estimate(
             params=num_parameters(build_student(spec.student, spec.dataset)),
             macs=macs_per_example(spec),
             steps=math.ceil(examples / spec.recipe.batch_size),
-            step_seconds=spec.recipe.batch_size * (training + teaching),
+            step_seconds=spec.recipe.batch_size * each,
             seconds=seconds,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +82,7 @@ class CRD(Distillation):
         self.taps = (self.student_tap,)
         self._ask_features(self.teacher_tap)
         self._training = training
-        self._replaced: bool | None = None
+        self._classes: _Classes | None = None  # found in the first step: it makes the device wait
         self.student_projection = nn.Linear(math.prod(pair.student.shape(self.student_tap)), embedding_size)
         self.teacher_projection = nn.Linear(math.prod(pair.teacher.shape(self.teacher_tap)), embedding_size)
         bound = math.sqrt(3 / embedding_size)  # of length 1 on average
@@ -115,12 +116,36 @@ class CRD(Distillation):
         return memory.index_copy(0, index, losses.embedding(moved))
 
     def _negatives(self, batch: Batch) -> Tensor:
-        """For each image the positions of images of other classes, `[N, k]`."""
+        """For each image the positions of k images of other classes, `[N, k]`."""
         labels = self._training.labels
-        if self._replaced is None:  # looked at once: it makes the device wait
-            fewest = len(labels) - int(labels.bincount().max())
-            if fewest == 0:
-                raise ValueError("crd takes negatives of other classes, and the training images are of one class")
-            self._replaced = fewest < self.num_negatives
-        others = (labels != batch.y[:, None]).float()
-        return torch.multinomial(others, self.num_negatives, self._replaced, generator=batch.generator)
+        if self._classes is None:
+            self._classes = _Classes.of(labels, self._training.num_classes)
+        if self.num_negatives > self._classes.fewest_others:
+            return self._classes.others(batch.y, self.num_negatives, batch.generator)
+        keys = torch.rand(len(batch.y), len(labels), generator=batch.generator, device=labels.device)
+        return keys.masked_fill_(labels == batch.y[:, None], -1).topk(self.num_negatives, sorted=False).indices
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """Positions in the training set by class: `order [M]`, of which `counts [K]` of each class begin at `first [K]`."""
+
+    order: Tensor
+    counts: Tensor
+    first: Tensor
+    fewest_others: int
+
+    @staticmethod
+    def of(labels: Tensor, num_classes: int) -> _Classes:
+        counts = labels.bincount(minlength=num_classes)
+        fewest = len(labels) - int(counts.max())
+        if fewest == 0:
+            raise ValueError("crd takes negatives of other classes, and the training images are of one class")
+        return _Classes(labels.argsort(stable=True), counts, counts.cumsum(0) - counts, fewest)
+
+    def others(self, y: Tensor, number: int, generator: torch.Generator) -> Tensor:
+        """Positions of images of other classes than y `[N]`, drawn evenly with replacement: `[N, number]`."""
+        own, first = self.counts[y, None], self.first[y, None]
+        drawn = torch.randint(2**32, (len(y), number), generator=generator, device=y.device)
+        places = (drawn * (len(self.order) - own)) >> 32
+        return self.order[places + own * (places >= first)]  # what is of the own class is stepped over

@@ -38,7 +38,7 @@ BAD = [
         "cnn, densenet121, googlenet, lstm, mlp",
     ),
     ("teacher=resnet65", "teacher=resnet65", "did you mean resnet56?"),
-    ("method=kdd", "method=kdd", "did you mean kd? Allowed: at, born_again, ce, dist"),
+    ("method=kdd", "method=kdd", "did you mean kd? Allowed: at, born_again, ce, crd, dist"),
     ("teacher.method=lsrr", "teacher.method=lsrr", "did you mean lsr?"),
     ("dataset=cifar1000", "dataset=cifar1000", "did you mean cifar100?"),
     ("recipe=fashion", "recipe=fashion: no such option", "did you mean fashion_mnist?"),

@@ -131,11 +131,15 @@ def test_negatives_are_of_other_classes_and_come_once_where_there_are_enough(k, 
     assert not torch.equal(other, negatives), "the batch's generator draws them"
 
 
-def test_negatives_are_uniform_over_the_other_classes():
-    """Each of 30 images is among 10 with probability 1/3: 4,000 draws, 5 standard deviations."""
-    method, index = made(), torch.zeros(4000, dtype=torch.int64)
-    counts = method._negatives(batch_of(index)).flatten().bincount(minlength=M)[LABELS != 0]
-    assert (counts - 4000 / 3).abs().max() < 5 * math.sqrt(4000 * 2 / 9)
+@pytest.mark.parametrize("k", [10, 60])
+def test_negatives_are_drawn_evenly(k):
+    """Of 30 images each is one in 30 of the draws, without replacement and with it; 5 standard deviations at most."""
+    draws = 4000
+    negatives = made(num_negatives=k)._negatives(batch_of(torch.full((draws,), 5)))
+    counts = negatives.flatten().bincount(minlength=M)
+    assert (counts[LABELS[5] == LABELS] == 0).all()
+    deviation = math.sqrt(draws * k / 30 * (1 - 10 / 30 if k == 10 else 1 - 1 / 30))
+    assert (counts[LABELS[5] != LABELS] - draws * k / 30).abs().max() < 5 * deviation
 
 
 def test_images_of_one_class_have_no_negatives():
