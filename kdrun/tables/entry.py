@@ -39,7 +39,7 @@ class Entry:
 
         An ensemble of a run's teachers has the teachers' seeds.
         """
-        groups: list[tuple[Spec, ...]] = [(spec,) for spec in self.specs] or [each.specs for each in self.derived]
+        groups = [*((spec,) for spec in self.specs), *(each.specs for each in self.derived)]
         return tuple(frozenset(spec.seed for spec in group) for group in groups)
 
     @property
