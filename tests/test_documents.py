@@ -4,9 +4,9 @@ A fenced block without a language holds commands, one per line; `text` is output
 with a first line `# PATH` is that file, and exists when the commands of its document run. Commands in running text are
 in backticks and begin with `kdrun ` or `scripts/`. Capitals are placeholders (`PLACEHOLDERS`).
 
-What costs hours is run smaller, by rule: one epoch of 2 % of the examples (where more than `MANY` examples are tested,
-in a slow test); a run whose data must be downloaded, and a
-table, only up to its first step (`--dry-run`), with the rows its command names, else one of each method.
+What costs hours is run smaller, by rule: one epoch of 2 % of the examples (in a slow test where more than `MANY` images
+or tokens are tested); a run whose data must be downloaded, and a table, only up to its first step (`--dry-run`), with
+the rows its command names, else one of each method.
 """
 
 import inspect
@@ -24,7 +24,7 @@ from PIL import Image
 
 from kdrun.benchmark import __main__ as bench
 from kdrun.cli import main
-from kdrun.cli.options import VERBS, served_by_hydra
+from kdrun.cli.options import VERBS, looks, run_parser
 from kdrun.config.compose import compose_job, hydra_session
 from kdrun.config.table import load_table
 from kdrun.experiment.components import resolve
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PLACEHOLDERS = {"table NAME": "table tfkd_t9", "method=NAME": "method=kd", "=OPTION": "=cnn", "=DIR": "=images"}
 SMALL = {"recipe.epochs": "1", "dataset.train_fraction": "0.02", "runtime.threads": "1"}
-MANY = 500
+MANY = 1000
 CHEAP = Estimate(params=1, macs=1, steps=1, step_seconds=0.0, seconds=0.0)
 
 
@@ -157,7 +157,7 @@ def run(command: str, place: Path, monkeypatch, *, really: bool = True) -> None:
         return
     words = set_environment(words_of(inner[1] if inner else command), place, monkeypatch)
     assert words.pop(0) == "kdrun", f"no known command: {command}"
-    if served_by_hydra(words) or "--version" in words:
+    if (words[0] not in VERBS and looks(run_parser().parse_intermixed_args(words))) or "--version" in words:
         done = subprocess.run([sys.executable, "-m", "kdrun", *words], capture_output=True, text=True, check=True)
         assert done.stdout
         if inner:
@@ -215,10 +215,11 @@ def test_every_block_says_what_it_holds():
 
 
 def is_large(command: str) -> bool:
-    """Whether the data of a run has a large test set."""
+    """Whether a run is tested on many images or tokens."""
     name = re.search(r" dataset=(\w+)", command)
     path = ROOT / "conf" / "dataset" / f"{name[1] if name else 'digits'}.yaml"
-    return path.exists() and (yaml.safe_load(path.read_text()).get("test_size") or 0) > MANY
+    facts = yaml.safe_load(path.read_text()) if path.exists() else {}
+    return (facts.get("test_size") or 0) * facts.get("length", 1) > MANY
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -14,7 +14,7 @@ from torch import nn
 from kdrun.config.compose import compose_job, hydra_session
 from kdrun.config.preflight import check_job
 from kdrun.config.table import compose_table, load_table
-from kdrun.experiment.build import build_method, pair_for
+from kdrun.experiment.build import build_method, offered
 from kdrun.experiment.components import all_options
 
 TABLES = ["fsp_t1", "fsp_t2", "fsp_t3", "fsp_t4", "ls_teacher", "rep_distiller_cifar100"]
@@ -216,7 +216,7 @@ def test_wide_resnets_and_vggs_take_rep_distiller_s_maps():
         if spec.teachers:
             ends = stages[row.split("/")[0]]
             flow = tuple(tap for pair in itertools.pairwise(("stem", *ends)) for tap in pair)
-            method = build_method(spec.method, nn.Identity(), pair_for(spec, torch.device("meta")))
+            method = build_method(spec.method, nn.Identity(), offered(spec, torch.device("meta")))
             expected = ends if "/at/" in row else tuple(dict.fromkeys(flow))
             assert method.taps == method.needs.features == expected, row
             if "/fsp/" in row:
