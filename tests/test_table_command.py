@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kdrun.config.table import compose_table, load_table, table_names
+from kdrun.experiment.spec import Spec
 from kdrun.experiment.store import Store
 from kdrun.files import write_record
 
@@ -373,3 +374,14 @@ def test_a_failed_run_is_told_and_the_rest_is_rendered(here, kdrun, monkeypatch)
         ("mlp/kd/cnn/untrained", "0", "1"),
     ]
     assert any("2 of 4 runs are missing" in line for line in out)
+
+
+def test_missing_runs_with_a_result_of_an_older_semantics_are_told(here, kdrun):
+    words = ("mine.yaml", "--seeds", "1", "--rows", "mlp/ce")
+    assert kdrun("table", *words)[0] == 0
+    (run,) = here.glob("outputs/runs/synthetic/mlp/ce-*")
+    spec = Spec.from_canonical(json.loads((run / "spec.json").read_text())).at_semantics(1)
+    run.rename(run.with_name(f"ce-{spec.run_id}"))
+    code, out, _ = kdrun("table", *words, "--render-only")
+    assert code == 0
+    assert "1 of the missing runs have results of an older semantics, left out here: see kdrun ls" in out

@@ -202,7 +202,7 @@ def test_the_experiments_are_the_released_settings(job):
     assert kd.method.options == {"alpha": 0.95, "temperature": 20.0, "kl_reduction": "mean"}
     assert [c.name for c in (kd.method, kd.student, kd.teachers[0].student)] == ["KD", "mobilenetv2", "resnet18"]
     reg = job("experiment=tfkd_reg_mobilenetv2").spec
-    assert reg.method.options == {"alpha": 0.95, "temperature": 40.0, "variant": "released"}
+    assert reg.method.options == {"alpha": 0.95, "temperature": 40.0, "multiplier": 1.0}
     assert [c.name for c in (reg.method, reg.student)] == ["TfKDReg", "mobilenetv2"]
     assert kd.dataset == reg.dataset == job("dataset=cifar100", "method=ce").spec.dataset
 
