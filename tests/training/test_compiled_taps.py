@@ -57,7 +57,7 @@ def test_compiled_networks_of_one_architecture_have_their_own_taps(monkeypatch):
 
 @pytest.mark.slow
 def test_features_and_gradients_of_inductor_are_those_of_uncompiled_networks():
-    check_against_uncompiled(rtol=1e-5, atol=1e-6)
+    check_against_uncompiled(rtol=1e-4, atol=2e-5)  # other orders of summation in float32
 
 
 def test_more_networks_are_compiled_than_torch_does_by_itself(monkeypatch):
