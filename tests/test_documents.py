@@ -47,8 +47,8 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The path in its first line."""
-        found = re.match(r"# (\S+\.(?:py|yaml))\n", self.text)
+        """The path in its first line, or behind Hydra's directive, which must come first."""
+        found = re.match(r"(?:# @package \S+\n)?# (\S+\.(?:py|yaml))\n", self.text)
         return found and found[1]
 
 

@@ -216,7 +216,8 @@ def test_what_runs_are_asked_stands_beside_what_is_published(here, kdrun, monkey
     assert published == {"mlp/ce": "50.0", "mlp/lsr": ""}
     assert (rows["mlp/ce"]["published_translate ECE"], rows["mlp/ce"]["published_test ECE"]) == ("0.25", "")
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out if line.startswith("| ")]
-    header, ce, lsr = lines[-3:]
+    *_, rows_from, _ = (place for place, line in enumerate(lines) if "translate ECE" in line)  # differences come last
+    header, ce, lsr = lines[rows_from : rows_from + 3]
     shown = dict(zip(header, ce, strict=True))
     mean, std = (float(rows["mlp/ce"][f"translate top-1_{what}"]) for what in ("mean", "std"))
     assert shown["translate top-1"] == f"{mean:.2f} ± {std:.2f} (50.00)"
@@ -265,7 +266,7 @@ def test_published_runs_of_another_precision_are_rendered(finished, here, kdrun)
     entries = compose_table(load_table("mine.yaml"), [], num_seeds=1).entries
     for entry in entries[:2]:
         own, other = entry.specs[0], entry.specs[0].at_precision("bf16")
-        result = Store(finished / "outputs").run(own).result() | {"run_id": other.run_id, "precision": "bf16"}
+        result = Store(finished / "outputs").run(own).result() | {**other.identity, "precision": "bf16"}
         place = here / "shelf" / other.dataset.name / other.student.name / f"{result['method']['name']}-{other.run_id}"
         place.mkdir(parents=True)
         write_record(place / "result.json", result)

@@ -66,7 +66,7 @@ def exported(
             "name": spec.student.name,
             "params": num_parameters(student),
             "macs": macs_per_example(spec),
-            "weights_sha256": checkpoint.export_weights(run.weights, student, spec.to_json()),
+            "weights_sha256": checkpoint.export_weights(run.weights, student),
             "probe_top1": probe_top1(student, data.test, context),
         },
         **accuracies(training.rows, metrics),
@@ -100,7 +100,7 @@ def restored_weights(run: Run) -> bytes | None:
     prefix = "student."
     own = {name.removeprefix(prefix): value for name, value in state["method"].items() if name.startswith(prefix)}
     student.load_state_dict(own)
-    content = checkpoint.as_safetensors(student, spec.to_json())
+    content = checkpoint.as_safetensors(student)
     return content if sha256(content) == recorded else None
 
 

@@ -19,7 +19,6 @@ from kdrun.files import sha256, write_atomically
 
 MAGIC = b"KDRUNCP1\n"
 _HEADER = len(MAGIC) + hashlib.sha256().digest_size
-SPEC_KEY = "kdrun.spec"
 SHOWN = 3
 """Tensors that a message names."""
 
@@ -59,28 +58,18 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     return state
 
 
-def export_weights(path: Path, model: nn.Module, spec: str) -> str:
-    """Writes a model's state dict as safetensors, in contiguous memory on the CPU.
-
-    Args:
-        path: of the file.
-        model: whose weights are written.
-        spec: of the run, as canonical JSON; it is the file's metadata, under `SPEC_KEY`.
-
-    Returns:
-        The file's SHA-256.
-    """
-    content = as_safetensors(model, spec)
+def export_weights(path: Path, model: nn.Module) -> str:
+    """Writes a model's state dict as safetensors, in contiguous memory on the CPU; returns the file's SHA-256."""
+    content = as_safetensors(model)
     write_atomically(path, content)
     return sha256(content)
 
 
-def as_safetensors(model: nn.Module, spec: str) -> bytes:
-    """The content of the file that `export_weights` writes: the same bytes for the same weights and spec."""
+def as_safetensors(model: nn.Module) -> bytes:
+    """The content of the file that `export_weights` writes: the same bytes for the same weights."""
     from safetensors.torch import save
 
-    state = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return save(state, metadata={SPEC_KEY: spec})  # one key: the order of several is not fixed
+    return save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:

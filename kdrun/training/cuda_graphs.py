@@ -33,8 +33,8 @@ class NotCapturableError(RuntimeError):
 class GraphedStep(Step):
     """Steps on a CUDA device: forward, backward, optimiser and metrics as one graph.
 
-    The first steps are ordinary ones, as are those on batches of another size (an epoch's last) and those that measure
-    shares of the gradient (an epoch's first, where the objective has several terms). The learning rate is
+    The first steps are ordinary ones, as are those on batches of another size (an epoch's last) and an
+    epoch's first where the objective has several terms, whose shares it measures, or where the student is compiled. The learning rate is
     a tensor that the graph reads; the global generator's seed is read at each replay, so dropout stays a function of
     (seed, epoch, step). A method that reads `batch.progress` and the like cannot be captured: that is told, and its
     steps stay ordinary ones.
@@ -76,13 +76,14 @@ class GraphedStep(Step):
                 tensor.record_stream(self._stream)
             for group in self.optimizer.param_groups:
                 group["lr"].fill_(lr)
-            measures = self._measures(batch)
-            if self._graph is not None and len(batch.y) == self._full_size and not measures:
+            first = batch.step == 0
+            ordinary = first and (self._compiled or self._has_shares is not False)
+            if self._graph is not None and len(batch.y) == self._full_size and not ordinary:
                 for kept, tensor in zip(self._inputs, given, strict=True):
                     kept.copy_(tensor)
                 self._graph.replay()
                 return
-            self._compute(batch, teacher, measures=measures)
+            self._compute(batch, teacher, first=first)
             self._warm_up_steps += 1
             if self._warm_up_steps == WARM_UP_STEPS and self._capturable:
                 self._capture(given, teacher, batch.views)

@@ -40,8 +40,9 @@ class Step:
         optimizer: over the method's parameters.
         autocast: the context in which the method computes.
         compiled: compiles the student with torch.compile, for batches of the size of the first one: smaller ones
-            (an epoch's last) are not worth a compilation of their own. A step that measures shares is not compiled
-            either: the backward pass of a compiled student runs once.
+            (an epoch's last) are not worth a compilation of their own. The first step of an epoch is not compiled
+            either: it can measure shares, where the backward pass of a compiled student runs once, and it shows which
+            parameters have no gradient, where that of a compiled student is 0.
         has_shares: whether there are shares to measure in this stage; None finds out in the first epoch.
     """
 
@@ -62,6 +63,7 @@ class Step:
         self._meter = _Meter()
         self._has_shares = has_shares
         self._norms: dict[str, Tensor] = {}
+        self._unused: list[Tensor] = []
         if compiled:
             compile_network(method.student)
 
@@ -69,15 +71,13 @@ class Step:
         """Moves the weights by one step of the optimiser, and counts the step's metrics."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self._compute(batch, teacher, measures=self._measures(batch))
+        self._compute(batch, teacher, first=batch.step == 0)
 
-    def _measures(self, batch: Batch) -> bool:
-        """Whether a step is one that measures the shares of the gradient."""
-        return batch.step == 0 and self._has_shares is not False
-
-    def _compute(self, batch: Batch, teacher: TeacherOutput | None, *, measures: bool = False) -> None:
+    def _compute(self, batch: Batch, teacher: TeacherOutput | None, *, first: bool = False) -> None:
+        """One step; `first` of its epoch."""
         self._full_size = self._full_size or len(batch.y)
-        eager = self._compiled and (measures or len(batch.y) != self._full_size)
+        measures = first and self._has_shares is not False
+        eager = self._compiled and (first or len(batch.y) != self._full_size)
         stance = torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()
         with self._autocast, stance:
             objective: Objective = self.method(batch, teacher)
@@ -89,8 +89,18 @@ class Step:
             elif not objective.weighted:
                 _tell_no_shares(self.method.name)
         objective.loss.backward()
+        if self._compiled:
+            self._leave_unused_alone(find=first)
         self.optimizer.step()
         self._meter.add(batch, objective, teacher)
+
+    def _leave_unused_alone(self, *, find: bool) -> None:
+        """Keeps the optimiser, with its momentum and weight decay, from parameters that have no part in the loss."""
+        if find:
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            self._unused = [parameter for parameter in parameters if parameter.grad is None]
+        for parameter in self._unused:
+            parameter.grad = None
 
     def end_epoch(self) -> EpochMeans:
         """What the epoch's steps have counted; then counts anew."""

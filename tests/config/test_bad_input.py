@@ -51,7 +51,7 @@ BAD = [
     (
         "runtime.prescision=bf16",
         "did you mean precision?",
-        "compile, conv_plan, cuda_graphs, device, output_root, precision, replay_gb, sweep, threads",
+        "compile, conv_plan, cuda_graphs, device, keep, output_root, precision, replay_gb, sweep, threads",
     ),
     ("student=null", "student=null: no such option"),
     ("recipe={}", "recipe={}: no such option"),

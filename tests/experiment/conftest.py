@@ -91,9 +91,10 @@ class Lab:
         return self.plain(self.master)
 
     def runner(self, place: str = "outputs", **options: Any) -> Runner:
-        """`options` are those of Runtime, and `weight_files`."""
+        """`options` are those of Runtime, and `weight_files`; checkpoints are kept."""
         files = options.pop("weight_files", None)
-        runtime = Runtime(device=torch.device("cpu"), data_root=self.root, output_root=self.root / place, **options)
+        places = {"data_root": self.root, "output_root": self.root / place}
+        runtime = Runtime(device=torch.device("cpu"), **places, **{"keep": "all", **options})
         return Runner(Store(runtime.output_root), runtime, weight_files=files)
 
     def execute(self, spec: Spec, place: str = "outputs", **options: Any) -> Outcome:

@@ -23,7 +23,7 @@ def test_what_a_run_of_the_same_command_continues_from_is_kept_until_then(lab, t
     """De-KD and KD: the whole training of the teacher continues from the one that was stopped."""
     stopped = replace(lab.teacher, stop_epoch=1)
     specs = [lab.taught(teacher=stopped), lab.taught()]
-    runner = lab.runner()
+    runner = lab.runner(keep="weights")
     found = {}
     for request, outcome in runner.execute_all([Request(spec) for spec in specs]):
         found[request.spec.run_id] = outcome
@@ -38,5 +38,5 @@ def test_what_a_run_of_the_same_command_continues_from_is_kept_until_then(lab, t
 def test_an_interrupted_run_keeps_what_it_resumes_from(lab, interrupted):
     run = interrupted(lab.plain())
     assert checkpoints(run) == ["best.pt", "last.pt", "previous.pt"]
-    lab.execute(lab.plain())
+    lab.execute(lab.plain(), keep="weights")
     assert checkpoints(run) == []

@@ -9,6 +9,7 @@ from kdrun.data import Augmentation
 from kdrun.experiment import lockstep
 from kdrun.experiment.attempt import Outcome, Request
 from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
+from kdrun.files import write_record
 from kdrun.methods import CE, KD
 from kdrun.training.trainer import DivergedError
 
@@ -185,14 +186,14 @@ def test_lockstep_refuses_what_it_is_not_exact_for_by_name(lab):
 
 
 def test_a_teacher_that_is_refused_fails_its_students_and_no_other(lab):
-    """Its weights were damaged after it had been trained."""
+    """It is not as good as its result says."""
     teacher = lab.execute(lab.teacher).run
-    content = bytearray(teacher.weights.read_bytes())
-    content[-1] ^= 1
-    teacher.weights.write_bytes(content)
+    result = teacher.result()
+    result["student"]["probe_top1"] -= 50
+    write_record(teacher.result_path, result)
     specs = [lab.taught(), lab.plain()]
     refused, alone = [end for _, end in lab.runner().execute_all([Request(spec) for spec in specs])]
-    assert "does not have the SHA-256 its result records" in str(refused)
+    assert "refused, more than 1 point apart" in str(refused)
     assert lab.run(specs[0]).status()["state"] == "failed"
     assert lab.bits(alone.run) == lab.bits(lab.execute(lab.plain(), "alone").run)
 

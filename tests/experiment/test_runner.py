@@ -33,7 +33,19 @@ def test_result_has_schema_1(finished):
     assert digest == hashlib.sha256(json.dumps(result, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     assert result == finished.result == finished.run.result()
     assert set(result) == {
-        *("schema", "run_id", "status", "semantics", "dataset", "method", "teachers", "seed", "precision", "epochs"),
+        *(
+            "schema",
+            "run_id",
+            "spec_sha256",
+            "status",
+            "semantics",
+            "dataset",
+            "method",
+            "teachers",
+            "seed",
+            "precision",
+            "epochs",
+        ),
         *("student", "test", "shares", "train", "environment", "versions", "finished", "metrics_sha256"),
     }
     facts = {name: result[name] for name in ("schema", "run_id", "status", "dataset", "seed", "precision", "epochs")}
@@ -71,7 +83,7 @@ def test_metrics_have_one_row_per_epoch_and_no_times(finished):
     rows = [json.loads(line) for line in lines]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     for row in rows:
-        assert set(row) == {"epoch", "lr", "train", "shares", "test"}
+        assert set(row) == {"run_id", "epoch", "lr", "train", "shares", "test"}
         assert set(row["shares"]) == {"ce", "kd"}
         assert set(row["train"]) == {"loss", "ce", "kd", "top1", "teacher_top1", "agreement"}
         assert set(row["test"]) == {"top1", "top5", "nll", "ece", "confidence"}

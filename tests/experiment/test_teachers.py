@@ -53,7 +53,7 @@ def test_teacher_that_is_not_as_good_as_recorded_is_refused(lab, off_by, refused
     assert lab.run(lab.taught()).finished is not refused
 
 
-def test_accuracy_is_checked_once_and_the_weights_every_time(lab):
+def test_accuracy_is_checked_once_for_each_precision(lab):
     teacher = lab.execute(lab.teacher).run
     lab.execute(lab.taught(temperature=1.0))
     result = teacher.result()
@@ -63,15 +63,6 @@ def test_accuracy_is_checked_once_and_the_weights_every_time(lab):
     other_precision = lab.plain(precision="bf16", method=lab.by("KD"), teachers=(lab.teacher,))
     with pytest.raises(RuntimeError, match="refused"):
         lab.execute(other_precision)
-    content = bytearray(teacher.weights.read_bytes())
-    content[-1] ^= 1  # of a weight: safetensors itself would not notice
-    teacher.weights.write_bytes(content)
-    student = lab.run(lab.taught(temperature=3.0))
-    with pytest.raises(CheckpointError, match="does not have the SHA-256 its result records"):
-        lab.execute(student.spec)
-    assert not student.finished
-    assert student.status()["state"] == "failed"
-    assert "SHA-256" in student.status()["error"]
 
 
 def test_own_weights_are_a_run_without_training_that_teaches(lab, trained):

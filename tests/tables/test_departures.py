@@ -11,6 +11,7 @@ WHOLE = {
     "fsp_t2": "stem",  # resnet32x4 begins with 32 channels, four times ResNet-32 with 64
     "fsp_t4": "four times the channels",
     "hinton_missing_class": "holds a sixth",
+    "hinton_mnist": "not published",
     "ls_teacher": "student",  # not known
     "tfkd_t10": "64x64",
     "tfkd_t2": "CIFAR-10",  # no configuration is released
