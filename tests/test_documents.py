@@ -25,6 +25,7 @@ from PIL import Image
 from kdrun.benchmark import __main__ as bench
 from kdrun.cli import main
 from kdrun.cli.options import VERBS, looks, run_parser
+from kdrun.config.command_line import read_command
 from kdrun.config.compose import compose_job, hydra_session
 from kdrun.config.table import load_table
 from kdrun.experiment.components import resolve
@@ -137,7 +138,8 @@ def is_downloaded(words: list[str]) -> bool:
     extra = Path(words[words.index("--config-dir") + 1]) if "--config-dir" in words else None
     said = [word.split(",")[0] if "-m" in words else word for word in words if "=" in word]
     with hydra_session():
-        config = compose_job(said, problems, extra=extra)
+        search = read_command(said, problems, multirun="-m" in words, extra=extra).search
+        config = compose_job(said, problems, extra=extra, search=search)
     assert problems == []
     datasets = [config.dataset, config.teacher.get("trained_on") if config.get("teacher") else None]
     loaders = [resolve(each["_target_"]) for each in datasets if each]

@@ -33,11 +33,11 @@ class NotCapturableError(RuntimeError):
 class GraphedStep(Step):
     """Steps on a CUDA device: forward, backward, optimiser and metrics as one graph.
 
-    The first steps are ordinary ones, as are those on batches of another size (an epoch's last) and an
-    epoch's first where the objective has several terms, whose shares it measures, or where the student is compiled. The learning rate is
-    a tensor that the graph reads; the global generator's seed is read at each replay, so dropout stays a function of
-    (seed, epoch, step). A method that reads `batch.progress` and the like cannot be captured: that is told, and its
-    steps stay ordinary ones.
+    The first steps are ordinary ones, as are those on batches of another size (an epoch's last) and an epoch's first
+    where the objective has several terms, whose shares it measures, or where the student is compiled. The learning
+    rate is a tensor that the graph reads; the global generator's seed is read at each replay, so dropout stays a
+    function of (seed, epoch, step). A method that reads `batch.progress` and the like cannot be captured: that is
+    told, and its steps stay ordinary ones.
 
     Args:
         method: owns the student; on a CUDA device.

@@ -76,7 +76,8 @@ def test_own_weights_are_a_run_without_training_that_teaches(lab, trained):
     assert lab.run(own).rows() == []
     # It teaches what the original teaches, and stands for it by its hash.
     copy, student = lab.execute(lab.taught(teacher=own), **options), lab.execute(lab.taught(), "there")
-    assert lab.bits(copy.run) == lab.bits(student.run)
+    assert lab.bits(copy.run)[0] == lab.bits(student.run)[0]
+    assert copy.run.rows() == student.run.rows()
     assert copy.run.spec.run_id != student.run.spec.run_id
     assert copy.result["teachers"][0]["run_id"] == own.run_id
 
