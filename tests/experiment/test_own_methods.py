@@ -291,3 +291,14 @@ def test_what_a_sum_would_leave_out_is_no_term(lab, name, reason):
     terms = {"mine": {"_target_": f"own_extras.{name}"}}
     with pytest.raises(ValueError, match=reason):
         lab.execute(lab.plain(method=lab.by("Sum", terms=terms)))
+
+
+def test_a_sum_of_ones_own_has_its_source_beside_that_of_its_terms(own_package, monkeypatch):
+    monkeypatch.setenv("KDRUN_TRUST", "own_extras,own_sums")
+    monkeypatch.delitem(sys.modules, "own_sums", raising=False)
+    code = 'from kdrun.methods import Sum\n\n\nclass Mine(Sum):\n    name = "own_sum"\n'
+    own_package.parent.with_name("own_sums.py").write_text(code)
+    spec = checked(
+        "method=sum", "method._target_=own_sums.Mine", "method.terms.at=null", f"{TERM}=own_extras.Rare"
+    ).spec
+    assert spec.method.source.keys() == {"own_extras", "own_sums"}
