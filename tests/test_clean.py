@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from kdrun.experiment.cleaning import removable
 from kdrun.experiment.store import Store
 
 TINY = ("dataset=synthetic", "student=mlp", "recipe.epochs=1", "dataset.train_size=64", "dataset.test_size=32")
@@ -75,3 +76,51 @@ def test_what_is_no_run_is_never_removed(kdrun, here, taught, name):
     assert code == 2
     assert f"{name}: no run under outputs" in err
     assert files(here) == before
+
+
+def test_links_and_what_cannot_be_read_are_left_alone(kdrun, here, taught):
+    student, teacher = taught
+    checkpoints, elsewhere = student / "checkpoints", here / "elsewhere"
+    checkpoints.rename(elsewhere)
+    checkpoints.symlink_to(elsewhere)
+    (teacher / "status.json").write_text("{}")
+    before = files(here)
+    code, out, _ = kdrun("clean", "--only", "unreferenced", "--only", "checkpoints", "--apply")
+    assert (code, out[-1]) == (0, "0 removed, 0.0 MB"), "the teacher's logits are of a run that is there"
+    assert f"{teacher.name}/status.json" in out[0]
+    assert files(here) == before
+    moved = here / "moved"
+    student.rename(moved)
+    student.symlink_to(moved)
+    code, _, err = kdrun("rm", str(student))
+    assert code == 2
+    assert f"is a link to {moved}" in err
+    assert (moved / "spec.json").exists()
+
+
+def test_a_lock_that_cannot_be_opened_ends_nothing(kdrun, here, taught):
+    student, _ = taught
+    (run,) = (run for run in Store(here / "outputs").runs() if run.directory.name == student.name)
+    run.result_path.unlink()
+    run.write_status("running")
+    (student / ".lock").unlink()
+    (student / ".lock").mkdir()
+    code, out, _ = kdrun("clean", "--apply")
+    assert code == 0
+    assert f"{student.name}/.lock" in out[0]
+    assert student.exists()
+    code, _, err = kdrun("rm", str(student))
+    assert code == 2
+    assert f"{student.name}/.lock" in err
+
+
+def test_a_run_that_a_process_took_meanwhile_is_not_removed(kdrun, here, taught):
+    student, _ = taught
+    (student / "result.json").unlink()
+    store = Store(here / "outputs")
+    (item,) = (item for item in removable(store) if item.kind == "unfinished")
+    assert item.run is not None
+    with item.run.lock(lambda _: None):
+        assert not item.remove()
+    assert item.remove()
+    assert not student.exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ as a teacher, or start from, is removed only with them or with --force; one that
 def clean_main(words: Sequence[str]) -> int:
     """Lists or removes what can be removed; returns the exit code."""
     from kdrun.experiment.cleaning import KINDS, removable
+    from kdrun.experiment.reporting import set_up_console
     from kdrun.experiment.store import Store
 
     kinds = "\n".join(f"  {name:13} {what}" for name, what in KINDS.items())
@@ -42,10 +43,11 @@ def clean_main(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     if not options.root.is_dir():
         return refuse([f"{options.root}: no such directory"], "kdrun clean")
+    set_up_console()
     items = [item for item in removable(Store(options.root)) if options.only is None or item.kind in options.only]
+    if options.apply:
+        items = [item for item in items if item.remove()]
     for item in items:
-        if options.apply:
-            item.remove()
         print(f"{item.kind:13} {_megabytes(item.size):>12}  {item.path}")
     total = _megabytes(sum(item.size for item in items))
     print(f"{len(items)} removed, {total}" if options.apply else f"{len(items)} to remove with --apply, {total}")
@@ -68,18 +70,29 @@ def rm_main(words: Sequence[str]) -> int:
     needed = needed_by(store)
     for run_id, run in chosen.items():
         others = [other for other in needed.get(run_id, ()) if other.spec.run_id not in chosen]
-        if run.state == "running":
+        try:
+            running = run.state == "running"
+        except OSError as error:  # its lock is somebody else's
+            problems.append(f"{run.directory}: {error}")
+            continue
+        if run.directory.is_symlink():
+            problems.append(f"{run.directory}: is a link to {run.directory.resolve()}; remove both by hand")
+        elif running:
             problems.append(f"{run.directory}: a process holds it")
         elif others and not options.force:
             more = f" and {len(others) - 1} more" if len(others) > 1 else ""
             problems.append(f"{run.directory}: is needed by {others[0].directory}{more}; remove these too, or --force")
     if problems:
         return refuse(problems, "kdrun rm")
+    held = False
     for run in chosen.values():
         size = size_of(run.directory)
-        shutil.rmtree(run.directory)
-        print(f"removed {run.directory}, {_megabytes(size)}")
-    return 0
+        if run.remove():
+            print(f"removed {run.directory}, {_megabytes(size)}")
+        else:
+            held = True
+            print(f"{run.directory}: a process holds it", file=sys.stderr)
+    return 1 if held else 0
 
 
 def _found(store: Store, name: str, problems: list[str]) -> Run | None:

@@ -346,7 +346,7 @@ class Attempt:
         if beginning is not None:
             try:
                 self.run.begin_with(beginning)
-            except checkpoint.CheckpointError as error:
+            except (checkpoint.CheckpointError, FileNotFoundError) as error:  # another command may have dropped them
                 what = str(error).partition(";")[0]
                 log.warning("%s; trains from the start instead", what, extra={"run": self.run.spec.run_id})
             else:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdrun.experiment.reporting import log
 from kdrun.experiment.run import Run
 from kdrun.experiment.store import Store
 from kdrun.files import DamagedError, read_json, read_record
@@ -25,31 +26,44 @@ class Item:
 
     Attributes:
         kind: one of `KINDS`.
-        path: a file or directory.
+        path: a file or directory, no link.
         size: bytes.
+        run: whose directory it is, of the kind `unfinished`.
     """
 
     kind: str
     path: Path
     size: int
+    run: Run | None = None
 
-    def remove(self) -> None:
-        """Removes it from the disk."""
+    def remove(self) -> bool:
+        """Removes it from the disk; False for a run that a process holds by now."""
+        if self.run is not None:
+            return self.run.remove()
         if self.path.is_dir():
             shutil.rmtree(self.path)
         else:
             self.path.unlink(missing_ok=True)
+        return True
 
 
 def removable(store: Store) -> Iterator[Item]:
-    """All that can be removed, each item once, by kind."""
-    runs = [run for run in store.runs() if isinstance(run, Run)]
-    known = {run.spec.run_id for run in runs}
-    for run in runs:
-        if not run.finished and run.state != "running":
-            yield _item("unfinished", run.directory)
-        elif run.finished and (checkpoints := run.last_checkpoint.parent).is_dir() and any(checkpoints.iterdir()):
-            yield _item("checkpoints", checkpoints)
+    """All that can be removed, each item once, by kind; neither links nor what is of runs that cannot be read."""
+    return (item for item in _found(store) if not item.path.is_symlink())
+
+
+def _found(store: Store) -> Iterator[Item]:
+    for run in store.runs():
+        try:
+            if isinstance(run, Exception):
+                raise run
+            if not run.finished and run.state != "running":
+                yield _item("unfinished", run.directory, run)
+            elif run.finished and (checkpoints := run.last_checkpoint.parent).is_dir() and any(checkpoints.iterdir()):
+                yield _item("checkpoints", checkpoints)
+        except (RuntimeError, OSError) as error:
+            log.warning("left as it is: %s", error)
+    known = {directory.name.rpartition("-")[2] for directory in store.root.glob("runs/*/*/*")}
     for key in sorted(store.root.glob("replay/*/key.json")):
         gone = not known.issuperset(_runs_of(key))
         yield _item("unreferenced" if gone else "caches", key.parent)
@@ -75,8 +89,8 @@ def size_of(path: Path) -> int:
     return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
 
 
-def _item(kind: str, path: Path) -> Item:
-    return Item(kind, path, size_of(path))
+def _item(kind: str, path: Path, run: Run | None = None) -> Item:
+    return Item(kind, path, size_of(path), run)
 
 
 def _runs_of(path: Path) -> list[str]:

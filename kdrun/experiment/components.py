@@ -170,7 +170,7 @@ def is_sum(method: Component) -> bool:
 def _with_terms(method: Component, path: str, problems: list[str]) -> Component:
     """Binds the options of each term of a sum to its method; a term that is null is left out."""
     terms: dict[str, Any] = {}
-    code: dict[str, str] = {}
+    code = dict(method.source) if isinstance(method.source, Mapping) else {}
     for name, options in sorted(method.options["terms"].items()):
         place = f"{path}.terms.{name}"
         if options is None:
@@ -185,7 +185,7 @@ def _with_terms(method: Component, path: str, problems: list[str]) -> Component:
         terms[name] = {**named, **_term_options(kind, own, place, problems)}
         # The code of the terms is part of the run's identity as that of a method is.
         code |= sources(kind, named.get("_target_", ""), {**_term_defaults(kind), **own}) or {}
-    return dataclasses.replace(method, options={**method.options, "terms": terms}, source=code or method.source)
+    return dataclasses.replace(method, options={**method.options, "terms": terms}, source=code or None)
 
 
 def _term_method(name: str, options: Mapping[str, Any]) -> type[Method]:

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -214,6 +215,17 @@ class Run:
         status = self.status()
         return status.get("host") != socket.gethostname() or _is_alive(status["pid"])
 
+    def remove(self) -> bool:
+        """Removes the run with all its files; False, and nothing is removed, where a process holds it."""
+        descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if try_lock(descriptor) is False:
+                return False
+            shutil.rmtree(self.directory)
+        finally:
+            os.close(descriptor)
+        return True
+
     def open(self, config: str | None) -> None:
         """Creates the directory, sweeps what a crash left over, and writes the spec (and the composed config)."""
         self.last_checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -272,7 +284,7 @@ class Run:
             waiting: called with the holder's status every 30 seconds while another process has it.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             told = 0.0
             while (locked := try_lock(descriptor)) is False:

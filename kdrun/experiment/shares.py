@@ -29,10 +29,12 @@ def hardly_acting(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Each term whose share is below `HARDLY` in the first and in the last measured epoch of a stage, in words."""
     for stage in recorded_shares(rows):
         first, last = stage["first"], stage["last"]
-        for name, share in first["percent"].items():
-            if max(share, last["percent"][name]) < HARDLY:
-                then = "" if first is last else f", {last['percent'][name]:.2g} % in epoch {last['epoch']}"
-                yield f"term {name} has {share:.2g} % of the gradient in epoch {first['epoch']}{then}: it hardly acts"
+        for name in {**first["percent"], **last["percent"]}:
+            # A term of weight 0 stands in no row.
+            begins, ends = (row["percent"].get(name, 0.0) for row in (first, last))
+            if max(begins, ends) < HARDLY:
+                then = "" if first is last else f", {ends:.2g} % in epoch {last['epoch']}"
+                yield f"term {name} has {begins:.2g} % of the gradient in epoch {first['epoch']}{then}: it hardly acts"
 
 
 def just_measured(rows: Sequence[Mapping[str, Any]], terms: Sequence[str]) -> Iterator[str]:
@@ -40,5 +42,5 @@ def just_measured(rows: Sequence[Mapping[str, Any]], terms: Sequence[str]) -> It
     for stage in recorded_shares(rows):
         first = stage["first"]
         if first["epoch"] == rows[-1]["epoch"]:
-            for name in terms:
+            for name in first["percent"].keys() & set(terms):
                 yield f"term {name} has {first['percent'][name]:.2g} % of the gradient in epoch {first['epoch']}"

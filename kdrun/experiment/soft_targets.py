@@ -23,13 +23,23 @@ NUM_IMAGES = 1000
 
 
 def kept(run: Run) -> dict[str, Any] | None:
-    """What `soft_targets` left beside a run's result; None where it was never asked for.
+    """What `soft_targets` left beside a run's result; None where it was never asked for, or of other weights.
 
     Raises:
         DamagedError: it is not what was left there.
     """
     path = _file(run)
-    return read_record(path) if path.exists() else None
+    if not path.exists():
+        return None
+    record = read_record(path)
+    weights = record.pop("weights_sha256", None)  # runs of semantics 1 may lack it
+    is_own = weights == _weights(run) or (weights is None and run.spec.semantics == 1)
+    return record if is_own else None
+
+
+def _weights(run: Run) -> str:
+    digest: str = run.result()["student"]["weights_sha256"]
+    return digest
 
 
 def soft_targets(run: Run, data_root: Path, device: torch.device) -> dict[str, Any]:
@@ -51,7 +61,7 @@ def soft_targets(run: Run, data_root: Path, device: torch.device) -> dict[str, A
         model = load_teacher(run, lambda: test, device, spec.precision)
         logits = predict(model, test, autocast(device, spec.precision), limit=NUM_IMAGES).double()
         found = describe(logits, test.labels[: len(logits)])
-        write_record(_file(run), found)
+        write_record(_file(run), {**found, "weights_sha256": _weights(run)})
     return found
 
 

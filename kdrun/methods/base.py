@@ -274,9 +274,10 @@ class Method(nn.Module, ABC):
     def measured(self) -> list[nn.Parameter]:
         """The parameters that the shares of the gradient are of: the student's that this stage trains.
 
-        Where it trains none of them, as where the student is generated, all that it trains.
+        Where it trains none of them, as where the student is generated, all that it trains; never frozen ones.
         """
-        trained, own = list(self.trained()), {id(parameter) for parameter in self.student.parameters()}
+        trained = [parameter for parameter in self.trained() if parameter.requires_grad]
+        own = {id(parameter) for parameter in self.student.parameters()}
         return [parameter for parameter in trained if id(parameter) in own] or trained
 
     @classmethod

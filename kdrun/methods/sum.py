@@ -26,6 +26,8 @@ from kdrun.methods.base import (
 
 TAKEN = ("loss", "ce", "top1", "teacher_top1", "agreement")
 """Names in the metrics that no term can have."""
+NOT_IN_A_SUM = ("forward", "ask", "objective", "trained", "delivered", "peers")
+"""What of a method a sum does not use; methods that can have two stages use it for these alone."""
 
 
 @functools.cache
@@ -45,8 +47,10 @@ def shipped_terms() -> list[str]:
 def not_a_term(kind: type[Method]) -> str | None:
     """Why a method cannot be a term of a sum; None where it can."""
     first_stage = inspect.signature(kind).parameters.get("stage1_epochs")
+    own = [name for name in NOT_IN_A_SUM if getattr(kind, name) is not getattr(Distillation, name)]
     reasons = {
         "it is not cross-entropy and one term more (kdrun.methods.Distillation)": not issubclass(kind, Distillation),
+        f"a sum uses its distill alone, and it has its own {' and '.join(own)}": bool(own) and first_stage is None,
         "it has several teachers, a sum has one": kind.needs.several,
         "its teacher is of the student's own architecture": kind.needs.own_architecture,
         "its teacher is an assistant with a teacher of its own": kind.needs.assistant,
@@ -118,6 +122,12 @@ class Sum(Method):
             weight = term_weight(chosen[name].get("weight"))
             self.weights[name] = term.default_weight() if weight is None else weight
             losses.check_range(f"terms.{name}.weight", self.weights[name], 0)
+            if term.weight != term.default_weight():
+                raise ValueError(
+                    f"terms.{name}: {type(term).__name__} sets its weight, {term.weight!r}, and its default_weight() "
+                    f"is {term.default_weight()!r}; they must agree, and options that change it be named in `alone`: "
+                    f"in a sum the weight is terms.{name}.weight"
+                )
         self.taps = tuple(dict.fromkeys(tap for _, term in self._terms() for tap in term.taps))
         self.needs = dataclasses.replace(together([term.needs for _, term in self._terms()]), logits=True)
         self.notices = tuple(f"{name}: {line}" for name, term in self._terms() for line in term.notices)

@@ -43,7 +43,8 @@ class Step:
             (an epoch's last) are not worth a compilation of their own. The first step of an epoch is not compiled
             either: it can measure shares, where the backward pass of a compiled student runs once, and it shows which
             parameters have no gradient, where that of a compiled student is 0.
-        has_shares: whether there are shares to measure in this stage; None finds out in the first epoch.
+        has_shares: whether the last epoch of this stage had shares to measure; None before its first one. What is
+            captured keeps its weights, so it is asked again of steps that are computed here only.
     """
 
     def __init__(
@@ -76,13 +77,12 @@ class Step:
     def _compute(self, batch: Batch, teacher: TeacherOutput | None, *, first: bool = False) -> None:
         """One step; `first` of its epoch."""
         self._full_size = self._full_size or len(batch.y)
-        measures = first and self._has_shares is not False
         eager = self._compiled and (first or len(batch.y) != self._full_size)
         stance = torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()
         with self._autocast, stance:
             objective: Objective = self.method(batch, teacher)
         self.optimizer.zero_grad(set_to_none=True)
-        if measures:
+        if first:  # of every epoch: a weight that was 0 may have grown
             self._has_shares = len(objective.weighted) > 1
             if self._has_shares:
                 self._norms = gradient_norms(objective.weighted, self.method.measured())

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from kdrun.experiment.attempt import Request
+from kdrun.experiment.run import Run
 
 
 def checkpoints(run) -> list[str]:
@@ -40,3 +41,17 @@ def test_an_interrupted_run_keeps_what_it_resumes_from(lab, interrupted):
     assert checkpoints(run) == ["best.pt", "last.pt", "previous.pt"]
     lab.execute(lab.plain(), keep="weights")
     assert checkpoints(run) == []
+
+
+def test_checkpoints_that_another_command_drops_meanwhile_are_not_needed(lab, monkeypatch, caplog):
+    beginning = lab.execute(lab.plain(stop_epoch=1)).run
+    whole = lab.execute(lab.plain(), "whole").run
+    begin_with = Run.begin_with
+
+    def dropped(self, other):
+        other.drop_checkpoints()
+        begin_with(self, other)
+
+    monkeypatch.setattr(Run, "begin_with", dropped)
+    assert lab.bits(lab.execute(lab.plain()).run) == lab.bits(whole)
+    assert f"{beginning.best_checkpoint}'; trains from the start" in caplog.text

@@ -22,7 +22,7 @@ CODE = '''
 import torch
 import torch.nn.functional as F
 from torch import nn
-from kdrun.methods import Distillation, Method, Needs, TrainingSet
+from kdrun.methods import Distillation, Method, Needs, Objective, TrainingSet
 
 
 class Twins(Distillation):
@@ -70,6 +70,60 @@ class Rare(Distillation):
         drift = F.mse_loss(student.logits, self.last[batch.index])
         self.last = self.last.index_copy(0, batch.index, student.logits.detach())
         return loss + drift
+
+
+class Fading(Method):
+    """A term that ends, and one that begins, after an epoch."""
+
+    name = "fading"
+    needs = Needs()
+
+    def objective(self, student, batch, teacher):
+        ce = F.cross_entropy(student.logits, batch.y)
+        terms = {"ce": ce, "first": student.logits.square().mean(), "later": student.logits.abs().mean()}
+        later = float(batch.epoch > 0)
+        return Objective.of(student.logits, terms, {"ce": 1.0, "first": 1 - later, "later": later})
+
+
+class Late(Method):
+    """One term at first, two from the second epoch on."""
+
+    name = "late"
+    needs = Needs()
+
+    def objective(self, student, batch, teacher):
+        terms = {"ce": F.cross_entropy(student.logits, batch.y), "size": student.logits.square().mean()}
+        return Objective.of(student.logits, terms, {"ce": 1.0, "size": float(batch.epoch > 0)})
+
+
+class Pinned(nn.Module):
+    """A network whose first layer is not trained."""
+
+    def __init__(self, num_classes, in_channels, image_size):
+        super().__init__()
+        self.first = nn.Linear(in_channels * image_size**2, 16).requires_grad_(False)
+        self.last = nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        return self.last(self.first(x.flatten(1)).relu())
+
+
+class Weighed(Rare):
+    """A weight of its own name, which a sum would not see."""
+
+    name = "weighed"
+
+    def __init__(self, student: nn.Module, training: TrainingSet, *, beta: float = 0.3) -> None:
+        super().__init__(student, training)
+        self.weight = beta
+
+
+class Halved(Rare):
+    name = "halved"
+
+    def objective(self, student, batch, teacher):
+        whole = super().objective(student, batch, teacher)
+        return Objective(0.5 * whole.loss, whole.logits)
 
 
 class Crowd(Distillation):
@@ -214,3 +268,37 @@ def test_equal_views_are_told():
     words = ("method=sum", "method.terms.at=null", f"{TERM}=own_extras.Twins")
     assert not any("views" in notice for notice in checked(*words, "recipe.augmentation.flip=true").notices)
     assert sum("2 views of each image" in notice for notice in checked(*words, *law).notices) == 1
+
+
+def test_terms_that_come_and_go_have_shares_where_they_act(lab):
+    shares = {}
+    for name in ("Fading", "Late"):
+        (shares[name],) = lab.execute(lab.plain(method=Component(f"own_extras.{name}"))).result["shares"]
+    assert [list(shares["Fading"][when]["percent"]) for when in ("first", "last")] == [["ce", "first"], ["ce", "later"]]
+    assert [shares["Late"][when]["epoch"] for when in ("first", "last")] == [2, 3]
+
+
+def test_shares_are_of_the_parameters_that_are_trained(lab):
+    spec = replace(lab.taught(), student=Component("own_extras.Pinned"))
+    (shares,) = lab.execute(spec).result["shares"]
+    assert sum(shares["last"]["percent"].values()) == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("Weighed", r"terms\.mine: Weighed sets its weight, 0\.3"), ("Halved", "its own objective")]
+)
+def test_what_a_sum_would_leave_out_is_no_term(lab, name, reason):
+    terms = {"mine": {"_target_": f"own_extras.{name}"}}
+    with pytest.raises(ValueError, match=reason):
+        lab.execute(lab.plain(method=lab.by("Sum", terms=terms)))
+
+
+def test_a_sum_of_ones_own_has_its_source_beside_that_of_its_terms(own_package, monkeypatch):
+    monkeypatch.setenv("KDRUN_TRUST", "own_extras,own_sums")
+    monkeypatch.delitem(sys.modules, "own_sums", raising=False)
+    code = 'from kdrun.methods import Sum\n\n\nclass Mine(Sum):\n    name = "own_sum"\n'
+    own_package.parent.with_name("own_sums.py").write_text(code)
+    spec = checked(
+        "method=sum", "method._target_=own_sums.Mine", "method.terms.at=null", f"{TERM}=own_extras.Rare"
+    ).spec
+    assert spec.method.source.keys() == {"own_extras", "own_sums"}

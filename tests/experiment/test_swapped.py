@@ -4,11 +4,17 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from kdrun.cli.ls import ls_main
+from kdrun.experiment.derived import Evaluation, compute, kept
 from kdrun.experiment.run import Run
-from kdrun.files import DamagedError
+from kdrun.experiment.soft_targets import kept as kept_targets
+from kdrun.experiment.soft_targets import soft_targets
+from kdrun.files import DamagedError, read_record, write_record
 from kdrun.training.checkpoint import CheckpointError
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -117,3 +123,44 @@ def test_an_unreadable_file_of_a_neighbour_costs_nobody_else_anything(lab, seeds
     whole = lab.execute(lab.plain(), "whole").run
     assert lab.bits(lab.execute(lab.plain()).run) == lab.bits(whole)
     assert ls_main([str(lab.root / "outputs")]) in (0, 1)
+
+
+def asked(lab, spec):
+    """A figure computed from a run, and where it lies."""
+    figure = Evaluation((spec,), "translate")
+    return figure, lab.runner().store.derived(figure.key)
+
+
+def test_figures_of_weights_that_are_no_longer_there_are_computed_again(lab):
+    """Another machine's last bits, or a run that was removed and trained anew, are other weights."""
+    spec = lab.plain()
+    figure, _ = asked(lab, spec)
+    run = lab.execute(spec).run
+    first = compute(figure, lab.runner())
+    soft_targets(run, lab.root, CPU)
+    assert compute(figure, lab.runner()) == first
+    shutil.rmtree(run.directory)
+    assert kept(lab.runner().store, figure) == first, "it stays where the run is gone"
+    other = lab.execute(lab.plain(seed=1)).run
+    shutil.copytree(other.directory, run.directory)
+    record = read_record(other.result_path) | spec.identity
+    write_record(run.result_path, record)
+    assert kept(lab.runner().store, figure) is None
+    assert compute(figure, lab.runner())["weights_sha256"] == [record["student"]["weights_sha256"]]
+    soft_targets(other, lab.root, CPU)
+    shutil.copy(other.directory / "soft_targets.json", run.directory)
+    assert kept_targets(run) is not None, "they are of the same weights"
+    write_record(run.result_path, {**record, "student": {**record["student"], "weights_sha256": "0"}})
+    assert kept_targets(run) is None
+
+
+def test_another_figure_is_never_shown(lab, seeds):
+    places = []
+    for spec in seeds:
+        lab.execute(spec)
+        figure, path = asked(lab, spec)
+        compute(figure, lab.runner())
+        places.append(path)
+    shutil.copy(places[1], places[0])
+    with pytest.raises(DamagedError, match="is another figure"):
+        compute(asked(lab, seeds[0])[0], lab.runner())

@@ -1,6 +1,7 @@
 """Shares of the gradient: against gradients computed one term at a time, and without an effect on the training."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -37,6 +38,13 @@ class Weighed(Method):
         }
         terms |= {"constant": torch.ones(()), "off": terms["ce"]}
         return Objective.of(student.logits, terms, {**WEIGHTS, "constant": 1.0, "off": 0.0})
+
+
+class Unmeasured(Weighed):
+    """The same without shares."""
+
+    def objective(self, student: StudentOutput, batch: Batch, teacher: None) -> Objective:
+        return dataclasses.replace(super().objective(student, batch, teacher), weighted={})
 
 
 class One(Weighed):
@@ -115,7 +123,7 @@ def test_shares_are_those_of_gradients_computed_one_at_a_time():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_measuring_changes_no_bit_of_the_training(precision):
     """With BatchNorm, dropout and a method's own draws."""
-    measured, plain = step_of(Weighed, precision=precision), step_of(Weighed, precision=precision, has_shares=False)
+    measured, plain = step_of(Weighed, precision=precision), step_of(Unmeasured, precision=precision)
     for batch in batches(9):
         take(measured, batch)
         take(plain, batch)

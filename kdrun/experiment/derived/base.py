@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from kdrun.experiment.run import read_written
 from kdrun.experiment.spec import Spec
 from kdrun.experiment.store import Store
-from kdrun.files import read_record, sha256, write_record
+from kdrun.files import DamagedError, read_record, sha256, write_record
 from kdrun.metrics import classification_metrics
 
 if TYPE_CHECKING:
@@ -65,10 +65,14 @@ class Derived(ABC):
         return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
 
     @property
+    def made_of(self) -> dict[str, Any]:
+        """Kind, options and run_ids, as plain values."""
+        return {"kind": self.kind, "options": self.options, "run_ids": [spec.run_id for spec in self.specs]}
+
+    @property
     def key(self) -> str:
         """First 10 hex digits of the SHA-256 of kind, options and run_ids."""
-        whole = {"kind": self.kind, "options": self.options, "run_ids": [spec.run_id for spec in self.specs]}
-        return sha256(json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())[:10]
+        return sha256(json.dumps(self.made_of, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())[:10]
 
     def at_precision(self, precision: str) -> Derived:
         """The same of the runs in another precision."""
@@ -76,13 +80,28 @@ class Derived(ABC):
 
 
 def kept(store: Store, derived: Derived) -> dict[str, Any] | None:
-    """What `compute` found before, here or published; None where it was never asked.
+    """What `compute` found before, here or published; None where it was never asked, or of weights of other trainings.
 
     Raises:
-        DamagedError: it is not what was left there.
+        DamagedError: it, or a run's result, is not what was left there, or it is another figure.
     """
     path = store.find_derived(derived.key)
-    return None if path is None else read_written(path, read_record)
+    if path is None:
+        return None
+    record: dict[str, Any] = read_written(path, read_record)
+    if any(record.get(name) != value for name, value in derived.made_of.items()):
+        raise DamagedError(f"{path} is another figure, {record.get('kind')} of {record.get('run_ids')}; move it away")
+    recorded = record.get("weights_sha256")  # older records lack it
+    return None if recorded is not None and _weights(derived, store, recorded) != recorded else record
+
+
+def _weights(derived: Derived, store: Store, absent: Sequence[str | None]) -> list[str | None]:
+    """The SHA-256 of the weights of its runs; in the place of a run that is not there what `absent` has."""
+    runs = (store.find(spec) for spec in derived.specs)
+    return [
+        other if run is None else run.result()["student"]["weights_sha256"]
+        for run, other in zip(runs, absent, strict=True)
+    ]
 
 
 def compute(derived: Derived, runner: Runner) -> dict[str, Any]:
@@ -94,8 +113,9 @@ def compute(derived: Derived, runner: Runner) -> dict[str, Any]:
     """
     found = kept(runner.store, derived)
     if found is None:
-        run_ids = [spec.run_id for spec in derived.specs]
-        found = {"kind": derived.kind, "options": derived.options, "run_ids": run_ids, **derived.compute(runner)}
+        figures = derived.compute(runner)
+        weights = _weights(derived, runner.store, [None] * len(derived.specs))
+        found = {**derived.made_of, "weights_sha256": weights, **figures}
         path = runner.store.derived(derived.key)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_record(path, found)
