@@ -207,7 +207,7 @@ def run_script(name: str, words: list[str], place: Path, monkeypatch) -> None:
     elif name == "bench":
         bench._parser().parse_args(words)
     else:
-        known = {"test": {"-m", "-k"}, "soak": {"--minutes"}}[name]
+        known = {"test": {"-m", "-k", "-n"}, "soak": {"--minutes"}}[name]
         assert {word for word in words if word.startswith("-")} <= known
 
 
