@@ -21,6 +21,12 @@ def test_the_formula_of_tfkd_reg_as_written_is_told_with_its_share(kdrun, here):
     assert out.index(told[0]) < next(i for i, line in enumerate(out) if "epoch 2/2" in line)
 
 
+def test_one_epoch_has_one_notice(kdrun, here):
+    code, out, _ = kdrun("method=tfkd_reg", "method.variant=paper", *TINY, "recipe.epochs=1")
+    assert code == 0
+    assert len([line for line in out if "% of the gradient" in line]) == 1
+
+
 def test_the_default_of_tfkd_reg_acts(kdrun, here):
     code, out, _ = kdrun("method=tfkd_reg", *TINY)
     assert code == 0

@@ -23,7 +23,7 @@ from kdrun.config.compose import (
     search_path,
 )
 from kdrun.config.composition import SEARCH_PATH, compose_search, group_options
-from kdrun.config.search import CHOICES, MAXIMIZED, Search
+from kdrun.config.search import BASIC, CHOICES, MAXIMIZED, Search, not_installed
 from kdrun.experiment.signature import unknown
 
 CONTINUOUS = (
@@ -133,6 +133,10 @@ def read_command(typed: Sequence[str], problems: list[str], *, multirun: bool, e
     """
     on_runs = [text for text in typed if not on_hydra(text)]
     fitting = [text for text in typed if on_hydra(text) and _fits(text, problems)]
+    refused = [text for text in typed if group_of(text) in CHOICES and text not in fitting]
+    if refused:  # what else is typed depends on it: only the choice is a problem
+        sweeper = next((text.partition("=")[2] for text in refused if group_of(text) == "hydra/sweeper"), BASIC)
+        return Command(Search(sweeper=sweeper), on_runs, fitting)
     search = Search()
     if fitting or extra is not None:
         chosen = [text for text in on_runs if _chooses_one(text, extra)]
@@ -172,6 +176,8 @@ def _refused_typed(text: str) -> str | None:
     if key == SEARCH_PATH.removesuffix("="):
         return f"{text}: a config tree of one's own is --config-dir DIR"
     if key in CHOICES and override.value() not in (installed := group_options(key, [])):
+        if package := CHOICES[key].get(str(override.value())):
+            return f"{text}: {not_installed(package)}"
         return f"{text}: {unknown(str(override.value()), installed, 'option')} (more with a plugin of Hydra's)"
     for maximized in itertools.chain.from_iterable(MAXIMIZED.values()):
         if key == maximized.partition("=")[0] and text != maximized:

@@ -27,7 +27,7 @@ from kdrun.config.composition import (
     config_directory,
     group_options,
 )
-from kdrun.config.search import CHOICES, Search
+from kdrun.config.search import CHOICES, Search, not_installed
 from kdrun.experiment.signature import unknown
 
 SPOKEN = {
@@ -228,7 +228,7 @@ def _explain(text: str, error: Exception, accepted: list[str]) -> list[str]:
             return [f"{text}: {missing}"]
     plugin = re.search(r"Could not find '(hydra/[\w/]+)/(\w+)'", str(error))
     if plugin and plugin[2] in CHOICES.get(plugin[1], ()):
-        return [f"{text}: {plugin[1]}={plugin[2]} is not installed: pip install {CHOICES[plugin[1]][plugin[2]]}"]
+        return [f"{text}: {plugin[1]}={plugin[2]} {not_installed(CHOICES[plugin[1]][plugin[2]])}"]
     return [f"{text}: {_first_lines(error)}"]
 
 

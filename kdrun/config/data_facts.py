@@ -135,7 +135,8 @@ def without_classes(dataset: DatasetSpec, dropped: Any) -> DatasetSpec:
         raise ValueError(f"drop_classes={dropped!r}: is of images, and {dataset.name} has {dataset.example}s")
     if not isinstance(dropped, (list, tuple)) or not dropped or not set(dropped) < set(range(dataset.num_classes)):
         raise ValueError(
-            f"drop_classes={dropped!r}: must be null, or class indices from 0 to {dataset.num_classes - 1}, not all"
+            f"drop_classes={dropped!r}: must be null, or class indices from 0 to {dataset.num_classes - 1} or class "
+            "names, not all"
         )
     if dataset.classes is not None:
         raise ValueError(f"drop_classes={dropped!r}: says what dataset.classes says; give one of the two")

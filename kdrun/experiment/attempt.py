@@ -278,7 +278,7 @@ class Attempt:
         """
         result = exported(self.run, training, data, teachers, self._context, self.choices, lockstep=self.lockstep)
         result = self.run.write_result(result, training.rows)
-        for idle in hardly_acting(training.rows):
+        for idle in hardly_acting(training.rows, training.method.doubtful):
             self.tell(f"{self.title}: {idle}")
         self.run.previous_checkpoint.unlink(missing_ok=True)
         self.run.write_status("finished")

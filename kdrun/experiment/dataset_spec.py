@@ -200,7 +200,7 @@ class ImageDatasetSpec(DatasetSpec):
             (
                 "classes",
                 self.classes is None or self._are_classes(self.classes),
-                f"null, or class indices from 0 to {self.num_classes - 1}, each once",
+                f"null, or class indices from 0 to {self.num_classes - 1} or class names, each once",
             ),
             ("special", special, f"null, or class indices from 0 to {self.num_classes - 1}, each once, not all"),
         )

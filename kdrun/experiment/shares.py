@@ -25,11 +25,18 @@ def recorded_shares(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{"stage": stage, "first": measured[0], "last": measured[-1]} for stage, measured in stages.items()]
 
 
-def hardly_acting(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Each term whose share is below `HARDLY` in the first and in the last measured epoch of a stage, in words."""
+def hardly_acting(rows: Sequence[Mapping[str, Any]], reported: Sequence[str] = ()) -> Iterator[str]:
+    """Each term whose share is below `HARDLY` in the first and in the last measured epoch of a stage, in words.
+
+    Args:
+        rows: of `metrics.jsonl`, one per epoch.
+        reported: terms of `just_measured`; where the first measured epoch is the last, they are left out.
+    """
     for stage in recorded_shares(rows):
         first, last = stage["first"], stage["last"]
         for name in {**first["percent"], **last["percent"]}:
+            if first is last and name in reported:
+                continue
             # A term of weight 0 stands in no row.
             begins, ends = (row["percent"].get(name, 0.0) for row in (first, last))
             if max(begins, ends) < HARDLY:

@@ -196,6 +196,16 @@ def test_a_plugin_that_is_missing_is_named(kdrun, own, monkeypatch):
     assert "experiment=drawn: hydra/sweeper=optuna is not installed: pip install hydra-optuna-sweeper" in said.err
 
 
+def test_a_typed_plugin_that_is_missing_is_the_only_problem(kdrun, monkeypatch):
+    """Its own options and intervals are right as soon as it is installed."""
+    monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["sweeper"], "optuna.yaml", raising=False)
+    typed = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "method.temperature=interval(1,8)")
+    said = kdrun("-m", *typed, "teacher=cnn")
+    assert said.code == 2
+    assert "hydra/sweeper=optuna: is not installed: pip install hydra-optuna-sweeper" in said.err
+    assert "1 problem;" in said.err
+
+
 @pytest.mark.parametrize(
     ("swept", "values"),
     [

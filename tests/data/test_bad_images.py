@@ -91,7 +91,7 @@ def test_a_wrong_level_is_named(tree, level):
 
 
 def test_a_folder_that_is_nowhere_near_is_told_without_a_guess(tmp_path):
-    with pytest.raises(DataError, match=r"images for each class$"):
+    with pytest.raises(DataError, match=r"images for each class; there is no such directory$"):
         folder(tmp_path / "gone" / "deeper" / "still", image_size=12, in_channels=3)
 
 

@@ -42,12 +42,13 @@ def folder(root: Path, image_size: int, in_channels: int, test_split: str | None
         raise DataError(f"dataset.test_split={test_split}: has the training images; must be another directory")
     found = _splits(root, test_split)
     if found is None:
+        missing = "" if Path(root).is_dir() else "; there is no such directory"
         near = (*Path(os.path.abspath(root)).parents[:2], *visible_directories(root))
         meant = next((f"; use dataset.root={place}" for place in near if _is_root(place, test_split)), "")
         wanted = f"the directory {test_split}/" if test_split else f"one of {', '.join(_TEST_NAMES)}"
         raise DataError(
             f"dataset.root={root}: needs a directory train/ and {wanted}, each with one sub-directory of images for "
-            f"each class{meant}"
+            f"each class{missing}{meant}"
         )
     train, tests = found
     left_out: Counter[str] = Counter()
