@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdrun.experiment.reporting import log
-from kdrun.experiment.run import Run
+from kdrun.experiment.run import REMOVED, Run
 from kdrun.experiment.store import Store
 from kdrun.files import DamagedError, read_json, read_record
 
 KINDS = {
     "unfinished": "runs without a result that no process holds: the command that made one would resume it",
-    "unreferenced": "teachers' logits and derived figures of runs that are no longer there",
+    "unreferenced": "teachers' logits and derived figures of runs that no longer exist; runs whose removal was cut off",
     "checkpoints": "of finished runs: what a longer run could continue from",
     "caches": "teachers' logits: computed again where they are needed",
 }
@@ -63,6 +63,8 @@ def _found(store: Store) -> Iterator[Item]:
                 yield _item("checkpoints", checkpoints)
         except (RuntimeError, OSError) as error:
             log.warning("left as it is: %s", error)
+    for directory in sorted(store.root.glob(f"runs/{REMOVED}*")):  # of a command that was killed
+        yield _item("unreferenced", directory)
     known = {directory.name.rpartition("-")[2] for directory in store.root.glob("runs/*/*/*")}
     for key in sorted(store.root.glob("replay/*/key.json")):
         gone = not known.issuperset(_runs_of(key))

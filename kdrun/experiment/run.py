@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -38,6 +39,9 @@ from kdrun.files import (
     write_record,
 )
 from kdrun.training import checkpoint
+
+REMOVED = ".removed-"
+"""Begins the names of directories under `runs/` whose run is being removed."""
 
 STATES = ("finished", "running", "stale", "interrupted", "failed", "diverged")
 
@@ -221,7 +225,10 @@ class Run:
         try:
             if try_lock(descriptor) is False:
                 return False
-            shutil.rmtree(self.directory)
+            # Renamed first, so that a command which starts the same run meanwhile makes a new directory.
+            removed = Path(tempfile.mkdtemp(prefix=REMOVED, dir=self.directory.parents[2]))
+            os.replace(self.directory, removed / self.directory.name)
+            shutil.rmtree(removed)
         finally:
             os.close(descriptor)
         return True
@@ -283,19 +290,37 @@ class Run:
         Args:
             waiting: called with the holder's status every 30 seconds while another process has it.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = self._locked(waiting)
         try:
-            told = 0.0
-            while (locked := try_lock(descriptor)) is False:
-                if time.monotonic() - told > 30 or not told:
-                    waiting(self.status())
-                    told = time.monotonic()
-                time.sleep(0.2)
-            if locked is None:
-                _warn_of_no_locks(self.directory.parents[2])
             yield
         finally:
+            os.close(descriptor)
+
+    def _locked(self, waiting: Any) -> int:
+        """Waits for the lock; returns its open file. One that `kdrun rm` removed meanwhile is made again."""
+        reported = 0.0
+        while True:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except FileNotFoundError:
+                if self.directory.is_dir():
+                    raise
+                continue  # it was removed again
+            try:
+                while (locked := try_lock(descriptor)) is False:
+                    if time.monotonic() - reported > 30 or not reported:
+                        waiting(self.status())
+                        reported = time.monotonic()
+                    time.sleep(0.2)
+                if locked is None:
+                    _warn_of_no_locks(self.directory.parents[2])
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(descriptor), os.stat(self.directory / ".lock")):
+                        return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
             os.close(descriptor)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,6 +177,20 @@ def test_a_run_is_one_process_at_a_time_and_a_dead_holder_frees_it(run, holder):
         assert len(told) == 1, "it had to wait, and was free as soon as its holder was dead"
         assert told[0]["epoch"] == 7
         assert holder.wait(timeout=5) == -signal.SIGKILL
+
+
+def test_a_run_removed_while_another_process_waits_for_it_is_made_again(run, holder):
+    """A lock on a removed file excludes nobody: the waiting process makes and locks a new one."""
+
+    def waiting(status: dict) -> None:
+        shutil.rmtree(run.directory)  # as `kdrun rm` does under the lock
+        holder.send_signal(signal.SIGKILL)
+
+    with run.lock(waiting):
+        assert run.directory.is_dir()
+        assert run.remove() is False, "the new file is the one that is locked"
+    assert run.remove() is True
+    assert not run.directory.exists()
 
 
 def test_lock_excludes_within_and_after_it_is_free(run, tmp_path):
