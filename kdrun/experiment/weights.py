@@ -82,16 +82,18 @@ def own_weights(path: Path, student: Component, dataset: DatasetSpec) -> OwnWeig
     candidates = [each for place, part in _state_dicts(content, set()) for each in _candidates(place, part)]
     candidates = sorted(candidates, key=lambda each: -len(each.state))[:MOST]
     if not candidates:
-        kind = f"a dict of {some([printable(str(key)) for key in content])}" if isinstance(content, dict) else ""
+        kind = f"a dict of {some(content, lambda key: printable(str(key)))}" if isinstance(content, dict) else ""
         kind = kind or type(content).__name__
         raise CheckpointError(f"{path} holds no state dict (names to tensors): it holds {kind}")
     wanted = _tensors_of(student, dataset)
-    fits = sorted((each for each in candidates if not each.differences(wanted)), key=_Candidate.rank)
+    fits = sorted((each for each in candidates if each.fits(wanted)), key=_Candidate.rank)
     if not fits:
         best = max(candidates, key=lambda each: each.count_equal(wanted))
-        head = f"{path} does not fit {student.name}: {best.count_equal(wanted)} of its {len(wanted)} tensors are there"
-        nearest = [f"the file fits {name}" for name in _fitting(candidates, dataset)[:1]]
-        raise CheckpointError("\n    ".join([head + best.where(), *best.differences(wanted), *nearest]))
+        count = f"{best.count_equal(wanted)} of its {len(wanted)} tensors are in the file"
+        head = f"{path} does not fit {student.name}: {count}"
+        nearest = _nearest(candidates, dataset)
+        last = [f"it fits {nearest}"] if nearest else []
+        raise CheckpointError("\n    ".join([head + best.where(), *best.differences(wanted), *last]))
     chosen, *others = fits
     if others and others[0].rank() == chosen.rank():
         raise CheckpointError(
@@ -103,8 +105,9 @@ def own_weights(path: Path, student: Component, dataset: DatasetSpec) -> OwnWeig
             f"{path} has the names of {chosen.layout.source}, which compute something else than {student.name} for "
             f"images of {size} pixels"
         )
-    if unfit := [f"{chosen.shown(name)} {why}" for name, why in chosen.unfit(wanted).items()]:
-        raise CheckpointError(f"{path} holds what {student.name} cannot load: {some(unfit, '; ')}")
+    if unfit := chosen.unfit(wanted):
+        why = some(unfit, lambda name: f"{chosen.shown(name)} {unfit[name]}")
+        raise CheckpointError(f"{path} holds what {student.name} cannot load: {why}")
     check_finite(path, {chosen.theirs[name]: tensor for name, tensor in chosen.state.items()})
     state = {name: tensor.detach().reshape(wanted[name].shape) for name, tensor in chosen.state.items()}
     return OwnWeights(digest, state, tuple(chosen.notices(wanted, others)))
@@ -147,24 +150,34 @@ class _Candidate:
     def count_equal(self, wanted: Mapping[str, Tensor]) -> int:
         return sum(name in self.state and self.has_shape(name, tensor) for name, tensor in wanted.items())
 
+    def missing(self, wanted: Mapping[str, Tensor]) -> list[str]:
+        """The network's tensors that are not there; files of older torch have no counters of batches."""
+        return [name for name in wanted if name not in self.state and not name.endswith("num_batches_tracked")]
+
+    def unknown(self, wanted: Mapping[str, Tensor]) -> list[str]:
+        return [name for name in self.state if name not in wanted]
+
     def other_shapes(self, wanted: Mapping[str, Tensor]) -> list[str]:
         return [name for name in wanted if name in self.state and not self.has_shape(name, wanted[name])]
 
+    def fits(self, wanted: Mapping[str, Tensor]) -> bool:
+        return not (self.missing(wanted) or self.unknown(wanted) or self.other_shapes(wanted))
+
     def differences(self, wanted: Mapping[str, Tensor]) -> list[str]:
         """How the tensors differ from a network's in names and shapes: at most three lines, none where they fit."""
-        counters = "num_batches_tracked"  # which files of older torch do not have
-        missing = [name for name in wanted if name not in self.state and not name.endswith(counters)]
-        unknown = [name for name in self.state if name not in wanted]
-        shapes = self.other_shapes(wanted)
-        lines = {
-            f"missing ({len(missing)})": [f"{name} {list(wanted[name].shape)}" for name in missing],
-            f"unknown ({len(unknown)})": [f"{self.shown(name)} {_shown_shape(self.state[name])}" for name in unknown],
-            f"of another shape ({len(shapes)})": [
-                f"{self.shown(name)} {_shown_shape(self.state[name])}, must be {list(wanted[name].shape)}"
-                for name in shapes
-            ],
-        }
-        return [f"{what}: {some(names, '; ')}" for what, names in lines.items() if names]
+
+        def ours(name: str) -> str:
+            return f"{name} {list(wanted[name].shape)}"
+
+        def there(name: str) -> str:
+            return f"{self.shown(name)} {_shown_shape(self.state[name])}"
+
+        lines: list[tuple[str, list[str], Callable[[str], str]]] = [
+            ("missing", self.missing(wanted), ours),
+            ("unknown", self.unknown(wanted), there),
+            ("of another shape", self.other_shapes(wanted), lambda name: f"{there(name)}, not {ours(name)}"),
+        ]
+        return [f"{what} ({len(names)}): {some(names, show)}" for what, names, show in lines if names]
 
     def unfit(self, wanted: Mapping[str, Tensor]) -> dict[str, str]:
         """The tensors that are of another kind than the network's, by name, each with what it is."""
@@ -177,8 +190,10 @@ class _Candidate:
             yield f"its names are those of {self.layout.source}"
         if self.outside:
             groups = sorted({".".join(name.split(".")[: len(self.place) + 1]) for name in self.outside}, key=len)
-            beside = some([printable(group) for group in groups])
-            yield f"the network{self.where()} is loaded, {len(self.outside)} other tensors are not: {beside}"
+            yield (
+                f"the network{self.where()} is loaded, {len(self.outside)} other tensors are not: "
+                f"{some(groups, printable)}"
+            )
         if others:
             yield f"the network{self.where()} is loaded, not what fits too{others[0].where()}"
         kinds = {(_type(tensor.dtype), _type(wanted[name].dtype)) for name, tensor in self.state.items()}
@@ -230,24 +245,23 @@ def _tensors_of(student: Component, dataset: DatasetSpec) -> dict[str, Tensor]:
         return build_student(student, dataset).state_dict()
 
 
-def _fitting(candidates: list[_Candidate], dataset: DatasetSpec) -> list[str]:
-    """The networks of kdrun that a file fits but for the number of classes."""
+def _nearest(candidates: list[_Candidate], dataset: DatasetSpec) -> str | None:
+    """The first network of kdrun that a file fits, perhaps with another number of classes."""
     if "image_size" not in dataset.told:
-        return []
-    found = []
+        return None
     for name in IMAGE:
         try:
             wanted = _tensors_of(Component(f"kdrun.models.{name}"), dataset)
         except ValueError:  # a network for larger images
             continue
+        last = [each for each in ("classifier.weight", "classifier.bias") if each in wanted]
         for candidate in candidates:
-            if len(candidate.differences(wanted)) == 0:
-                found.append(name)
-            elif len(candidate.differences(wanted)) == 1 and (
-                candidate.other_shapes(wanted) == ["classifier.weight", "classifier.bias"]
-            ):
-                found.append(f"{name} of {len(candidate.state['classifier.bias'])} classes")
-    return found
+            if candidate.fits(wanted):
+                return name
+            known = not (candidate.missing(wanted) or candidate.unknown(wanted))
+            if known and candidate.other_shapes(wanted) == last and candidate.state[last[0]].ndim > 1:
+                return f"{name} of {len(candidate.state[last[0]])} classes"
+    return None
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...] | None:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from kdrun.files import sha256, write_atomically
 
+T = TypeVar("T")
 MAGIC = b"KDRUNCP1\n"
 _HEADER = len(MAGIC) + hashlib.sha256().digest_size
 SHOWN = 3
@@ -114,7 +117,8 @@ def read_file(path: Path) -> tuple[Any, str]:
             from safetensors.torch import load as from_safetensors
 
             return from_safetensors(content), sha256(content)
-        with torch.serialization.safe_globals([(Inert, name) for name in NUMPY]):
+        with torch.serialization.safe_globals([(Inert, name) for name in NUMPY]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how the file was written, which nothing depends on
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), sha256(content)
     except Exception as error:  # the class depends on where and how the file is broken
         # Not torch's own words: they advise to unpickle the file all the same.
@@ -163,13 +167,13 @@ def printable(name: str) -> str:
 def check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
     """Raises `CheckpointError` for tensors with values that are not finite in fp32, by their names in the file."""
     if bad := _not_finite(state):
-        raise CheckpointError(f"{path} holds values that are not finite in fp32: {some(bad, '; ')}")
+        raise CheckpointError(f"{path} holds values that are not finite in fp32: {some(bad)}")
 
 
-def some(texts: Sequence[str], separator: str = ", ") -> str:
-    """The first `SHOWN` texts, and how many more there are."""
-    more = [f"{len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
-    return separator.join([*texts[:SHOWN], *more])
+def some(items: Collection[T], show: Callable[[T], str] = str) -> str:
+    """The first `SHOWN` items, and how many more there are."""
+    more = [f"{len(items) - SHOWN} more"] if len(items) > SHOWN else []
+    return "; ".join([*map(show, itertools.islice(items, SHOWN)), *more])
 
 
 def _not_finite(state: Mapping[str, Tensor]) -> list[str]:

@@ -205,7 +205,7 @@ def test_a_network_that_computes_something_else_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="something else than vgg8 for images of 64 pixels"):
         own_weights(tmp_path / "vgg.pth", network("vgg8"), dataclasses.replace(CIFAR, image_size=64))
     for other in ("resnet50", "vgg13", "mobilenetv2"):
-        with pytest.raises(CheckpointError, match="the file fits vgg8$"):
+        with pytest.raises(CheckpointError, match=r"it fits vgg8$"):
             own_weights(tmp_path / "vgg.pth", network(other), CIFAR)
 
 
@@ -262,10 +262,6 @@ def test_names_that_are_wrappers_elsewhere_are_the_networks_own(tmp_path):
         read(tmp_path, {"net.weight": torch.ones(2, 2), "net.bias": torch.ones(2)})
 
 
-def sparse(tensor):
-    return tensor.to_sparse()
-
-
 KINDS = {
     "is int8": lambda t: (100 * t).to(torch.int8),
     "is bool": lambda t: t > 0,
@@ -319,9 +315,9 @@ def test_differences_are_named_in_five_lines(tmp_path):
     assert [line.strip().split(" (")[0] for line in lines] == [
         "unknown",
         "of another shape",
-        "the file fits resnet32x4 of 7 classes",
+        "it fits resnet32x4 of 7 classes",
     ]
-    assert "module.fc.weight [7, 256], must be [9, 256]" in lines[1]
+    assert "module.fc.weight [7, 256], not classifier.weight [9, 256]" in lines[1]
     with pytest.raises(CheckpointError) as refused:
         own_weights(tmp_path / "w.pt", network("wrn_16_2"), CIFAR)
     assert len(str(refused.value).splitlines()) <= 5
@@ -345,7 +341,7 @@ def test_hostile_content_is_refused_in_time(tmp_path, state):
     aliased = {}
     aliased.update({f"k{i}": aliased for i in range(2000)})
     huge = {name: torch.zeros(1).expand(10**6, 10**6) for name in state}
-    prefixes = {".".join(["module"] * (i % 40)) + f".{i}": torch.ones(1) for i in range(20_000)}
+    prefixes = {".".join(["module"] * (i % 40)) + f".{i}": torch.ones(1) for i in range(5_000)}
     control = {"a\x1b[2J\n": torch.ones(1), "\ud800": torch.ones(1), "x" * 10**6: torch.ones(1)}
     for content in (aliased, huge, prefixes, control):
         with pytest.raises(CheckpointError) as refused:
