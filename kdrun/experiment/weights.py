@@ -82,9 +82,7 @@ def own_weights(path: Path, student: Component, dataset: DatasetSpec) -> OwnWeig
     candidates = [each for place, part in _state_dicts(content, set()) for each in _candidates(place, part)]
     candidates = sorted(candidates, key=lambda each: -len(each.state))[:MOST]
     if not candidates:
-        kind = f"a dict of {some(content, lambda key: printable(str(key)))}" if isinstance(content, dict) else ""
-        kind = kind or type(content).__name__
-        raise CheckpointError(f"{path} holds no state dict (names to tensors): it holds {kind}")
+        raise CheckpointError(f"{path} holds no state dict (names to tensors): it holds {_described(content)}")
     wanted = _tensors_of(student, dataset)
     fits = sorted((each for each in candidates if each.fits(wanted)), key=_Candidate.rank)
     if not fits:
@@ -175,7 +173,11 @@ class _Candidate:
         lines: list[tuple[str, list[str], Callable[[str], str]]] = [
             ("missing", self.missing(wanted), ours),
             ("unknown", self.unknown(wanted), there),
-            ("of another shape", self.other_shapes(wanted), lambda name: f"{there(name)}, not {ours(name)}"),
+            (
+                "of another shape",
+                self.other_shapes(wanted),
+                lambda name: f"{there(name)}, must be {list(wanted[name].shape)}",
+            ),
         ]
         return [f"{what} ({len(names)}): {some(names, show)}" for what, names, show in lines if names]
 
@@ -194,10 +196,18 @@ class _Candidate:
                 f"the network{self.where()} is loaded, {len(self.outside)} other tensors are not: "
                 f"{some(groups, printable)}"
             )
-        if others:
+        elif others:
             yield f"the network{self.where()} is loaded, not what fits too{others[0].where()}"
         kinds = {(_type(tensor.dtype), _type(wanted[name].dtype)) for name, tensor in self.state.items()}
         yield from (f"{theirs} is converted to {ours}" for theirs, ours in sorted(kinds) if theirs != ours)
+
+
+def _described(content: Any) -> str:
+    """What a file holds instead of a state dict."""
+    if not isinstance(content, dict):
+        return type(content).__name__
+    odd = {key: value for key, value in content.items() if not isinstance(value, Tensor)} or content
+    return f"a dict of {some(odd, lambda key: f'{printable(str(key))} ({type(odd[key]).__name__})')}"
 
 
 def _state_dicts(

@@ -100,7 +100,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
 def read_file(path: Path) -> tuple[Any, str]:
     """Reads what a file of weights holds, of which no code is run: `.safetensors`, or what `torch.save` wrote.
 
-    Besides tensors and plain values it may have numpy's scalars and arrays, such as an accuracy: these become `Inert`.
+    Besides tensors and plain values it may have numpy's scalars and arrays, such as an accuracy: these become
+    `NumpyObject`.
 
     Returns:
         The content, on the CPU, and the file's SHA-256.
@@ -117,7 +118,7 @@ def read_file(path: Path) -> tuple[Any, str]:
             from safetensors.torch import load as from_safetensors
 
             return from_safetensors(content), sha256(content)
-        with torch.serialization.safe_globals([(Inert, name) for name in NUMPY]), warnings.catch_warnings():
+        with torch.serialization.safe_globals([(NumpyObject, name) for name in NUMPY]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of how the file was written, which nothing depends on
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), sha256(content)
     except Exception as error:  # the class depends on where and how the file is broken
@@ -125,8 +126,8 @@ def read_file(path: Path) -> tuple[Any, str]:
         raise CheckpointError(f"{path} cannot be read as weights: {_why_unreadable(error)}") from error
 
 
-class Inert:
-    """Stands for an object in a pickle that no one needs: whatever it is made from is dropped."""
+class NumpyObject:
+    """Stands for a scalar, an array or a type of numpy's: what it is made from is dropped."""
 
     def __init__(self, *_: object) -> None:
         pass

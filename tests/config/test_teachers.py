@@ -105,7 +105,7 @@ def test_weights_that_do_not_fit_are_refused(kdrun, weights, tmp_path):
     torch.save(torch.load(weights["pt"]) | {"classifier.weight": torch.zeros(5, 12)}, weights["pt"])
     said = kdrun(*OWN_TEACHER, f"teacher.checkpoint={weights['pt']}")
     assert said.code == 2
-    assert "classifier.weight [5, 12], not classifier.weight [10, 12]" in said.err
+    assert "classifier.weight [5, 12], must be [10, 12]" in said.err
     assert kdrun("teacher=mlp", "teacher.hidden=[13]", f"teacher.checkpoint={weights['safetensors']}").code == 2
     assert kdrun("teacher=resnet20", f"teacher.checkpoint={weights['safetensors']}").code == 2
     assert list(Path().iterdir()) == []

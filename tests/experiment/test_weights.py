@@ -317,7 +317,7 @@ def test_differences_are_named_in_five_lines(tmp_path):
         "of another shape",
         "it fits resnet32x4 of 7 classes",
     ]
-    assert "module.fc.weight [7, 256], not classifier.weight [9, 256]" in lines[1]
+    assert "module.fc.weight [7, 256], must be [9, 256]" in lines[1]
     with pytest.raises(CheckpointError) as refused:
         own_weights(tmp_path / "w.pt", network("wrn_16_2"), CIFAR)
     assert len(str(refused.value).splitlines()) <= 5

@@ -20,7 +20,7 @@ from torch import nn
 
 from kdrun.models import resnet20
 from kdrun.training import checkpoint
-from kdrun.training.checkpoint import CheckpointError, Inert, export_weights, load, read_file, read_weights, save
+from kdrun.training.checkpoint import CheckpointError, NumpyObject, export_weights, load, read_file, read_weights, save
 
 CPU = torch.device("cpu")
 
@@ -122,7 +122,7 @@ def test_numpys_values_in_a_checkpoint_are_dropped_unread(tmp_path):
     found, digest = read_file(tmp_path / "w.pt")
     assert torch.equal(found.pop("model")["w"], torch.ones(2))
     assert {type(value) for value in (found["best_acc"], *found["history"], found["dtype"], found["objects"])} == {
-        Inert
+        NumpyObject
     }
     assert digest == hashlib.sha256((tmp_path / "w.pt").read_bytes()).hexdigest()
     with pytest.raises(pickle.UnpicklingError):
