@@ -107,7 +107,7 @@ def own_weights(path: Path, student: Component, dataset: DatasetSpec) -> OwnWeig
         why = some(unfit, lambda name: f"{chosen.shown(name)} {unfit[name]}")
         raise CheckpointError(f"{path} holds what {student.name} cannot load: {why}")
     check_finite(path, {chosen.theirs[name]: tensor for name, tensor in chosen.state.items()})
-    state = {name: tensor.detach().reshape(wanted[name].shape) for name, tensor in chosen.state.items()}
+    state = {name: tensor.reshape(wanted[name].shape) for name, tensor in chosen.state.items()}
     return OwnWeights(digest, state, tuple(chosen.notices(wanted, others)))
 
 
@@ -206,7 +206,7 @@ def _described(content: Any) -> str:
     """What a file holds instead of a state dict."""
     if not isinstance(content, dict):
         return type(content).__name__
-    odd = {key: value for key, value in content.items() if not isinstance(value, Tensor)} or content
+    odd = {key: value for key, value in dict.items(content) if not isinstance(value, Tensor)} or content
     return f"a dict of {some(odd, lambda key: f'{printable(str(key))} ({type(odd[key]).__name__})')}"
 
 
@@ -217,10 +217,11 @@ def _state_dicts(
     if not isinstance(value, dict) or id(value) in seen:
         return
     seen.add(id(value))
-    if is_state_dict(value):
-        yield place, value
+    if is_state_dict(value):  # detached, a tensor has none of the attributes that a file can set
+        plain = (Tensor, nn.Parameter)
+        yield place, {name: Tensor.detach(each) if type(each) in plain else each for name, each in dict.items(value)}
     elif len(place) < DEEPEST:
-        for key, part in value.items():
+        for key, part in dict.items(value):  # an attribute `items` can be set by a file, too
             if isinstance(key, str):
                 yield from _state_dicts(part, seen, (*place, key))
 

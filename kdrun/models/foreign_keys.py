@@ -81,4 +81,4 @@ LAYOUTS = (
     Layout("RepDistiller's VGGs", _vgg(), differs_at=(64,)),  # there it halves images of this size once more
     Layout("mdistiller's MobileNetV2 for Tiny-ImageNet", _mobilenet()),
 )
-"""mdistiller has RepDistiller's names."""
+"""mdistiller has RepDistiller's names; the Tf-KD release has those of ResNet18, ResNet50 and MobileNetV2."""

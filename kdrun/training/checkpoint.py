@@ -193,5 +193,5 @@ def is_state_dict(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and len(value) > 0
-        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in dict.items(value))
     )

@@ -1,11 +1,13 @@
 """Weights of the user's own: networks written here as other projects name them must compute what ours compute."""
 
 import dataclasses
+from collections import OrderedDict
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._utils import _rebuild_parameter_with_state
 
 from kdrun.experiment.build import build_student
 from kdrun.experiment.dataset_spec import ImageDatasetSpec
@@ -349,3 +351,26 @@ def test_hostile_content_is_refused_in_time(tmp_path, state):
         assert len(str(refused.value)) < 1500
         assert all(line.isprintable() for line in str(refused.value).splitlines())
         assert len(str(refused.value).splitlines()) <= 5
+
+
+class WithState:
+    """Pickles as what makes a dict or a tensor with attributes that shadow its methods."""
+
+    def __init__(self, *reduced):
+        self.reduced = reduced
+
+    def __reduce__(self):
+        return self.reduced
+
+
+@pytest.mark.filterwarnings("error")
+def test_attributes_that_a_file_sets_shadow_no_method(tmp_path, state):
+    shadow = dict.fromkeys(("items", "keys", "values", "detach", "reshape", "to", "numel", "isfinite"), "text")
+    named = [(name, WithState(_rebuild_parameter_with_state, (t, True, {}, shadow))) for name, t in state.items()]
+    content = WithState(OrderedDict, (), shadow, None, iter(named))
+    for whole in (content, WithState(OrderedDict, (), shadow, None, iter([("model", content)]))):
+        own = read(tmp_path, whole)
+        content.reduced = (*content.reduced[:-1], iter(named))
+        assert all(torch.equal(own.state[name], state[name]) for name in state)
+        load_weights(build_student(MLP, DIGITS), own.state, tmp_path)
+    assert vars(torch.load(tmp_path / "w.pt")["model"])["items"] == "text", "the attack is a live one"
