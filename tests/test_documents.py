@@ -9,6 +9,7 @@ or tokens are tested); a run whose data must be downloaded, and a table, only up
 the rows its command names, else one of each method.
 """
 
+import argparse
 import inspect
 import re
 import shlex
@@ -19,9 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
+from kdrun import models
 from kdrun.benchmark import __main__ as bench
 from kdrun.cli import main
 from kdrun.cli.options import VERBS, looks, run_parser
@@ -31,10 +34,12 @@ from kdrun.config.table import load_table
 from kdrun.experiment.components import resolve
 from kdrun.experiment.dry_run import Estimate, Estimator
 from kdrun.tables.definition import Definition
+from kdrun.training.checkpoint import CheckpointError, read_file
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PLACEHOLDERS = {"table NAME": "table tfkd_t9", "method=NAME": "method=kd", "=OPTION": "=cnn", "=DIR": "=images"}
+PLACEHOLDERS["=FILE"] = "=weights.pt"
 SMALL = {"recipe.epochs": "1", "dataset.train_fraction": "0.02", "runtime.threads": "1"}
 MANY = 1000
 CHEAP = Estimate(params=1, macs=1, steps=1, step_seconds=0.0, seconds=0.0)
@@ -116,6 +121,11 @@ def write_images(place: Path) -> None:
             Image.new("RGB", (70, 64), (40 * number, 90 * each, 0)).save(place / "images" / name / f"{each}.png")
 
 
+def write_weights(network: str, place: Path) -> None:
+    """What stands for FILE: weights for CIFAR-100."""
+    torch.save({"model": getattr(models, network)(num_classes=100).state_dict()}, place / "weights.pt")
+
+
 def set_environment(words: list[str], place: Path, monkeypatch) -> list[str]:
     """Applies leading assignments, as a shell does, and returns the rest."""
     while re.match(r"[A-Z_]+=", words[0]):
@@ -152,6 +162,8 @@ def run(command: str, place: Path, monkeypatch, *, really: bool = True) -> None:
     """Runs one command of a document, smaller where that takes long; it must end well."""
     if "=DIR" in command:
         write_images(place)
+    if "=FILE" in command:
+        write_weights(re.search(r"teacher=(\w+)", command)[1], place)
     script = re.match(r"scripts/(\w+)(.*)$", command)
     inner = re.fullmatch(r'eval "\$\((kdrun .+)\)"', command)
     if script:
@@ -248,6 +260,16 @@ PYTHON = [block for block in BLOCKS if block.language == "python" and not block.
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.document.name)
 def test_a_python_block_runs(block):
     exec(compile(block.text, str(block.document), "exec"), {})
+
+
+def test_the_documented_conversion_makes_weights_that_can_be_read(place):
+    (block,) = [block for block in BLOCKS if block.file == "convert.py"]
+    network = models.resnet8(num_classes=2)
+    torch.save({"opt": argparse.Namespace(lr=0.1), "model": network.state_dict()}, "theirs.pth")
+    with pytest.raises(CheckpointError, match=r"argparse\.Namespace"):
+        read_file(Path("theirs.pth"))
+    exec(compile(block.text, "convert.py", "exec"), {})
+    assert read_file(Path("weights.pt"))[0].keys() == network.state_dict().keys()
 
 
 TABLES = [block for block in BLOCKS if block.language == "yaml" and "\nrows:\n" in block.text]

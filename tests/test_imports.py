@@ -79,5 +79,5 @@ def test_config_uses_of_experiment_only_specs_and_building():
     used = {name for path in (ROOT / "config").glob("*.py") for name in imports(path) if "experiment" in name}
     assert used <= {
         f"kdrun.experiment.{name}"
-        for name in ("spec", "dataset_spec", "build", "components", "signature", "runtime", "evaluations")
+        for name in ("spec", "dataset_spec", "build", "components", "signature", "runtime", "evaluations", "weights")
     }

@@ -18,7 +18,6 @@ from kdrun.experiment.build import (
     build_optimisation,
     build_schedule,
     build_student,
-    load_weights,
     offered,
     stage_recipes,
 )
@@ -35,6 +34,7 @@ from kdrun.experiment.shares import hardly_acting, just_measured
 from kdrun.experiment.spec import Spec
 from kdrun.experiment.start import begin_from
 from kdrun.experiment.store import Store
+from kdrun.experiment.weights import load_weights, own_weights
 from kdrun.files import keep_under, sweep, write_atomically
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.stopping import DeviceLost
@@ -211,7 +211,7 @@ class Attempt:
         seed_global_generators(mix(spec.seed, "init"), device)
         student = build_student(spec.student, spec.dataset)
         if spec.weights is not None:
-            _take_weights(student, spec.weights, weight_files)
+            _take_weights(student, spec, weight_files)
         if start is not None:
             begin_from(student, spec.dataset, start, data.rest)
         student = on_device(student, device)
@@ -360,15 +360,15 @@ def make_step(training: Training, context: AbstractContextManager[None], choices
     return kind(training.method, training.optimizer, context, compiled=choices.compile, has_shares=training.has_shares)
 
 
-def _take_weights(student: nn.Module, digest: str, files: Mapping[str, Path]) -> None:
+def _take_weights(student: nn.Module, spec: Spec, files: Mapping[str, Path]) -> None:
     """Loads the user's own weights into a student."""
-    path = files.get(digest)
+    path = files.get(spec.weights or "")
     if path is None:
-        raise FileNotFoundError(f"no file with SHA-256 {digest} was given: name it with teacher.checkpoint=FILE")
-    state, found = checkpoint.read_weights(path)
-    if found != digest:
-        raise checkpoint.CheckpointError(f"{path} changed while kdrun ran: SHA-256 {found}, not {digest}")
-    load_weights(student, state, path)
+        raise FileNotFoundError(f"no file with SHA-256 {spec.weights} was given: name it with teacher.checkpoint=FILE")
+    own = own_weights(path, spec.student, spec.dataset)
+    if own.digest != spec.weights:
+        raise checkpoint.CheckpointError(f"{path} changed while kdrun ran: SHA-256 {own.digest}, not {spec.weights}")
+    load_weights(student, {**student.state_dict(), **own.state}, path)
 
 
 def _save_epoch(run: Run, training: Training, choices: Choices) -> None:

@@ -22,7 +22,6 @@ from kdrun.methods import Method as Method
 from kdrun.methods.base import Needs, Pair, TrainingSet
 from kdrun.models import SEQUENCE
 from kdrun.taps import Outline, outline
-from kdrun.training.checkpoint import CheckpointError, read_weights
 from kdrun.training.conversion import Conversion
 from kdrun.training.optimisation import (
     CosineSchedule,
@@ -296,33 +295,6 @@ def _call_with(function: Callable[..., Any], offered: Mapping[str, Any], **optio
     """Calls a function with those of the offered values that its signature names, and with all the options."""
     accepted = inspect.signature(function).parameters
     return function(**{name: value for name, value in offered.items() if name in accepted}, **options)
-
-
-def load_weights(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    """Loads a state dict that was read from `path`.
-
-    Raises:
-        CheckpointError: names or shapes differ.
-    """
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        lines = [line.strip()[:200] for line in str(error).splitlines()]
-        raise CheckpointError(f"{path} does not fit the network: {'; '.join(lines[1:4])}") from error
-
-
-def own_weights(path: Path, student: Component, dataset: DatasetSpec) -> str:
-    """The SHA-256 of a file with weights of the user's own, which must fit the network.
-
-    Raises:
-        CheckpointError: not readable as weights, or of another network.
-        OSError: not readable at all.
-    """
-    state, digest = read_weights(path)
-    with torch.device("meta"):
-        shapes = {name: tensor.to("meta") for name, tensor in state.items()}
-        load_weights(build_student(student, dataset), shapes, path)
-    return digest
 
 
 def stage_recipes(recipe: Recipe, method: Method) -> list[Recipe]:

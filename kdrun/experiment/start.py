@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kdrun.experiment.build import load_weights, outline_of
+from kdrun.experiment.build import outline_of
 from kdrun.experiment.dataset_spec import DatasetSpec
 from kdrun.experiment.run import Run
 from kdrun.experiment.spec import Component
 from kdrun.experiment.teachers import recorded_weights
+from kdrun.experiment.weights import load_weights
 from kdrun.specialists import oversampling_correction
 
 Outputs = Sequence[tuple[int, ...]]

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from kdrun.data import Resident
-from kdrun.experiment.build import build_student, load_weights
+from kdrun.experiment.build import build_student
 from kdrun.experiment.reporting import log
 from kdrun.experiment.run import Run
 from kdrun.experiment.spec import Spec
 from kdrun.experiment.store import Store
+from kdrun.experiment.weights import load_weights
 from kdrun.files import DamagedError, read_record, sweep, write_record
 from kdrun.metrics import num_correct
 from kdrun.training.checkpoint import CheckpointError, read_weights
