@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -172,3 +173,23 @@ def _sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+_in_dry_run = False
+
+
+@contextlib.contextmanager
+def dry_run() -> Iterator[None]:
+    """In this context no cache is written, nothing is downloaded, and Python keeps no bytecode of what it imports."""
+    global _in_dry_run
+    before = (_in_dry_run, sys.dont_write_bytecode)
+    _in_dry_run = sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        _in_dry_run, sys.dont_write_bytecode = before
+
+
+def is_dry_run() -> bool:
+    """Whether a dry run is under way."""
+    return _in_dry_run
