@@ -176,18 +176,27 @@ def _sync_directory(directory: Path) -> None:
 
 
 _in_dry_run = False
+_COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 @contextlib.contextmanager
 def dry_run() -> Iterator[None]:
-    """In this context no cache is written, nothing is downloaded, and Python keeps no bytecode of what it imports."""
+    """In this context no cache is written, nothing is downloaded, and Python keeps no bytecode of what it imports.
+
+    torch's compiler makes the directory of its cache when it is imported: it is given one that exists.
+    """
     global _in_dry_run
     before = (_in_dry_run, sys.dont_write_bytecode)
+    cache = os.environ.get(_COMPILER_CACHE)
     _in_dry_run = sys.dont_write_bytecode = True
+    os.environ[_COMPILER_CACHE] = os.sep
     try:
         yield
     finally:
         _in_dry_run, sys.dont_write_bytecode = before
+        os.environ.pop(_COMPILER_CACHE)
+        if cache is not None:
+            os.environ[_COMPILER_CACHE] = cache
 
 
 def is_dry_run() -> bool:

@@ -37,7 +37,7 @@ def size_of(network: Component, data: DatasetSpec) -> Size:
     """The size of a network for a dataset; computed once, since the runs of a table have the same few networks."""
     key = (resolve(network.target), repr((network, data.told, data.shape, data.dtype)))
     if key not in _SIZES:
-        with torch.device("meta"):
+        with torch.device("meta"), torch.compiler.set_stance("force_eager"):
             model = build_student(network, data)
             macs = num_macs(model, data.shape, data.dtype)
         _SIZES[key] = Size(num_parameters(model), macs, sum(1 for _ in model.modules()))
