@@ -88,7 +88,7 @@ class Estimator:
             params=size.params,
             macs=size.macs,
             steps=math.ceil(data.num_train_examples / recipe.batch_size),
-            step_seconds=recipe.batch_size * each,
+            step_seconds=min(recipe.batch_size, data.num_train_examples) * each,
             seconds=epochs * data.num_train_examples * each + evaluations * data.test_size * evaluation,
         )
 

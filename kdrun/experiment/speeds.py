@@ -122,19 +122,21 @@ def keep_speed(spec: Spec, training: Training, device: torch.device) -> None:
 
 
 def known_speeds(device: torch.device, threads: int) -> list[Speed]:
-    """What finished runs kept on this device with so many threads; a file that they did not write is a warning."""
+    """What finished runs kept on this device with so many threads; files that they did not write are a warning."""
     try:
         directory = _directory(device, threads)
         paths = sorted(directory.glob("*.json"))[:MOST_FILES]
     except (OSError, RuntimeError) as error:
         log.warning("no speeds of earlier runs: %s", error)
         return []
-    found = []
+    found, faults = [], []
     for path in paths:
         try:
             found.append(_read(path))
         except (OSError, DamagedError, TypeError, ValueError) as error:
-            log.warning("%s: not used: %s", path, " ".join(str(error).split())[:200])
+            faults.append(f"{path}: not used: {' '.join(str(error).split())[:200]}")
+    if faults:
+        log.warning("%s%s", faults[0], f" (and {len(faults) - 1} more files)" if len(faults) > 1 else "")
     return found
 
 

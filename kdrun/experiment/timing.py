@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,11 +22,14 @@ from kdrun.experiment.speeds import Network, Speed
 from kdrun.training.precision import autocast, on_device, synchronize
 
 MOST_MACS = 4e9
+MOST_EXAMPLES = 1024
 """On a CPU, where time grows with the examples, at most so much of a batch is timed; on a GPU, where it does not, all
 of it."""
 
 FORWARD_PASSES = 8
 """What timing a network computes: a step and an evaluation to warm up and one of each to time; a step counts for 3."""
+
+LONG_SECONDS = 0.5
 
 CAUTION = 3.0
 """A network is expected to be so many times slower than a convolution."""
@@ -118,7 +122,7 @@ def _affordable(trial: Trial, convolution: Speed, left: float, share: float, dev
     each = CAUTION * FORWARD_PASSES * max(1, size.macs) / rate
     most = trial.recipe.batch_size
     if device.type == "cpu":
-        most = max(2, min(most, int(MOST_MACS / max(1, size.macs))))
+        most = max(2, min(most, MOST_EXAMPLES, int(MOST_MACS / max(1, size.macs))))
     else:
         share = left
     wanted = max(2, min(most, int((share - fixed) / each)))
@@ -170,18 +174,22 @@ def _timed(network: Network, model: nn.Module, x: Tensor, y: Tensor, recipe: Rec
 
 
 def _seconds(function: Callable[[], None], device: torch.device) -> float:
-    function()
-    synchronize(device)
-    started = time.perf_counter()
-    function()
-    synchronize(device)
-    return time.perf_counter() - started
+    """What a call takes after one that warms up; that one's time where it is long."""
+    for _ in range(2):
+        started = time.perf_counter()
+        function()
+        synchronize(device)
+        seconds = time.perf_counter() - started
+        if seconds > LONG_SECONDS:
+            break
+    return seconds
 
 
 @contextlib.contextmanager
 def _threads(count: int) -> Iterator[None]:
+    """So many threads, but no more than the machine has cores: they would wait for each other for many seconds."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(min(count, os.cpu_count() or 1))
     try:
         yield
     finally:
