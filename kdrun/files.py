@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -172,3 +173,32 @@ def _sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+_in_dry_run = False
+_COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+@contextlib.contextmanager
+def dry_run() -> Iterator[None]:
+    """In this context no cache is written, nothing is downloaded, and Python keeps no bytecode of what it imports.
+
+    torch's compiler makes the directory of its cache when it is imported: it is given one that exists.
+    """
+    global _in_dry_run
+    before = (_in_dry_run, sys.dont_write_bytecode)
+    cache = os.environ.get(_COMPILER_CACHE)
+    _in_dry_run = sys.dont_write_bytecode = True
+    os.environ[_COMPILER_CACHE] = os.sep
+    try:
+        yield
+    finally:
+        _in_dry_run, sys.dont_write_bytecode = before
+        os.environ.pop(_COMPILER_CACHE)
+        if cache is not None:
+            os.environ[_COMPILER_CACHE] = cache
+
+
+def is_dry_run() -> bool:
+    """Whether a dry run is under way."""
+    return _in_dry_run

@@ -100,6 +100,7 @@ def place(here, monkeypatch) -> Iterator[Path]:
     """An empty directory, in which the files of a document can be written and its modules imported."""
     monkeypatch.setattr(Estimator, "line", lambda self, spec, **_: spec.run_id)
     monkeypatch.setattr(Estimator, "estimate", lambda self, spec: CHEAP)
+    monkeypatch.setattr(Estimator, "basis", lambda self: "")
     (here / "outputs").mkdir()  # of commands before
     yield here
     for name in [name for name, module in sys.modules.items() if str(here) in repr(module)]:

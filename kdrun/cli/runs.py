@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdrun import __version__
 from kdrun.cli.options import refuse
-from kdrun.files import DamagedError, write_atomically
+from kdrun.files import DamagedError, dry_run, write_atomically
 from kdrun.stopping import DeviceLost
 
 if TYPE_CHECKING:
@@ -26,6 +26,11 @@ def runs_main(options: argparse.Namespace) -> int:
     if options.version:
         print(f"kdrun {__version__} ({Path(__file__).parents[1]})")
         return 0
+    with dry_run() if options.dry_run else contextlib.nullcontext():
+        return _checked_main(options)
+
+
+def _checked_main(options: argparse.Namespace) -> int:
     from kdrun.config.command_line import read_command
     from kdrun.config.compose import ConfigError, hydra_session
 
@@ -47,9 +52,11 @@ def runs_main(options: argparse.Namespace) -> int:
     if options.dry_run:
         from kdrun.experiment.dry_run import Estimator, with_teachers
 
-        estimator = Estimator(jobs[0].runtime.device, jobs[0].runtime.threads)
-        for spec, role in with_teachers([job.spec for job in jobs]):
+        every = with_teachers([job.spec for job in jobs])
+        estimator = Estimator((spec for spec, _ in every), jobs[0].runtime.device, jobs[0].runtime.threads)
+        for spec, role in every:
             log.info("%s", estimator.line(spec, role=role))
+        log.info("%s", estimator.basis())
         return 0
     runner = runner_for(jobs)
     try:

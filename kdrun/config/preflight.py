@@ -67,7 +67,8 @@ def check_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
         ConfigError: with one line for every problem.
     """
     findings = Findings(overrides)
-    job = _job(findings, config)
+    with torch.compiler.set_stance("force_eager"):  # compiling a network of the user's own would fill caches
+        job = _job(findings, config)
     if findings.problems or job is None:
         raise ConfigError(_without_followers(findings.problems))
     return job

@@ -87,6 +87,7 @@ def compose_table(
     *,
     num_seeds: int,
     patterns: Sequence[str] = (),
+    controls: bool = True,
     extra: Path | None = None,
 ) -> ComposedTable:
     """Composes and checks every run of a table.
@@ -96,12 +97,15 @@ def compose_table(
         overrides: the user's, on every row.
         num_seeds: the seeds are 0, 1, ..., at least one.
         patterns: which rows, see `kdrun.tables.select`.
+        controls: whether rows get the controls of the table.
         extra: a config tree of the user's own.
 
     Raises:
         ConfigError: with every problem of every row.
     """
     problems: list[str] = []
+    if not controls:
+        definition = dataclasses.replace(definition, controls=())
     if num_seeds < 1:
         problems.append(f"--seeds {num_seeds}: must be at least 1")
     if definition.unavailable and _harmless(overrides) != list(overrides):

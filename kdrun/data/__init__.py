@@ -5,6 +5,7 @@ The names a config uses (`_target_: kdrun.data.cifar100`) and the ones the rest 
 
 from .augmentation import Augmentation, Parameters, angle_degrees, augment
 from .corruptions import CORRUPTIONS
+from .decoding import undecoded
 from .errors import DataError
 from .files import data_home
 from .image_files import composed
@@ -18,6 +19,7 @@ from .loaders.tiny_imagenet import tiny_imagenet
 from .resident import Resident, ResidentImages, ResidentSequences, batches, epoch_order, grouped_order
 from .splits import (
     CONTENT_HASH,
+    NOT_DECODED,
     Examples,
     ImageSet,
     Selected,
@@ -36,6 +38,7 @@ from .views import TrainingViews
 __all__ = [
     "CONTENT_HASH",
     "CORRUPTIONS",
+    "NOT_DECODED",
     "Augmentation",
     "DataError",
     "Examples",
@@ -72,4 +75,5 @@ __all__ = [
     "stratified_subset",
     "synthetic",
     "tiny_imagenet",
+    "undecoded",
 ]

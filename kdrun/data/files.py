@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kdrun.files import is_dry_run
+
 from .errors import DataError
 
 _NETWORK_TIMEOUT_SECONDS = 30
@@ -243,6 +245,8 @@ def _compare(path: Path, expected: str, found: str, algorithm: str) -> None:
 @contextlib.contextmanager
 def _workspace(root: Path, request: _Request) -> Iterator[Path]:
     """A private directory beside the files' final place; gone afterwards whatever happens."""
+    if is_dry_run():
+        raise request.failed("a dry run neither downloads nor unpacks it")
     try:
         root.mkdir(parents=True, exist_ok=True)
         directory = tempfile.TemporaryDirectory(dir=root, prefix=".download-")

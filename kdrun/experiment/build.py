@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -13,11 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdrun.data import CONTENT_HASH, DataError, Splits, claims_identity, composed, data_home, identity
+from kdrun.data import CONTENT_HASH, DataError, Splits, claims_identity, composed, data_home, identity, undecoded
+from kdrun.data import NOT_DECODED as NOT_DECODED  # how config reaches it
 from kdrun.experiment.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, resolve, told_to
 from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec
 from kdrun.experiment.signature import unknown
 from kdrun.experiment.spec import Component, Recipe, Spec, as_tuples
+from kdrun.files import is_dry_run
 from kdrun.methods import Method as Method
 from kdrun.methods.base import Needs, Pair, TrainingSet
 from kdrun.models import SEQUENCE
@@ -221,7 +224,7 @@ def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
         node = {**node, "identity": None}
     if all(node.get(name) is not None for name in found_in_data):
         return dict(node)
-    splits = _call_with(loader, {**node, "root": root})
+    splits = _read(loader, node, root)
     found = {
         "identity": identity(splits),
         "num_classes": len(splits.class_names),
@@ -260,8 +263,15 @@ def class_names(node: Mapping[str, Any], root: Path) -> tuple[str, ...]:
     Raises:
         kdrun.data.DataError: no readable data.
     """
-    splits: Splits = _call_with(resolve(node["_target_"], Splits), {**node, "root": root})
-    return splits.class_names
+    return _read(resolve(node["_target_"], Splits), node, root).class_names
+
+
+def _read(loader: Callable[..., Splits], node: Mapping[str, Any], root: Path) -> Splits:
+    """A dataset as its config says; in a dry run kdrun's own loaders decode no images, others' may look at them."""
+    is_own = loader.__module__.partition(".")[0] == "kdrun"
+    with undecoded() if is_own and is_dry_run() else contextlib.nullcontext():
+        splits: Splits = _call_with(loader, {**node, "root": root})
+    return splits
 
 
 def data_root(named: str | None) -> Path:
