@@ -7,7 +7,8 @@ with -9, stopped by SIGTERM, SIGINT or SIGUSR1, once or twice, and between the s
 status, of the record of a teacher's check or of kept logits is flipped, a file of kept logits truncated or deleted, a
 status deleted, a checkpoint, status or weights replaced by those of another run, a neighbour that cannot be read put
 beside the runs, rubbish left. Then the bytes of all weights and metrics, the results but for their times, and the
-statuses are compared, and temporary files looked for. The first difference ends it with exit code 1 and keeps the files.
+statuses are compared, and temporary files searched for. The first difference ends it with exit code 1 and keeps the
+files.
 """
 
 import argparse
