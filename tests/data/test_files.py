@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from kdrun.data import DataError
-from kdrun.data.files import Archive, extract, unpack_archive
+from kdrun.data.archives import extract
+from kdrun.data.files import Archive, unpack_archive
 
 
 def test_a_good_zip_is_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "good.zip", "w") as opened:
         opened.writestr("data/a.txt", "hello")
-    extract(tmp_path / "good.zip", tmp_path / "target")
+    extract(tmp_path / "good.zip", tmp_path / "target", 2**20)
     assert (tmp_path / "target" / "data" / "a.txt").read_text() == "hello"
 
 
@@ -29,7 +30,7 @@ def test_a_zip_that_would_leave_its_directory_is_refused(tmp_path, name):
         opened.writestr(name, "harm")
     target = tmp_path / "deep" / "target"
     with pytest.raises(DataError, match=r"bad.zip: refused, its member .*outside.txt"):
-        extract(tmp_path / "bad.zip", target)
+        extract(tmp_path / "bad.zip", target, 2**20)
     assert not target.exists()
     assert not list(tmp_path.rglob("outside.txt"))
 
@@ -41,24 +42,24 @@ def tar_with(path: Path, member: tarfile.TarInfo) -> Path:
 
 
 def test_a_tar_that_would_leave_its_directory_is_refused(tmp_path):
-    member = tarfile.TarInfo("../outside.txt")
+    member = tarfile.TarInfo("../outside-of-it.txt")
     member.size = 1
-    with pytest.raises(DataError, match=r"refused, its member '../outside.txt'"):
-        extract(tar_with(tmp_path / "bad.tar.gz", member), tmp_path / "target")
-    assert not (tmp_path / "outside.txt").exists()
+    with pytest.raises(DataError, match=r"refused, its member '../outside-of-it.txt'"):
+        extract(tar_with(tmp_path / "bad.tar.gz", member), tmp_path, 2**20)
+    assert not (tmp_path.parent / "outside-of-it.txt").exists()
 
 
 def test_a_tar_with_a_link_is_refused(tmp_path):
     member = tarfile.TarInfo("link")
     member.type, member.linkname = tarfile.SYMTYPE, "/etc"
     with pytest.raises(DataError, match="'link' is neither a file nor a directory"):
-        extract(tar_with(tmp_path / "bad.tar.gz", member), tmp_path / "target")
+        extract(tar_with(tmp_path / "bad.tar.gz", member), tmp_path, 2**20)
 
 
 def test_a_broken_archive_is_named(tmp_path):
     (tmp_path / "broken.tar.gz").write_bytes(b"\x1f\x8b nothing of the kind")
     with pytest.raises(DataError, match=r"broken.tar.gz: not a readable archive"):
-        extract(tmp_path / "broken.tar.gz", tmp_path / "target")
+        extract(tmp_path / "broken.tar.gz", tmp_path, 2**20)
 
 
 def make_archive(tmp_path: Path) -> tuple[Archive, bytes]:
@@ -66,7 +67,7 @@ def make_archive(tmp_path: Path) -> tuple[Archive, bytes]:
     with zipfile.ZipFile(buffer, "w") as opened:
         opened.writestr("toy/a.txt", "hello")
     content = buffer.getvalue()
-    return Archive("Toy", "https://example.org/toy.zip", hashlib.md5(content).hexdigest(), "toy"), content
+    return Archive("Toy", "https://example.org/toy.zip", hashlib.md5(content).hexdigest(), "toy", limit=2**20), content
 
 
 def test_a_download_appears_whole_and_leaves_nothing_else(tmp_path, monkeypatch):
