@@ -18,6 +18,7 @@ from kdrun.config.command_line import expand
 from kdrun.config.compose import ConfigError, hydra_session
 from kdrun.config.preflight import Job
 from kdrun.config.table_rows import UserOverrides, checked_rows, control_row, key_of
+from kdrun.config.yaml_files import parse_yaml, read_yaml_text, restart_resolving
 from kdrun.experiment.signature import unknown
 from kdrun.tables import Definition, Entry, Published, Row, TableError, read_definition, select
 from kdrun.tables.definition import with_baselines
@@ -59,26 +60,41 @@ def table_names() -> list[str]:
     return sorted((path.stem for path in table_directory().glob("*.yaml")), key=_by_number)
 
 
-def load_table(name: str) -> Definition:
+def load_table(name: str, known: dict[Path, Definition | None] | None = None) -> Definition:
     """A shipped table by its name, or one's own by the path of its YAML file.
 
+    Args:
+        name: or path.
+        known: tables read before, by path; None for those whose `include` is being read.
+
     Raises:
-        ConfigError: no such table, or with every problem of its definition.
+        ConfigError: no such table, a table that includes itself, or with every problem of its definition.
     """
+    known = {} if known is None else known
     own = name.endswith((".yaml", ".yml"))
     path = Path(name) if own else table_directory() / f"{name}.yaml"
     if own and not path.is_file():
         raise ConfigError([f"{name}: no such file"])
     if not path.is_file():
         raise ConfigError([f"table {name}: {unknown(name, table_names(), 'table')} (or the path of a .yaml file)"])
+    if path in known:
+        if (found := known[path]) is None:
+            raise ConfigError([f"{path}: include: the table includes itself"])
+        return found
+    known[path] = None
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        restart_resolving()
+        values = OmegaConf.to_container(parse_yaml(read_yaml_text(path), path), resolve=True)
         definition = read_definition(path.stem, values)
-    except (OmegaConfBaseException, yaml.YAMLError, OSError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError([f"{path}: {' '.join(str(error).split())}"]) from error
     except TableError as error:
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from error
-    return _with_included(definition) if definition.include else definition
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    whole = _with_included(definition, known) if definition.include else definition
+    known[path] = whole
+    return whole
 
 
 def compose_table(
@@ -154,7 +170,7 @@ def _asked(definition: Definition, patterns: Sequence[str]) -> tuple[set[str], t
     return names, tuple(wanted)
 
 
-def _with_included(definition: Definition) -> Definition:
+def _with_included(definition: Definition, known: dict[Path, Definition | None]) -> Definition:
     """A table that collects others: their rows with controls, and the baselines; published figures stay with them.
 
     A row that stands in several of them (as in tables 1 and 9 of Tf-KD) is the same run, and is taken once.
@@ -162,7 +178,7 @@ def _with_included(definition: Definition) -> Definition:
     Raises:
         ConfigError: no such table, or tables whose published runs differ in their number of classes.
     """
-    parts = [load_table(name) for name in definition.include]
+    parts = [load_table(name, known) for name in definition.include]
     (num_classes, *others) = dict.fromkeys(part.num_classes for part in parts)
     if others:
         raise ConfigError([f"table {definition.name}: include: the tables must share one num_classes"])
