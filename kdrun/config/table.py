@@ -14,7 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdrun.config.command_line import expand
+from kdrun.config.command_line import MOST_JOBS, expand
 from kdrun.config.compose import ConfigError, hydra_session
 from kdrun.config.preflight import Job
 from kdrun.config.table_rows import UserOverrides, checked_rows, control_row, key_of
@@ -26,6 +26,8 @@ from kdrun.tables.entry import without_repetition
 
 CHOSEN_BY_ROWS = ("student", "teacher", "method", "experiment", "seed", "start", "evaluation", "teacher.stop_epoch")
 """What a user cannot override in a table: it is what the rows, or --seeds, are for."""
+
+MOST_SEEDS = 1_000
 
 HARMLESS = ("runtime.", "dataset.root")
 """Overrides that leave a run what the paper describes: beside any other, published figures are not shown."""
@@ -110,7 +112,7 @@ def compose_table(
     Args:
         definition: the table.
         overrides: the user's, on every row.
-        num_seeds: the seeds are 0, 1, ..., at least one.
+        num_seeds: the seeds are 0, 1, ..., from 1 to `MOST_SEEDS` of them.
         patterns: which rows, see `kdrun.tables.select`.
         extra: a config tree of the user's own.
 
@@ -118,8 +120,13 @@ def compose_table(
         ConfigError: with every problem of every row.
     """
     problems: list[str] = []
-    if num_seeds < 1:
-        problems.append(f"--seeds {num_seeds}: must be at least 1")
+    if not 1 <= num_seeds <= MOST_SEEDS:
+        problems.append(f"--seeds {num_seeds}: must be from 1 to {MOST_SEEDS}")
+        num_seeds = 1
+    if len(definition.rows) * num_seeds > MOST_JOBS:
+        raise ConfigError(
+            [*problems, f"{len(definition.rows)} rows of {num_seeds} seeds (--seeds): at most {MOST_JOBS} runs"]
+        )
     if definition.unavailable and _harmless(overrides) != list(overrides):
         problems.append(f"table {definition.name} is of published figures only: {definition.unavailable}")
     with hydra_session():
@@ -134,7 +141,7 @@ def compose_table(
         try:
             names, rows = _asked(definition, patterns)
             narrowed = dataclasses.replace(definition, rows=rows)
-            entries, jobs = checked_rows(narrowed, user, max(1, num_seeds), problems)
+            entries, jobs = checked_rows(narrowed, user, num_seeds, problems)
         except TableError as error:
             raise ConfigError([*dict.fromkeys((*problems, *error.problems))]) from error
     assert shared is not None, "its problems have been raised"

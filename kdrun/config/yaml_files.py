@@ -111,6 +111,8 @@ _resolve = Container.resolve_parse_tree
 def _resolve_counted(self: Container, *arguments: Any, **named: Any) -> Any:
     """`Container.resolve_parse_tree`, which refuses to go on where too much has been resolved."""
     resolved = _resolve(self, *arguments, **named) if _Budget.left > 0 else None
+    if isinstance(resolved, str) and len(resolved) > LONGEST_VALUE:
+        raise InterpolationResolutionError(f"a value has {len(resolved)} characters; at most {LONGEST_VALUE}")
     _Budget.left -= _num_nodes(resolved)
     if _Budget.left <= 0:
         raise InterpolationResolutionError(
