@@ -81,7 +81,6 @@ class CheckedLoader(ConfigLoaderImpl):
         if problems:
             raise RefusedFileError(problems)
         self.files = tuple(files)
-        restart_resolving()
         return super()._compose_config_from_defaults_list(defaults, repo)
 
 
@@ -91,6 +90,7 @@ class BoundedRepository(CachingConfigRepository):
     def __init__(self, delegate: IConfigRepository) -> None:
         super().__init__(delegate)
         self._left = MOST_FILES
+        restart_resolving()
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         self._left -= 1
@@ -152,6 +152,7 @@ def compose_config(words: Sequence[str]) -> DictConfig:
     Args:
         words: overrides as Hydra wants them, a search path among them.
     """
+    restart_resolving()
     choices, values = _choices_and_values(words)
     config: DictConfig = pickle.loads(_composed(choices, _source(words))[0])
     ConfigLoaderImpl._apply_overrides_to_config(values, config)  # Hydra's own last step

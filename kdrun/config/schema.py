@@ -75,8 +75,8 @@ class TeacherOptions:
     def __post_init__(self) -> None:
         if self.seeds is not None:
             if not 0 < len(self.seeds) <= MOST_TEACHERS:
-                shown = f"{len(self.seeds)} seeds" if self.seeds else "seeds=[]"
-                raise ValueError(f"{shown}: must be null or from 1 to {MOST_TEACHERS} seeds")
+                shown = f"a list of {len(self.seeds)}" if self.seeds else "[]"
+                raise ValueError(f"seeds={shown}: must be null or at least one seed and at most {MOST_TEACHERS}")
             try:
                 check_seeds(self.seeds)
             except ValueError as error:

@@ -93,8 +93,8 @@ def _is_scalar(value: Any) -> bool:
     return isinstance(value, bool | int | float) or _is_line(value)
 
 
-_COUNT = _Plain(f"an integer from 1 to {MOST_COUNTED}", lambda value: _is_integer(value, 1))
-_WHOLE = _Plain(f"an integer from 0 to {MOST_COUNTED}", lambda value: _is_integer(value, 0))
+_COUNT = _Plain(f"an integer of at least 1 and at most {MOST_COUNTED}", lambda value: _is_integer(value, 1))
+_WHOLE = _Plain(f"an integer of at least 0 and at most {MOST_COUNTED}", lambda value: _is_integer(value, 0))
 _FRACTION = _Plain("a number from 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1)
 _SWITCH = _Plain("true or false", lambda value: isinstance(value, bool))
 _LINE = _Plain("one line of plain text", _is_line)

@@ -121,12 +121,9 @@ def compose_table(
     """
     problems: list[str] = []
     if not 1 <= num_seeds <= MOST_SEEDS:
-        problems.append(f"--seeds {num_seeds}: must be from 1 to {MOST_SEEDS}")
-        num_seeds = 1
+        raise ConfigError([f"--seeds {num_seeds}: must be at least 1 and at most {MOST_SEEDS}"])
     if len(definition.rows) * num_seeds > MOST_JOBS:
-        raise ConfigError(
-            [*problems, f"{len(definition.rows)} rows of {num_seeds} seeds (--seeds): at most {MOST_JOBS} runs"]
-        )
+        raise ConfigError([f"{len(definition.rows)} rows of {num_seeds} seeds (--seeds): at most {MOST_JOBS} runs"])
     if definition.unavailable and _harmless(overrides) != list(overrides):
         problems.append(f"table {definition.name} is of published figures only: {definition.unavailable}")
     with hydra_session():

@@ -6,6 +6,7 @@ stand for billions of values; so values are counted before, or while, they are r
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ MOST_VALUES = 10_000
 LONGEST_VALUE = 10_000
 """Characters of a single key or value."""
 
-MOST_RESOLVED = 10_000
+MOST_RESOLVED = 5_000
 """Interpolations that one config takes to resolve, each counting as all the values that it repeats."""
 
 
@@ -52,8 +53,9 @@ def parse_yaml(text: str, path: Path | str) -> DictConfig | ListConfig:
         ValueError: it stands for more values, or longer ones, than a file may have, or is nested too deeply.
         yaml.YAMLError: it is no YAML.
     """
-    loader = get_yaml_loader()(text)
-    loader.name = os.fspath(path)
+    stream = io.StringIO(text)
+    stream.name = os.fspath(path)  # for messages
+    loader = get_yaml_loader()(stream)
     try:
         node = loader.get_single_node()
         if node is None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from kdrun.data import CONTENT_HASH, DataError, Splits, claims_identity, composed, data_home, identity
 from kdrun.experiment.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, resolve, told_to
@@ -21,7 +22,6 @@ from kdrun.experiment.spec import Component, Recipe, Spec, as_tuples
 from kdrun.methods import Method as Method
 from kdrun.methods.base import Needs, Pair, TrainingSet
 from kdrun.models import SEQUENCE
-from kdrun.models.cost import num_parameters
 from kdrun.taps import Outline, outline
 from kdrun.training.checkpoint import CheckpointError, read_weights
 from kdrun.training.conversion import Conversion
@@ -75,7 +75,7 @@ def check_network(student: Component, dataset: DatasetSpec) -> None:
     try:
         with torch.device("meta"), torch.no_grad():
             network = build_student(student, dataset)
-            count = num_parameters(network)
+            count = sum(parameter.numel() for parameter in network.parameters() if not is_lazy(parameter))
             output = network(torch.empty(shape, dtype=dataset.dtype)) if count <= MOST_PARAMETERS else None
     except Exception as error:  # whatever the user's own code raises
         what = f"{student.name} cannot take {dataset.example}s {list(shape)}"

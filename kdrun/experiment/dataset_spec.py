@@ -150,9 +150,9 @@ class DatasetSpec(ABC):
 
     def _common_rules(self) -> tuple[tuple[str, bool, str], ...]:
         return (
-            ("num_classes", 2 <= self.num_classes <= MOST_CLASSES, f"from 2 to {MOST_CLASSES}"),
-            ("train_size", 2 <= self.train_size <= MOST_EXAMPLES, f"from 2 to {MOST_EXAMPLES}"),
-            ("test_size", 1 <= self.test_size <= MOST_EXAMPLES, f"from 1 to {MOST_EXAMPLES}"),
+            ("num_classes", 2 <= self.num_classes <= MOST_CLASSES, f"at least 2 and at most {MOST_CLASSES}"),
+            ("train_size", 2 <= self.train_size <= MOST_EXAMPLES, f"at least 2 and at most {MOST_EXAMPLES}"),
+            ("test_size", 1 <= self.test_size <= MOST_EXAMPLES, f"at least 1 and at most {MOST_EXAMPLES}"),
             ("train_fraction", 0 < self.train_fraction <= 1, "more than 0 and at most 1"),
             ("val_fraction", 0 <= self.val_fraction < 1, "from 0 to less than 1"),
         )
@@ -205,7 +205,7 @@ class ImageDatasetSpec(DatasetSpec):
             self,
             *self._common_rules(),
             ("in_channels", self.in_channels in (1, 3), "1 or 3"),
-            ("image_size", 8 <= self.image_size <= LARGEST_IMAGE, f"from 8 to {LARGEST_IMAGE}"),
+            ("image_size", 8 <= self.image_size <= LARGEST_IMAGE, f"at least 8 and at most {LARGEST_IMAGE}"),
             ("mean", len(self.mean) == self.in_channels, "one number per channel"),
             ("std", len(self.std) == self.in_channels and min(self.std) > 0, "one number above 0 per channel"),
             (
@@ -285,8 +285,8 @@ class SequenceDatasetSpec(DatasetSpec):
         enforce(
             self,
             *self._common_rules(),
-            ("num_tokens", 2 <= self.num_tokens <= MOST_CLASSES, f"from 2 to {MOST_CLASSES}"),
-            ("length", 2 <= self.length <= LONGEST_SEQUENCE, f"from 2 to {LONGEST_SEQUENCE}"),
+            ("num_tokens", 2 <= self.num_tokens <= MOST_CLASSES, f"at least 2 and at most {MOST_CLASSES}"),
+            ("length", 2 <= self.length <= LONGEST_SEQUENCE, f"at least 2 and at most {LONGEST_SEQUENCE}"),
         )
 
     @property

@@ -95,17 +95,17 @@ class Recipe:
     def __post_init__(self) -> None:
         enforce(
             self,
-            ("epochs", 1 <= self.epochs <= MOST_EPOCHS, f"from 1 to {MOST_EPOCHS}"),
+            ("epochs", 1 <= self.epochs <= MOST_EPOCHS, f"at least 1 and at most {MOST_EPOCHS}"),
             (
                 "batch_size",
                 2 <= self.batch_size <= MOST_IN_A_BATCH,
-                f"from 2 to {MOST_IN_A_BATCH} (BatchNorm cannot train on one image)",
+                f"at least 2 (BatchNorm cannot train on one image) and at most {MOST_IN_A_BATCH}",
             ),
             ("lr", self.lr > 0, "more than 0"),
             (
                 "lr_batch_size",
                 self.lr_batch_size is None or 1 <= self.lr_batch_size <= MOST_IN_A_BATCH,
-                f"null or from 1 to {MOST_IN_A_BATCH}",
+                f"null or at least 1 and at most {MOST_IN_A_BATCH}",
             ),
             ("optimizer", self.optimizer in OPTIMIZERS, " or ".join(OPTIMIZERS)),
             ("momentum", 0 <= self.momentum < 1, "from 0 to less than 1"),
@@ -123,7 +123,7 @@ class Recipe:
             (
                 "evaluate_every",
                 self.evaluate_every is None or 1 <= self.evaluate_every <= MOST_EPOCHS,
-                f"null or from 1 to {MOST_EPOCHS}",
+                f"null or at least 1 and at most {MOST_EPOCHS}",
             ),
         )
 
