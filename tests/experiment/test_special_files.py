@@ -1,4 +1,4 @@
-"""A FIFO, a device, or a file without end in the place of a run's file costs that run alone, and nobody waits for it."""
+"""A FIFO, a device, or a file without end instead of a run's file costs that run alone, and is never waited for."""
 
 import io
 import os
@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from kdrun.cli.ls import ls_main
-from kdrun.experiment.spec import Spec
 from kdrun.files import UnfitFileError, sha256, write_json
 from kdrun.training import checkpoint
 from kdrun.training.checkpoint import MAGIC, CheckpointError
@@ -82,7 +81,7 @@ def test_a_checkpoint_that_unpacks_to_more_than_its_size_is_refused(tmp_path):
     assert checkpoint.load(written(tmp_path / "whole.pt", content.getvalue()), CPU)["a"].shape == (2**20,)
     with pytest.raises(CheckpointError, match="its parts are larger than the file"):
         checkpoint.load(written(tmp_path / "packed.pt", packed.getvalue()), CPU)
-    with pytest.raises(CheckpointError, match="packed.pt|garbage.pt"):
+    with pytest.raises(CheckpointError, match="its parts are larger"):
         checkpoint.load(written(tmp_path / "garbage.pt", b"no archive"), CPU)
     torch.save([1], content := io.BytesIO())
     with pytest.raises(CheckpointError, match="holds a list"):
@@ -95,7 +94,6 @@ def test_a_spec_of_endless_teachers_costs_that_run_alone(lab, capsys):
     for _ in range(300):
         spec = {**run.spec.canonical(), "teachers": [spec]}
     write_json(run.directory / "spec.json", spec)
-    with pytest.raises(RecursionError):
-        Spec.from_canonical(spec)
     assert ls_main([str(lab.root / "outputs")]) == 1
+    assert "spec.json is no spec of this kdrun (RecursionError" in capsys.readouterr().err
     lab.execute(lab.plain(seed=1))
