@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "kdrun"
 
-LEAVES = {"console", "files", "seeds", "stopping", "taps"}  # standard library (and torch) only; anybody may use them
+# Standard library (and torch) only; anybody may use them.
+LEAVES = {"console", "files", "memory", "seeds", "stopping", "taps"}
 ALLOWED = {
     "cli": {"config", "experiment", "analysis", "tables"},
     "config": {"experiment", "tables"},
@@ -26,6 +27,7 @@ ALLOWED = {
     "data": set(),
     "console": set(),
     "files": set(),
+    "memory": set(),
     "seeds": set(),
     "stopping": set(),
     "taps": set(),

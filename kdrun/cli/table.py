@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="a table of the list, or the path of a .yaml file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="on every row that has the key")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1 (default 3)")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1 (default 3, at most 1,000)")
     parser.add_argument(
         "--rows",
         metavar="PATTERN[,...]",

@@ -20,6 +20,7 @@ from kdrun.config.parts import check_methods, check_parts
 from kdrun.config.schema import RootOptions, RuntimeOptions, check_seeds
 from kdrun.config.secrets import masked_yaml
 from kdrun.config.teaching import check_teaching, taught_spec
+from kdrun.config.yaml_files import restart_resolving
 from kdrun.experiment.build import data_root, resolve_device, resolve_precision
 from kdrun.experiment.dataset_spec import DatasetSpec
 from kdrun.experiment.evaluations import missing_files, names_for
@@ -136,9 +137,13 @@ def _check_evaluation(findings: Findings, names: Sequence[str], dataset: Dataset
 
 def _resolved(findings: Findings, config: DictConfig) -> dict[str, Any] | None:
     """The config as plain values."""
+    restart_resolving()
     try:
         missing = sorted(OmegaConf.missing_keys(config))
         node: Any = OmegaConf.to_container(config, resolve=True)
+    except RecursionError:
+        findings.problems.append("interpolations (${...}) of this config lead to each other without end")
+        return None
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere, or to a missing value
         findings.problems.append("; ".join(str(error).split("\n")[:2]))
         return None

@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kdrun.files import is_dry_run, set_default_mode, sha256
+from kdrun.files import UnfitFileError, is_dry_run, open_regular, read_regular, set_default_mode, sha256, sha256_of
+from kdrun.memory import free_bytes
 
 from .errors import DataError
 from .files import data_home
-from .memory import free_bytes
-from .pixels import pixel_limit, read_square
+from .pixels import file_limit, pixel_limit, read_square
 from .splits import NOT_DECODED, ImageSet, Splits, identity
 
 _MODES = {1: "L", 3: "RGB"}
@@ -171,8 +171,8 @@ def _digest(path: Path) -> str:
         if state in _digests:
             return _digests[state]
         now = time.time_ns()
-        digest = sha256(path.read_bytes())
-    except OSError:  # a broken link, or absent: `_decode_all` reports it among all that cannot be read
+        digest = sha256_of(path, file_limit())
+    except OSError:  # a broken link, a FIFO, or absent: `_decode_all` reports it among all that cannot be read
         return ""
     if now - status.st_ctime_ns > _SETTLED_NANOSECONDS:
         _digests[state] = digest
@@ -226,10 +226,12 @@ def _decode_all(listing: Listing, digests: Sequence[str], image_size: int, in_ch
 def _decode_one(path: Path, digest: str, *, size: int, mode: str) -> tuple[Tensor, bool] | str:
     """One image as `read_square` returns it, or why it cannot be read."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path, file_limit())
         if sha256(content) != digest:
             return "changed while it was read"
         return read_square(content, size, mode)
+    except UnfitFileError as error:
+        return str(error.strerror)
     except Exception as error:  # a damaged file makes Pillow's plug-ins raise nearly anything; it is reported by file
         return str(error) or type(error).__name__
 
@@ -239,7 +241,7 @@ def _read_cache(path: Path, class_names: tuple[str, ...]) -> Splits | None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as opened:
+        with open_regular(path), safe_open(path, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             written = (opened.metadata() or {}).get("content")
         splits = Splits(

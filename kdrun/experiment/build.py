@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from kdrun.data import CONTENT_HASH, DataError, Splits, claims_identity, composed, data_home, identity, undecoded
 from kdrun.data import NOT_DECODED as NOT_DECODED  # how config reaches it
@@ -37,6 +38,9 @@ from kdrun.training.optimisation import (
 from kdrun.training.precision import on_device
 from kdrun.training.precision import resolve_device as resolve_device  # how config reaches them
 from kdrun.training.precision import resolve_precision as resolve_precision
+
+MOST_PARAMETERS = 10_000_000_000
+"""Of a network: 40 GB in fp32."""
 
 
 def build_student(student: Component, dataset: DatasetSpec) -> nn.Module:
@@ -66,16 +70,20 @@ def check_network(student: Component, dataset: DatasetSpec) -> None:
     """Sends two examples without data through a network: what it cannot do is better known before anything is trained.
 
     Raises:
-        ValueError: it fails (looking at values counts: MACs are counted without data, too), or its output is not
-            `[N, K]`, a row for each label.
+        ValueError: it has more than `MOST_PARAMETERS`; it fails (looking at values counts: MACs are counted without
+            data, too); or its output is not `[N, K]`, a row for each label.
     """
     shape = (2, *dataset.shape)
     try:
         with torch.device("meta"), torch.no_grad():
-            output = build_student(student, dataset)(torch.empty(shape, dtype=dataset.dtype))
+            network = build_student(student, dataset)
+            count = sum(parameter.numel() for parameter in network.parameters() if not is_lazy(parameter))
+            output = network(torch.empty(shape, dtype=dataset.dtype)) if count <= MOST_PARAMETERS else None
     except Exception as error:  # whatever the user's own code raises
         what = f"{student.name} cannot take {dataset.example}s {list(shape)}"
         raise ValueError(f"{what}: {type(error).__name__}: {error}") from error
+    if count > MOST_PARAMETERS:
+        raise ValueError(f"{student.name} has {count:,} parameters; at most {MOST_PARAMETERS:,}")
     expected = [2 * dataset.labels_each, len(dataset.outputs)]
     if not isinstance(output, torch.Tensor) or list(output.shape) != expected:
         found = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__

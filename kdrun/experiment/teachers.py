@@ -92,7 +92,7 @@ def _is_verified(path: Path, digest: str) -> bool:
         return bool(read_record(path)["weights_sha256"] == digest)
     except FileNotFoundError:
         return False
-    except DamagedError as error:
+    except (DamagedError, OSError) as error:
         log.warning("%s; the teacher's accuracy is checked again", error)
         return False
 

@@ -61,8 +61,8 @@ class CRD(Distillation):
         teacher_tap: str | None = None,
     ) -> None:
         super().__init__(student)
-        losses.check_range("num_negatives", num_negatives, 1)
-        losses.check_range("embedding_size", embedding_size, 1)
+        losses.check_range("num_negatives", num_negatives, 1, 1_000_000)
+        losses.check_range("embedding_size", embedding_size, 1, 1_000_000)
         losses.check_range("temperature", temperature, 0, open_low=True)
         losses.check_range("momentum", momentum, 0, 1)
         if momentum == 1:

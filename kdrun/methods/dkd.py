@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from kdrun import losses
 from kdrun.methods.base import Batch, Distillation, StudentOutput, TeacherOutput
 from kdrun.methods.kd import maybe_standardized
+from kdrun.methods.stages import MOST_EPOCHS
 
 
 class DKD(Distillation):
@@ -39,8 +40,9 @@ class DKD(Distillation):
     ) -> None:
         super().__init__(student)
         losses.check_range("temperature", temperature, 0, open_low=True)
-        for option, value in (("alpha", alpha), ("beta", beta), ("warmup_epochs", warmup_epochs)):
+        for option, value in (("alpha", alpha), ("beta", beta)):
             losses.check_range(option, value, 0)
+        losses.check_range("warmup_epochs", warmup_epochs, 0, MOST_EPOCHS)
         losses.check_range("hard_weight", hard_weight, 0)
         losses.check_range("weight", weight, 0)
         self.temperature = temperature

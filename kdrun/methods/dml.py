@@ -23,7 +23,7 @@ class DML(Method):
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
         pair: makes the peers.
-        num_networks: the student included, at least 2.
+        num_networks: the student included, from 2 to 100.
         temperature: T > 0 of the KL, which carries T^2; the paper has 1.
         weight: of the KL, at least 0.
     """
@@ -36,7 +36,7 @@ class DML(Method):
         self, student: nn.Module, pair: Pair, *, num_networks: int = 2, temperature: float = 1.0, weight: float = 1.0
     ) -> None:
         super().__init__(student)
-        losses.check_range("num_networks", num_networks, 2)
+        losses.check_range("num_networks", num_networks, 2, 100)
         losses.check_range("temperature", temperature, 0, open_low=True)
         losses.check_range("weight", weight, 0)
         self.others = nn.ModuleList(pair.fresh() for _ in range(num_networks - 1))

@@ -12,6 +12,7 @@ import itertools
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from kdrun.files import sha256, write_atomically
+from kdrun.files import checked_size, open_regular, read_regular, read_rest, sha256, write_atomically
+from kdrun.memory import free_bytes
 
 T = TypeVar("T")
 MAGIC = b"KDRUNCP1\n"
@@ -48,22 +50,39 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
 
     Raises:
         CheckpointError: the file is not a checkpoint, or its content does not have the recorded SHA-256.
-        FileNotFoundError: there is none.
+        OSError: it is absent, no regular file, or larger than the free memory.
     """
-    content = path.read_bytes()
-    if not content.startswith(MAGIC):
-        raise CheckpointError(f"{path} is not a kdrun checkpoint; remove it to train from the start")
-    payload = content[_HEADER:]
-    if hashlib.sha256(payload).digest() != content[len(MAGIC) : _HEADER]:
+    with open_regular(path) as file:
+        size = checked_size(file, free_bytes())
+        header = file.read(_HEADER)
+        if not header.startswith(MAGIC):
+            raise CheckpointError(f"{path} is not a kdrun checkpoint; remove it to train from the start")
+        payload = read_rest(file, size - len(header))
+    if hashlib.sha256(payload).digest() != header[len(MAGIC) :]:
         raise CheckpointError(
             f"{path} is damaged: its content does not have the SHA-256 it was saved with; "
             "remove it to train from the start"
         )
+    if not _is_uncompressed(payload):
+        raise CheckpointError(f"{path} is not as kdrun writes checkpoints: its parts are larger than the file")
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, RecursionError) as error:
         raise CheckpointError(f"{path} holds more than tensors and plain values; it was not read") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} is not as kdrun writes checkpoints: it holds a {type(state).__name__}")
     return state
+
+
+def _is_uncompressed(payload: bytes) -> bool:
+    """Whether a ZIP archive unpacks to no more than its own size, as those of `torch.save` do."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError):
+        return False
+    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    return stored and sum(entry.file_size for entry in entries) <= len(payload)
 
 
 def export_weights(path: Path, model: nn.Module) -> str:
@@ -108,11 +127,13 @@ def read_file(path: Path) -> tuple[Any, str]:
 
     Raises:
         CheckpointError: the file cannot be read safely.
-        FileNotFoundError: there is none.
+        OSError: it is absent, no regular file, or larger than the free memory.
     """
-    content = path.read_bytes()
+    content = read_regular(path, free_bytes())
     if content.startswith(MAGIC):
         raise CheckpointError(f"{path} is a checkpoint of a run; its trained weights are in student.safetensors")
+    if zipfile.is_zipfile(io.BytesIO(content)) and not _is_uncompressed(content):
+        raise CheckpointError(f"{path} is not as torch.save writes files: its parts are larger than the file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load as from_safetensors

@@ -280,7 +280,7 @@ BAD = [
     ("student._target_=kdrun.files.os.system", "student._target_: 'kdrun.files.os.system' cannot be imported"),
     ("dataset._target_=kdrun.data.loaders.cifar.pickle.loads", "kdrun.data.loaders.cifar.pickle.loads' cannot be"),
     ("dataset._target_=kdrun.data.loaders.cifar._unpickled", "cifar._unpickled' is no concrete Splits"),
-    ("dataset._target_=kdrun.data.files.extract", "'kdrun.data.files.extract' is no concrete Splits"),
+    ("dataset._target_=kdrun.data.archives.extract", "'kdrun.data.archives.extract' is no concrete Splits"),
     ("student._target_=kdrun.cli.main", "'kdrun.cli.main' is no concrete Module"),
     ("student._target_=kdrun.models", "'kdrun.models' is no class or function"),
     ("student._target_=kdrun", "student._target_: 'kdrun' cannot be imported"),
@@ -321,7 +321,7 @@ BAD = [
     ("seed=1 show taps --all", "show: a verb must be the first word: kdrun show ..."),
     ("tabel", "tabel: cannot be parsed as key=value"),
     ("dataset=folder dataset.root=afile", "dataset.root=afile: needs a directory train/"),
-    ("teacher=mlp teacher.checkpoint=.", "teacher.checkpoint=.: Is a directory"),
+    ("teacher=mlp teacher.checkpoint=.", "teacher.checkpoint=.: is a directory"),
     ("teacher=mlp teacher.checkpoint=afile", "teacher.checkpoint: afile cannot be read as weights"),
     ("teacher.checkpoint=3", "teacher.checkpoint=3: must be text or null"),
     # a secret has no place in a config that has no use for it
