@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kdrun.files import naming
+
 from .errors import DataError
 
 _NETWORK_TIMEOUT_SECONDS = 30
@@ -175,7 +177,8 @@ def unpack_archive(archive: Archive, root: Path) -> Path:
         else:
             path = workspace / archive.name
             _download((archive.url,), archive.md5, path, request)
-        extract(path, workspace)
+        with naming(place):
+            extract(path, workspace)
         _move(workspace / archive.directory, place)
     return place
 
