@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "kdrun"
 
-LEAVES = {"console", "files", "seeds", "stopping", "taps"}  # standard library (and torch) only; anybody may use them
+# Standard library (and torch) only; anybody may use them.
+LEAVES = {"console", "escaping", "files", "seeds", "stopping", "taps"}
 ALLOWED = {
     "cli": {"config", "experiment", "analysis", "tables"},
     "config": {"experiment", "tables"},
@@ -25,6 +26,7 @@ ALLOWED = {
     "models": set(),
     "data": set(),
     "console": set(),
+    "escaping": set(),
     "files": set(),
     "seeds": set(),
     "stopping": set(),

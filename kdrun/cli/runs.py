@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdrun import __version__
 from kdrun.cli.options import refuse
+from kdrun.escaping import printable
 from kdrun.files import DamagedError, write_atomically
 from kdrun.stopping import DeviceLost
 
@@ -222,6 +223,11 @@ def _run_one(runner: Runner, job: Job) -> int:
     return 1 if failed or unanswered else 0
 
 
+def _label(choice: Mapping[str, str]) -> str:
+    """What tells a job of a sweep from the others, in one line."""
+    return printable(" ".join(f"{key}={value}" for key, value in choice.items()))
+
+
 def _run_sweep(runner: Runner, jobs: list[Job], choices: list[dict[str, str]]) -> int:
     from kdrun.analysis.aggregate import SweepRun, group_by_seed
     from kdrun.analysis.sweep import summarise, sweep_directory
@@ -231,7 +237,7 @@ def _run_sweep(runner: Runner, jobs: list[Job], choices: list[dict[str, str]]) -
 
     log.info("%s", runner.plan([job.spec for job in jobs]))
     requests = {
-        job.spec.run_id: Request(job.spec, job.config, " ".join(f"{key}={value}" for key, value in choice.items()))
+        job.spec.run_id: Request(job.spec, job.config, _label(choice))
         for job, choice in zip(jobs, choices, strict=True)
     }
     errors = execute(runner, list(requests.values()), total=len(requests))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdrun.escaping import printable
 from kdrun.experiment.build import (
     build_method,
     build_optimisation,
@@ -98,7 +99,7 @@ class Attempt:
         self._device = device
         self._context = autocast(device, run.spec.precision)
         words = (request.role, run.spec.student.name, method_class(run.spec.method).name, request.label)
-        self.title = " ".join(word for word in words if word)
+        self.title = printable(" ".join(word for word in words if word))
 
     def take_finished(self) -> bool:
         """Ends here if the run has been finished before, and its weights are those of its result."""
