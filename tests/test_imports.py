@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "kdrun"
 
 # Standard library (and torch) only; anybody may use them.
-LEAVES = {"console", "escaping", "files", "seeds", "stopping", "taps"}
+LEAVES = {"console", "escaping", "files", "redaction", "seeds", "stopping", "taps"}
 ALLOWED = {
     "cli": {"config", "experiment", "analysis", "tables"},
     "config": {"experiment", "tables"},
@@ -25,9 +25,10 @@ ALLOWED = {
     "clustering": set(),
     "models": set(),
     "data": set(),
-    "console": set(),
+    "console": {"redaction"},
     "escaping": set(),
     "files": set(),
+    "redaction": set(),
     "seeds": set(),
     "stopping": set(),
     "taps": set(),

@@ -13,6 +13,7 @@ from kdrun import __version__
 from kdrun.cli.options import refuse
 from kdrun.escaping import printable
 from kdrun.files import DamagedError, write_atomically
+from kdrun.redaction import redacted
 from kdrun.stopping import DeviceLost
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def execute(runner: Runner, requests: Sequence[Request], *, before: int = 0, tot
         for number, (request, ended) in enumerate(runner.execute_all(requests), start=before + 1):
             told = f"[{number}/{total}] {request.label}:"
             if isinstance(ended, Exception):
-                errors[request.spec.run_id] = f"{type(ended).__name__}: {ended}"
+                errors[request.spec.run_id] = redacted(f"{type(ended).__name__}: {ended}")
                 log.error("%s failed: %s", told, errors[request.spec.run_id])
             else:
                 reused = f" (finished before: {ended.run.origin()})" if ended.reused else ""

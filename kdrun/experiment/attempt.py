@@ -44,6 +44,7 @@ from kdrun.experiment.spec import Spec
 from kdrun.experiment.start import begin_from
 from kdrun.experiment.store import Store
 from kdrun.files import keep_under, sweep, write_atomically
+from kdrun.redaction import redacted
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.stopping import DeviceLost
 from kdrun.training import checkpoint
@@ -184,7 +185,7 @@ class Attempt:
         if not self.run.directory.is_dir():  # it was never opened
             return
         try:
-            self.run.write_status(state, error=f"{type(error).__name__}: {error}")
+            self.run.write_status(state, error=redacted(f"{type(error).__name__}: {error}"))
         except OSError as status_error:  # what went wrong first is what is told
             log.error("%s: its status cannot be written: %s", self.run.directory, status_error)
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from kdrun.console import troubles
 from kdrun.escaping import printable_lines
+from kdrun.redaction import redacted
 from kdrun.training.step import PERCENT
 
 log = logging.getLogger("kdrun")
@@ -34,7 +35,7 @@ class _LogFormatter(logging.Formatter):
     """With times; a name in a message controls no terminal on which the log is read."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable_lines(super().format(record))
+        return printable_lines(redacted(super().format(record)))
 
 
 class _RunLog(logging.FileHandler):
