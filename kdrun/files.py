@@ -143,23 +143,43 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     for as long as it has its name, so that `sweep` knows it from one that a killed process left.
 
     Raises:
-        OSError: the write failed (disk full, read-only, ...); the old file is intact and nothing is left over.
+        OSError: the write failed (disk full, read-only, ...), with the file's name; the old file is intact and nothing
+            is left over.
     """
     data = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            try_lock(file.fileno())
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            with where_supported():
-                set_default_mode(Path(temporary))
-            os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with naming(path):
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                try_lock(file.fileno())
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                with where_supported():
+                    set_default_mode(Path(temporary))
+                os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
     _sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the system in this context that name no file, or a temporary one beside `path`, name `path`.
+
+    A write to a full disk knows its descriptor alone.
+
+    Raises:
+        OSError: with the same number, and `path` as its file.
+    """
+    try:
+        yield
+    except OSError as error:
+        beside = error.filename is None or Path(os.fsdecode(error.filename)).parent == path.parent
+        if error.errno is None or not beside:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool | None:

@@ -372,6 +372,7 @@ def test_a_failing_run_says_why_in_a_line(kdrun, here):
     code, _, errors = kdrun(*TINY, "method=ce", "recipe.epochs=1", "recipe.lr=1e20")
     assert code == 1
     assert errors.startswith("kdrun: DivergedError: training diverged in epoch 1")
+    assert "recipe.lr=1e+20 (default 0.1)" in errors
     assert "Traceback" not in errors
     (kept,) = here.glob("outputs/runs/synthetic/mlp/ce-*/kdrun.log")
     assert "Traceback" in kept.read_text()

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,18 @@ def path(tmp_path) -> Path:
 
 def refuse(*_args, **_options):
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_failing_write_names_the_file(path, monkeypatch):
+    """Whichever call fails: a full disk is met by descriptors and by temporary names."""
+    for module, name in ((os, "fsync"), (os, "replace"), (tempfile, "mkstemp")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, refuse)
+            with pytest.raises(OSError, match="No space left") as caught:
+                write_atomically(path, "new")
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+        assert path.read_text() == "old"
+        assert list(path.parent.iterdir()) == [path]
 
 
 def test_content_replaces_the_old(path):

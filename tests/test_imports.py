@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "kdrun"
 
 # Standard library (and torch) only; anybody may use them.
-LEAVES = {"console", "files", "memory", "seeds", "stopping", "taps"}
+LEAVES = {"console", "escaping", "files", "memory", "redaction", "seeds", "stopping", "taps"}
 ALLOWED = {
     "cli": {"config", "experiment", "analysis", "tables"},
     "config": {"experiment", "tables"},
@@ -25,9 +25,11 @@ ALLOWED = {
     "clustering": set(),
     "models": set(),
     "data": set(),
-    "console": set(),
+    "console": {"redaction"},
+    "escaping": set(),
     "files": set(),
     "memory": set(),
+    "redaction": set(),
     "seeds": set(),
     "stopping": set(),
     "taps": set(),

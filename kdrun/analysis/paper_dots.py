@@ -12,6 +12,7 @@ from kdrun.analysis.comparison import Line
 from kdrun.analysis.measure import Measure
 from kdrun.analysis.paper_words import method_label
 from kdrun.analysis.plots import figure, readable_range, set_heading, style
+from kdrun.escaping import legend_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -287,7 +288,9 @@ def handle(marker: str, colour: str, label: str, face: str | None = None) -> Lin
     """An entry of a legend."""
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], marker=marker, linestyle="", color=colour, markerfacecolor=face or colour, label=label)
+    return Line2D(
+        [], [], marker=marker, linestyle="", color=colour, markerfacecolor=face or colour, label=legend_label(label)
+    )
 
 
 def _is_published(line: Line) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kdrun.analysis.comparison import Line
 from kdrun.analysis.paper_words import method_label
 from kdrun.analysis.plots import COLOURS
+from kdrun.escaping import legend_label
 
 if TYPE_CHECKING:
     from matplotlib.lines import Line2D
@@ -36,7 +37,7 @@ class Look:
         from matplotlib.lines import Line2D
 
         options: dict[str, Any] = {"color": self.colour, "marker": self.marker, "linestyle": self.line}
-        return Line2D([], [], **options, markersize=5, label=self.label)
+        return Line2D([], [], **options, markersize=5, label=legend_label(self.label))
 
 
 def looks(lines: Sequence[Line]) -> list[Look]:

@@ -12,16 +12,17 @@ from kdrun.analysis.measure import MEASURES
 from kdrun.analysis.paper_buckets import buckets
 from kdrun.analysis.paper_content import Cells, Content, content
 from kdrun.analysis.paper_cover import cover
-from kdrun.analysis.paper_csv import csv_text, differences_csv
+from kdrun.analysis.paper_csv import differences_csv, paper_csv
 from kdrun.analysis.paper_differences import draw_differences
 from kdrun.analysis.paper_dots import dots
 from kdrun.analysis.paper_evaluations import evaluations
 from kdrun.analysis.paper_heatmap import heatmap
-from kdrun.analysis.paper_latex import latex
+from kdrun.analysis.paper_latex import latex_table
 from kdrun.analysis.paper_paths import paths
 from kdrun.analysis.paper_plots import curves, teacher_accuracy
 from kdrun.analysis.paper_words import has_published
 from kdrun.analysis.tables import aligned
+from kdrun.escaping import markdown, markdown_code
 from kdrun.experiment.derived import Derived
 from kdrun.experiment.run import Run
 from kdrun.experiment.spec import Spec
@@ -63,10 +64,10 @@ def render(
     lines = [line for line in compared if line.entry.asked or (published and has_published(line))]
     differences = contrasts(lines)
     table = content(definition, lines, differences, published=published, elsewhere=elsewhere)
-    text = markdown(table, command=command)
+    text = _page(table, command=command)
     write_atomically(directory / "table.md", text)
-    write_atomically(directory / "table.csv", csv_text(definition, lines, published=published, elsewhere=elsewhere))
-    write_atomically(directory / "table.tex", latex(table))
+    write_atomically(directory / "table.csv", paper_csv(definition, lines, published=published, elsewhere=elsewhere))
+    write_atomically(directory / "table.tex", latex_table(table))
     if differences:
         write_atomically(directory / "differences.csv", differences_csv(differences))
     else:
@@ -98,17 +99,17 @@ def render(
     return text
 
 
-def markdown(table: Content, *, command: str) -> str:
+def _page(table: Content, *, command: str) -> str:
     """The table with its caption, its notes and the command."""
-    sentences = [f"- {sentence}" for sentence in table.sentences]
+    sentences = [f"- {markdown(sentence)}" for sentence in table.sentences]
     parts = [
-        f"# {table.heading}",
-        *([f"{table.source}."] * bool(table.source)),
+        f"# {markdown(table.heading)}",
+        *([f"{markdown(table.source)}."] * bool(table.source)),
         "\n".join(sentences),
         _grid(table.main),
-        *(["\n".join(f"{note}  " for note in table.notes)] * bool(table.notes)),
+        *(["\n".join(f"{markdown(note)}  " for note in table.notes)] * bool(table.notes)),
         *(["## Differences", _grid(table.differences)] if table.differences else []),
-        f"`{command}`",
+        markdown_code(command),
     ]
     return "\n\n".join(parts) + "\n"
 

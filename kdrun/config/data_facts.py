@@ -216,4 +216,5 @@ def few_images(path: str, spec: Spec) -> list[str]:
     return [
         f"{path}recipe.batch_size={batch_size}: there are about {examples} {spec.dataset.example}s to train on, fewer "
         "than one batch; an epoch is one step on all of them"
+        + (", and recipe.lr is scaled by their number" if spec.recipe.lr_batch_size is not None else "")
     ]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdrun.files import MIB, checked_size, is_dry_run, open_regular, read_regular
+from kdrun.files import MIB, checked_size, is_dry_run, naming, open_regular, read_regular
 
 from .archives import extract
 from .errors import DataError
@@ -179,7 +179,8 @@ def unpack_archive(archive: Archive, root: Path) -> Path:
         else:
             path = workspace / archive.name
             _download((archive.url,), archive.md5, path, request)
-        extract(path, workspace, archive.limit)
+        with naming(place):
+            extract(path, workspace, archive.limit)
         _move(workspace / archive.directory, place)
     return place
 

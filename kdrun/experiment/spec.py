@@ -59,7 +59,8 @@ class Recipe:
     Attributes:
         epochs: length of the whole schedule, from 1 to 1,000,000.
         batch_size: images per step, from 2 to 1,000,000.
-        lr: learning rate at `lr_batch_size`; it is scaled in proportion to `batch_size`.
+        lr: learning rate at `lr_batch_size`; it is scaled in proportion to `batch_size`, or to the number of training
+            examples where that is smaller.
         lr_batch_size: None takes `lr` as it is.
         optimizer: `sgd` or `adam`.
         momentum: in [0, 1); Adam's beta1.

@@ -304,7 +304,4 @@ def _check_finite(means: dict[str, float], lr: float, where: str) -> None:
     if all(math.isfinite(value) for value in means.values()):
         return
     terms = ", ".join(f"{name} {value:g}" for name, value in means.items())
-    raise DivergedError(
-        f"training diverged in {where} (learning rate {lr:g}): {terms}. "
-        f"Try a smaller recipe.lr, or a longer recipe.warmup_epochs."
-    )
+    raise DivergedError(f"training diverged in {where} (learning rate {lr:g}): {terms}")

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
+from kdrun import escaping
 from kdrun.analysis.comparison import Archive, compare
-from kdrun.analysis.paper_latex import LONG, escaped
+from kdrun.analysis.paper_latex import LONG
 from kdrun.tables import Published
 
 
@@ -173,7 +174,7 @@ def test_a_long_latex_table_breaks_pages(rendered, paper_table, number):
     ],
 )
 def test_latex_escapes(text, latex):
-    assert escaped(text) == latex
+    assert escaping.latex(text) == latex
 
 
 def test_every_line_is_rendered_in_the_order_of_the_entries(rendered, paper_table):
