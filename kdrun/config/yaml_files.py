@@ -41,7 +41,7 @@ def read_yaml_text(path: Path | str) -> str:
     try:
         return read_regular(path, FILE_LIMIT).decode()
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {error}") from error
 

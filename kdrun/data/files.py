@@ -158,7 +158,7 @@ def verified_bytes(path: Path, expected: str, *, algorithm: str = "md5") -> byte
     try:
         content = read_regular(path, _VERIFIED_LIMIT)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     found = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
     _compare(path, expected, found, algorithm)
     return content
@@ -214,7 +214,7 @@ def _md5(path: Path, limit: int) -> str:
             while block := opened.read(MIB):
                 digest.update(block)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     return digest.hexdigest()
 
 
