@@ -7,7 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "kdrun"
 
-LEAVES = {"console", "files", "seeds", "stopping", "taps"}  # standard library (and torch) only; anybody may use them
+LEAVES = {
+    "console",
+    "files",
+    "seeds",
+    "start",
+    "stopping",
+    "taps",
+}  # standard library (and torch) only; anybody may use them
 ALLOWED = {
     "cli": {"config", "experiment", "analysis", "tables"},
     "config": {"experiment", "tables"},
@@ -27,6 +34,7 @@ ALLOWED = {
     "console": set(),
     "files": set(),
     "seeds": set(),
+    "start": set(),
     "stopping": set(),
     "taps": set(),
     "__init__": set(),

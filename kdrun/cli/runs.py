@@ -92,7 +92,7 @@ def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) ->
             config = compose_job(job_overrides, problems, extra=extra, search=command.search)
             from kdrun.config.preflight import check_job  # torch is needed from here on
 
-            jobs.append(check_job(config, job_overrides))
+            jobs.append(check_job(config, job_overrides, complete=not problems))
         except ConfigError as error:
             problems += error.problems
         pairs = dict(text.partition("=")[::2] for text in job_overrides)

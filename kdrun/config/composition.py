@@ -21,6 +21,7 @@ import yaml
 from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
@@ -28,9 +29,11 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from kdrun.config.quoting import parsed
 from kdrun.config.search import Search, refusals
 
 CONFIG_NAME = "config"
@@ -78,6 +81,47 @@ class CheckedLoader(ConfigLoaderImpl):
 
 # Hydra's main and its compose API create their loader by this name.
 hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader  # type: ignore[attr-defined]
+
+
+_load_config = FileConfigSource.load_config
+
+
+def _load_readable_config(source: FileConfigSource, config_path: str) -> ConfigResult:
+    """Hydra's `FileConfigSource.load_config`; a file that is not UTF-8 is named."""
+    try:
+        return _load_config(source, config_path)
+    except UnicodeDecodeError as error:
+        path = Path(source.path, source._normalize_file_name(config_path)).resolve()
+        raise ConfigLoadError(_not_utf8(path)) from error
+
+
+FileConfigSource.load_config = _load_readable_config
+
+
+def _not_utf8(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        where = f"{path}, line {line}: byte 0x{content[error.start]:02x} at position {error.start}"
+        return f"{where} is not UTF-8; must be saved as UTF-8"
+    return f"{path}: changed while it was read"
+
+
+def misnamed(group: str, option: str, words: Sequence[str]) -> str | None:
+    """What is wrong with the name of an option that does not exist and nearly has a file: `.yml`, or `.yaml` typed."""
+    name, dot, suffix = option.rpartition(".")
+    if dot and suffix in ("yaml", "yml") and name in group_options(group, words):
+        return f"must be without .{suffix}: {name}"
+    paths = [
+        path for word in words if word.startswith(SEARCH_PATH) and (found := parsed(word)) for path in found.value()
+    ]
+    for root in [path.removeprefix("file://") for path in paths]:
+        for file in (Path(root, group, f"{option}.yml"), Path(root, group, option)):
+            if file.suffix == ".yml" and file.is_file():
+                return f"{file}: must end in .yaml"
+    return None
 
 
 def _on_hydra(loader: ConfigLoaderImpl, default: ResultDefault, repo: IConfigRepository) -> tuple[str, list[str], bool]:
@@ -159,6 +203,8 @@ def _tried(choices: tuple[str, ...], source: ConfigLoader | None) -> tuple[bytes
         config = compose(CONFIG_NAME, overrides=list(choices), return_hydra_config=True)
     except COMPOSE_ERRORS as error:
         return error
+    except (AssertionError, AttributeError) as error:  # OmegaConf's, of a key in a value that is null
+        return ConfigCompositionException(f"cannot be composed ({error})")
     loader: Any = GlobalHydra.instance().config_loader()
     chosen = config.hydra.runtime.choices
     sweeper: Any = OmegaConf.to_container(config.hydra.sweeper)

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kdrun.files import expanded
+
 from .errors import DataError
 
 _NETWORK_TIMEOUT_SECONDS = 30
@@ -70,8 +72,16 @@ class _Request:
 
 
 def data_home() -> Path:
-    """Where datasets and decoded images live unless the user names another place."""
-    return Path(os.environ.get("KDRUN_DATA") or "~/.cache/kdrun/data").expanduser()
+    """Where datasets and decoded images are stored unless the user names another place.
+
+    Raises:
+        DataError: it is in the user's home, and none is known.
+    """
+    place = os.environ.get("KDRUN_DATA") or "~/.cache/kdrun/data"
+    try:
+        return expanded(place)
+    except FileNotFoundError as error:
+        raise DataError(f"{place}: {error.strerror}, or KDRUN_DATA to another place") from error
 
 
 def find(root: Path, directory: str, names: Sequence[str], *, title: str, archive: str | None = None) -> Path | None:
