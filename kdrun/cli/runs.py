@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrun import __version__
-from kdrun.cli.options import refuse
+from kdrun.cli.options import misused, refuse
 from kdrun.files import DamagedError, write_atomically
 from kdrun.stopping import DeviceLost
 
@@ -29,7 +29,7 @@ def runs_main(options: argparse.Namespace) -> int:
     from kdrun.config.command_line import read_command
     from kdrun.config.compose import ConfigError, hydra_session
 
-    problems: list[str] = []
+    problems = misused(options)
     try:
         with hydra_session():
             command = read_command(options.overrides, problems, multirun=options.multirun, extra=options.config_dir)

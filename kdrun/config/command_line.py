@@ -43,8 +43,9 @@ def expand(
     Args:
         overrides: what the user typed.
         multirun: whether several values are allowed.
-        problems: overrides that cannot be parsed, sweeps without `-m`, and sweeps over nothing are told here; what
-            they most likely mean takes their place, so that nothing else is wrong because of them, or they are left out.
+        problems: overrides that cannot be parsed, sweeps without `-m`, and sweeps over nothing are told here. Those
+            that quotes mend are expanded with quotes, so that nothing else is wrong because of them; others are
+            left out.
         one_value: what to say to several values without `multirun`.
         extra: a config tree of the user's own, whose options a glob(...) finds, too.
     """

@@ -244,8 +244,8 @@ def _explain(text: str, error: Exception, accepted: list[str]) -> list[str]:
     if plugin and plugin[2] in CHOICES.get(plugin[1], ()):
         return [f"{text}: {plugin[1]}={plugin[2]} {not_installed(CHOICES[plugin[1]][plugin[2]])}"]
     gone = re.search(r"Could not (?:find|load) '([\w/-]+)/([\w.-]+)'", str(error))
-    if gone and (problem := misnamed(gone[1], gone[2], accepted)):
-        return [f"{text}: {problem}"]
+    if gone and (file := misnamed(gone[1], gone[2], accepted)):
+        return [f"{text}: {file}"]
     return [f"{text}: {_first_lines(error)}"]
 
 

@@ -14,7 +14,7 @@ import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra._internal.hydra
 import yaml
@@ -95,7 +95,7 @@ def _load_readable_config(source: FileConfigSource, config_path: str) -> ConfigR
         raise ConfigLoadError(_not_utf8(path)) from error
 
 
-FileConfigSource.load_config = _load_readable_config
+FileConfigSource.load_config = _load_readable_config  # type: ignore
 
 
 def _not_utf8(path: Path) -> str:
@@ -114,10 +114,9 @@ def misnamed(group: str, option: str, words: Sequence[str]) -> str | None:
     name, dot, suffix = option.rpartition(".")
     if dot and suffix in ("yaml", "yml") and name in group_options(group, words):
         return f"must be without .{suffix}: {name}"
-    paths = [
-        path for word in words if word.startswith(SEARCH_PATH) and (found := parsed(word)) for path in found.value()
-    ]
-    for root in [path.removeprefix("file://") for path in paths]:
+    searched = (parsed(word) for word in words if word.startswith(SEARCH_PATH))
+    roots = [str(path) for override in searched if override for path in cast(list[Any], override.value())]
+    for root in [path.removeprefix("file://") for path in roots]:
         for file in (Path(root, group, f"{option}.yml"), Path(root, group, option)):
             if file.suffix == ".yml" and file.is_file():
                 return f"{file}: must end in .yaml"
