@@ -240,13 +240,17 @@ def _explain(text: str, error: Exception, accepted: list[str]) -> list[str]:
         missing = _missing_key(key.split("."), config, chosen)
         if missing is not None:
             return [f"{text}: {missing}"]
-    plugin = re.search(r"Could not find '(hydra/[\w/]+)/(\w+)'", str(error))
-    if plugin and plugin[2] in CHOICES.get(plugin[1], ()):
-        return [f"{text}: {plugin[1]}={plugin[2]} {not_installed(CHOICES[plugin[1]][plugin[2]])}"]
-    gone = re.search(r"Could not (?:find|load) '([\w/-]+)/([\w.-]+)'", str(error))
-    if gone and (file := misnamed(gone[1], gone[2], accepted)):
-        return [f"{text}: {file}"]
+    if gone := re.search(r"Could not (?:find|load) '([\w/-]+)/([\w.-]+)'", str(error)):
+        return [f"{text}: {gone[1]}={gone[2]}{_gone(gone[1], gone[2], accepted)}"]
     return [f"{text}: {_first_lines(error)}"]
+
+
+def _gone(group: str, option: str, words: Sequence[str]) -> str:
+    """What is wrong with an option that a config file chooses and that does not exist."""
+    known = CHOICES.get(group, {})
+    if option in known:
+        return f" {not_installed(known[option])}"
+    return f": {misnamed(group, option, words) or unknown(option, known or group_options(group, words), 'option')}"
 
 
 def _missing_key(path: list[str], node: Any, chosen: Mapping[str, str]) -> str | None:

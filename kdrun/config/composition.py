@@ -20,9 +20,9 @@ import hydra._internal.hydra
 import yaml
 from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import IConfigRepository
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
@@ -58,6 +58,20 @@ class RefusedFileError(ConfigCompositionException):
         self.problems = list(problems)
 
 
+class _ReadableRepository(ConfigRepository):
+    """Hydra's files of configs; one that is not UTF-8 is named."""
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        try:
+            found: ConfigResult | None = super().load_config(config_path)
+        except UnicodeDecodeError as error:
+            source = self._find_object_source(config_path, ObjectType.CONFIG)
+            assert source is not None, "else nothing has been decoded"
+            path = Path(source.path, f"{config_path.removesuffix('.yaml')}.yaml")
+            raise ConfigLoadError(_not_utf8(path)) from error
+        return found
+
+
 class CheckedLoader(ConfigLoaderImpl):
     """Hydra's loader, which refuses config files that set more than a launcher and a sweeper under `hydra.`.
 
@@ -66,6 +80,10 @@ class CheckedLoader(ConfigLoaderImpl):
     """
 
     files: tuple[str, ...] = ()
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self.repository = _ReadableRepository(config_search_path)
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         problems, files = [], []
@@ -81,21 +99,6 @@ class CheckedLoader(ConfigLoaderImpl):
 
 # Hydra's main and its compose API create their loader by this name.
 hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader  # type: ignore[attr-defined]
-
-
-_load_config = FileConfigSource.load_config
-
-
-def _load_readable_config(source: FileConfigSource, config_path: str) -> ConfigResult:
-    """Hydra's `FileConfigSource.load_config`; a file that is not UTF-8 is named."""
-    try:
-        return _load_config(source, config_path)
-    except UnicodeDecodeError as error:
-        path = Path(source.path, source._normalize_file_name(config_path)).resolve()
-        raise ConfigLoadError(_not_utf8(path)) from error
-
-
-FileConfigSource.load_config = _load_readable_config  # type: ignore
 
 
 def _not_utf8(path: Path) -> str:
@@ -117,8 +120,8 @@ def misnamed(group: str, option: str, words: Sequence[str]) -> str | None:
     searched = (parsed(word) for word in words if word.startswith(SEARCH_PATH))
     roots = [str(path) for override in searched if override for path in cast(list[Any], override.value())]
     for root in [path.removeprefix("file://") for path in roots]:
-        for file in (Path(root, group, f"{option}.yml"), Path(root, group, option)):
-            if file.suffix == ".yml" and file.is_file():
+        for stem in (option, name):
+            if stem and (file := Path(root, group, f"{stem}.yml")).is_file():
                 return f"{file}: must end in .yaml"
     return None
 

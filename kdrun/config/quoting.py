@@ -84,13 +84,22 @@ def _with_hint(line: str, overrides: Sequence[str], raw: Mapping[str, Any]) -> s
     if due is None:
         return line
     value = _raw_value(key, raw)
-    if isinstance(value, str) and ENVIRONMENT.search(value):
-        decoded = ENVIRONMENT.sub(r"${oc.decode:\g<0>}", value)
-        return f"{key}={value}{due[0]}; an environment variable is text: {in_shell(f'{key}={_quoted_text(decoded)}')}"
+    if decoded := _decoded(value):
+        found = f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
+        return f"{key}={found}{due[0]}; an environment variable is text: {in_shell(f'{key}={decoded}')}"
     typed = next((text for text in reversed(overrides) if text.lstrip("+").startswith(f"{key}=")), None)
     if typed and due[0].startswith(": must be text") and (meant := _whole(typed)) and meant != typed:
         return f"{line}: {in_shell(meant)}"
     return line
+
+
+def _decoded(value: Any) -> str | None:
+    """A value, or a list, with its environment variables decoded, in quotes; None where it has none."""
+    items = value if isinstance(value, list) else [value]
+    if not any(isinstance(item, str) and ENVIRONMENT.search(item) for item in items):
+        return None
+    texts = [_quoted_text(ENVIRONMENT.sub(r"${oc.decode:\g<0>}", str(item))) for item in items]
+    return f"[{','.join(texts)}]" if isinstance(value, list) else texts[0]
 
 
 def _raw_value(key: str, raw: Any) -> Any:

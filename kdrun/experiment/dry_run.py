@@ -15,6 +15,7 @@ from kdrun.experiment.build import build_optimisation, build_student, needs_of
 from kdrun.experiment.components import method_class
 from kdrun.experiment.cost import macs_per_example, threads_for
 from kdrun.experiment.dataset_spec import SequenceDatasetSpec
+from kdrun.experiment.reporting import counted
 from kdrun.experiment.spec import Component, Spec
 from kdrun.methods import CE
 from kdrun.models.cost import num_parameters
@@ -80,7 +81,7 @@ class Estimator:
         return (
             f"{role} {spec.student.name} {method_class(spec.method).name} on {spec.dataset.name} ({spec.run_id}): "
             f"{cost.params:,} parameters, {cost.macs / 1e6:.2f} M MACs per {spec.dataset.example}, "
-            f"{spec.epochs_trained} epochs of {cost.steps} steps at {1000 * cost.step_seconds:.0f} ms: "
+            f"{counted(spec.epochs_trained, 'epoch')} of {counted(cost.steps, 'step')} at {1000 * cost.step_seconds:.0f} ms: "
             f"about {duration(cost.seconds)} on {self._device.type}"
         )
 
