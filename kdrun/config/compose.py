@@ -234,15 +234,18 @@ def _explain(text: str, error: Exception, accepted: list[str]) -> list[str]:
             problem = misnamed(group_of(text), value, accepted) or unknown(value, options, "option")
             return [f"{key.rpartition('@')[2]}={value}: {problem}"]
     elif not text.startswith(("+", "~")) and not on_hydra(text):
-        spoken = (word.rpartition("@")[2] for word in accepted if chooses_group(word, accepted))
-        chosen = {word.partition("=")[0]: word for word in spoken}
+        places = (word.rpartition("@")[2] for word in accepted if chooses_group(word, accepted))
+        chosen = {word.partition("=")[0]: word for word in places}
         config = OmegaConf.to_container(compose_config(accepted))
         missing = _missing_key(key.split("."), config, chosen)
         if missing is not None:
             return [f"{text}: {missing}"]
-    if gone := re.search(r"Could not (?:find|load) '([\w/-]+)/([\w.-]+)'", str(error)):
-        return [f"{text}: {gone[1]}={gone[2]}{_gone(gone[1], gone[2], accepted)}"]
-    return [f"{text}: {_first_lines(error)}"]
+    spoken = key.rpartition("@")[2] + text[len(key) :]
+    if gone := re.search(r"(?:In '([\w/-]+)': )?Could not (?:find|load) '([\w/-]+)/([\w.-]+)'", str(error)):
+        place, group, option = gone.groups()
+        inside = "" if place in (None, "config", "hydra/config") else f" in {place}"
+        return [f"{spoken}: {group}={option}{inside}{_gone(group, option, accepted)}"]
+    return [f"{spoken}: {_first_lines(error)}"]
 
 
 def _gone(group: str, option: str, words: Sequence[str]) -> str:

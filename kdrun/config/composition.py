@@ -113,17 +113,12 @@ def _not_utf8(path: Path) -> str:
 
 
 def misnamed(group: str, option: str, words: Sequence[str]) -> str | None:
-    """What is wrong with the name of an option that does not exist and nearly has a file: `.yml`, or `.yaml` typed."""
-    name, dot, suffix = option.rpartition(".")
-    if dot and suffix in ("yaml", "yml") and name in group_options(group, words):
-        return f"must be without .{suffix}: {name}"
+    """What is wrong with the file of an option that does not exist, where there is one that ends in `.yml`."""
     searched = (parsed(word) for word in words if word.startswith(SEARCH_PATH))
     roots = [str(path) for override in searched if override for path in cast(list[Any], override.value())]
-    for root in [path.removeprefix("file://") for path in roots]:
-        for stem in (option, name):
-            if stem and (file := Path(root, group, f"{stem}.yml")).is_file():
-                return f"{file}: must end in .yaml"
-    return None
+    stem = option.removesuffix(".yaml").removesuffix(".yml")
+    files = (Path(root.removeprefix("file://"), group, f"{stem}.yml") for root in roots)
+    return next((f"{file}: must end in .yaml" for file in files if file.is_file()), None)
 
 
 def _on_hydra(loader: ConfigLoaderImpl, default: ResultDefault, repo: IConfigRepository) -> tuple[str, list[str], bool]:

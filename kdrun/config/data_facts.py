@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.config.findings import Findings
-from kdrun.data import DataError
-from kdrun.experiment.build import class_indices, class_names, data_root, describe_dataset
+from kdrun.experiment.build import DataError, class_indices, class_names, data_root, describe_dataset
 from kdrun.experiment.components import resolve, sources
 from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec, kind_of
 from kdrun.experiment.signature import construct

@@ -98,7 +98,8 @@ def _decoded(value: Any) -> str | None:
     items = value if isinstance(value, list) else [value]
     if not any(isinstance(item, str) and ENVIRONMENT.search(item) for item in items):
         return None
-    texts = [_quoted_text(ENVIRONMENT.sub(r"${oc.decode:\g<0>}", str(item))) for item in items]
+    decoded = [ENVIRONMENT.sub(r"${oc.decode:\g<0>}", str(item)) for item in items]
+    texts = [text if text == str(item) else _quoted_text(text) for text, item in zip(decoded, items, strict=True)]
     return f"[{','.join(texts)}]" if isinstance(value, list) else texts[0]
 
 

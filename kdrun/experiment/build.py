@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdrun.data import CONTENT_HASH, DataError, Splits, claims_identity, composed, data_home, identity
+from kdrun.data import CONTENT_HASH, Splits, claims_identity, composed, data_home, identity
+from kdrun.data import DataError as DataError  # how config reaches it
 from kdrun.experiment.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, resolve, told_to
 from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec
 from kdrun.experiment.signature import unknown

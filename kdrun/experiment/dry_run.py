@@ -78,10 +78,11 @@ class Estimator:
     def line(self, spec: Spec, *, role: str) -> str:
         """The estimate in words."""
         cost = self.estimate(spec)
+        epochs, steps = counted(spec.epochs_trained, "epoch"), counted(cost.steps, "step")
         return (
             f"{role} {spec.student.name} {method_class(spec.method).name} on {spec.dataset.name} ({spec.run_id}): "
             f"{cost.params:,} parameters, {cost.macs / 1e6:.2f} M MACs per {spec.dataset.example}, "
-            f"{counted(spec.epochs_trained, 'epoch')} of {counted(cost.steps, 'step')} at {1000 * cost.step_seconds:.0f} ms: "
+            f"{epochs} of {steps} at {1000 * cost.step_seconds:.0f} ms: "
             f"about {duration(cost.seconds)} on {self._device.type}"
         )
 
