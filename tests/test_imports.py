@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "kdrun"
 
 # Standard library (and torch) only; anybody may use them.
-LEAVES = {"console", "escaping", "files", "memory", "redaction", "seeds", "stopping", "taps"}
+LEAVES = {"console", "escaping", "files", "memory", "redaction", "seeds", "start", "stopping", "taps"}
 ALLOWED = {
     "cli": {"config", "experiment", "analysis", "tables"},
     "config": {"experiment", "tables"},
@@ -31,6 +31,7 @@ ALLOWED = {
     "memory": set(),
     "redaction": set(),
     "seeds": set(),
+    "start": set(),
     "stopping": set(),
     "taps": set(),
     "__init__": set(),

@@ -245,7 +245,7 @@ def _draw_soft_targets(path: Path, table: ComposedTable, store: Store, *, comput
     To compute it takes weights and data. A picture of which there is nothing to draw is not there afterwards.
     """
     from kdrun.analysis.soft_targets import draw_soft_targets
-    from kdrun.experiment.reporting import log
+    from kdrun.experiment.reporting import counted, log
     from kdrun.experiment.soft_targets import kept, soft_targets
 
     runs = {entry.student: store.find(entry.specs[0]) for entry in table.entries if entry.specs}
@@ -261,4 +261,6 @@ def _draw_soft_targets(path: Path, table: ComposedTable, store: Store, *, comput
         log.info("no %s: it takes the weights and the data of these networks; run the table to have it", path.name)
         return
     spec = next(finished[name] for name in seen).spec
-    draw_soft_targets(path, seen, title=f"{spec.dataset.name}, {spec.epochs_trained} epochs, seed {spec.seed}")
+    draw_soft_targets(
+        path, seen, title=f"{spec.dataset.name}, {counted(spec.epochs_trained, 'epoch')}, seed {spec.seed}"
+    )

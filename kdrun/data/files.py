@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdrun.files import MIB, checked_size, is_dry_run, naming, open_regular, read_regular
+from kdrun.files import MIB, checked_size, expanded, is_dry_run, naming, open_regular, read_regular
 
 from .archives import extract
 from .errors import DataError
@@ -75,8 +75,16 @@ class _Request:
 
 
 def data_home() -> Path:
-    """Where datasets and decoded images live unless the user names another place."""
-    return Path(os.environ.get("KDRUN_DATA") or "~/.cache/kdrun/data").expanduser()
+    """Where datasets and decoded images are stored unless the user names another place.
+
+    Raises:
+        DataError: it is in the user's home, and none is known.
+    """
+    place = os.environ.get("KDRUN_DATA") or "~/.cache/kdrun/data"
+    try:
+        return expanded(place)
+    except FileNotFoundError as error:
+        raise DataError(f"{place}: {error.strerror}, or KDRUN_DATA to another place") from error
 
 
 def find(root: Path, directory: str, names: Sequence[str], *, title: str, archive: str | None = None) -> Path | None:

@@ -146,3 +146,8 @@ class TrainingProgress:
 def _digits(value: float) -> str:
     """A loss with three decimals, a small one with three significant digits."""
     return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:#.3g}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 epoch`, `20 epochs`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -312,7 +312,7 @@ BAD = [
     ("--config-dir TREE student=empty", "student: must be a group option or a mapping with a _target_, not {}"),
     ("--config-dir TREE student=list", "student: must be a group option or a mapping with a _target_, not ['a', 'b']"),
     ("--config-dir TREE student=untargeted", "student: must be a group option or a mapping with a _target_"),
-    ("--config-dir TREE student=inherits", "student=inherits: In 'student/inherits': Could not load 'student/gone'"),
+    ("--config-dir TREE student=inherits", "student=inherits: student=gone in student/inherits: no such option"),
     ("--config-dir TREE student=dangling", "Interpolation key 'gone.key' not found", "student.dropout"),
     ("--config-dir afile student=cnn", "--config-dir afile: no such directory"),
     # places

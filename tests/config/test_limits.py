@@ -48,7 +48,7 @@ CONFIGS = [
     ("base60", f"base60.yaml has a value of 150001 characters; at most {LONGEST_VALUE}"),
     ("number", "number.yaml has a single value, 5"),
     (SPARSE, f"{SPARSE}.yaml cannot be read: has {2**40} bytes; at most {FILE_LIMIT}"),
-    (BYTES, f"{BYTES}.yaml is not UTF-8"),
+    (BYTES, f"{BYTES}.yaml, line 1: byte 0xe9 at position 3 is not UTF-8"),
     ("fifo", "no such option"),
     ("device", "no such option"),
 ]

@@ -192,7 +192,7 @@ def test_what_a_teacher_says_of_sentences_is_replayed_and_of_text_is_not(either,
     run = either.execute(second).run
     per_token = either.dataset.labels_each > 1
     assert len(answered) == (15 if per_token else 0)
-    assert ("is not kept for later runs: it is a row for every token" in caplog.text) == per_token
+    assert ("is not cached: its outputs are one row for each token" in caplog.text) == per_token
     assert (either.root / "outputs" / "replay").exists() != per_token
     assert either.bits(run) == either.bits(either.execute(second, "live", replay_gb=0.0).run)
 

@@ -63,7 +63,9 @@ def folder(root: Path, image_size: int, in_channels: int, test_split: str | None
         raise DataError(f"{train}: has one class only, {class_names[0]}; there is nothing to learn")
     listing = Listing(root, _labelled(root, classes, left_out), _labelled(root, test_classes, left_out), class_names)
     if left_out:
-        warn_once(f"dataset.root={root}: {left_out.total()} files left out: {describe_left_out(left_out)}")
+        count = left_out.total()
+        entries = f"{count} {'entry' if count == 1 else 'entries'}"
+        warn_once(f"dataset.root={root}: {entries} left out: {describe_left_out(left_out)}")
     return decode(listing, image_size=image_size, in_channels=in_channels)
 
 
