@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def table_main(words: Sequence[str]) -> int:
         definition = load_table(options.name)
         if definition.unavailable and not options.render_only:
             raise ConfigError([f"table {definition.name} cannot be run: {definition.unavailable}; use --render-only"])
-        if options.published is not None and not options.published.is_dir():
+        if options.published is not None and not os.path.isdir(options.published):
             raise ConfigError([f"--published {options.published}: no such directory"])
         table = compose_table(
             definition,

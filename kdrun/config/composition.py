@@ -68,7 +68,7 @@ class _ReadableRepository(ConfigRepository):
             source = self._find_object_source(config_path, ObjectType.CONFIG)
             assert source is not None, "else nothing has been decoded"
             path = Path(source.path, f"{config_path.removesuffix('.yaml')}.yaml")
-            raise ConfigLoadError(_not_utf8(path)) from error
+            raise ConfigLoadError(not_utf8(path)) from error
         return found
 
 
@@ -101,7 +101,8 @@ class CheckedLoader(ConfigLoaderImpl):
 hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader  # type: ignore[attr-defined]
 
 
-def _not_utf8(path: Path) -> str:
+def not_utf8(path: Path) -> str:
+    """What is wrong with a file that is not UTF-8: its name and first such byte."""
     content = path.read_bytes()
     try:
         content.decode()
@@ -118,7 +119,7 @@ def misnamed(group: str, option: str, words: Sequence[str]) -> str | None:
     roots = [str(path) for override in searched if override for path in cast(list[Any], override.value())]
     stem = option.removesuffix(".yaml").removesuffix(".yml")
     files = (Path(root.removeprefix("file://"), group, f"{stem}.yml") for root in roots)
-    return next((f"{file}: must end in .yaml" for file in files if file.is_file()), None)
+    return next((f"{file}: must end in .yaml" for file in files if os.path.isfile(file)), None)
 
 
 def _on_hydra(loader: ConfigLoaderImpl, default: ResultDefault, repo: IConfigRepository) -> tuple[str, list[str], bool]:

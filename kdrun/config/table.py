@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.config.command_line import expand
 from kdrun.config.compose import ConfigError, hydra_session
+from kdrun.config.composition import not_utf8
 from kdrun.config.preflight import Job
 from kdrun.config.table_rows import UserOverrides, checked_rows, control_row, key_of
 from kdrun.experiment.signature import unknown
@@ -67,13 +69,15 @@ def load_table(name: str) -> Definition:
     """
     own = name.endswith((".yaml", ".yml"))
     path = Path(name) if own else table_directory() / f"{name}.yaml"
-    if own and not path.is_file():
+    if own and not os.path.isfile(path):
         raise ConfigError([f"{name}: no such file"])
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError([f"table {name}: {unknown(name, table_names(), 'table')} (or the path of a .yaml file)"])
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
         definition = read_definition(path.stem, values)
+    except UnicodeDecodeError as error:
+        raise ConfigError([not_utf8(path)]) from error
     except (OmegaConfBaseException, yaml.YAMLError, OSError) as error:
         raise ConfigError([f"{path}: {' '.join(str(error).split())}"]) from error
     except TableError as error:
