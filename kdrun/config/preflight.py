@@ -175,11 +175,11 @@ def output_root(name: str) -> Path:
     try:
         path = expanded(name)
         there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
-        _check_length(path, there)
     except (OSError, ValueError) as error:  # a name too long, no home, a null character
         raise ValueError(f"cannot be a directory: {getattr(error, 'strerror', None) or error}") from error
     if not name or not there.is_dir():
         raise ValueError(f"must be a directory, or a name for one; {str(there) if name else 'nothing'} is none")
+    _check_length(path, there)
     return path
 
 
