@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def _run_or_show(options: argparse.Namespace, words: Sequence[str]) -> int:
         definition = load_table(options.name)
         if definition.unavailable and not options.render_only:
             raise ConfigError([f"table {definition.name} cannot be run: {definition.unavailable}; use --render-only"])
-        if options.published is not None and not options.published.is_dir():
+        if options.published is not None and not os.path.isdir(options.published):
             raise ConfigError([f"--published {options.published}: no such directory"])
         table = compose_table(
             definition,

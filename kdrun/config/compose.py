@@ -6,6 +6,7 @@ itself. When that fails, the overrides that do not fit are looked for, told and 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -184,7 +185,7 @@ def search_path(extra: Path | None) -> list[str]:
     """The override that adds a user's config tree behind the shipped one."""
     if extra is None:
         return []
-    if not extra.is_dir():
+    if not os.path.isdir(extra):
         raise ConfigError([f"--config-dir {extra}: no such directory"])
     quoted = str(extra.resolve()).replace("'", r"\'")
     return [f"{SEARCH_PATH}['file://{quoted}']"]

@@ -130,7 +130,7 @@ def misnamed(group: str, option: str, words: Sequence[str]) -> str | None:
     roots = [str(path) for override in searched if override for path in cast(list[Any], override.value())]
     stem = option.removesuffix(".yaml").removesuffix(".yml")
     files = (Path(root.removeprefix("file://"), group, f"{stem}.yml") for root in roots)
-    return next((f"{file}: must end in .yaml" for file in files if file.is_file()), None)
+    return next((f"{file}: must end in .yaml" for file in files if os.path.isfile(file)), None)
 
 
 def _on_hydra(loader: ConfigLoaderImpl, default: ResultDefault, repo: IConfigRepository) -> tuple[str, list[str], bool]:

@@ -32,6 +32,9 @@ from kdrun.experiment.spec import Spec
 from kdrun.files import expanded
 
 EMBEDDED = "digits"
+ROOM = 512
+"""Bytes that paths of files below an output root have."""
+
 EMBEDDED_NOTICE = (
     "dataset=digits: the 1,797 small digits that come with kdrun; for the real thing: dataset=cifar100 (or mnist, ...)"
 )
@@ -191,12 +194,22 @@ def output_root(name: str) -> Path:
     """
     try:
         path = expanded(name)
-        there = next(place for place in (path, *path.absolute().parents) if place.is_symlink() or place.exists())
+        there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     except (OSError, ValueError) as error:  # a name too long, no home, a null character
         raise ValueError(f"cannot be a directory: {getattr(error, 'strerror', None) or error}") from error
     if not name or not there.is_dir():
         raise ValueError(f"must be a directory, or a name for one; {str(there) if name else 'nothing'} is none")
+    _check_length(path, there)
     return path
+
+
+def _check_length(path: Path, there: Path) -> None:
+    """Raises `ValueError` where a name is longer than the file system of `there` allows, or no room is left below."""
+    longest, limit = max((len(os.fsencode(part)) for part in path.parts), default=0), os.statvfs(there).f_namemax
+    if longest > limit:
+        raise ValueError(f"has a name of {longest} bytes; must be at most {limit}")
+    if (length := len(os.fsencode(path))) > (limit := os.pathconf("/", "PC_PATH_MAX") - ROOM):
+        raise ValueError(f"has {length} bytes; must be at most {limit}")
 
 
 def _has_compiler() -> bool:

@@ -80,7 +80,7 @@ def with_hints(problems: Sequence[str], overrides: Sequence[str], raw: Mapping[s
 
 def _with_hint(line: str, overrides: Sequence[str], raw: Mapping[str, Any]) -> str:
     key, _, rest = line.partition("=")
-    due = re.search(r": must be (?!one of)[\w, ]+$", rest)
+    due = re.search(r": must be (?!one of|a group)[\w, ]+$", rest)
     if due is None:
         return line
     value = _raw_value(key, raw)

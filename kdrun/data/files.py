@@ -101,7 +101,7 @@ def find(root: Path, directory: str, names: Sequence[str], *, title: str, archiv
         DataError: some of them are missing, or they are not here but one level off.
     """
     place = root / directory
-    missing = [name for name in names if not (place / name).exists()]
+    missing = [name for name in names if not os.path.exists(place / name)]
     if not missing:
         return place
     if len(missing) < len(names):
@@ -109,7 +109,7 @@ def find(root: Path, directory: str, names: Sequence[str], *, title: str, archiv
             f"{title}: {place} is incomplete, missing: {', '.join(missing)}\n"
             f"Add what is missing, or remove {place} to have it downloaded again."
         )
-    if archive is None or not (root / archive).exists():
+    if archive is None or not os.path.exists(root / archive):
         _refuse_wrong_level(root, directory, names, title=title, archive=archive)
     return None
 

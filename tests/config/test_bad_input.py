@@ -319,7 +319,7 @@ BAD = [
     ("runtime.output_root=afile/deeper", "runtime.output_root=afile/deeper: must be a directory", "afile is none"),
     ("runtime.output_root=", "runtime.output_root=: must be a directory", "nothing is none"),
     ("runtime.output_root=alink/deeper", "runtime.output_root=alink/deeper: must be a directory", "alink is none"),
-    (f"runtime.output_root={300 * 'x'}", "cannot be a directory: File name too long"),
+    (f"runtime.output_root={300 * 'x'}", "has a name of 300 bytes; must be at most 255"),
     ("hydra.run.dir=elsewhere", "hydra.run.dir=elsewhere: has no effect on runs", "runtime.output_root"),
     ("student=../../etc/passwd", "student=../../etc/passwd: no such option"),
     ("table ../../escaped", "table ../../escaped: no such table"),

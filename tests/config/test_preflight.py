@@ -210,3 +210,27 @@ def test_without_a_home_what_needs_one_names_the_variables(homeless, kdrun, here
     for name in names:
         assert name in said.err
     assert not any(here.iterdir())
+
+
+@pytest.mark.parametrize("root", ["a" * 300, f"new/{'é' * 150}", "a/" * 2500, f"/{'b' * 256}/c"])
+def test_an_output_root_with_a_name_that_is_too_long_is_one_problem(kdrun, here, root):
+    quoted = f'runtime.output_root="{root}"'
+    said = kdrun(quoted, "student=mlp", "teacher=none", "method=ce")
+    assert said.code == 2
+    assert "1 problem" in said.err
+    assert "must be at most" in said.err or "too long" in said.err
+    assert not any(here.iterdir())
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["ls NAME", "clean NAME", "rm NAME", "table NAME", "table NAME.yaml", "--config-dir NAME", "dataset=folder"],
+)
+def test_a_name_that_is_too_long_is_no_file(kdrun, here, line):
+    name = "a" * 300
+    words = [word.replace("NAME", name) for word in line.split()]
+    said = kdrun(*words, *(["dataset.root=" + name, "--dry-run"] if line == "dataset=folder" else []))
+    assert said.code == 2
+    assert name in said.err
+    assert "OSError" not in said.err
+    assert not any(here.iterdir())

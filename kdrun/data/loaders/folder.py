@@ -42,7 +42,7 @@ def folder(root: Path, image_size: int, in_channels: int, test_split: str | None
         raise DataError(f"dataset.test_split={test_split}: has the training images; must be another directory")
     found = _splits(root, test_split)
     if found is None:
-        missing = "" if Path(root).is_dir() else "; there is no such directory"
+        missing = "" if os.path.isdir(root) else "; there is no such directory"
         near = (*Path(os.path.abspath(root)).parents[:2], *visible_directories(root))
         meant = next((f"; use dataset.root={place}" for place in near if _is_root(place, test_split)), "")
         wanted = f"the directory {test_split}/" if test_split else f"one of {', '.join(_TEST_NAMES)}"
