@@ -173,7 +173,7 @@ def search_path(extra: Path | None) -> list[str]:
         return []
     if not extra.is_dir():
         raise ConfigError([f"--config-dir {extra}: no such directory"])
-    quoted = str(extra.resolve()).replace("'", r"\'")
+    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", r"\'"), str(extra.resolve()))
     return [f"{SEARCH_PATH}['file://{quoted}']"]
 
 
