@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import stat
 import sys
 import tempfile
@@ -220,6 +221,17 @@ def sweep(directory: Path) -> None:
                     leftover.unlink()
         except FileNotFoundError:  # it has got its name meanwhile
             continue
+
+
+def remove_tree(directory: Path) -> None:
+    """Removes a directory with all that is in it, also while another process does.
+
+    Raises:
+        OSError: something of it cannot be removed.
+    """
+    while directory.exists():
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(directory)
 
 
 def keep_under(path: Path, other: Path) -> None:
