@@ -316,7 +316,7 @@ def set_default_mode(path: Path) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    with where_supported():
+    with naming(directory), where_supported():
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)
