@@ -74,8 +74,8 @@ def _hydra_task(config: DictConfig) -> float:
     """
     from kdrun.cli.runs import runner_for
     from kdrun.config.preflight import check_job
-    from kdrun.experiment.components import TRUST_VARIABLE
     from kdrun.experiment.reporting import log, set_up_console
+    from kdrun.spec.components import TRUST_VARIABLE
 
     set_up_console()
     if TRUST_VARIABLE in HydraConfig.get().job.env_set:

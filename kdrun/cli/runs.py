@@ -120,7 +120,7 @@ def _not_shared(jobs: Sequence[Job]) -> list[str]:
 
 def _about_sweep(jobs: Sequence[Job], choices: Sequence[Mapping[str, str]]) -> list[str]:
     """What the methods of a sweep have to say about those of their options that it sweeps."""
-    from kdrun.experiment.components import all_options, method_class
+    from kdrun.spec.components import all_options, method_class
 
     settings: dict[tuple[Any, int, str], list[dict[str, Any]]] = {}
     for job, choice in zip(jobs, choices, strict=True):
@@ -136,7 +136,7 @@ def _about_sweep(jobs: Sequence[Job], choices: Sequence[Mapping[str, str]]) -> l
 def runner_for(jobs: Sequence[Job]) -> Runner:
     """One runner for jobs that share where and how they run; what they do not share is refused before."""
     from kdrun.experiment.runner import Runner
-    from kdrun.experiment.store import Store
+    from kdrun.store.store import Store
 
     weight_files = {digest: path for job in jobs for digest, path in job.weight_files.items()}
     runtime = jobs[0].runtime

@@ -15,7 +15,7 @@ from kdrun.cli.options import refuse
 if TYPE_CHECKING:
     from kdrun.config.preflight import Job
     from kdrun.config.table import ComposedTable
-    from kdrun.experiment.store import Store
+    from kdrun.store.store import Store
 
 PUBLISHED = Path("outputs/published")
 PRECISIONS = ("fp32", "bf16")
@@ -62,7 +62,7 @@ def table_main(words: Sequence[str]) -> int:
     from kdrun.cli.table_plan import plan
     from kdrun.cli.table_runs import run_missing
     from kdrun.experiment.reporting import log, set_up_console
-    from kdrun.experiment.store import Store
+    from kdrun.store.store import Store
 
     set_up_console()
     for notice in _notices(list(table.jobs.values())):
@@ -166,8 +166,8 @@ class _Sheet:
 
     def write(self) -> str:
         """Renders what is finished; returns the Markdown."""
-        from kdrun.analysis.paper_table import render
         from kdrun.experiment.derived import kept
+        from kdrun.tables.render.table import render
 
         table = self.table
         return render(

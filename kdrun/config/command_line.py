@@ -24,7 +24,7 @@ from kdrun.config.compose import (
 )
 from kdrun.config.composition import SEARCH_PATH, compose_search, group_options
 from kdrun.config.search import BASIC, CHOICES, MAXIMIZED, Search, not_installed
-from kdrun.experiment.signature import unknown
+from kdrun.spec.signature import unknown
 
 CONTINUOUS = (
     "a continuous range needs a sweeper that draws from it, hydra/sweeper=optuna; else values: 1,2 or range(1,9)"

@@ -28,7 +28,7 @@ from kdrun.config.composition import (
     group_options,
 )
 from kdrun.config.search import CHOICES, Search, not_installed
-from kdrun.experiment.signature import unknown
+from kdrun.spec.signature import unknown
 
 SPOKEN = {
     "teacher": "student",

@@ -14,15 +14,15 @@ import torch
 from torch import nn
 
 from kdrun.data import CONTENT_HASH, DataError, Splits, claims_identity, composed, data_home, identity
-from kdrun.experiment.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, resolve, told_to
-from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec
-from kdrun.experiment.signature import unknown
-from kdrun.experiment.spec import Component, Recipe, Spec, as_tuples
 from kdrun.methods import Method as Method
 from kdrun.methods.base import Needs, Pair, TrainingSet
 from kdrun.models import SEQUENCE
+from kdrun.spec.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, resolve, told_to
+from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec
+from kdrun.spec.signature import unknown
+from kdrun.spec.spec import Component, Recipe, Spec, as_tuples
+from kdrun.store.checkpoint import CheckpointError, read_weights
 from kdrun.taps import Outline, outline
-from kdrun.training.checkpoint import CheckpointError, read_weights
 from kdrun.training.conversion import Conversion
 from kdrun.training.optimisation import (
     CosineSchedule,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from kdrun.experiment.build import build_student, needs_of
-from kdrun.experiment.spec import Component, Spec
 from kdrun.models.cost import num_macs
+from kdrun.spec.spec import Component, Spec
 from kdrun.training.precision import resolve_threads
 
 

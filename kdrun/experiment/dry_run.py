@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 
 from kdrun.experiment.build import build_optimisation, build_student, needs_of
-from kdrun.experiment.components import method_class
 from kdrun.experiment.cost import macs_per_example, threads_for
-from kdrun.experiment.dataset_spec import SequenceDatasetSpec
-from kdrun.experiment.spec import Component, Spec
 from kdrun.methods import CE
 from kdrun.models.cost import num_parameters
+from kdrun.spec.components import method_class
+from kdrun.spec.dataset import SequenceDatasetSpec
+from kdrun.spec.spec import Component, Spec
 from kdrun.training.precision import autocast, on_device
 
 TIMED_STEPS = 2

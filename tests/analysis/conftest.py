@@ -19,13 +19,13 @@ from kdrun.analysis import (
     plots,
 )
 from kdrun.analysis.aggregate import SweepRun
-from kdrun.analysis.paper_table import render
-from kdrun.experiment.dataset_spec import ImageDatasetSpec
-from kdrun.experiment.run import Run
-from kdrun.experiment.spec import Component, Recipe, Spec
-from kdrun.experiment.store import Store
+from kdrun.spec.dataset import ImageDatasetSpec
+from kdrun.spec.spec import Component, Recipe, Spec
+from kdrun.store.run import Run
+from kdrun.store.store import Store
 from kdrun.tables import Definition, Entry, Published, Row
 from kdrun.tables.controls import no_kl
+from kdrun.tables.render.table import render
 
 DATASET = ImageDatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 64, 40, (0.5,), (0.25,))
 
