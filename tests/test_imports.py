@@ -1,20 +1,24 @@
 """Imports run one way: the arrows of the layout, for relative and deferred imports too."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1] / "kdrun"
 
-LEAVES = {"console", "files", "seeds", "stopping", "taps"}  # standard library (and torch) only; anybody may use them
+LEAVES = {"console", "files", "log", "seeds", "stopping", "taps"}  # no other part of kdrun; anybody may use them
+RUNS = {"spec", "store"}
 ALLOWED = {
-    "cli": {"config", "experiment", "analysis", "tables"},
-    "config": {"experiment", "tables"},
-    "tables": {"experiment"},
-    "experiment": {"training", "methods", "models", "data", "metrics", "similarity", "specialists"},
-    "analysis": {"experiment", "metrics", "tables"},
-    "benchmark": {"experiment", "training", "methods", "models", "data", "losses", "metrics", "analysis"},
+    "cli": {"config", "tables", "experiment", "analysis", *RUNS},
+    "config": {"tables", "experiment", "training", "spec"},
+    "tables": {"analysis", "experiment", "metrics", *RUNS},
+    "analysis": {"experiment", *RUNS},
+    "experiment": {"training", "methods", "models", "data", "metrics", "similarity", "specialists", *RUNS},
+    "store": {"spec"},
+    "spec": {"methods"},
     "training": {"methods", "metrics"},
     "methods": {"losses"},
     "losses": set(),
@@ -23,9 +27,10 @@ ALLOWED = {
     "specialists": {"clustering"},
     "clustering": set(),
     "models": set(),
-    "data": set(),
+    "data": {"spec"},
     "console": set(),
     "files": set(),
+    "log": set(),
     "seeds": set(),
     "stopping": set(),
     "taps": set(),
@@ -75,9 +80,12 @@ def test_every_part_has_its_arrows():
     assert {part_of(path) for path in FILES} == set(ALLOWED)
 
 
-def test_config_uses_of_experiment_only_specs_and_building():
+def test_config_uses_of_experiment_only_building():
     used = {name for path in (ROOT / "config").glob("*.py") for name in imports(path) if "experiment" in name}
-    assert used <= {
-        f"kdrun.experiment.{name}"
-        for name in ("spec", "dataset_spec", "build", "components", "signature", "runtime", "evaluations")
-    }
+    assert used <= {f"kdrun.experiment.{name}" for name in ("build", "runtime", "evaluations")}
+
+
+def test_a_run_id_needs_no_torch():
+    """Neither do the specs that `spec.json` holds."""
+    code = "import kdrun.spec.spec, sys; assert not {'torch', 'numpy'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -27,7 +27,7 @@ as a teacher, or start from, is removed only with them or with --force; one that
 
 def clean_main(words: Sequence[str]) -> int:
     """Lists or removes what can be removed; returns the exit code."""
-    from kdrun.experiment.reporting import set_up_console
+    from kdrun.log import set_up_console
     from kdrun.store.cleaning import KINDS, removable
     from kdrun.store.store import Store
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from kdrun.analysis.evaluations import evaluation_table
 from kdrun.experiment.derived import Evaluation, compute
-from kdrun.experiment.reporting import log
 from kdrun.experiment.runner import Runner
+from kdrun.log import log
 from kdrun.spec.spec import Spec
 
 

@@ -36,7 +36,7 @@ def ls_main(words: Sequence[str]) -> int:
     if not options.root.is_dir():
         return refuse([f"{options.root}: no such directory"], "kdrun ls")
     from kdrun.analysis.tables import aligned
-    from kdrun.experiment.reporting import log, set_up_console
+    from kdrun.log import log, set_up_console
 
     set_up_console()
     records, unreadable = [], 0

@@ -20,12 +20,13 @@ from kdrun.config.parts import check_methods, check_parts
 from kdrun.config.schema import RootOptions, RuntimeOptions, check_seeds
 from kdrun.config.secrets import masked_yaml
 from kdrun.config.teaching import check_teaching, taught_spec
-from kdrun.experiment.build import data_root, resolve_device, resolve_precision
+from kdrun.experiment.build import data_root
 from kdrun.experiment.evaluations import missing_files, names_for
 from kdrun.experiment.runtime import Runtime
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.signature import bind, construct, unknown
 from kdrun.spec.spec import Spec
+from kdrun.training.precision import resolve_device, resolve_precision
 
 EMBEDDED = "digits"
 EMBEDDED_NOTICE = (

@@ -25,11 +25,12 @@ from kdrun.experiment.build import (
 from kdrun.experiment.choices import Choices
 from kdrun.experiment.failures import first_line, is_device_lost, is_out_of_memory, let_go, out_of_memory
 from kdrun.experiment.finishing import exported, restored_weights
-from kdrun.experiment.reporting import TrainingProgress, log, log_file
+from kdrun.experiment.progress import TrainingProgress
 from kdrun.experiment.resident import ResidentSplits
 from kdrun.experiment.shares import hardly_acting, just_measured
 from kdrun.experiment.start import begin_from
 from kdrun.files import keep_under, sweep, write_atomically
+from kdrun.log import log, log_file
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.spec.components import method_class
 from kdrun.spec.own_code import changes, outdated

@@ -13,7 +13,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdrun.data import CONTENT_HASH, DataError, Splits, claims_identity, composed, data_home, identity
+from kdrun.data import (
+    CONTENT_HASH,
+    DataError,
+    Splits,
+    check_images,
+    check_sequences,
+    claims_identity,
+    composed,
+    data_home,
+    identity,
+)
 from kdrun.methods import Method as Method
 from kdrun.methods.base import Needs, Pair, TrainingSet
 from kdrun.models import SEQUENCE
@@ -33,8 +43,6 @@ from kdrun.training.optimisation import (
     clip_gradients,
 )
 from kdrun.training.precision import on_device
-from kdrun.training.precision import resolve_device as resolve_device  # how config reaches them
-from kdrun.training.precision import resolve_precision as resolve_precision
 
 
 def build_student(student: Component, dataset: DatasetSpec) -> nn.Module:
@@ -278,7 +286,7 @@ def load_splits(dataset: DatasetSpec, root: Path) -> Splits:
     """
     offered = {name: value for name, value in vars(dataset).items() if name != "source"}
     splits: Splits = _call_with(resolve(dataset.target, Splits), {**offered, "root": root})
-    dataset.check(splits)
+    _check(splits, dataset)
     found = (len(splits.train.labels), len(splits.test.labels))
     if found != (dataset.train_size, dataset.test_size):
         raise DataError(
@@ -290,6 +298,16 @@ def load_splits(dataset: DatasetSpec, root: Path) -> Splits:
             f"{dataset.name} in {root} is not what this run was made for: its {dataset.example}s have changed"
         )
     return splits
+
+
+def _check(splits: Splits, dataset: DatasetSpec) -> None:
+    """Raises `DataError` unless the data is what its spec says."""
+    told: dict[str, Any] = {
+        **dataset.told,
+        "num_classes": dataset.num_classes,
+    }  # a specialist's network has other outputs
+    check: Callable[..., None] = check_images if isinstance(dataset, ImageDatasetSpec) else check_sequences
+    check(splits, **told)
 
 
 def _call_with(function: Callable[..., Any], offered: Mapping[str, Any], **options: Any) -> Any:

@@ -17,8 +17,8 @@ import torch
 
 from kdrun.experiment.build import build_student, needs_of
 from kdrun.experiment.cost import macs_per_example
-from kdrun.experiment.reporting import log
 from kdrun.experiment.runtime import Runtime
+from kdrun.log import log
 from kdrun.spec.dataset import ImageDatasetSpec
 from kdrun.spec.spec import Spec
 from kdrun.store.run import Run

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from kdrun.experiment.environment import device_name
-from kdrun.experiment.reporting import log
 from kdrun.files import sha256, sweep, write_json
+from kdrun.log import log
 from kdrun.methods import Needs
 from kdrun.spec.spec import Spec
 from kdrun.store import checkpoint

@@ -17,11 +17,12 @@ from kdrun.experiment.choices import Choices, choose, recorded_choices
 from kdrun.experiment.cost import threads_for
 from kdrun.experiment.environment import free_memory, reset_peak_memory
 from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
+from kdrun.experiment.progress import TrainingProgress
 from kdrun.experiment.replay import ReplayStore, replay_key
-from kdrun.experiment.reporting import TrainingProgress, log
 from kdrun.experiment.resident import ResidentSplits, load_resident, load_test
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.teachers import load_teacher, weakness
+from kdrun.log import log
 from kdrun.methods import Needs
 from kdrun.methods.base import together
 from kdrun.spec.dataset import DatasetSpec

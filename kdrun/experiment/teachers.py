@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from kdrun.data import Resident
 from kdrun.experiment.build import build_student, load_weights
-from kdrun.experiment.reporting import log
 from kdrun.files import DamagedError, read_record, sweep, write_record
+from kdrun.log import log
 from kdrun.metrics import num_correct
 from kdrun.spec.spec import Spec
 from kdrun.store.checkpoint import CheckpointError, read_weights

@@ -18,8 +18,6 @@ from kdrun.methods.sum import Sum, check_term, shipped_methods, shipped_terms, t
 from kdrun.spec.own_code import sources as sources  # how config reaches it
 from kdrun.spec.signature import bind, unknown, without_defaults
 from kdrun.spec.spec import Component
-from kdrun.training.precision import resolve_device as resolve_device  # how config reaches them
-from kdrun.training.precision import resolve_precision as resolve_precision
 
 TRUST_VARIABLE = "KDRUN_TRUST"
 IMAGE_INJECTED = ("num_classes", "in_channels", "image_size")

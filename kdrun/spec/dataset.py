@@ -6,11 +6,12 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
+from kdrun.spec.augmentation import Augmentation
 
-from kdrun.data import Augmentation, Splits, check_images, check_sequences
+if TYPE_CHECKING:
+    import torch
 
 Source = Mapping[str, str] | str
 """What a part from outside kdrun is made of, so that another version of it makes another run: for each own module
@@ -53,8 +54,11 @@ class DatasetSpec(ABC):
     example: ClassVar[str]
     task: ClassVar[tuple[str, ...]]
     views: ClassVar[tuple[str, ...]]
-    dtype: ClassVar[torch.dtype]
-    """Of a network's input."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Of a network's input."""
 
     @property
     @abstractmethod
@@ -65,10 +69,6 @@ class DatasetSpec(ABC):
     @abstractmethod
     def told(self) -> dict[str, int | bool]:
         """What a network is told of the data, by the names of its constructor's parameters."""
-
-    @abstractmethod
-    def check(self, splits: Splits) -> None:
-        """Raises `kdrun.data.DataError` unless the data is what this says of it."""
 
     @abstractmethod
     def check_augmentation(self, augmentation: Augmentation) -> None:
@@ -186,7 +186,6 @@ class ImageDatasetSpec(DatasetSpec):
         *("target", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size"),
     )
     views: ClassVar[tuple[str, ...]] = ("in_channels", "image_size", "mean", "std")
-    dtype: ClassVar[torch.dtype] = torch.float32
 
     def __post_init__(self) -> None:
         special = self.special is None or (self._are_classes(self.special) and len(self.special) < self.num_classes)
@@ -209,6 +208,12 @@ class ImageDatasetSpec(DatasetSpec):
         return bool(labels) and len(set(labels)) == len(labels) and set(labels) <= set(range(self.num_classes))
 
     @property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        return torch.float32
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return (self.in_channels, self.image_size, self.image_size)
 
@@ -229,9 +234,6 @@ class ImageDatasetSpec(DatasetSpec):
 
     def without_source(self) -> DatasetSpec:
         return dataclasses.replace(self, source=None)
-
-    def check(self, splits: Splits) -> None:
-        check_images(splits, num_classes=self.num_classes, in_channels=self.in_channels, image_size=self.image_size)
 
     def check_augmentation(self, augmentation: Augmentation) -> None:
         if augmentation.crop_padding >= self.image_size:
@@ -268,7 +270,6 @@ class SequenceDatasetSpec(DatasetSpec):
         *("target", "identity", "num_classes", "num_tokens", "length", "train_size", "test_size", "per_token"),
     )
     views: ClassVar[tuple[str, ...]] = ("num_tokens", "length")
-    dtype: ClassVar[torch.dtype] = torch.int64
 
     def __post_init__(self) -> None:
         enforce(
@@ -277,6 +278,12 @@ class SequenceDatasetSpec(DatasetSpec):
             ("num_tokens", self.num_tokens >= 2, "at least 2"),
             ("length", self.length >= 2, "at least 2"),
         )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        return torch.int64
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -297,15 +304,6 @@ class SequenceDatasetSpec(DatasetSpec):
 
     def without_source(self) -> DatasetSpec:
         return dataclasses.replace(self, source=None)
-
-    def check(self, splits: Splits) -> None:
-        check_sequences(
-            splits,
-            num_classes=self.num_classes,
-            num_tokens=self.num_tokens,
-            length=self.length,
-            per_token=self.per_token,
-        )
 
     def check_augmentation(self, augmentation: Augmentation) -> None:
         changed = [name for name, value in vars(augmentation).items() if value != getattr(Augmentation(), name)]

@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdrun.experiment.environment import PACKAGES
 from kdrun.files import sha256
+
+PACKAGES = ("kdrun", "torch", "torchvision", "hydra-core", "omegaconf", "numpy", "safetensors")
+"""Distributions that every run uses; their versions are in every result."""
 
 INSTALLED = {"site-packages", "dist-packages"}
 """Names of the directories into which packages are installed."""

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kdrun.data import Augmentation
+from kdrun.spec.augmentation import Augmentation
 from kdrun.spec.dataset import DatasetSpec, Source, enforce, kind_of
-from kdrun.training.optimisation import OPTIMIZERS
+
+OPTIMIZERS = ("sgd", "adam")
 
 SEMANTICS = 2
 """Raised when a default, or the meaning of a field, changes: results of different semantics are different runs.

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdrun.experiment.reporting import log
 from kdrun.files import DamagedError, read_json, read_record
+from kdrun.log import log
 from kdrun.store.run import REMOVED, Run
 from kdrun.store.store import Store
 

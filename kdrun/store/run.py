@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 
-from kdrun.experiment.reporting import log
 from kdrun.files import (
     DamagedError,
     read_record,
@@ -36,6 +35,7 @@ from kdrun.files import (
     write_json,
     write_record,
 )
+from kdrun.log import log
 from kdrun.spec.spec import Spec
 from kdrun.store import checkpoint
 from kdrun.store.result import RESULT_SCHEMA

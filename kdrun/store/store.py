@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdrun.experiment.reporting import log
 from kdrun.files import DamagedError, read_json
+from kdrun.log import log
 from kdrun.spec.components import method_class
 from kdrun.spec.spec import Component, Spec
 from kdrun.store.run import Run, read_written

@@ -18,7 +18,7 @@ from PIL import Image
 
 from kdrun.data import DataError, folder, identity
 from kdrun.experiment.attempt import Outcome, Request
-from kdrun.experiment.reporting import TrainingProgress
+from kdrun.experiment.progress import TrainingProgress
 from kdrun.methods import CE, KD
 from kdrun.spec.dataset import ImageDatasetSpec
 from kdrun.spec.spec import Spec
