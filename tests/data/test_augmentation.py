@@ -65,11 +65,11 @@ def test_every_rotation_is_pils(size, monkeypatch):
     law = Augmentation(rotation=180.0)
     angles = torch.arange(0, NUM_ANGLES, 4)
 
-    def draw(self, index, *, seed, epoch, number):
+    def draw(law, index, *, seed, epoch, number):
         zero = torch.zeros_like(index)
         return implementation.Parameters(dx=zero, dy=zero, flip=zero.bool(), angle=angles)
 
-    monkeypatch.setattr(Augmentation, "draw", draw)
+    monkeypatch.setattr(implementation, "draw", draw)
     views = augment(image, torch.zeros_like(angles), law, seed=0, epoch=0)
     for angle, view in zip(angles.tolist(), views, strict=True):
         expected = to_pil(image[0]).rotate(angle_degrees(angle, 180.0))
