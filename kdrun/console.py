@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from kdrun.redaction import redacted
+
 ASCII = {"±": "+-", "²": "^2", "Δ": "d", "←": "<-", "→": "->", "·": "*", "≥": ">=", "≤": "<=", "–": "-", "…": "..."}
 """What stands for characters that an ASCII console lacks; of others the accents are left out."""
 
@@ -68,10 +70,11 @@ class GuardedStream:
         self._name = name
 
     def write(self, text: str) -> int:
+        shown = redacted(text)
         try:
-            self._attempt(self._stream.write, text)
+            self._attempt(self._stream.write, shown)
         except UnicodeEncodeError as error:
-            self._attempt(self._stream.write, as_encodable(text, error.encoding))
+            self._attempt(self._stream.write, as_encodable(shown, error.encoding))
         return len(text)
 
     def flush(self) -> None:

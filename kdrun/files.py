@@ -1,4 +1,7 @@
-"""Files that a later step trusts: written whole or not at all, and checked by their SHA-256."""
+"""Files that a later step trusts: written whole or not at all, and checked by their SHA-256.
+
+All that others wrote is read through `open_regular`: a FIFO or a device would never end.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,129 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}
 """What cluster and cloud file systems answer to a call that they do not have."""
 
 
+MIB = 2**20
+JSON_LIMIT = 16 * MIB
+"""Bytes of a JSON file of a run, at most; a large one has some hundred thousand."""
+
+_SPECIAL = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
 class DamagedError(RuntimeError):
     """A file is not what was written: cut short, altered, or of another kind."""
+
+
+class UnfitFileError(OSError):
+    """A file that is not read: not a regular file, or larger than what it must hold can be."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(errno.EINVAL, reason, str(path))
+
+    def __str__(self) -> str:
+        return f"{self.filename} {self.strerror}"
+
+
+def open_regular(path: Path | str) -> BinaryIO:
+    """Opens a regular file for reading, through links, without buffer; never waits for a writer.
+
+    Raises:
+        UnfitFileError: a directory, FIFO, socket or device.
+        OSError: it is absent or cannot be read.
+    """
+    _check_regular(path, os.stat(path))  # before it is opened: opening a device can have effects
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, flags))  # noqa: SIM115 (returned)
+    try:
+        _check_regular(path, os.fstat(file.fileno()))  # it may have been replaced meanwhile
+    except UnfitFileError:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(path: Path | str, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _SPECIAL.get(stat.S_IFMT(status.st_mode), "a special file")
+        raise UnfitFileError(path, f"is {kind}; must be a regular file")
+
+
+def read_regular(path: Path | str, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes.
+
+    Raises:
+        UnfitFileError: it is another kind of file, or larger.
+        OSError: it is absent or cannot be read.
+    """
+    with open_regular(path) as file:
+        return read_rest(file, checked_size(file, limit))
+
+
+def checked_size(file: BinaryIO, limit: int) -> int:
+    """The size of an open file in bytes.
+
+    Raises:
+        UnfitFileError: it is larger than `limit`.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if size > limit:
+        raise UnfitFileError(file.name, f"has {size} bytes; at most {limit} are read")
+    return size
+
+
+def read_rest(file: BinaryIO, size: int) -> bytes:
+    """What an open file still has, which must be `size` bytes.
+
+    Raises:
+        UnfitFileError: it has more or fewer.
+    """
+    parts, left = [], size + 1
+    while left and (part := file.read(min(left, 2**30))):  # a system call returns 2 GiB at most
+        parts.append(part)
+        left -= len(part)
+    if left != 1:
+        raise UnfitFileError(file.name, "changed while it was read")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def sha256_of(path: Path | str, limit: int) -> str:
+    """Hex SHA-256 of a regular file of at most `limit` bytes, read in pieces; raises as `read_regular`."""
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        left = checked_size(file, limit)
+        while piece := file.read(MIB):
+            digest.update(piece)
+            left -= len(piece)
+            if left < 0:
+                raise UnfitFileError(path, "changed while it was read")
+    return digest.hexdigest()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parses JSON.
+
+    Raises:
+        ValueError: it is none, or nested more deeply than Python follows.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -28,23 +143,43 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     for as long as it has its name, so that `sweep` knows it from one that a killed process left.
 
     Raises:
-        OSError: the write failed (disk full, read-only, ...); the old file is intact and nothing is left over.
+        OSError: the write failed (disk full, read-only, ...), with the file's name; the old file is intact and nothing
+            is left over.
     """
     data = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            try_lock(file.fileno())
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            with where_supported():
-                set_default_mode(Path(temporary))
-            os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with naming(path):
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                try_lock(file.fileno())
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                with where_supported():
+                    set_default_mode(Path(temporary))
+                os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
     _sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the system in this context that name no file, or a temporary one beside `path`, name `path`.
+
+    A write to a full disk knows its descriptor alone.
+
+    Raises:
+        OSError: with the same number, and `path` as its file.
+    """
+    try:
+        yield
+    except OSError as error:
+        beside = error.filename is None or Path(os.fsdecode(error.filename)).parent == path.parent
+        if error.errno is None or not beside:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool | None:
@@ -77,6 +212,8 @@ def where_supported() -> Iterator[None]:
 def sweep(directory: Path) -> None:
     """Removes the temporary files that killed processes left in a directory; one that is being written stays."""
     for leftover in directory.glob(".*.tmp"):
+        if not leftover.is_file():
+            continue
         try:
             with leftover.open("r+b") as file:
                 if try_lock(file.fileno()):  # else it will get its name
@@ -112,11 +249,12 @@ def read_json(path: Path) -> Any:
 
     Raises:
         DamagedError: it is no JSON, or not written in that way: a flipped bit may leave a number as it is.
+        UnfitFileError: it is no regular file, or larger than `JSON_LIMIT`.
         FileNotFoundError: there is none.
     """
     try:
-        text = path.read_bytes().decode()
-        value = json.loads(text)
+        text = read_regular(path, JSON_LIMIT).decode()
+        value = parse_json(text)
         written = _json(value)
     except ValueError as error:
         raise DamagedError(f"{path} is not readable JSON ({error})") from error
@@ -172,3 +310,32 @@ def _sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+_in_dry_run = False
+_COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+@contextlib.contextmanager
+def dry_run() -> Iterator[None]:
+    """In this context no cache is written, nothing is downloaded, and Python keeps no bytecode of what it imports.
+
+    torch's compiler makes the directory of its cache when it is imported: it is given one that exists.
+    """
+    global _in_dry_run
+    before = (_in_dry_run, sys.dont_write_bytecode)
+    cache = os.environ.get(_COMPILER_CACHE)
+    _in_dry_run = sys.dont_write_bytecode = True
+    os.environ[_COMPILER_CACHE] = os.sep
+    try:
+        yield
+    finally:
+        _in_dry_run, sys.dont_write_bytecode = before
+        os.environ.pop(_COMPILER_CACHE)
+        if cache is not None:
+            os.environ[_COMPILER_CACHE] = cache
+
+
+def is_dry_run() -> bool:
+    """Whether a dry run is under way."""
+    return _in_dry_run

@@ -11,6 +11,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from kdrun.console import troubles
+from kdrun.escaping import printable_lines
+from kdrun.redaction import redacted
 
 log = logging.getLogger("kdrun")
 
@@ -22,8 +24,15 @@ class _Console(logging.Handler):
         if getattr(record, "file_only", False):
             return
         stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
-        tqdm.write(record.getMessage(), file=stream)
+        tqdm.write(printable_lines(record.getMessage()), file=stream)
         stream.flush()
+
+
+class _LogFormatter(logging.Formatter):
+    """With times; a name in a message controls no terminal on which the log is read."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(redacted(super().format(record)))
 
 
 class _RunLog(logging.FileHandler):
@@ -49,7 +58,7 @@ def log_file(path: Path, run_id: str) -> Iterator[None]:
     """Also writes the log, with times, to a file, appending; what belongs to another run is left out."""
     handler = _RunLog(path, encoding="utf-8")
     handler.addFilter(lambda record: getattr(record, "run", run_id) == run_id)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_LogFormatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     for trouble in troubles():
         log.warning("%s", trouble, extra={"run": run_id, "file_only": True})

@@ -5,21 +5,24 @@
 Each trial draws a sweep over synthetic images, runs it undisturbed in one output root and disturbed in another: killed
 with -9, stopped by SIGTERM, SIGINT or SIGUSR1, once or twice, and between the starts a bit of a checkpoint, of a
 status, of the record of a teacher's check or of kept logits is flipped, a file of kept logits truncated or deleted, a
-status deleted, rubbish left lying about. Then the bytes of all weights
-and metrics, the results but for their times, and the statuses are compared, and temporary files looked for. The first
-difference ends it with exit code 1 and leaves the files for a look.
+status deleted, a checkpoint, status or weights replaced by those of another run, a neighbour that cannot be read put
+beside the runs, rubbish left. Then the bytes of all weights and metrics, the results but for their times, and the
+statuses are compared, and temporary files searched for. The first difference ends it with exit code 1 and keeps the
+files.
 """
 
 import argparse
 import collections
 import contextlib
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -28,7 +31,10 @@ Counts = collections.Counter[str]
 DAMAGES = (
     *("bit of last.pt", "bit of status.json", "status.json deleted", "bit of a teacher's check"),
     *("bit of kept logits", "kept logits cut", "kept logits deleted", "rubbish", "none", "none"),
+    *("last.pt of another run", "status.json of another run", "weights of another run", "unreadable neighbour"),
 )
+NEIGHBOUR = "ce-0123456789"
+"""Directory of a run that cannot be read."""
 METHODS = (
     *("ce", "lsr", "kd", "kd_uniform", "tfkd_self", "tfkd_reg"),
     *("fitnet", "rkd", "dkd", "dml", "kd_ensemble", "born_again"),
@@ -89,6 +95,7 @@ def damage(root: Path, rng: random.Random, counts: Counts) -> None:
     kept = list(root.glob("replay/*/0*.pt"))
     statuses = [path for run in unfinished if (path := run.parents[1] / "status.json").exists()]
     checks = list(root.glob("runs/*/*/*/verified-*.json"))
+    weights = list(root.glob("runs/*/*/*/student.safetensors"))
     kind = rng.choice(DAMAGES)
     if kind == "bit of last.pt" and spare:
         flip(rng.choice(spare), rng)
@@ -105,11 +112,38 @@ def damage(root: Path, rng: random.Random, counts: Counts) -> None:
         path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
     elif kind == "kept logits deleted" and kept:
         rng.choice(kept).unlink()
+    elif kind == "last.pt of another run" and spare:
+        if not replace_by_another(rng.choice(spare), root.glob("runs/*/*/*/checkpoints/last.pt"), rng):
+            return
+    elif kind == "status.json of another run" and statuses:
+        if not replace_by_another(rng.choice(statuses), root.glob("runs/*/*/*/status.json"), rng):
+            return
+    elif kind == "weights of another run" and len(weights) > 1:
+        if not replace_by_another(rng.choice(weights), weights, rng):
+            return
+    elif kind == "unreadable neighbour" and unfinished:
+        spoil(rng.choice(unfinished).parents[2] / NEIGHBOUR / rng.choice(["spec.json", "status.json"]), rng)
     elif kind == "rubbish" and unfinished:
         (rng.choice(unfinished).parents[1] / ".result.json.soak.tmp").write_text("half a res")
     else:
         return
     counts[kind] += 1
+
+
+def replace_by_another(path: Path, candidates: Iterable[Path], rng: random.Random) -> bool:
+    """Copies the same file of another run over a file; False where there is none with other bytes."""
+    content = path.read_bytes()
+    others = [each for other in candidates if other != path and (each := other.read_bytes()) != content]
+    if others:
+        path.write_bytes(rng.choice(others))
+    return bool(others)
+
+
+def spoil(path: Path, rng: random.Random) -> None:
+    """Puts something that is no file in the place of a file, where nothing is yet."""
+    path.parent.mkdir(exist_ok=True)
+    if not os.path.lexists(path):
+        rng.choice([path.mkdir, lambda: path.symlink_to("nowhere"), lambda: os.mkfifo(path)])()
 
 
 def flip(path: Path, rng: random.Random) -> None:
@@ -121,7 +155,10 @@ def flip(path: Path, rng: random.Random) -> None:
 
 def compare(disturbed: Path, whole: Path) -> int:
     """Compares all the runs of two output roots; returns how many there are."""
-    places = [sorted(path.relative_to(root) for path in root.glob("runs/*/*/*")) for root in (disturbed, whole)]
+    places = [
+        sorted(path.relative_to(root) for path in root.glob("runs/*/*/*") if path.name != NEIGHBOUR)
+        for root in (disturbed, whole)
+    ]
     if places[0] != places[1]:
         raise DifferenceError(f"other runs: {set(places[0]) ^ set(places[1])}")
     for place in places[0]:

@@ -104,7 +104,7 @@ def test_an_unknown_flag_is_bad_input(kdrun):
 def test_dry_run_tells_size_and_time_and_writes_nothing(kdrun, here):
     code, out, _ = kdrun("--dry-run", "dataset=cifar100", "student=cnn", "teacher=resnet20", "recipe.batch_size=4")
     assert code == 0
-    teacher, student = out
+    teacher, student, basis = out
     assert teacher.startswith("teacher resnet20 ce on cifar100")
     assert "278,324 parameters" in teacher
     assert student.startswith("student cnn kd on cifar100")
@@ -113,6 +113,7 @@ def test_dry_run_tells_size_and_time_and_writes_nothing(kdrun, here):
     macs = 9 * (3 * 32 * 32**2 + 32 * 64 * 16**2 + 64 * 128 * 8**2) + 2048 * 128 + 128 * 100
     assert f"{macs / 1e6:.2f} M MACs per image" in student
     assert "200 epochs of 12500 steps" in student
+    assert "2 timed now" in basis
     assert list(here.iterdir()) == []
 
 
@@ -341,7 +342,7 @@ def test_a_language_model_as_a_user_runs_it(kdrun, here):
     code, out, _ = kdrun("--dry-run", *words, *small, *networks, "teacher.heads=2", "method=kd")
     assert code == 0
     macs = 16 * (2 * 4 * (8 * 8 + 8 * 8) + 8 * 547)
-    assert f"{macs / 1e6:.2f} M MACs per sequence, 1 epochs of 3 steps" in out[-1], "of 16 pieces of text, and the rest"
+    assert f"{macs / 1e6:.2f} M MACs per sequence, 1 epochs of 3 steps" in out[-2], "of 16 pieces of text, and the rest"
 
 
 def test_a_failing_job_stops_no_other_and_is_all_that_is_left_to_do(kdrun, here, monkeypatch):
@@ -371,6 +372,7 @@ def test_a_failing_run_says_why_in_a_line(kdrun, here):
     code, _, errors = kdrun(*TINY, "method=ce", "recipe.epochs=1", "recipe.lr=1e20")
     assert code == 1
     assert errors.startswith("kdrun: DivergedError: training diverged in epoch 1")
+    assert "recipe.lr=1e+20 (default 0.1)" in errors
     assert "Traceback" not in errors
     (kept,) = here.glob("outputs/runs/synthetic/mlp/ce-*/kdrun.log")
     assert "Traceback" in kept.read_text()

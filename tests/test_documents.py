@@ -9,6 +9,7 @@ or tokens are tested); a run whose data must be downloaded, and a table, only up
 the rows its command names, else one of each method.
 """
 
+import argparse
 import inspect
 import re
 import shlex
@@ -19,10 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from benchmarks import __main__ as bench
+from kdrun import models
 from kdrun.cli import main
 from kdrun.cli.options import VERBS, looks, run_parser
 from kdrun.config.command_line import read_command
@@ -30,11 +33,13 @@ from kdrun.config.compose import compose_job, hydra_session
 from kdrun.config.table import load_table
 from kdrun.experiment.dry_run import Estimate, Estimator
 from kdrun.spec.components import resolve
+from kdrun.store.checkpoint import CheckpointError, read_file
 from kdrun.tables.definition import Definition
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PLACEHOLDERS = {"table NAME": "table tfkd_t9", "method=NAME": "method=kd", "=OPTION": "=cnn", "=DIR": "=images"}
+PLACEHOLDERS["=FILE"] = "=weights.pt"
 SMALL = {"recipe.epochs": "1", "dataset.train_fraction": "0.02", "runtime.threads": "1"}
 MANY = 1000
 CHEAP = Estimate(params=1, macs=1, steps=1, step_seconds=0.0, seconds=0.0)
@@ -95,6 +100,7 @@ def place(here, monkeypatch) -> Iterator[Path]:
     """An empty directory, in which the files of a document can be written and its modules imported."""
     monkeypatch.setattr(Estimator, "line", lambda self, spec, **_: spec.run_id)
     monkeypatch.setattr(Estimator, "estimate", lambda self, spec: CHEAP)
+    monkeypatch.setattr(Estimator, "basis", lambda self: "")
     (here / "outputs").mkdir()  # of commands before
     yield here
     for name in [name for name, module in sys.modules.items() if str(here) in repr(module)]:
@@ -114,6 +120,11 @@ def write_images(place: Path) -> None:
         (place / "images" / name).mkdir(parents=True)
         for each in range(2):
             Image.new("RGB", (70, 64), (40 * number, 90 * each, 0)).save(place / "images" / name / f"{each}.png")
+
+
+def write_weights(network: str, place: Path) -> None:
+    """What stands for FILE: weights for CIFAR-100."""
+    torch.save({"model": getattr(models, network)(num_classes=100).state_dict()}, place / "weights.pt")
 
 
 def set_environment(words: list[str], place: Path, monkeypatch) -> list[str]:
@@ -152,6 +163,8 @@ def run(command: str, place: Path, monkeypatch, *, really: bool = True) -> None:
     """Runs one command of a document, smaller where that takes long; it must end well."""
     if "=DIR" in command:
         write_images(place)
+    if "=FILE" in command:
+        write_weights(re.search(r"teacher=(\w+)", command)[1], place)
     script = re.match(r"scripts/(\w+)(.*)$", command)
     inner = re.fullmatch(r'eval "\$\((kdrun .+)\)"', command)
     if script:
@@ -248,6 +261,16 @@ PYTHON = [block for block in BLOCKS if block.language == "python" and not block.
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.document.name)
 def test_a_python_block_runs(block):
     exec(compile(block.text, str(block.document), "exec"), {})
+
+
+def test_the_documented_conversion_makes_weights_that_can_be_read(place):
+    (block,) = [block for block in BLOCKS if block.file == "convert.py"]
+    network = models.resnet8(num_classes=2)
+    torch.save({"opt": argparse.Namespace(lr=0.1), "model": network.state_dict()}, "theirs.pth")
+    with pytest.raises(CheckpointError, match=r"argparse\.Namespace"):
+        read_file(Path("theirs.pth"))
+    exec(compile(block.text, "convert.py", "exec"), {})
+    assert read_file(Path("weights.pt"))[0].keys() == network.state_dict().keys()
 
 
 TABLES = [block for block in BLOCKS if block.language == "yaml" and "\nrows:\n" in block.text]

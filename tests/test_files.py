@@ -4,17 +4,25 @@ import errno
 import hashlib
 import json
 import os
+import socket
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from kdrun.files import (
+    JSON_LIMIT,
     DamagedError,
+    UnfitFileError,
     keep_under,
+    open_regular,
     read_json,
     read_record,
+    read_regular,
+    read_rest,
     sha256,
+    sha256_of,
     sweep,
     write_atomically,
     write_json,
@@ -31,6 +39,18 @@ def path(tmp_path) -> Path:
 
 def refuse(*_args, **_options):
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_failing_write_names_the_file(path, monkeypatch):
+    """Whichever call fails: a full disk is met by descriptors and by temporary names."""
+    for module, name in ((os, "fsync"), (os, "replace"), (tempfile, "mkstemp")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, refuse)
+            with pytest.raises(OSError, match="No space left") as caught:
+                write_atomically(path, "new")
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+        assert path.read_text() == "old"
+        assert list(path.parent.iterdir()) == [path]
 
 
 def test_content_replaces_the_old(path):
@@ -193,3 +213,57 @@ def test_what_is_kept_under_another_name_stays_when_the_first_is_replaced(tmp_pa
     assert (path.read_text(), other.read_text()) == ("two", "one")
     keep_under(path, other)
     assert other.read_text() == "two"
+
+
+@pytest.fixture
+def kinds(tmp_path):
+    """Files of every kind, by what a message calls them."""
+    (directory := tmp_path / "directory").mkdir()
+    os.mkfifo(fifo := tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(place := tmp_path / "socket"))
+        (link := tmp_path / "link").symlink_to("/dev/zero")
+        yield {"a directory": directory, "a FIFO": fifo, "a socket": place, "a character device": link}
+
+
+@pytest.mark.parametrize("read", [open_regular, lambda path: read_regular(path, 9), lambda path: sha256_of(path, 9)])
+def test_only_regular_files_are_read(kinds, read):
+    for kind, path in kinds.items():
+        with pytest.raises(UnfitFileError, match=f"^{path} is {kind}; must be a regular file$"):
+            read(path)
+
+
+def test_a_file_that_is_swapped_before_it_is_opened_is_noticed(tmp_path, monkeypatch):
+    (regular := tmp_path / "regular").touch()
+    os.mkfifo(fifo := tmp_path / "fifo")
+    found = regular.stat()
+    monkeypatch.setattr(os, "stat", lambda path: found)
+    with pytest.raises(UnfitFileError, match="a FIFO"):
+        open_regular(fifo)
+
+
+def test_regular_files_are_read_up_to_their_limit(tmp_path):
+    content = bytes(range(256)) * 8192
+    (path := tmp_path / "file").write_bytes(content)
+    (link := tmp_path / "link").symlink_to(path)
+    for name in (path, link):
+        assert read_regular(name, len(content)) == content
+        assert sha256_of(name, len(content)) == sha256(content)
+        for read in (read_regular, sha256_of):
+            with pytest.raises(UnfitFileError, match=f"has {len(content)} bytes; at most {len(content) - 1} are read"):
+                read(name, len(content) - 1)
+    with path.open("ab") as growing, open_regular(path) as opened:
+        growing.write(b"more")
+        growing.flush()
+        with pytest.raises(UnfitFileError, match="changed while it was read"):
+            read_rest(opened, len(content))
+
+
+def test_json_that_is_large_or_deep_is_damaged(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text("[" * 10**6)
+    with pytest.raises(DamagedError, match=r"result.json .*nested too deeply"):
+        read_json(path)
+    os.truncate(path, 2**40)
+    with pytest.raises(UnfitFileError, match=f"has {2**40} bytes; at most {JSON_LIMIT}"):
+        read_json(path)

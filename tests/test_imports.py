@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "kdrun"
 
-LEAVES = {"console", "files", "log", "seeds", "stopping", "taps"}  # no other part of kdrun; anybody may use them
+# No other part of kdrun; anybody may use them.
+LEAVES = {"console", "escaping", "files", "limits", "log", "memory", "redaction", "seeds", "stopping", "taps"}
 RUNS = {"spec", "store"}
 ALLOWED = {
     "cli": {"config", "tables", "experiment", "analysis", *RUNS},
@@ -29,8 +30,12 @@ ALLOWED = {
     "models": set(),
     "data": {"spec"},
     "console": set(),
+    "escaping": set(),
     "files": set(),
+    "limits": set(),
     "log": set(),
+    "memory": set(),
+    "redaction": set(),
     "seeds": set(),
     "stopping": set(),
     "taps": set(),
@@ -82,7 +87,7 @@ def test_every_part_has_its_arrows():
 
 def test_config_uses_of_experiment_only_building():
     used = {name for path in (ROOT / "config").glob("*.py") for name in imports(path) if "experiment" in name}
-    assert used <= {f"kdrun.experiment.{name}" for name in ("build", "runtime", "evaluations")}
+    assert used <= {f"kdrun.experiment.{name}" for name in ("build", "runtime", "evaluations", "weights")}
 
 
 def test_a_run_id_needs_no_torch():

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from kdrun import losses
+from kdrun.losses.base import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 
 K = 7
 
@@ -156,7 +157,7 @@ def test_narrow_logits_are_computed_in_float32_even_under_autocast(logits):
     assert_close(loss.double(), wide, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("temperature", [0.1, 1.0, 100.0])
+@pytest.mark.parametrize("temperature", [LOWEST_TEMPERATURE, 0.1, 1.0, 100.0, HIGHEST_TEMPERATURE])
 def test_large_logits_give_finite_losses_and_gradients(temperature):
     generator = torch.Generator().manual_seed(3)
     student = (torch.randn(8, K, generator=generator) * 1e4).requires_grad_()
@@ -220,7 +221,7 @@ def every_loss(student, teacher, labels, temperature: float) -> dict[str, torch.
     return found
 
 
-@pytest.mark.parametrize("temperature", [0.1, 1.0, 4.0, 100.0])
+@pytest.mark.parametrize("temperature", [LOWEST_TEMPERATURE, 0.1, 1.0, 4.0, 100.0, HIGHEST_TEMPERATURE])
 def test_losses_and_gradients_are_finite_for_logits_of_any_magnitude(temperature):
     generator = torch.Generator().manual_seed(0)
     largest = torch.finfo(torch.float32).max

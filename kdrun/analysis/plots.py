@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from kdrun.analysis.aggregate import Group, Statistic
+from kdrun.escaping import legend_label, printable
 from kdrun.files import write_atomically
 from kdrun.log import log
 
@@ -48,13 +50,17 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     warning, and no older figure is left in its place.
     """
     try:
-        with _default_settings():
+        with _default_settings(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a box stands for it
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
+            from matplotlib.text import Text
 
             drawn = Figure(figsize=(width, height), layout="constrained")
             FigureCanvasAgg(drawn)
             yield drawn
+            for text in drawn.findobj(Text):
+                text.set_text(printable(text.get_text(), keep="\n"))
             content = io.BytesIO()
             drawn.savefig(content, format="png", dpi=150)
             write_atomically(path, content.getvalue())
@@ -79,6 +85,7 @@ def _default_settings() -> Iterator[None]:
 
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
+            matplotlib.rcParams["text.parse_math"] = False  # names may have dollar signs
             yield
     finally:
         os.environ.update({name: value for name, value in before.items() if value is not None})
@@ -177,7 +184,7 @@ def draw_curve(axes: Axes, group: Group, line_style: str, colour: str, marker: s
         markevery=max(1, len(curve) // 8),
         markersize=5,
         color=colour,
-        label=label,
+        label=legend_label(label),
     )
     if any(statistic.deviation for statistic in statistics):
         axes.fill_between(epochs, *_band(statistics), color=colour, alpha=0.15, linewidth=0)
@@ -262,13 +269,13 @@ def accuracy_against(path: Path, key: str, groups: Sequence[Group], teachers: Se
                 color=colour,
                 markersize=5,
                 capsize=3,
-                label=others or f"students (mean ± deviation, n={max(s.n for _, s in points)})",
+                label=legend_label(others) or f"students (mean ± deviation, n={max(s.n for _, s in points)})",
             )
         for teacher, (line, marker) in zip(teachers, _grey_looks(), strict=False):
             accuracy = teacher.statistic("test", "last", "top1")
             if accuracy is not None:
                 label = f"{teacher.label} ({accuracy.text(1)})"
-                axes.axhline(accuracy.mean, color=GREY, linestyle=line, marker=marker, label=label)
+                axes.axhline(accuracy.mean, color=GREY, linestyle=line, marker=marker, label=legend_label(label))
         _scale(axes, numbers, values)
         axes.set(xlabel=key, ylabel="test top-1, last epoch (%)", title=title)
         _place_legend(axes, within=2)
@@ -290,7 +297,7 @@ def _figure_of(axes: Axes) -> Figure:
 def _scale(axes: Axes, numbers: dict[str, float] | None, values: Sequence[str]) -> None:
     """Ticks at the swept values; logarithmic where those above 0 span a factor of eight or more."""
     if numbers is None:
-        axes.set_xticks(range(len(values)), values)
+        axes.set_xticks(range(len(values)), [printable(value) for value in values])
         axes.set_xlim(-0.5, len(values) - 0.5)
     else:
         positive = [number for number in numbers.values() if number > 0]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrun.analysis.plots import figure, set_heading, style
+from kdrun.escaping import legend_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +44,8 @@ def draw_soft_targets(path: Path, teachers: Mapping[str, Mapping[str, Any]], *, 
             if axes is not panels[0]:
                 axes.sharey(panels[0])
             axes.tick_params(labelleft=axes is panels[0])
-        panels[0].set(ylabel="probability (dotted: uniform)", yscale="log", ylim=(0.03 / first["num_classes"], 1.2))
+        panels[0].set(ylabel="probability (dotted: uniform)", ylim=(0.03 / first["num_classes"], 1.2))
+        _scale_log(panels[0])
         image = f"test image {first['index']} (of median confidence among those it gets right) as {name} sees it"
         set_heading(drawn, f"{title}; right: {image}")
 
@@ -69,18 +71,25 @@ def distance_to_uniform(probs: Sequence[float]) -> float:
 def _distances(axes: Axes, teachers: Mapping[str, Mapping[str, Any]]) -> None:
     classes = next(iter(teachers.values()))["num_classes"]
     for name, found in teachers.items():
-        axes.plot(found["temperatures"], found["kl_to_uniform"], "o-", label=name)
+        axes.plot(found["temperatures"], found["kl_to_uniform"], "o-", label=legend_label(name))
     temperatures = next(iter(teachers.values()))["temperatures"]
     virtual = [distance_to_uniform(virtual_teacher(classes, temperature)) for temperature in temperatures]
-    axes.plot(temperatures, virtual, "s:", color="0.4", label=r"Tf-KD$_{reg}$'s virtual teacher")
+    axes.plot(temperatures, virtual, "s:", color="0.4", label="Tf-KD_reg's virtual teacher")
     label = f"label smoothing, ε={EPSILON:g}"
     axes.axhline(distance_to_uniform(smoothed(classes, EPSILON)), color="0.4", linestyle="--", label=label)
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    _scale_log(axes)
     axes.set_xticks(temperatures, [f"{temperature:g}" for temperature in temperatures])
     axes.minorticks_off()
     axes.set(xlabel="temperature T", ylabel="KL to the uniform distribution (nats)")
     axes.legend(frameon=False, fontsize="small")
+
+
+def _scale_log(axes: Axes) -> None:
+    """A logarithmic ordinate, its numbers without mathematical notation, which is off in all figures."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
 
 
 def _classes(axes: Axes, found: Mapping[str, Any], temperature: float | None) -> None:

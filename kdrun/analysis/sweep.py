@@ -9,6 +9,7 @@ from pathlib import Path
 from kdrun.analysis.aggregate import SweepRun, group_by_seed, teachers_by_seed
 from kdrun.analysis.plots import accuracy_against, learning_curves
 from kdrun.analysis.tables import csv_table, markdown_table
+from kdrun.escaping import markdown
 from kdrun.files import sha256, write_atomically, write_json
 
 
@@ -27,7 +28,7 @@ def summarise(directory: Path, runs: Sequence[SweepRun]) -> str:
     students, teachers = group_by_seed(runs), teachers_by_seed(runs)
     write_json(directory / "sweep.json", [_record(job) for job in runs])
     write_atomically(directory / "summary.csv", csv_table([*teachers, *students]))
-    text = f"{_caption(runs)}\n\n{markdown_table([*teachers, *students])}"
+    text = f"{markdown(_caption(runs))}\n\n{markdown_table([*teachers, *students])}"
     write_atomically(directory / "summary.md", text)
     title = _title(runs)
     if any(group.curve("test", "top1") for group in students):

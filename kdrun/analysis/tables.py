@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 
 from kdrun.analysis.aggregate import Group, Statistic
+from kdrun.escaping import csv_text, markdown_cell
 
 COLUMNS: tuple[tuple[str, tuple[str, ...], float, int], ...] = (
     ("top-1 %", ("test", "last", "top1"), 1, 2),
@@ -44,6 +43,7 @@ def markdown_table(groups: Sequence[Group]) -> str:
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     """Cells as a Markdown table that can be read as it is: the first `left` columns to the left, the others right."""
+    header, *rows = ([markdown_cell(cell) for cell in row] for row in [header, *rows])
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     rule = ["-" * (width + 1) + ("-" if i < left else ":") for i, width in enumerate(widths)]
     lines = [_line(header, widths, left), f"|{'|'.join(rule)}|", *(_line(row, widths, left) for row in rows)]
@@ -57,18 +57,17 @@ def csv_table(groups: Sequence[Group]) -> str:
     """
     groups = [each for group in groups for each in (group, *group.peers)]
     keys = list(dict.fromkeys(key for group in groups for key in group.choices))
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     names = [".".join(path) for _, path, _, _ in COLUMNS]
-    writer.writerow(["run", *keys, "n", "missing", *(f"{name}.{part}" for name in names for part in ("mean", "std"))])
+    statistics = [f"{name}.{part}" for name in names for part in ("mean", "std")]
+    rows: list[list[object]] = [["run", *keys, "n", "missing", *statistics]]
     for group in groups:
         cells: list[float | str | None] = []
         for _, path, _, _ in COLUMNS:
             statistic = group.statistic(*path)
             cells += [None, None] if statistic is None else [statistic.mean, statistic.deviation]
         choices = [group.choices.get(key, "") for key in keys]
-        writer.writerow([group.label, *choices, len(group.runs), group.missing, *cells])
-    return file.getvalue()
+        rows.append([group.label, *choices, len(group.runs), group.missing, *cells])
+    return csv_text(rows)
 
 
 def _cell(statistic: Statistic | None, heading: str, factor: float, digits: int) -> str:

@@ -7,13 +7,15 @@ import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.cli.options import LOOKS, refuse
 from kdrun.config.command_line import Command, expand, read_command
 from kdrun.config.compose import ConfigError, compose_job, hydra_session, in_hydras_words, on_hydra
 from kdrun.config.composition import CONFIG_NAME, config_directory
 from kdrun.config.search import BASIC, MAXIMIZED
+from kdrun.config.yaml_files import restart_resolving
 
 
 def look(options: argparse.Namespace) -> int:
@@ -37,9 +39,14 @@ def _problems_of_look(options: argparse.Namespace) -> list[str]:
             command = read_command(options.overrides, problems, multirun=True, extra=options.config_dir)
             typed = [text for text in options.overrides if not on_hydra(text)]
             (overrides,) = expand(typed, multirun=False, problems=problems)
-            compose_job(overrides, problems, extra=options.config_dir, search=command.search)
+            config = compose_job(overrides, problems, extra=options.config_dir, search=command.search)
+            if options.resolve:
+                restart_resolving()
+                OmegaConf.resolve(config)
     except ConfigError as error:
         problems += error.problems
+    except OmegaConfBaseException as error:
+        problems.append("; ".join(str(error).split("\n")[:2]))
     return list(dict.fromkeys(problems))
 
 

@@ -9,6 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdrun.escaping import printable_lines
+from kdrun.redaction import redacted
+
 BAD_INPUT = 2
 VERBS = ("table", "ls", "show", "rm", "clean")
 """First words that are no override; without one, kdrun trains."""
@@ -58,7 +61,7 @@ def run_parser() -> argparse.ArgumentParser:
 def refuse(problems: Sequence[str], command: str = "kdrun") -> int:
     """Tells every problem in one message on stderr, and returns the exit code of bad input."""
     count = len(problems)
-    lines = "\n".join(f"  {problem}" for problem in problems)
+    lines = "\n".join(f"  {printable_lines(redacted(problem, all_values=True))}" for problem in problems)
     intro = f"kdrun: {count} problem{'s' if count > 1 else ''}; nothing was run or written"
     print(f"{intro}\n{lines}\nSee {command} --help", file=sys.stderr)
     return BAD_INPUT

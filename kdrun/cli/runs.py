@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from kdrun import __version__
 from kdrun.cli.options import refuse
-from kdrun.files import DamagedError, write_atomically
+from kdrun.escaping import printable
+from kdrun.files import DamagedError, dry_run, write_atomically
+from kdrun.redaction import redacted
 from kdrun.stopping import DeviceLost
 
 if TYPE_CHECKING:
@@ -26,6 +28,11 @@ def runs_main(options: argparse.Namespace) -> int:
     if options.version:
         print(f"kdrun {__version__} ({Path(__file__).parents[1]})")
         return 0
+    with dry_run() if options.dry_run else contextlib.nullcontext():
+        return _checked_main(options)
+
+
+def _checked_main(options: argparse.Namespace) -> int:
     from kdrun.config.command_line import read_command
     from kdrun.config.compose import ConfigError, hydra_session
 
@@ -47,9 +54,11 @@ def runs_main(options: argparse.Namespace) -> int:
     if options.dry_run:
         from kdrun.experiment.dry_run import Estimator, with_teachers
 
-        estimator = Estimator(jobs[0].runtime.device, jobs[0].runtime.threads)
-        for spec, role in with_teachers([job.spec for job in jobs]):
+        every = with_teachers([job.spec for job in jobs])
+        estimator = Estimator((spec for spec, _ in every), jobs[0].runtime.device, jobs[0].runtime.threads)
+        for spec, role in every:
             log.info("%s", estimator.line(spec, role=role))
+        log.info("%s", estimator.basis())
         return 0
     runner = runner_for(jobs)
     try:
@@ -174,7 +183,7 @@ def execute(runner: Runner, requests: Sequence[Request], *, before: int = 0, tot
         for number, (request, ended) in enumerate(runner.execute_all(requests), start=before + 1):
             told = f"[{number}/{total}] {request.label}:"
             if isinstance(ended, Exception):
-                errors[request.spec.run_id] = f"{type(ended).__name__}: {ended}"
+                errors[request.spec.run_id] = redacted(f"{type(ended).__name__}: {ended}")
                 log.error("%s failed: %s", told, errors[request.spec.run_id])
             else:
                 reused = f" (finished before: {ended.run.origin()})" if ended.reused else ""
@@ -222,6 +231,11 @@ def _run_one(runner: Runner, job: Job) -> int:
     return 1 if failed or unanswered else 0
 
 
+def _label(choice: Mapping[str, str]) -> str:
+    """What tells a job of a sweep from the others, in one line."""
+    return printable(" ".join(f"{key}={value}" for key, value in choice.items()))
+
+
 def _run_sweep(runner: Runner, jobs: list[Job], choices: list[dict[str, str]]) -> int:
     from kdrun.analysis.aggregate import SweepRun, group_by_seed
     from kdrun.analysis.sweep import summarise, sweep_directory
@@ -231,7 +245,7 @@ def _run_sweep(runner: Runner, jobs: list[Job], choices: list[dict[str, str]]) -
 
     log.info("%s", runner.plan([job.spec for job in jobs]))
     requests = {
-        job.spec.run_id: Request(job.spec, job.config, " ".join(f"{key}={value}" for key, value in choice.items()))
+        job.spec.run_id: Request(job.spec, job.config, _label(choice))
         for job, choice in zip(jobs, choices, strict=True)
     }
     errors = execute(runner, list(requests.values()), total=len(requests))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import shlex
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdrun.cli.options import refuse
+from kdrun.files import dry_run
 
 if TYPE_CHECKING:
     from kdrun.config.preflight import Job
@@ -30,6 +32,7 @@ The same command again goes on where it was; --render-only, at any time, shows w
   kdrun table tfkd_t4 dataset=digits recipe.epochs=10      the same comparison on the embedded digits
   kdrun table tfkd_t1 --rows 'mobilenetv2/kd/resnet18*'    one row, its controls and its baseline
   kdrun table tfkd_t1 --rows '!*densenet*,!*resnext*'      all but these
+  kdrun table tfkd_t1 --no-controls                        the paper's rows alone
   kdrun table tfkd_t1 method.kl_reduction=batchmean        the losses as the paper writes them, not as released
   kdrun table tfkd_t9 --render-only                        what there is; no data needed
   kdrun table tfkd_t9 --dry-run                            every run with parameters, MACs and estimated time
@@ -41,6 +44,11 @@ def table_main(words: Sequence[str]) -> int:
     options = _parser().parse_intermixed_args(words)
     if options.name is None:
         return _list()
+    with dry_run() if options.dry_run else contextlib.nullcontext():
+        return _run_or_show(options, words)
+
+
+def _run_or_show(options: argparse.Namespace, words: Sequence[str]) -> int:
     from kdrun.config.compose import ConfigError
     from kdrun.config.table import compose_table, load_table
 
@@ -55,6 +63,7 @@ def table_main(words: Sequence[str]) -> int:
             options.overrides,
             num_seeds=options.seeds,
             patterns=() if options.rows is None else options.rows.split(","),
+            controls=not options.no_controls,
             extra=options.config_dir,
         )
     except ConfigError as error:
@@ -104,12 +113,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="a table of the list, or the path of a .yaml file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="on every row that has the key")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1 (default 3)")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1 (default 3, at most 1,000)")
     parser.add_argument(
         "--rows",
         metavar="PATTERN[,...]",
         help="rows by name, with * and ?; !PATTERN leaves out; their baselines come along (names: --dry-run)",
     )
+    parser.add_argument("--no-controls", action="store_true", help="leave out the control rows: not run, not shown")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--render-only", action="store_true", help="render what is finished, run nothing")
     mode.add_argument("--dry-run", action="store_true", help="list every run with its cost; write nothing")

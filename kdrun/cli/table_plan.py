@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from tqdm import tqdm
-
 from kdrun.analysis.tables import aligned
 from kdrun.config.table import ComposedTable
 from kdrun.experiment.dry_run import Estimator, duration, with_teachers
@@ -21,15 +19,16 @@ def plan(table: ComposedTable, store: Store) -> str:
     What is computed of runs follows, and costs next to nothing; runs that are made for it alone are among the runs, but
     for the stopped ones of paths, which are told last.
     """
-    estimator = Estimator(table.shared.runtime.device, table.shared.runtime.threads)
     shown = {spec.run_id: entry.row.name for entry in table.entries for spec in entry.specs}
     parts = {spec.run_id: spec for entry in table.entries for each in entry.derived for spec in each.specs}
     names = {**{run_id: f"{spec.student.name}, a part of rows" for run_id, spec in parts.items()}, **shown}
     members: dict[str, list[Spec]] = {}
-    for spec, _ in with_teachers([*(spec for entry in table.entries for spec in entry.specs), *parts.values()]):
+    every = with_teachers([*(spec for entry in table.entries for spec in entry.specs), *parts.values()])
+    estimator = Estimator((spec for spec, _ in every), table.shared.runtime.device, table.shared.runtime.threads)
+    for spec, _ in every:
         members.setdefault(repr(_without_seed(spec)), []).append(spec)
     rows, total = [], 0.0
-    for specs in tqdm(members.values(), desc="timing", leave=False, disable=None):
+    for specs in members.values():
         first = specs[0]
         cost = estimator.estimate(first)
         missing = sum(store.find(spec) is None for spec in specs)
@@ -59,7 +58,8 @@ def plan(table: ComposedTable, store: Store) -> str:
         f"{', '.join(entry.same_as)}: the same runs as {entry.row.name}\n" for entry in table.entries if entry.same_as
     )
     return (
-        f"{aligned(header, rows, left=2)}\n{also}{derived}{runs} runs, {teachers} of them only as teachers"
+        f"{aligned(header, rows, left=2)}\n{also}{derived}{estimator.basis()}\n"
+        f"{runs} runs, {teachers} of them only as teachers"
         f"{f' and {only_parts} only as parts of rows' if only_parts else ''}; "
         f"what is missing takes about {duration(total)} on {table.shared.runtime.device.type}"
         f"{_stopped(table, store, estimator)}"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
 from kdrun.config.compose import (
@@ -25,6 +28,9 @@ from kdrun.config.compose import (
 from kdrun.config.composition import SEARCH_PATH, compose_search, group_options
 from kdrun.config.search import BASIC, CHOICES, MAXIMIZED, Search, not_installed
 from kdrun.spec.signature import unknown
+
+MOST_JOBS = 10_000
+"""Jobs of a sweep."""
 
 CONTINUOUS = (
     "a continuous range needs a sweeper that draws from it, hydra/sweeper=optuna; else values: 1,2 or range(1,9)"
@@ -44,15 +50,15 @@ def expand(
     Args:
         overrides: what the user typed.
         multirun: whether several values are allowed.
-        problems: overrides that cannot be parsed, sweeps without `-m`, and sweeps over nothing are told here and
-            left out.
+        problems: overrides that cannot be parsed, sweeps without `-m`, over nothing, or of more than `MOST_JOBS` jobs
+            are told here and left out.
         one_value: what to say to several values without `multirun`.
         extra: a config tree of the user's own, whose options a glob(...) finds, too.
     """
     swept: list[list[str]] = []
     for text in overrides:
         try:
-            override = OverridesParser.create().parse_override(text)
+            override = parsed(text)
         except HydraException as error:
             problems.append(f"{text}: cannot be parsed as key=value ({str(error).splitlines()[0]})")
             continue
@@ -60,6 +66,8 @@ def expand(
             problems.append(f"{text}: {one_value}")
         elif isinstance(override.value(), IntervalSweep):
             problems.append(f"{text}: {CONTINUOUS}")
+        elif _is_longer(override.value(), MOST_JOBS):
+            problems.append(f"{text}: has more than {MOST_JOBS:,} values, and a sweep at most as many jobs")
         elif choices := _choices(override, extra):
             swept.append(choices)
         else:
@@ -68,7 +76,37 @@ def expand(
     for key, choices in zip(keys, swept, strict=True):
         if len(choices) > 1 and keys.count(key) > 1:
             problems.append(f"{key}: is swept and given again")
+    count = math.prod(map(len, swept))
+    if count > MOST_JOBS:
+        counts = ", ".join(f"{key}: {len(choices)}" for key, choices in zip(keys, swept, strict=True) if choices[1:])
+        problems.append(f"the sweep has {count:,} jobs ({counts} values); at most {MOST_JOBS:,}")
+        return []
     return [list(job) for job in itertools.product(*swept)]
+
+
+def parsed(text: str) -> Override:
+    """An override as Hydra parses it.
+
+    Raises:
+        HydraException: it cannot be parsed.
+    """
+    try:
+        return OverridesParser.create().parse_override(text)
+    except RecursionError:
+        raise HydraException("it is nested too deeply") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise HydraException(str(error)) from error
+
+
+def _is_longer(value: Any, most: int) -> bool:
+    """Whether a range has more than so many values, or does not end; they are counted without being made."""
+    if not isinstance(value, RangeSweep) or value.start is None or value.stop is None:
+        return False
+    numbers = (value.start, value.stop, value.step)
+    if not all(map(math.isfinite, numbers)) or not value.step:
+        return True
+    start, stop, step = map(Fraction, numbers)
+    return (stop - start) / step > most
 
 
 def first_jobs(overrides: Sequence[str], problems: list[str], *, extra: Path | None = None) -> list[list[str]]:
@@ -82,12 +120,14 @@ def first_jobs(overrides: Sequence[str], problems: list[str], *, extra: Path | N
     jobs: list[list[str]] = [[], []]
     for text in overrides:
         try:
-            override = OverridesParser.create().parse_override(text)
+            override = parsed(text)
         except HydraException:
             override = None
-        interval = override and override.value()
-        if override and isinstance(interval, IntervalSweep):
-            ends = [f"{override.get_key_element()}={end}" for end in (interval.start, interval.end)]
+        value = override and override.value()
+        if override and isinstance(value, IntervalSweep):
+            ends = [f"{override.get_key_element()}={end}" for end in (value.start, value.end)]
+        elif override and isinstance(value, RangeSweep) and _is_longer(value, MOST_JOBS):
+            ends = [f"{override.get_key_element()}={value.start}"] * 2
         else:
             ends = [job[0] for job in expand([text], multirun=True, problems=problems, extra=extra)[:1] if job] * 2
         for job, choice in zip(jobs, ends, strict=False):
@@ -167,7 +207,7 @@ def _fits(text: str, problems: list[str]) -> bool:
 def _refused_typed(text: str) -> str | None:
     """What is wrong with a typed override of Hydra's own config."""
     try:
-        override = OverridesParser.create().parse_override(text)
+        override = parsed(text)
     except HydraException as error:
         return f"{text}: cannot be parsed as key=value ({str(error).splitlines()[0]})"
     key = override.key_or_group
@@ -188,7 +228,7 @@ def _refused_typed(text: str) -> str | None:
 def _chooses_one(text: str, extra: Path | None) -> bool:
     """Whether an override chooses one option of a group."""
     try:
-        override = OverridesParser.create().parse_override(text)
+        override = parsed(text)
     except HydraException:
         return False
     words = [*search_path(extra), *in_hydras_words(text)]

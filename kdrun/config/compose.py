@@ -28,6 +28,7 @@ from kdrun.config.composition import (
     group_options,
 )
 from kdrun.config.search import CHOICES, Search, not_installed
+from kdrun.config.secrets import watch_environment
 from kdrun.spec.signature import unknown
 
 SPOKEN = {
@@ -76,6 +77,7 @@ def _in_hydras_words(text: str) -> list[str]:
 @contextmanager
 def hydra_session() -> Iterator[None]:
     """Within it jobs can be composed."""
+    watch_environment()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_directory()), version_base="1.3", job_name="kdrun"):
         yield

@@ -16,25 +16,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import hydra._internal.config_loader_impl
 import hydra._internal.hydra
 import yaml
 from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import IConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.config.search import Search, refusals
+from kdrun.config.yaml_files import parse_yaml, read_yaml_text, restart_resolving
 
 CONFIG_NAME = "config"
 SEARCH_PATH = "hydra.searchpath="
+MOST_FILES = 200
+"""Config files of a composition, one that is named several times counting each time."""
+
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
@@ -72,8 +80,43 @@ class CheckedLoader(ConfigLoaderImpl):
         return super()._compose_config_from_defaults_list(defaults, repo)
 
 
-# Hydra's main and its compose API create their loader by this name.
+class BoundedRepository(CachingConfigRepository):
+    """Hydra's files of one composition; refuses defaults lists that name each other without end."""
+
+    def __init__(self, delegate: IConfigRepository) -> None:
+        super().__init__(delegate)
+        self._left = MOST_FILES
+        restart_resolving()
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        self._left -= 1
+        if self._left < 0:
+            raise ConfigCompositionException(
+                f"{config_path}: the defaults lists name more than {MOST_FILES} config files, one several times "
+                "counting each time"
+            )
+        return super().load_config(config_path)
+
+
+def _load_config(source: Any, config_path: str) -> ConfigResult:
+    """`load_config` of Hydra's `FileConfigSource`, of regular files of bounded content."""
+    path = os.path.realpath(os.path.join(source.path, source._normalize_file_name(config_path)))
+    if not os.path.exists(path):
+        raise ConfigLoadError(f"Config not found : {path}")
+    text = read_yaml_text(path)
+    return ConfigResult(
+        config=parse_yaml(text, path),
+        path=f"{source.scheme()}://{source.path}",
+        provider=source.provider,
+        header=ConfigSource._get_header_dict(text[:512]),
+    )
+
+
+# Hydra's main and its compose API create their loader and its repository by these names.
 hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader  # type: ignore[attr-defined]
+hydra._internal.config_loader_impl.CachingConfigRepository = BoundedRepository  # type: ignore[attr-defined]
+Plugins.instance()  # registers the classes of sources, which are not those that an import of their modules gives
+SourcesRegistry.instance().resolve("file").load_config = _load_config  # type: ignore[method-assign,assignment]
 
 
 def _on_hydra(loader: ConfigLoaderImpl, default: ResultDefault, repo: IConfigRepository) -> tuple[str, list[str], bool]:
@@ -105,6 +148,7 @@ def compose_config(words: Sequence[str]) -> DictConfig:
     Args:
         words: overrides as Hydra wants them, a search path among them.
     """
+    restart_resolving()
     choices, values = _choices_and_values(words)
     config: DictConfig = pickle.loads(_composed(choices, _source(words))[0])
     ConfigLoaderImpl._apply_overrides_to_config(values, config)  # Hydra's own last step

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.config.findings import Findings
-from kdrun.experiment.build import class_indices, class_names, data_root, describe_dataset
+from kdrun.experiment.build import NOT_DECODED, class_indices, class_names, data_root, describe_dataset
 from kdrun.spec.components import resolve, sources
 from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec, kind_of
 from kdrun.spec.signature import construct
@@ -57,7 +57,12 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
     except Exception as error:  # whatever the user's own loader raises
         findings.problems.append(f"{path}._target_={node['_target_']}: {type(error).__name__}: {error}")
         return None
-    if node.get("identity") not in (None, found["identity"]):
+    if _is_undecoded(found["identity"]):
+        findings.notices.append(
+            f"{path}={resolve(node['_target_']).__name__}: a dry run decodes no images, and those in {data_root(root)} "
+            "are not in the cache: damaged files are found when the run begins, run ids and finished runs not before"
+        )
+    elif node.get("identity") not in (None, found["identity"]):
         findings.notices.append(
             f"{path}={resolve(node['_target_']).__name__}: kdrun did not unpack what is in {data_root(root)} from the "
             f"official archive; its identity is that of its content, {found['identity'][:32]}"
@@ -78,6 +83,10 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
         return None
     kept: DatasetSpec | None = findings.attempt(f"{path}.", without_classes, dataset, node.get("drop_classes"))
     return kept
+
+
+def _is_undecoded(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(NOT_DECODED)
 
 
 def with_indices(selection: Mapping[str, Any], node: Mapping[str, Any], root: Path) -> dict[str, Any]:
@@ -182,7 +191,7 @@ def _describe(
                 f"{path}.{name}={value!r}: is what the data has, and {loader.__name__} cannot make it another; "
                 "a dataset config of your own may state it"
             )
-        elif found[name] != value:
+        elif found[name] != value and not _is_undecoded(found[name]):
             problems.append(f"{path}.{name}={value!r}: the data in {root} has {found[name]!r}")
     return found
 
@@ -207,4 +216,5 @@ def few_images(path: str, spec: Spec) -> list[str]:
     return [
         f"{path}recipe.batch_size={batch_size}: there are about {examples} {spec.dataset.example}s to train on, fewer "
         "than one batch; an epoch is one step on all of them"
+        + (", and recipe.lr is scaled by their number" if spec.recipe.lr_batch_size is not None else "")
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ from kdrun.config.data_facts import check_dataset, few_images
 from kdrun.config.findings import Findings
 from kdrun.config.parts import check_methods, check_parts
 from kdrun.config.schema import RootOptions, RuntimeOptions, check_seeds
-from kdrun.config.secrets import masked_yaml
+from kdrun.config.secrets import masked_yaml, watch_environment
 from kdrun.config.teaching import check_teaching, taught_spec
+from kdrun.config.yaml_files import restart_resolving
 from kdrun.experiment.build import data_root
 from kdrun.experiment.evaluations import missing_files, names_for
 from kdrun.experiment.runtime import Runtime
@@ -67,8 +69,10 @@ def check_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
     Raises:
         ConfigError: with one line for every problem.
     """
+    watch_environment()
     findings = Findings(overrides)
-    job = _job(findings, config)
+    with torch.compiler.set_stance("force_eager"):  # compiling a network of the user's own would fill caches
+        job = _job(findings, config)
     if findings.problems or job is None:
         raise ConfigError(_without_followers(findings.problems))
     return job
@@ -136,14 +140,30 @@ def _check_evaluation(findings: Findings, names: Sequence[str], dataset: Dataset
 
 def _resolved(findings: Findings, config: DictConfig) -> dict[str, Any] | None:
     """The config as plain values."""
+    restart_resolving()
     try:
         missing = sorted(OmegaConf.missing_keys(config))
         node: Any = OmegaConf.to_container(config, resolve=True)
+    except RecursionError:
+        findings.problems.append("interpolations (${...}) of this config lead to each other without end")
+        return None
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere, or to a missing value
-        findings.problems.append("; ".join(str(error).split("\n")[:2]))
+        findings.problems.append(_unresolved(error))
         return None
     findings.problems.extend(f"{key}: must be given: {key}=VALUE" for key in missing)
     return None if missing else node
+
+
+_NOT_PARSED = re.compile(
+    r"(\w*(?:Parse|Parser|Scanner|Composer|Constructor)Error) raised while resolving interpolation"
+)
+
+
+def _unresolved(error: OmegaConfBaseException) -> str:
+    """What is wrong with an interpolation; of text that cannot be parsed, such as a variable's, no part is quoted."""
+    if found := _NOT_PARSED.match(str(error)):
+        return f"{error.full_key}: what its interpolation reads cannot be parsed ({found[1]})"
+    return "; ".join(str(error).split("\n")[:2])
 
 
 def _device(findings: Findings, runtime: RuntimeOptions) -> torch.device | None:

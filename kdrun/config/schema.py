@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kdrun.experiment.runtime import Computation
+from kdrun.limits import MOST_EPOCHS
+
+MOST_TEACHERS = 100
+"""Seeds of a teacher."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,9 @@ class TeacherOptions:
 
     def __post_init__(self) -> None:
         if self.seeds is not None:
-            if not self.seeds:
-                raise ValueError("seeds=[]: must be null or at least one seed")
+            if not 0 < len(self.seeds) <= MOST_TEACHERS:
+                shown = f"a list of {len(self.seeds)}" if self.seeds else "[]"
+                raise ValueError(f"seeds={shown}: must be null or at least one seed and at most {MOST_TEACHERS}")
             try:
                 check_seeds(self.seeds)
             except ValueError as error:
@@ -122,13 +127,13 @@ def resolve_stage1_epochs(value: Any, epochs: int) -> int:
     """The length of a first stage: an integer as it is, a number with a point as a multiple of `epochs`, at least one.
 
     Raises:
-        ValueError: an integer below 0, a number with a point not above 0, or no finite number.
+        ValueError: an integer below 0, a number with a point not above 0, or more than `MOST_EPOCHS` epochs.
     """
-    if type(value) is int and value >= 0:
+    if type(value) is int and 0 <= value <= MOST_EPOCHS:
         return value
-    if type(value) is float and 0 < value < float("inf"):
+    if type(value) is float and 0 < value * epochs <= MOST_EPOCHS:
         return max(1, round(value * epochs))
     raise ValueError(
         f"stage1_epochs={value!r}: must be an integer, a number of epochs (0: one stage), or a number with a point "
-        "above 0, a multiple of recipe.epochs (0.5)"
+        f"above 0, a multiple of recipe.epochs (0.5); at most {MOST_EPOCHS} epochs"
     )

@@ -69,6 +69,9 @@ class Search:
         return self.launcher == self.sweeper == BASIC
 
 
+MOST_COUNTED = 1_000_000
+
+
 @dataclass(frozen=True)
 class _Plain:
     """A plain value: what is allowed, in words and as a check."""
@@ -83,15 +86,15 @@ def _is_line(value: Any) -> bool:
 
 
 def _is_integer(value: Any, least: int) -> bool:
-    return type(value) is int and value >= least
+    return type(value) is int and least <= value <= MOST_COUNTED
 
 
 def _is_scalar(value: Any) -> bool:
     return isinstance(value, bool | int | float) or _is_line(value)
 
 
-_COUNT = _Plain("an integer of at least 1", lambda value: _is_integer(value, 1))
-_WHOLE = _Plain("an integer of at least 0", lambda value: _is_integer(value, 0))
+_COUNT = _Plain(f"an integer of at least 1 and at most {MOST_COUNTED}", lambda value: _is_integer(value, 1))
+_WHOLE = _Plain(f"an integer of at least 0 and at most {MOST_COUNTED}", lambda value: _is_integer(value, 0))
 _FRACTION = _Plain("a number from 0 to 1", lambda value: type(value) in (int, float) and 0 <= value <= 1)
 _SWITCH = _Plain("true or false", lambda value: isinstance(value, bool))
 _LINE = _Plain("one line of plain text", _is_line)

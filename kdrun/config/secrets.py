@@ -1,14 +1,31 @@
-"""Secrets have no place in the files of a run: masked in the config that is kept, refused as options."""
+"""Secrets have no place in the files of a run: masked in the config that is kept, refused as options.
+
+Those are options that are called like a secret, and what `${oc.env:NAME}` reads of a variable that is called like one.
+"""
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.resolvers import oc
 
-SECRET = re.compile("token|secret|passw|passphrase|(api|access|private)[_-]?key|credential", re.IGNORECASE)
+from kdrun import redaction
+from kdrun.redaction import SECRET
+
+
+def watch_environment() -> None:
+    """From now on `kdrun.redaction` knows what `${oc.env:NAME}` and `${oc.env:NAME,default}` read."""
+    OmegaConf.register_new_resolver("oc.env", _read_environment, replace=True)
+
+
+def _read_environment(key: str, *default: str | None) -> str | None:
+    value: str | None = oc.env(key, *default)
+    if key in os.environ:
+        redaction.note(key, os.environ[key])
+    return value
 
 
 def masked_yaml(config: DictConfig) -> str:
@@ -59,7 +76,9 @@ def _secrets(node: Any, key: str = "", hidden: bool = False) -> Iterator[tuple[s
     elif isinstance(node, list):
         for item in node:
             yield from _secrets(item, key, hidden)
-    elif hidden and not (node in (None, "") or isinstance(node, bool) or _is_size(node, key)):
+    elif node in (None, "") or isinstance(node, bool):
+        return
+    elif (hidden and not _is_size(node, key)) or redaction.has_secret(str(node)):
         yield key, str(node)
 
 

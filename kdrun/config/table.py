@@ -14,10 +14,11 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdrun.config.command_line import expand
+from kdrun.config.command_line import MOST_JOBS, expand
 from kdrun.config.compose import ConfigError, hydra_session
 from kdrun.config.preflight import Job
 from kdrun.config.table_rows import UserOverrides, checked_rows, control_row, key_of
+from kdrun.config.yaml_files import parse_yaml, read_yaml_text, restart_resolving
 from kdrun.spec.signature import unknown
 from kdrun.tables import Definition, Entry, Published, Row, TableError, read_definition, select
 from kdrun.tables.definition import with_baselines
@@ -25,6 +26,8 @@ from kdrun.tables.entry import without_repetition
 
 CHOSEN_BY_ROWS = ("student", "teacher", "method", "experiment", "seed", "start", "evaluation", "teacher.stop_epoch")
 """What a user cannot override in a table: it is what the rows, or --seeds, are for."""
+
+MOST_SEEDS = 1_000
 
 HARMLESS = ("runtime.", "dataset.root")
 """Overrides that leave a run what the paper describes: beside any other, published figures are not shown."""
@@ -59,26 +62,41 @@ def table_names() -> list[str]:
     return sorted((path.stem for path in table_directory().glob("*.yaml")), key=_by_number)
 
 
-def load_table(name: str) -> Definition:
+def load_table(name: str, known: dict[Path, Definition | None] | None = None) -> Definition:
     """A shipped table by its name, or one's own by the path of its YAML file.
 
+    Args:
+        name: or path.
+        known: tables read before, by path; None for those whose `include` is being read.
+
     Raises:
-        ConfigError: no such table, or with every problem of its definition.
+        ConfigError: no such table, a table that includes itself, or with every problem of its definition.
     """
+    known = {} if known is None else known
     own = name.endswith((".yaml", ".yml"))
     path = Path(name) if own else table_directory() / f"{name}.yaml"
     if own and not path.is_file():
         raise ConfigError([f"{name}: no such file"])
     if not path.is_file():
         raise ConfigError([f"table {name}: {unknown(name, table_names(), 'table')} (or the path of a .yaml file)"])
+    if path in known:
+        if (found := known[path]) is None:
+            raise ConfigError([f"{path}: include: the table includes itself"])
+        return found
+    known[path] = None
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        restart_resolving()
+        values = OmegaConf.to_container(parse_yaml(read_yaml_text(path), path), resolve=True)
         definition = read_definition(path.stem, values)
-    except (OmegaConfBaseException, yaml.YAMLError, OSError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError([f"{path}: {' '.join(str(error).split())}"]) from error
     except TableError as error:
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from error
-    return _with_included(definition) if definition.include else definition
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    whole = _with_included(definition, known) if definition.include else definition
+    known[path] = whole
+    return whole
 
 
 def compose_table(
@@ -87,6 +105,7 @@ def compose_table(
     *,
     num_seeds: int,
     patterns: Sequence[str] = (),
+    controls: bool = True,
     extra: Path | None = None,
 ) -> ComposedTable:
     """Composes and checks every run of a table.
@@ -94,16 +113,21 @@ def compose_table(
     Args:
         definition: the table.
         overrides: the user's, on every row.
-        num_seeds: the seeds are 0, 1, ..., at least one.
+        num_seeds: the seeds are 0, 1, ..., from 1 to `MOST_SEEDS` of them.
         patterns: which rows, see `kdrun.tables.select`.
+        controls: whether rows get the controls of the table.
         extra: a config tree of the user's own.
 
     Raises:
         ConfigError: with every problem of every row.
     """
     problems: list[str] = []
-    if num_seeds < 1:
-        problems.append(f"--seeds {num_seeds}: must be at least 1")
+    if not controls:
+        definition = dataclasses.replace(definition, controls=())
+    if not 1 <= num_seeds <= MOST_SEEDS:
+        raise ConfigError([f"--seeds {num_seeds}: must be at least 1 and at most {MOST_SEEDS}"])
+    if len(definition.rows) * num_seeds > MOST_JOBS:
+        raise ConfigError([f"{len(definition.rows)} rows of {num_seeds} seeds (--seeds): at most {MOST_JOBS} runs"])
     if definition.unavailable and _harmless(overrides) != list(overrides):
         problems.append(f"table {definition.name} is of published figures only: {definition.unavailable}")
     with hydra_session():
@@ -118,7 +142,7 @@ def compose_table(
         try:
             names, rows = _asked(definition, patterns)
             narrowed = dataclasses.replace(definition, rows=rows)
-            entries, jobs = checked_rows(narrowed, user, max(1, num_seeds), problems)
+            entries, jobs = checked_rows(narrowed, user, num_seeds, problems)
         except TableError as error:
             raise ConfigError([*dict.fromkeys((*problems, *error.problems))]) from error
     assert shared is not None, "its problems have been raised"
@@ -154,7 +178,7 @@ def _asked(definition: Definition, patterns: Sequence[str]) -> tuple[set[str], t
     return names, tuple(wanted)
 
 
-def _with_included(definition: Definition) -> Definition:
+def _with_included(definition: Definition, known: dict[Path, Definition | None]) -> Definition:
     """A table that collects others: their rows with controls, and the baselines; published figures stay with them.
 
     A row that stands in several of them (as in tables 1 and 9 of Tf-KD) is the same run, and is taken once.
@@ -162,7 +186,7 @@ def _with_included(definition: Definition) -> Definition:
     Raises:
         ConfigError: no such table, or tables whose published runs differ in their number of classes.
     """
-    parts = [load_table(name) for name in definition.include]
+    parts = [load_table(name, known) for name in definition.include]
     (num_classes, *others) = dict.fromkeys(part.num_classes for part in parts)
     if others:
         raise ConfigError([f"table {definition.name}: include: the tables must share one num_classes"])

@@ -12,7 +12,8 @@ from kdrun.config.data_facts import OF_IMAGES, check_dataset, with_indices, with
 from kdrun.config.findings import Findings
 from kdrun.config.parts import Parts, check_fits, check_parts
 from kdrun.config.schema import Selection, TeacherOptions
-from kdrun.experiment.build import Method, data_root, own_weights
+from kdrun.experiment.build import Method, data_root
+from kdrun.experiment.weights import own_weights
 from kdrun.spec.components import all_options, method_class, student_component
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.signature import construct, without_defaults
@@ -278,7 +279,7 @@ def _own_weights(findings: Findings, checkpoint: str, parts: Parts, dataset: Dat
     """The SHA-256 of a file with the user's own weights of the teacher."""
     path = Path(checkpoint).expanduser()
     try:
-        digest = own_weights(path, parts.student, dataset)
+        own = own_weights(path, parts.student, dataset)
     except OSError as error:
         findings.problems.append(f"teacher.checkpoint={path}: {error.strerror}")
         return None
@@ -289,8 +290,9 @@ def _own_weights(findings: Findings, checkpoint: str, parts: Parts, dataset: Dat
     unused = [text for text in findings.overrides if text.startswith(tuple(f"teacher.{name}" for name in aside))]
     if unused:
         findings.leave_aside("teacher.checkpoint is taken as it is", unused)
-    findings.weight_files[digest] = path
-    return digest
+    findings.notices += [f"teacher.checkpoint={path}: {notice}" for notice in own.notices]
+    findings.weight_files[own.digest] = path
+    return own.digest
 
 
 def _selected(dataset: DatasetSpec, selection: Selection) -> DatasetSpec:

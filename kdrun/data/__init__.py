@@ -7,6 +7,7 @@ from kdrun.spec.augmentation import Augmentation as Augmentation
 
 from .augmentation import Parameters, angle_degrees, augment
 from .corruptions import CORRUPTIONS
+from .decoding import undecoded
 from .errors import DataError
 from .files import data_home
 from .image_files import composed
@@ -20,6 +21,7 @@ from .loaders.tiny_imagenet import tiny_imagenet
 from .resident import Resident, ResidentImages, ResidentSequences, batches, epoch_order, grouped_order
 from .splits import (
     CONTENT_HASH,
+    NOT_DECODED,
     Examples,
     ImageSet,
     Selected,
@@ -38,6 +40,7 @@ from .views import TrainingViews
 __all__ = [
     "CONTENT_HASH",
     "CORRUPTIONS",
+    "NOT_DECODED",
     "Augmentation",
     "DataError",
     "Examples",
@@ -74,4 +77,5 @@ __all__ = [
     "stratified_subset",
     "synthetic",
     "tiny_imagenet",
+    "undecoded",
 ]

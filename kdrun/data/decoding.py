@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +21,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kdrun.files import set_default_mode, sha256
+from kdrun.files import UnfitFileError, is_dry_run, open_regular, read_regular, set_default_mode, sha256, sha256_of
+from kdrun.memory import free_bytes
 
 from .errors import DataError
 from .files import data_home
-from .memory import free_bytes
-from .pixels import pixel_limit, read_square
-from .splits import ImageSet, Splits, identity
+from .pixels import file_limit, pixel_limit, read_square
+from .splits import NOT_DECODED, ImageSet, Splits, identity
 
 _MODES = {1: "L", 3: "RGB"}
 _LAW = 2
 """Raised whenever the same files give other pixels: part of the cache's key."""
 _REPORTED_AT_MOST = 10
 _SETTLED_NANOSECONDS = 2_000_000_000
+_DRY_RUN_SECONDS = 30.0
+"""For so long a dry run reads files to find the images in the cache."""
 
 logger = logging.getLogger(__name__)
 
@@ -74,30 +79,81 @@ def decode(listing: Listing, *, image_size: int, in_channels: int) -> Splits:
         raise ValueError(f"dataset.image_size={image_size}: must be at least 1 pixel")
     paths = listing.paths
     _check_memory(len(paths), image_size, in_channels)
-    digests = file_digests(paths)
-    cached = data_home() / "decoded" / f"{_key(listing, digests, image_size, in_channels)}.safetensors"
+    directory = data_home() / "decoded"
+    if _undecoded and not any(directory.glob("*.safetensors")):
+        return _without_pixels(listing, image_size, in_channels)
+    digests = file_digests(paths, seconds=_DRY_RUN_SECONDS if _undecoded else math.inf)
+    if digests is None:
+        return _without_pixels(listing, image_size, in_channels)
+    cached = directory / f"{_key(listing, digests, image_size, in_channels)}.safetensors"
     if os.path.exists(cached) and (kept := _read_cache(cached, listing.class_names)):
         return kept
-    pixels = _decode_all(listing, digests, image_size, in_channels)
+    if _undecoded:
+        return _without_pixels(listing, image_size, in_channels)
+    splits = _labelled(listing, _decode_all(listing, digests, image_size, in_channels))
+    if not is_dry_run():
+        _write_cache(splits, cached)
+    return splits
+
+
+@contextlib.contextmanager
+def undecoded() -> Iterator[None]:
+    """In this context images that are not in the cache are not decoded: their tensors have no data (`meta`)."""
+    global _undecoded
+    before, _undecoded = _undecoded, True
+    try:
+        yield
+    finally:
+        _undecoded = before
+
+
+_undecoded = False
+
+
+def _labelled(listing: Listing, pixels: Tensor) -> Splits:
+    """The splits of a listing: `pixels` are uint8 `[N, H, W, C]`, training images first."""
     labels = torch.tensor([label for _, label in (*listing.train, *listing.test)])
     num_train = len(listing.train)
-    splits = Splits(
+    return Splits(
         train=ImageSet(pixels[:num_train], labels[:num_train]),
         test=ImageSet(pixels[num_train:], labels[num_train:]),
         class_names=listing.class_names,
     )
-    _write_cache(splits, cached)
-    return splits
 
 
-def file_digests(paths: Sequence[Path]) -> list[str]:
+def _without_pixels(listing: Listing, image_size: int, in_channels: int) -> Splits:
+    """Splits without the images' data; their identity is that of the files' names, labels and sizes."""
+    sizes = [path.stat().st_size if path.exists() else None for path in listing.paths]
+    described = [image_size, in_channels, listing.train, listing.test, sizes]
+    digest = sha256(json.dumps(described).encode())
+    pixels = torch.empty(len(listing.paths), image_size, image_size, in_channels, dtype=torch.uint8, device="meta")
+    splits = _labelled(listing, pixels)
+    return dataclasses.replace(splits, undecoded=f"{NOT_DECODED}:{digest}")
+
+
+def file_digests(paths: Sequence[Path], *, seconds: float = math.inf) -> list[str] | None:
     """The SHA-256 of each file's content; empty for a file that cannot be read.
 
     Every file is read, once in a process: size and times do not identify content.
+
+    Args:
+        paths: the files.
+        seconds: how long this may take; None is returned where it takes longer.
     """
+    from tqdm import tqdm
+
+    started, digests = time.monotonic(), []
     blocks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
-    with ThreadPoolExecutor() as pool:
-        return [digest for block in pool.map(lambda block: [*map(_digest, block)], blocks) for digest in block]
+    pool = ThreadPoolExecutor()
+    try:
+        done = pool.map(lambda block: [*map(_digest, block)], blocks)
+        for block in tqdm(done, "reading images", total=len(blocks), delay=2, leave=False, disable=None):
+            digests += block
+            if time.monotonic() - started > seconds:
+                return None
+        return digests
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 _digests: dict[tuple[int, ...], str] = {}
@@ -115,8 +171,8 @@ def _digest(path: Path) -> str:
         if state in _digests:
             return _digests[state]
         now = time.time_ns()
-        digest = sha256(path.read_bytes())
-    except OSError:  # a broken link, or absent: `_decode_all` reports it among all that cannot be read
+        digest = sha256_of(path, file_limit())
+    except OSError:  # a broken link, a FIFO, or absent: `_decode_all` reports it among all that cannot be read
         return ""
     if now - status.st_ctime_ns > _SETTLED_NANOSECONDS:
         _digests[state] = digest
@@ -170,10 +226,12 @@ def _decode_all(listing: Listing, digests: Sequence[str], image_size: int, in_ch
 def _decode_one(path: Path, digest: str, *, size: int, mode: str) -> tuple[Tensor, bool] | str:
     """One image as `read_square` returns it, or why it cannot be read."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path, file_limit())
         if sha256(content) != digest:
             return "changed while it was read"
         return read_square(content, size, mode)
+    except UnfitFileError as error:
+        return str(error.strerror)
     except Exception as error:  # a damaged file makes Pillow's plug-ins raise nearly anything; it is reported by file
         return str(error) or type(error).__name__
 
@@ -183,7 +241,7 @@ def _read_cache(path: Path, class_names: tuple[str, ...]) -> Splits | None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as opened:
+        with open_regular(path), safe_open(path, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             written = (opened.metadata() or {}).get("content")
         splits = Splits(

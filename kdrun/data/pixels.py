@@ -34,6 +34,7 @@ _SIXTEEN_BITS = ("PNG", "TIFF", "PPM", "JPEG2000")
 _KEYS_UNSCALED = ("L;2", "L;4", "RGB;16B")
 """Raw modes of PNG for which Pillow compares the transparent colour at another scale than the pixels."""
 _LONGEST = 8
+_MOST_BYTES_OF_A_PIXEL = 8
 
 
 @functools.cache
@@ -79,6 +80,15 @@ def _pixel_limit() -> int:
     if not (named.isascii() and named.isdecimal() and int(named)):
         raise ValueError(f"{PIXEL_LIMIT_VARIABLE}={named}: must be a positive integer, the pixels of the largest image")
     return int(named)
+
+
+def file_limit() -> int:
+    """Bytes of an image file, at most: those of the largest image in 16-bit RGBA, and as much again.
+
+    Raises:
+        ValueError: the variable is no positive integer.
+    """
+    return 2 * _MOST_BYTES_OF_A_PIXEL * _pixel_limit()
 
 
 def read_square(content: bytes, size: int, mode: str) -> tuple[Tensor, bool]:

@@ -9,12 +9,13 @@ kdrun ships none of them; they lie in `ROOT/agreement/`, the files as their auth
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from kdrun.files import MIB, parse_json, read_regular
 
 from .errors import DataError
 from .grammar import Question
@@ -38,6 +39,8 @@ _Item = TypeVar("_Item")
 _Line = TypeVar("_Line")
 
 _DIRECTORY = "agreement"
+_LIMIT = 64 * MIB
+"""Bytes of a file, at most; the largest published one has 1 MB."""
 _LINZEN_FILES = ("subj_agr_filtered.text", "subj_agr_filtered.gold")
 _LINZEN_SOURCE = "Linzen et al. (2016) in the form of Gulordava et al. (2018), https://github.com/facebookresearch/colorlessgreenRNNs"
 _BLIMP_SOURCE = "BLiMP, Warstadt et al. (2020), https://github.com/alexwarstadt/blimp"
@@ -162,7 +165,7 @@ def _tokens(entry: Mapping[str, str], key: str) -> list[str]:
 def _paradigm(root: Path, name: str, parse: Callable[[Mapping[str, str]], _Item | None]) -> list[_Item]:
     files = [f"{paradigm}.jsonl" for paradigm in BLIMP_ONE_PREFIX + BLIMP_TWO_PREFIXES]
     lines = _lines(root, f"{name}.jsonl", files, _BLIMP_SOURCE)
-    return _each(root / _DIRECTORY / f"{name}.jsonl", lines, lambda line: parse(json.loads(line)))
+    return _each(root / _DIRECTORY / f"{name}.jsonl", lines, lambda line: parse(parse_json(line)))
 
 
 def _each(path: Path, lines: Sequence[_Line], parse: Callable[[_Line], _Item | None]) -> list[_Item]:
@@ -185,7 +188,7 @@ def _lines(root: Path, name: str, files: Sequence[str], source: str) -> list[str
     directory = root / _DIRECTORY
     path = directory / name
     try:
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        lines = read_regular(path, _LIMIT).decode().rstrip("\n").split("\n")
     except FileNotFoundError:
         raise DataError(
             f"{directory} has no {name}, and kdrun ships no sentences of others; expected there, under dataset.root or "

@@ -19,6 +19,9 @@ from .randomness import uniform32
 CONTENT_HASH = "content-sha256"
 """What the identities that `identity` finds begin with."""
 
+NOT_DECODED = "not-decoded"
+"""What they begin with where images have not been decoded."""
+
 Loader = TypeVar("Loader", bound=Callable[..., "Splits"])
 
 
@@ -85,11 +88,16 @@ Examples = ImageSet | SequenceSet
 
 @dataclass(frozen=True)
 class Splits:
-    """A dataset as published: its training set, its test set and the names of its classes."""
+    """A dataset as published: its training set, its test set and the names of its classes.
+
+    Attributes:
+        undecoded: where the images have no data (a dry run), what stands for their identity; else None.
+    """
 
     train: Examples
     test: Examples
     class_names: tuple[str, ...]
+    undecoded: str | None = None
 
 
 @dataclass(frozen=True)
@@ -315,7 +323,12 @@ def _check_range(what: str, values: Tensor, option: str, count: int) -> None:
 
 
 def identity(splits: Splits) -> str:
-    """`content-sha256:...` over the decoded images (or tokens), the labels and the class names of both."""
+    """`content-sha256:...` over the decoded images (or tokens), the labels and the class names of both.
+
+    Of images without data it is `not-decoded:...`, which no run has.
+    """
+    if splits.undecoded is not None:
+        return splits.undecoded
     digest = hashlib.sha256(repr(splits.class_names).encode())
     for split in (splits.train, splits.test):
         for tensor in split.content:

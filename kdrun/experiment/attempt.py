@@ -13,24 +13,33 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdrun.escaping import printable
 from kdrun.experiment.build import (
     build_method,
     build_optimisation,
     build_schedule,
     build_student,
-    load_weights,
     offered,
     stage_recipes,
 )
 from kdrun.experiment.choices import Choices
-from kdrun.experiment.failures import first_line, is_device_lost, is_out_of_memory, let_go, out_of_memory
+from kdrun.experiment.failures import (
+    advice_on_divergence,
+    first_line,
+    is_device_lost,
+    is_out_of_memory,
+    let_go,
+    out_of_memory,
+)
 from kdrun.experiment.finishing import exported, restored_weights
 from kdrun.experiment.progress import TrainingProgress
 from kdrun.experiment.resident import ResidentSplits
 from kdrun.experiment.shares import hardly_acting, just_measured
 from kdrun.experiment.start import begin_from
+from kdrun.experiment.weights import load_weights, own_weights
 from kdrun.files import keep_under, sweep, write_atomically
 from kdrun.log import log, log_file
+from kdrun.redaction import redacted
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.spec.components import method_class
 from kdrun.spec.own_code import changes, outdated
@@ -92,7 +101,7 @@ class Attempt:
         self._device = device
         self._context = autocast(device, run.spec.precision)
         words = (request.role, run.spec.student.name, method_class(run.spec.method).name, request.label)
-        self.title = " ".join(word for word in words if word)
+        self.title = printable(" ".join(word for word in words if word))
 
     def take_finished(self) -> bool:
         """Ends here if the run has been finished before, and its weights are those of its result."""
@@ -159,7 +168,9 @@ class Attempt:
         lost = is_device_lost(error)
         if is_out_of_memory(error):
             error = out_of_memory(error, batch_size=self.run.spec.recipe.batch_size, lockstep=self.lockstep)
-        state = "diverged" if isinstance(error, DivergedError) else "failed"
+        state = "failed"
+        if isinstance(error, DivergedError):
+            state, error = "diverged", DivergedError(f"{error}. {advice_on_divergence(self.run.spec)}")
         if isinstance(error, Exception):
             self.ended = error
         else:
@@ -175,7 +186,7 @@ class Attempt:
         if not self.run.directory.is_dir():  # it was never opened
             return
         try:
-            self.run.write_status(state, error=f"{type(error).__name__}: {error}")
+            self.run.write_status(state, error=redacted(f"{type(error).__name__}: {error}"))
         except OSError as status_error:  # what went wrong first is what is told
             log.error("%s: its status cannot be written: %s", self.run.directory, status_error)
 
@@ -212,7 +223,7 @@ class Attempt:
         seed_global_generators(mix(spec.seed, "init"), device)
         student = build_student(spec.student, spec.dataset)
         if spec.weights is not None:
-            _take_weights(student, spec.weights, weight_files)
+            _take_weights(student, spec, weight_files)
         if start is not None:
             begin_from(student, spec.dataset, start, data.rest)
         student = on_device(student, device)
@@ -220,7 +231,9 @@ class Attempt:
         state = self._newest_checkpoint()
         if state is not None:
             method.stage = state["stage"]
-        recipes = stage_recipes(spec.recipe, method)
+        # A batch is never larger than the data, and the learning rate is scaled by the batch that there is.
+        batch_size = min(spec.recipe.batch_size, max(2, len(data.train)))
+        recipes = stage_recipes(dataclasses.replace(spec.recipe, batch_size=batch_size), method)
         self._stages = [
             Stage(method.stage1_epochs * number, recipe.epochs, build_schedule(recipe, steps_per_epoch))
             for number, recipe in enumerate(recipes)
@@ -228,6 +241,7 @@ class Attempt:
         optimizer, _ = build_optimisation(recipes[method.stage], method.trained(), steps_per_epoch)
         training = Training(method, optimizer)
         self._steps_per_epoch = steps_per_epoch
+        self._recipe = recipes[-1]
         if state is not None:
             training.load_state_dict(state)
         if self.choices.compile:
@@ -246,8 +260,8 @@ class Attempt:
 
         def begin_stage2() -> Step:
             training.method.begin_stage2()
-            method, recipe = training.method, self.run.spec.recipe
-            training.optimizer, _ = build_optimisation(recipe, method.trained(), self._steps_per_epoch)
+            method = training.method
+            training.optimizer, _ = build_optimisation(self._recipe, method.trained(), self._steps_per_epoch)
             return make_step(training, self._context, self.choices)
 
         def on_failure(error: Exception) -> None:
@@ -361,15 +375,15 @@ def make_step(training: Training, context: AbstractContextManager[None], choices
     return kind(training.method, training.optimizer, context, compiled=choices.compile, has_shares=training.has_shares)
 
 
-def _take_weights(student: nn.Module, digest: str, files: Mapping[str, Path]) -> None:
+def _take_weights(student: nn.Module, spec: Spec, files: Mapping[str, Path]) -> None:
     """Loads the user's own weights into a student."""
-    path = files.get(digest)
+    path = files.get(spec.weights or "")
     if path is None:
-        raise FileNotFoundError(f"no file with SHA-256 {digest} was given: name it with teacher.checkpoint=FILE")
-    state, found = checkpoint.read_weights(path)
-    if found != digest:
-        raise checkpoint.CheckpointError(f"{path} changed while kdrun ran: SHA-256 {found}, not {digest}")
-    load_weights(student, state, path)
+        raise FileNotFoundError(f"no file with SHA-256 {spec.weights} was given: name it with teacher.checkpoint=FILE")
+    own = own_weights(path, spec.student, spec.dataset)
+    if own.digest != spec.weights:
+        raise checkpoint.CheckpointError(f"{path} changed while kdrun ran: SHA-256 {own.digest}, not {spec.weights}")
+    load_weights(student, {**student.state_dict(), **own.state}, path)
 
 
 def _save_epoch(run: Run, training: Training, choices: Choices) -> None:

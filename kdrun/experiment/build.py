@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from kdrun.data import (
     CONTENT_HASH,
@@ -23,7 +25,10 @@ from kdrun.data import (
     composed,
     data_home,
     identity,
+    undecoded,
 )
+from kdrun.data import NOT_DECODED as NOT_DECODED  # how config reaches it
+from kdrun.files import is_dry_run
 from kdrun.methods import Method as Method
 from kdrun.methods.base import Needs, Pair, TrainingSet
 from kdrun.models import SEQUENCE
@@ -31,7 +36,6 @@ from kdrun.spec.components import SEQUENCE_INJECTED, asks_for, is_sum, method_cl
 from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec
 from kdrun.spec.signature import unknown
 from kdrun.spec.spec import Component, Recipe, Spec, as_tuples
-from kdrun.store.checkpoint import CheckpointError, read_weights
 from kdrun.taps import Outline, outline
 from kdrun.training.conversion import Conversion
 from kdrun.training.optimisation import (
@@ -43,6 +47,9 @@ from kdrun.training.optimisation import (
     clip_gradients,
 )
 from kdrun.training.precision import on_device
+
+MOST_PARAMETERS = 10_000_000_000
+"""Of a network: 40 GB in fp32."""
 
 
 def build_student(student: Component, dataset: DatasetSpec) -> nn.Module:
@@ -72,16 +79,20 @@ def check_network(student: Component, dataset: DatasetSpec) -> None:
     """Sends two examples without data through a network: what it cannot do is better known before anything is trained.
 
     Raises:
-        ValueError: it fails (looking at values counts: MACs are counted without data, too), or its output is not
-            `[N, K]`, a row for each label.
+        ValueError: it has more than `MOST_PARAMETERS`; it fails (looking at values counts: MACs are counted without
+            data, too); or its output is not `[N, K]`, a row for each label.
     """
     shape = (2, *dataset.shape)
     try:
         with torch.device("meta"), torch.no_grad():
-            output = build_student(student, dataset)(torch.empty(shape, dtype=dataset.dtype))
+            network = build_student(student, dataset)
+            count = sum(parameter.numel() for parameter in network.parameters() if not is_lazy(parameter))
+            output = network(torch.empty(shape, dtype=dataset.dtype)) if count <= MOST_PARAMETERS else None
     except Exception as error:  # whatever the user's own code raises
         what = f"{student.name} cannot take {dataset.example}s {list(shape)}"
         raise ValueError(f"{what}: {type(error).__name__}: {error}") from error
+    if count > MOST_PARAMETERS:
+        raise ValueError(f"{student.name} has {count:,} parameters; at most {MOST_PARAMETERS:,}")
     expected = [2 * dataset.labels_each, len(dataset.outputs)]
     if not isinstance(output, torch.Tensor) or list(output.shape) != expected:
         found = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
@@ -230,7 +241,7 @@ def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
         node = {**node, "identity": None}
     if all(node.get(name) is not None for name in found_in_data):
         return dict(node)
-    splits = _call_with(loader, {**node, "root": root})
+    splits = _read(loader, node, root)
     found = {
         "identity": identity(splits),
         "num_classes": len(splits.class_names),
@@ -269,8 +280,15 @@ def class_names(node: Mapping[str, Any], root: Path) -> tuple[str, ...]:
     Raises:
         kdrun.data.DataError: no readable data.
     """
-    splits: Splits = _call_with(resolve(node["_target_"], Splits), {**node, "root": root})
-    return splits.class_names
+    return _read(resolve(node["_target_"], Splits), node, root).class_names
+
+
+def _read(loader: Callable[..., Splits], node: Mapping[str, Any], root: Path) -> Splits:
+    """A dataset as its config says; in a dry run kdrun's own loaders decode no images, others' may look at them."""
+    is_own = loader.__module__.partition(".")[0] == "kdrun"
+    with undecoded() if is_own and is_dry_run() else contextlib.nullcontext():
+        splits: Splits = _call_with(loader, {**node, "root": root})
+    return splits
 
 
 def data_root(named: str | None) -> Path:
@@ -314,33 +332,6 @@ def _call_with(function: Callable[..., Any], offered: Mapping[str, Any], **optio
     """Calls a function with those of the offered values that its signature names, and with all the options."""
     accepted = inspect.signature(function).parameters
     return function(**{name: value for name, value in offered.items() if name in accepted}, **options)
-
-
-def load_weights(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    """Loads a state dict that was read from `path`.
-
-    Raises:
-        CheckpointError: names or shapes differ.
-    """
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        lines = [line.strip()[:200] for line in str(error).splitlines()]
-        raise CheckpointError(f"{path} does not fit the network: {'; '.join(lines[1:4])}") from error
-
-
-def own_weights(path: Path, student: Component, dataset: DatasetSpec) -> str:
-    """The SHA-256 of a file with weights of the user's own, which must fit the network.
-
-    Raises:
-        CheckpointError: not readable as weights, or of another network.
-        OSError: not readable at all.
-    """
-    state, digest = read_weights(path)
-    with torch.device("meta"):
-        shapes = {name: tensor.to("meta") for name, tensor in state.items()}
-        load_weights(build_student(student, dataset), shapes, path)
-    return digest
 
 
 def stage_recipes(recipe: Recipe, method: Method) -> list[Recipe]:

@@ -86,7 +86,7 @@ def compiling_pays(spec: Spec, device: torch.device, steps: int) -> bool:
     if device.type != "cuda":
         return False
     rows = needs_of(spec).views * spec.recipe.batch_size
-    macs = 3 * macs_per_example(spec) * rows  # forward, and two gradients of the same size
+    macs = 3 * macs_per_example(spec.student, spec.dataset) * rows  # forward, and two gradients of the same size
     return steps * COMPILE_GAIN * (CUDA_STEP_SECONDS + macs / CUDA_MACS_PER_SECOND) > COMPILE_SECONDS
 
 
@@ -96,7 +96,7 @@ def _can_plan(spec: Spec, runtime: Runtime) -> bool:
 
 def _conv_plan(spec: Spec, data: ImageDatasetSpec) -> dict[str, str]:
     """The plan of a student's convolutions; what this machine does not know yet is timed, some seconds a network."""
-    directory = _cache_home() / "conv_plan"
+    directory = cache_home() / "conv_plan"
     try:
         known = load_known(directory)
     except OSError as error:
@@ -114,5 +114,10 @@ def _conv_plan(spec: Spec, data: ImageDatasetSpec) -> dict[str, str]:
     return {shape: algorithm for shape, algorithm in plan.items() if algorithm != NATIVE}
 
 
-def _cache_home() -> Path:
+def cache_home() -> Path:
+    """Where kdrun keeps what it learns about the machine.
+
+    Raises:
+        RuntimeError: there is no home directory.
+    """
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kdrun"

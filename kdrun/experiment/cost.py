@@ -2,22 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from dataclasses import dataclass
+
 import torch
 
 from kdrun.experiment.build import build_student, needs_of
-from kdrun.models.cost import num_macs
+from kdrun.models.cost import num_macs, num_parameters
+from kdrun.spec.components import resolve
+from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Component, Spec
 from kdrun.training.precision import resolve_threads
 
 
-def macs_per_example(spec: Spec, network: Component | None = None) -> int:
-    """Multiply-accumulates of a forward pass on one example of a run's student, or of another network on its data."""
-    data = spec.dataset
-    with torch.device("meta"):
-        return num_macs(build_student(network or spec.student, data), data.shape, data.dtype)
+@dataclass(frozen=True)
+class Size:
+    """Of a network for a dataset.
+
+    Attributes:
+        params: what training can change.
+        macs: multiply-accumulates of a forward pass on one example.
+        modules: of torch, the network itself included.
+    """
+
+    params: int
+    macs: int
+    modules: int
+
+
+_SIZES: dict[Hashable, Size] = {}
+
+
+def size_of(network: Component, data: DatasetSpec) -> Size:
+    """The size of a network for a dataset; computed once, since the runs of a table have the same few networks."""
+    key = (resolve(network.target), repr((network, data.told, data.shape, data.dtype)))
+    if key not in _SIZES:
+        with torch.device("meta"), torch.compiler.set_stance("force_eager"):
+            model = build_student(network, data)
+            macs = num_macs(model, data.shape, data.dtype)
+        _SIZES[key] = Size(num_parameters(model), macs, sum(1 for _ in model.modules()))
+    return _SIZES[key]
+
+
+def macs_per_example(network: Component, data: DatasetSpec) -> int:
+    """Multiply-accumulates of a network's forward pass on one example of a dataset."""
+    return size_of(network, data).macs
 
 
 def threads_for(spec: Spec, device: torch.device, available: int) -> int:
     """The CPU threads for a run, by the size of its step: see `resolve_threads`."""
-    macs = sum(macs_per_example(network) for network in (spec, *spec.teachers))
+    macs = sum(macs_per_example(run.student, run.dataset) for run in (spec, *spec.teachers))
     return resolve_threads(macs * needs_of(spec).views * spec.recipe.batch_size, device, available)

@@ -1,28 +1,41 @@
-"""A rehearsal: builds the networks a run needs, times a few steps on random examples, and writes nothing."""
+"""What runs cost, before anything is run: by the speeds that earlier runs kept, else by timing for some seconds.
+
+Nothing is written.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 
-from kdrun.experiment.build import build_optimisation, build_student, needs_of
-from kdrun.experiment.cost import macs_per_example, threads_for
-from kdrun.methods import CE
-from kdrun.models.cost import num_parameters
+from kdrun.experiment.build import NOT_DECODED, needs_of
+from kdrun.experiment.cost import size_of, threads_for
+from kdrun.experiment.speeds import Network, Speed, known_speeds
+from kdrun.experiment.timing import Trial, time_networks
 from kdrun.spec.components import method_class
-from kdrun.spec.dataset import SequenceDatasetSpec
+from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Component, Spec
-from kdrun.training.precision import autocast, on_device
 
-TIMED_STEPS = 2
-TIMED_MACS = 4e9
-"""On a CPU, where time grows with the images, so much of a batch is timed; on a GPU, where it does not, all of it."""
+TIMING_SECONDS = 5.0
+"""For all the networks of a command together."""
+
+LIKENESS = 4.0
+"""A kept speed also stands for networks of its family with at most so many times its MACs, or so small a part."""
+
+Basis = Literal["kept", "related", "timed", "guessed"]
+WORDS: dict[Basis, str] = {
+    "kept": "by the speeds that earlier runs kept",
+    "related": "by those of related networks",
+    "timed": "timed now",
+    "guessed": "a guess, by other networks or a convolution timed now",
+}
 
 
 @dataclass(frozen=True)
@@ -45,54 +58,105 @@ class Estimate:
 
 
 class Estimator:
-    """Times each network once, on this machine as busy as it is.
+    """Predicts the time of runs from the MACs of their networks, on this machine as busy as it is.
 
-    What a method computes beside its networks is not counted: for methods on logits it is small.
+    Not counted are views, and what a method computes beside its networks: for methods on logits it is small.
+
+    Args:
+        specs: all runs that are to be estimated.
+        device: where they will run.
+        threads: of the CPU, for each of them; None is as many as its step pays for.
     """
 
-    def __init__(self, device: torch.device, threads: int | None = None) -> None:
+    def __init__(self, specs: Iterable[Spec], device: torch.device, threads: int | None = None) -> None:
+        self._specs = list(specs)
         self._device = device
         self._threads = threads
         self._all_threads = torch.get_num_threads()
-        self._known: dict[str, tuple[float, float]] = {}
+        self._timed_seconds = 0.0
 
     def estimate(self, spec: Spec) -> Estimate:
         """The cost of a run."""
-        training, evaluation = self._seconds_per_example(spec, spec.student)
-        on_theirs = [(dataclasses.replace(spec, dataset=teacher.dataset), teacher.student) for teacher in spec.teachers]
-        teaching = sum(self._seconds_per_example(taught, network)[1] for taught, network in on_theirs)
-        examples = spec.dataset.num_train_examples
-        epochs = spec.epochs_trained
-        evaluated = sum(spec.recipe.evaluates(epoch) or epoch == epochs for epoch in range(1, epochs + 1))
+        data, recipe = spec.dataset, spec.recipe
+        training, evaluation = self._seconds_per_example(spec, spec.student, data)
+        teaching = sum(self._seconds_per_example(spec, each.student, each.dataset)[1] for each in spec.teachers)
         each = needs_of(spec).views * (training + teaching)  # of an example, all its views
-        seconds = epochs * examples * each + evaluated * spec.dataset.test_size * evaluation
+        epochs = spec.epochs_trained
+        evaluations = math.ceil(epochs / (recipe.evaluate_every or epochs)) if epochs else 0
+        size = size_of(spec.student, data)
         return Estimate(
-            params=num_parameters(build_student(spec.student, spec.dataset)),
-            macs=macs_per_example(spec),
-            steps=math.ceil(examples / spec.recipe.batch_size),
-            step_seconds=spec.recipe.batch_size * each,
-            seconds=seconds,
+            params=size.params,
+            macs=size.macs,
+            steps=math.ceil(data.num_train_examples / recipe.batch_size),
+            step_seconds=min(recipe.batch_size, data.num_train_examples) * each,
+            seconds=epochs * data.num_train_examples * each + evaluations * data.test_size * evaluation,
         )
 
     def line(self, spec: Spec, *, role: str) -> str:
         """The estimate in words."""
         cost = self.estimate(spec)
+        datasets = [run.dataset for run in (spec, *spec.all_before())]
+        has_id = not any(data.identity.startswith(NOT_DECODED) for data in datasets)
         return (
-            f"{role} {spec.student.name} {method_class(spec.method).name} on {spec.dataset.name} ({spec.run_id}): "
+            f"{role} {spec.student.name} {method_class(spec.method).name} on {spec.dataset.name} "
+            f"({spec.run_id if has_id else 'run id not known'}): "
             f"{cost.params:,} parameters, {cost.macs / 1e6:.2f} M MACs per {spec.dataset.example}, "
             f"{spec.epochs_trained} epochs of {cost.steps} steps at {1000 * cost.step_seconds:.0f} ms: "
             f"about {duration(cost.seconds)} on {self._device.type}"
         )
 
-    def _seconds_per_example(self, spec: Spec, network: Component) -> tuple[float, float]:
-        """Of training a network, and of its forward pass in evaluation, as the run `spec` does it."""
-        size = spec.recipe.batch_size
-        data = spec.dataset
-        key = repr((network, data.told, data.shape, size, spec.precision))
-        if key not in self._known:
-            torch.set_num_threads(self._threads or threads_for(spec, self._device, self._all_threads))
-            self._known[key] = _time(spec, network, self._device)
-        return self._known[key]
+    def basis(self) -> str:
+        """What the times rest on, in words."""
+        counts = Counter(basis for _, basis in self._speeds.values())
+        parts = [f"{counts[basis]} {words}" for basis, words in WORDS.items() if counts[basis]]
+        took = f"; timing took {self._timed_seconds:.1f} s, nothing is kept" if self._timed_seconds else ""
+        return f"times of {len(self._speeds)} network{'s'[: len(self._speeds) > 1]}: {', '.join(parts)}{took}"
+
+    def _seconds_per_example(self, spec: Spec, component: Component, data: DatasetSpec) -> tuple[float, float]:
+        """Of training a network, and of its forward pass in evaluation, as a run does it."""
+        network = Network.of(spec, component, data)
+        speed, _ = self._speeds[network, self._threads_of(spec)]
+        return network.macs / speed.training, network.macs / speed.evaluation
+
+    def _threads_of(self, spec: Spec) -> int:
+        return self._threads or threads_for(spec, self._device, self._all_threads)
+
+    @functools.cached_property
+    def _speeds(self) -> dict[tuple[Network, int], tuple[Speed, Basis]]:
+        """By network and threads: a speed to go by, and what it is."""
+        trials: dict[tuple[Network, int], Trial] = {}
+        for spec in self._specs:
+            threads = self._threads_of(spec)
+            for run in (spec, *spec.teachers):
+                network = Network.of(spec, run.student, run.dataset)
+                trial = Trial(network, run.student, run.dataset, spec.recipe, threads)
+                trials.setdefault((network, threads), trial)
+        kept = {threads: known_speeds(self._device, threads) for _, threads in trials}
+        found = {key: speed for key in trials if (speed := _kept(key[0], kept[key[1]]))}
+        missing = {key: trial for key, trial in trials.items() if key not in found}
+        return {**found, **self._timed(missing)}
+
+    def _timed(self, trials: dict[tuple[Network, int], Trial]) -> dict[tuple[Network, int], tuple[Speed, Basis]]:
+        if not trials:
+            return {}
+        started = time.perf_counter()
+        speeds, convolution = time_networks(list(trials.values()), self._device, seconds=TIMING_SECONDS)
+        self._timed_seconds = time.perf_counter() - started
+        timed: dict[tuple[Network, int], tuple[Speed, Basis]] = {}
+        for (network, threads), speed in zip(trials, speeds, strict=True):
+            nearest = network.nearest(each for each in speeds if each is not None) or convolution
+            timed[network, threads] = (speed, "timed") if speed else (nearest, "guessed")
+        return timed
+
+
+def _kept(network: Network, speeds: Sequence[Speed]) -> tuple[Speed, Basis] | None:
+    """Of kept speeds a network's own, else that of the family's most alike."""
+    for speed in speeds:
+        if network.is_of(speed):
+            return speed, "kept"
+    alike = [speed for speed in speeds if network.is_related(speed, LIKENESS)]
+    nearest = network.nearest(alike)
+    return None if nearest is None else (nearest, "related")
 
 
 def with_teachers(specs: Sequence[Spec]) -> list[tuple[Spec, str]]:
@@ -112,47 +176,3 @@ def duration(seconds: float) -> str:
     if hours >= 48:
         return f"{days:.1f} days"
     return f"{seconds:.0f} s" if seconds < 120 else f"{minutes:.0f} min" if minutes < 120 else f"{hours:.1f} h"
-
-
-def _time(spec: Spec, network: Component, device: torch.device) -> tuple[float, float]:
-    """Seconds per example of a training step, and of evaluation."""
-    student = on_device(build_student(network, spec.dataset), device)
-    method = CE(student).to(device).train()
-    optimizer, _ = build_optimisation(spec.recipe, method.parameters(), 1)
-    context = autocast(device, spec.precision)
-    size, data = spec.recipe.batch_size, spec.dataset
-    if device.type == "cpu":
-        size = max(2, min(size, int(TIMED_MACS / macs_per_example(spec, network))))
-    if isinstance(data, SequenceDatasetSpec):
-        x = torch.randint(1, data.num_tokens, (size, *data.shape), device=device)
-    else:
-        x = torch.randn(size, *data.shape, device=device).to(memory_format=torch.channels_last)
-    y = torch.randint(len(data.outputs), (size * data.labels_each,), device=device)
-
-    def step() -> None:
-        with context:
-            loss = F.cross_entropy(student(x), y)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    @torch.no_grad()
-    def evaluate() -> None:
-        with context:
-            student(x)
-
-    training = _timed(step, device)
-    student.eval()
-    return training / size, _timed(evaluate, device) / size
-
-
-def _timed(function: Callable[[], None], device: torch.device) -> float:
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    for _ in range(TIMED_STEPS):
-        function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - started) / TIMED_STEPS

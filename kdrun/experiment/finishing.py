@@ -65,7 +65,7 @@ def exported(
         "student": {
             "name": spec.student.name,
             "params": num_parameters(student),
-            "macs": macs_per_example(spec),
+            "macs": macs_per_example(spec.student, spec.dataset),
             "weights_sha256": checkpoint.export_weights(run.weights, student),
             "probe_top1": probe_top1(student, data.test, context),
         },

@@ -21,6 +21,7 @@ from kdrun.experiment.progress import TrainingProgress
 from kdrun.experiment.replay import ReplayStore, replay_key
 from kdrun.experiment.resident import ResidentSplits, load_resident, load_test
 from kdrun.experiment.runtime import Runtime
+from kdrun.experiment.speeds import keep_speed
 from kdrun.experiment.teachers import load_teacher, weakness
 from kdrun.log import log
 from kdrun.methods import Needs
@@ -270,6 +271,7 @@ class Runner:
                 results = [teachers[teacher.run_id].result for teacher in attempt.run.spec.teachers]
                 attempt.finish(trainings[attempt], data, results)
                 self._trained.append(attempt.run)
+                keep_speed(attempt.run.spec, trainings[attempt], device)
         self._drop_checkpoints()
 
     def announce(self, specs: Iterable[Spec]) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kdrun.experiment.build import load_weights, outline_of
+from kdrun.experiment.build import outline_of
 from kdrun.experiment.teachers import recorded_weights
+from kdrun.experiment.weights import load_weights
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Component
 from kdrun.specialists import oversampling_correction

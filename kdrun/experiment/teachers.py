@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from kdrun.data import Resident
-from kdrun.experiment.build import build_student, load_weights
+from kdrun.experiment.build import build_student
+from kdrun.experiment.weights import load_weights
 from kdrun.files import DamagedError, read_record, sweep, write_record
 from kdrun.log import log
 from kdrun.metrics import num_correct
@@ -91,7 +92,7 @@ def _is_verified(path: Path, digest: str) -> bool:
         return bool(read_record(path)["weights_sha256"] == digest)
     except FileNotFoundError:
         return False
-    except DamagedError as error:
+    except (DamagedError, OSError) as error:
         log.warning("%s; the teacher's accuracy is checked again", error)
         return False
 

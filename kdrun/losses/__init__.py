@@ -6,7 +6,7 @@ Everything is computed in log space, outside autocast: float64 stays float64, an
 float32. Gradients reach the student only.
 """
 
-from kdrun.losses.base import KL_REDUCTIONS, check_choice, check_range, cross_entropy
+from kdrun.losses.base import KL_REDUCTIONS, check_choice, check_range, check_temperature, check_weight, cross_entropy
 from kdrun.losses.born_again import confidence_weighted_loss, permuted_target_loss
 from kdrun.losses.contrastive import contrastive_loss, contrastive_scores, log_normalizer
 from kdrun.losses.correlation import dist_loss
@@ -56,6 +56,8 @@ __all__ = [
     "check_choice",
     "check_k",
     "check_range",
+    "check_temperature",
+    "check_weight",
     "class_similarity_loss",
     "confidence_weighted_loss",
     "contrastive_loss",

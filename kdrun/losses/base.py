@@ -25,7 +25,15 @@ def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 LARGEST_LOGIT = 1e30
-"""Logits beyond are taken as this large, so that losses stay finite at every temperature from 0.1 to 100."""
+"""Logits beyond are taken as this large, so that losses stay finite at every temperature that methods take."""
+
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-3, 1e4
+"""Below, a softmax of logits that differ by 0.1 has one class for all purposes, and z / T of `LARGEST_LOGIT` nears the
+largest float32. Above, the gradient T (q - p) of logits that differ by 1 is a difference of probabilities that float32
+has with an error of more than 0.1 %, and T^2 KL of `LARGEST_LOGIT` nears the largest float32."""
+
+LARGEST_WEIGHT = 1e9
+"""Of a term of a loss: with ordinary terms its gradient, and the square of that in Adam, are finite in float32."""
 
 
 def widened(tensor: Tensor) -> Tensor:
@@ -44,6 +52,19 @@ def check_range(name: str, value: float, low: float, high: float = float("inf"),
         if high != float("inf"):
             allowed = f"{'more than' if open_low else 'from'} {low:g} {'and at most' if open_low else 'to'} {high:g}"
         raise ValueError(f"{name}={value!r}: must be a finite number, {allowed}")
+
+
+def check_temperature(name: str, value: float) -> None:
+    """Raises `ValueError` unless `value` is a temperature at which a loss and its gradient mean something in float32.
+
+    The losses themselves are formulas for every T > 0, and take float64; methods are trained in float32.
+    """
+    check_range(name, value, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
+
+
+def check_weight(name: str, value: float, *, low: float = 0.0) -> None:
+    """Raises `ValueError` unless `value` is from `low` to `LARGEST_WEIGHT`."""
+    check_range(name, value, low, LARGEST_WEIGHT)
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -19,8 +19,8 @@ class AT(Distillation):
     Args:
         student: the network.
         pair: outlines of student and teacher.
-        weight: of the attention maps, at least 0.
-        hard_weight: of the cross-entropy, at least 0.
+        weight: of the attention maps, from 0 to 1e9.
+        hard_weight: of the cross-entropy, from 0 to 1e9.
         variant: `"released"` (the authors' code and RepDistiller's, squared) or `"paper"` (equation 2, not squared).
         student_taps: its feature maps, of two positions at least; None is where its stages end (see `stage_ends`), or
             the namesakes of `teacher_taps`.
@@ -43,8 +43,8 @@ class AT(Distillation):
         teacher_taps: tuple[str, ...] | None = None,
     ) -> None:
         super().__init__(student)
-        losses.check_range("weight", weight, 0)
-        losses.check_range("hard_weight", hard_weight, 0)
+        losses.check_weight("weight", weight)
+        losses.check_weight("hard_weight", hard_weight)
         self.weight = weight
         self.hard_weight = hard_weight
         losses.check_choice("variant", variant, losses.AT_VARIANTS)

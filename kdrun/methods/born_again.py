@@ -15,13 +15,13 @@ class BornAgain(Distillation):
 
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
-        generation: how many times the network is born again, at least 1: the teacher is generation - 1, and
+        generation: how many times the network is born again, from 1 to 100: the teacher is generation - 1, and
             generation 0 an ordinary training.
         variant: what is taught. `"kd"`: the teacher's output. `"cwtm"`: cross-entropy with the labels, each image
             weighed by the teacher's confidence. `"dkpp"`: the teacher's output with all probabilities but the
             largest permuted.
-        hard_weight: of the cross-entropy, at least 0.
-        weight: of the term, at least 0.
+        hard_weight: of the cross-entropy, from 0 to 1e9.
+        weight: of the term, from 0 to 1e9.
     """
 
     name = "born_again"
@@ -38,10 +38,10 @@ class BornAgain(Distillation):
         weight: float = 1.0,
     ) -> None:
         super().__init__(student)
-        losses.check_range("generation", generation, 1)
+        losses.check_range("generation", generation, 1, 100)
         losses.check_choice("variant", variant, VARIANTS)
-        losses.check_range("hard_weight", hard_weight, 0)
-        losses.check_range("weight", weight, 0)
+        losses.check_weight("hard_weight", hard_weight)
+        losses.check_weight("weight", weight)
         self.generation = generation
         self.variant = variant
         self.hard_weight = hard_weight

@@ -27,10 +27,10 @@ class CRD(Distillation):
         training: the examples that the memories are of.
         num_negatives: k, at least 1. They are drawn without replacement; with it where a class leaves fewer.
         embedding_size: d, at least 1.
-        temperature: T > 0, of the scores.
+        temperature: T, from 0.001 to 10,000, of the scores.
         momentum: share of the old embedding when a memory is moved, in [0, 1).
-        weight: of the contrastive term, at least 0.
-        hard_weight: of the cross-entropy, at least 0.
+        weight: of the contrastive term, from 0 to 1e9.
+        hard_weight: of the cross-entropy, from 0 to 1e9.
         student_tap: of any shape; None is the vector that the last layer takes.
         teacher_tap: its counterpart; None likewise. Of one that is named the other is the namesake.
 
@@ -61,14 +61,14 @@ class CRD(Distillation):
         teacher_tap: str | None = None,
     ) -> None:
         super().__init__(student)
-        losses.check_range("num_negatives", num_negatives, 1)
-        losses.check_range("embedding_size", embedding_size, 1)
-        losses.check_range("temperature", temperature, 0, open_low=True)
+        losses.check_range("num_negatives", num_negatives, 1, 1_000_000)
+        losses.check_range("embedding_size", embedding_size, 1, 1_000_000)
+        losses.check_temperature("temperature", temperature)
         losses.check_range("momentum", momentum, 0, 1)
         if momentum == 1:
             raise ValueError("momentum=1: must be less than 1, or the memories stay as they are drawn")
-        losses.check_range("weight", weight, 0)
-        losses.check_range("hard_weight", hard_weight, 0)
+        losses.check_weight("weight", weight)
+        losses.check_weight("hard_weight", hard_weight)
         self.num_negatives = num_negatives
         self.temperature = temperature
         self.momentum = momentum

@@ -16,11 +16,11 @@ class DIST(Distillation):
 
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
-        temperature: T > 0, on both sides.
-        beta: weight of the relation between the classes of an image, at least 0.
-        gamma: weight of the relation between the images of a batch, at least 0.
-        hard_weight: of the cross-entropy, at least 0.
-        weight: of the term, at least 0.
+        temperature: T, from 0.001 to 10,000, on both sides.
+        beta: weight of the relation between the classes of an image, from 0 to 1e9.
+        gamma: weight of the relation between the images of a batch, from 0 to 1e9.
+        hard_weight: of the cross-entropy, from 0 to 1e9.
+        weight: of the term, from 0 to 1e9.
     """
 
     name = "dist"
@@ -36,11 +36,11 @@ class DIST(Distillation):
         weight: float = 32.0,
     ) -> None:
         super().__init__(student)
-        losses.check_range("temperature", temperature, 0, open_low=True)
-        losses.check_range("beta", beta, 0)
-        losses.check_range("gamma", gamma, 0)
-        losses.check_range("hard_weight", hard_weight, 0)
-        losses.check_range("weight", weight, 0)
+        losses.check_temperature("temperature", temperature)
+        losses.check_weight("beta", beta)
+        losses.check_weight("gamma", gamma)
+        losses.check_weight("hard_weight", hard_weight)
+        losses.check_weight("weight", weight)
         self.temperature = temperature
         self.beta = beta
         self.gamma = gamma

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from kdrun import losses
+from kdrun.limits import MOST_EPOCHS
 from kdrun.methods.base import Batch, Distillation, StudentOutput, TeacherOutput
 from kdrun.methods.kd import maybe_standardized
 
@@ -14,12 +15,12 @@ class DKD(Distillation):
 
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
-        temperature: T > 0, on both sides.
-        alpha: weight of TCKD, the true class against the others, at least 0.
-        beta: weight of NCKD, what is said about the others, at least 0.
+        temperature: T, from 0.001 to 10,000, on both sides.
+        alpha: weight of TCKD, the true class against the others, from 0 to 1e9.
+        beta: weight of NCKD, what is said about the others, from 0 to 1e9.
         warmup_epochs: the term grows linearly over these first epochs of the run, as released; 0: at once.
-        hard_weight: of the cross-entropy, at least 0.
-        weight: of the term, at least 0.
+        hard_weight: of the cross-entropy, from 0 to 1e9.
+        weight: of the term, from 0 to 1e9.
         standardize: both networks' logits are standardised first, see `kdrun.losses.standardized`.
     """
 
@@ -38,11 +39,12 @@ class DKD(Distillation):
         standardize: bool = False,
     ) -> None:
         super().__init__(student)
-        losses.check_range("temperature", temperature, 0, open_low=True)
-        for option, value in (("alpha", alpha), ("beta", beta), ("warmup_epochs", warmup_epochs)):
-            losses.check_range(option, value, 0)
-        losses.check_range("hard_weight", hard_weight, 0)
-        losses.check_range("weight", weight, 0)
+        losses.check_temperature("temperature", temperature)
+        losses.check_weight("alpha", alpha)
+        losses.check_weight("beta", beta)
+        losses.check_range("warmup_epochs", warmup_epochs, 0, MOST_EPOCHS)
+        losses.check_weight("hard_weight", hard_weight)
+        losses.check_weight("weight", weight)
         self.temperature = temperature
         self.alpha = alpha
         self.beta = beta

@@ -23,9 +23,9 @@ class DML(Method):
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
         pair: makes the peers.
-        num_networks: the student included, at least 2.
-        temperature: T > 0 of the KL, which carries T^2; the paper has 1.
-        weight: of the KL, at least 0.
+        num_networks: the student included, from 2 to 100.
+        temperature: T of the KL, from 0.001 to 10,000, which carries T^2; the paper has 1.
+        weight: of the KL, from 0 to 1e9.
     """
 
     name = "dml"
@@ -36,9 +36,9 @@ class DML(Method):
         self, student: nn.Module, pair: Pair, *, num_networks: int = 2, temperature: float = 1.0, weight: float = 1.0
     ) -> None:
         super().__init__(student)
-        losses.check_range("num_networks", num_networks, 2)
-        losses.check_range("temperature", temperature, 0, open_low=True)
-        losses.check_range("weight", weight, 0)
+        losses.check_range("num_networks", num_networks, 2, 100)
+        losses.check_temperature("temperature", temperature)
+        losses.check_weight("weight", weight)
         self.others = nn.ModuleList(pair.fresh() for _ in range(num_networks - 1))
         self.temperature = temperature
         self.weight = weight

@@ -28,11 +28,11 @@ class FitNet(Distillation):
         stage1_lr: learning rate of the first stage, more than 0.
         stage1_milestones: increasing shares of the first stage, in (0, 1).
         stage1_gamma: factor at each of them, in (0, 1].
-        temperature: T of the second stage, more than 0.
-        kd_weight_start: lambda at the beginning of the second stage, at least 0.
+        temperature: T of the second stage, from 0.001 to 10,000.
+        kd_weight_start: lambda at the beginning of the second stage, from 0 to 1e9.
         kd_weight_end: and at its end.
-        weight: of the hint in the one-stage form, at least 0.
-        hard_weight: of the cross-entropy, at least 0.
+        weight: of the hint in the one-stage form, from 0 to 1e9.
+        hard_weight: of the cross-entropy, from 0 to 1e9.
         regressor_relu: a ReLU behind the regressor's BatchNorm (RepDistiller), of feature maps only.
         student_tap: the guided layer; None is the middle one of its feature maps, or the vector where a network has
             none.
@@ -71,11 +71,11 @@ class FitNet(Distillation):
         self.stage1_epochs = stage1_epochs
         if stage1_epochs:  # the second stage is KD
             self.needs = Needs(logits=True)
-        losses.check_range("temperature", temperature, 0, open_low=True)
-        losses.check_range("kd_weight_start", kd_weight_start, 0)
-        losses.check_range("kd_weight_end", kd_weight_end, 0)
-        losses.check_range("weight", weight, 0)
-        losses.check_range("hard_weight", hard_weight, 0)
+        losses.check_temperature("temperature", temperature)
+        losses.check_weight("kd_weight_start", kd_weight_start)
+        losses.check_weight("kd_weight_end", kd_weight_end)
+        losses.check_weight("weight", weight)
+        losses.check_weight("hard_weight", hard_weight)
         self.temperature = temperature
         self.kd_weight_start = kd_weight_start
         self.kd_weight_end = kd_weight_end

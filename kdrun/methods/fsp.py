@@ -28,8 +28,8 @@ class FSP(Distillation):
         stage1_lr: learning rate of the first stage, more than 0.
         stage1_milestones: increasing shares of the first stage, in (0, 1).
         stage1_gamma: factor at each of them, in (0, 1].
-        weight: lambda, the same for all pairs, at least 0; the paper does not give its value.
-        hard_weight: of the cross-entropy, at least 0.
+        weight: lambda, the same for all pairs, from 0 to 1e9; the paper does not give its value.
+        hard_weight: of the cross-entropy, from 0 to 1e9.
         pooling: of the larger map of a pair: `"max"` (the paper) or `"average"` (RepDistiller).
         reduction: `"sum"` of the squares (the paper) or `"mean"`, divided by the size of G (RepDistiller).
         adapt: learns a 1x1 convolution for each of the student's maps that has other channels than the teacher's.
@@ -67,8 +67,8 @@ class FSP(Distillation):
         super().__init__(student)
         self._stage1_recipe = stage1_recipe(stage1_epochs, stage1_lr, stage1_milestones, stage1_gamma)
         self.stage1_epochs = stage1_epochs
-        losses.check_range("weight", weight, 0)
-        losses.check_range("hard_weight", hard_weight, 0)
+        losses.check_weight("weight", weight)
+        losses.check_weight("hard_weight", hard_weight)
         losses.check_choice("pooling", pooling, losses.POOLINGS)
         losses.check_choice("reduction", reduction, losses.FSP_REDUCTIONS)
         self.weight = weight

@@ -7,13 +7,16 @@ from torch import nn
 from kdrun import losses
 from kdrun.methods.base import Batch, Method, Objective, StudentOutput, TeacherOutput
 
+SMALLEST_SCALE = 1e-9
+"""Of a loss; below, its gradients begin to vanish in float32."""
+
 
 class CE(Method):
     """Cross-entropy: the baseline of every table.
 
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
-        scale: factor of the loss, more than 0. With weight decay it is no mere change of learning rate: it is the
+        scale: factor of the loss, from 1e-9 to 1e9. With weight decay it is no mere change of learning rate: it is the
             control for a distillation loss whose weights do not add up to 1.
     """
 
@@ -21,7 +24,7 @@ class CE(Method):
 
     def __init__(self, student: nn.Module, *, scale: float = 1.0) -> None:
         super().__init__(student)
-        losses.check_range("scale", scale, 0, open_low=True)
+        losses.check_weight("scale", scale, low=SMALLEST_SCALE)
         self.scale = scale
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
@@ -37,7 +40,7 @@ class LSR(Method):
         epsilon: probability mass taken from the label, in [0, 1].
         spread: `"uniform"` (the equation) or `"others"` (the released Tf-KD code), see
             `kdrun.losses.label_smoothing_loss`.
-        scale: factor of the loss, more than 0, see `CE`.
+        scale: factor of the loss, from 1e-9 to 1e9, see `CE`.
     """
 
     name = "lsr"
@@ -48,7 +51,7 @@ class LSR(Method):
         super().__init__(student)
         losses.check_range("epsilon", epsilon, 0, 1)
         losses.check_choice("spread", spread, losses.SPREADS)
-        losses.check_range("scale", scale, 0, open_low=True)
+        losses.check_weight("scale", scale, low=SMALLEST_SCALE)
         self.epsilon = epsilon
         self.spread = spread
         self.scale = scale

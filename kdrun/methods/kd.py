@@ -14,18 +14,18 @@ class SoftTargets(Distillation):
 
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
-        temperature: T > 0.
+        temperature: T, from 0.001 to 10,000.
         alpha: weight of the term, in [0, 1].
-        multiplier: further weight of the term, at least 0.
+        multiplier: further weight of the term, from 0 to 1e9.
     """
 
     alone = ("alpha", "multiplier")
 
     def __init__(self, student: nn.Module, *, temperature: float, alpha: float, multiplier: float) -> None:
         super().__init__(student)
-        losses.check_range("temperature", temperature, 0, open_low=True)
+        losses.check_temperature("temperature", temperature)
         losses.check_range("alpha", alpha, 0, 1)
-        losses.check_range("multiplier", multiplier, 0)
+        losses.check_weight("multiplier", multiplier)
         self.temperature = temperature
         self.hard_weight = 1 - alpha
         self.weight = alpha * multiplier
@@ -39,10 +39,10 @@ class KD(SoftTargets):
 
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
-        temperature: T > 0, on both sides.
+        temperature: T, from 0.001 to 10,000, on both sides.
         alpha: weight of the soft targets, in [0, 1].
         kl_reduction: `"batchmean"`, the KL per image, or `"mean"`, which divides it by K too.
-        multiplier: further weight of the soft-target term, at least 0.
+        multiplier: further weight of the soft-target term, from 0 to 1e9.
         standardize: both networks' logits are standardised first, see `kdrun.losses.standardized`.
     """
 

@@ -14,11 +14,11 @@ class KDEnsemble(SoftTargets):
 
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
-        temperature: T > 0, for every teacher and the student.
+        temperature: T, from 0.001 to 10,000, for every teacher and the student.
         alpha: weight of the soft targets, in [0, 1].
-        multiplier: further weight of the soft-target term, at least 0.
+        multiplier: further weight of the soft-target term, from 0 to 1e9.
         mean: of the teachers' softened outputs, `"arithmetic"` or `"geometric"`.
-        num_teachers: how many teachers are trained, at least 1, where the config does not name them.
+        num_teachers: how many teachers are trained, from 1 to 100, where the config does not name them.
         standardize: all networks' logits are standardised first, see `kdrun.losses.standardized`.
     """
 
@@ -38,7 +38,7 @@ class KDEnsemble(SoftTargets):
     ) -> None:
         super().__init__(student, temperature=temperature, alpha=alpha, multiplier=multiplier)
         losses.check_choice("mean", mean, losses.ENSEMBLE_MEANS)
-        losses.check_range("num_teachers", num_teachers, 1)
+        losses.check_range("num_teachers", num_teachers, 1, 100)
         self.mean = mean
         self.num_teachers = num_teachers
         self.standardize = standardize

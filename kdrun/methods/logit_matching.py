@@ -16,7 +16,7 @@ class LogitMatching(Distillation):
         student: maps `[N, C, H, W]` to logits `[N, K]`.
         alpha: weight of the matching, in [0, 1].
         class_reduction: `"mean"` divides the squares by K, which is what KD tends to; `"sum"` does not.
-        multiplier: further weight of the matching, at least 0.
+        multiplier: further weight of the matching, from 0 to 1e9.
         standardize: both networks' logits are standardised first, see `kdrun.losses.standardized`.
     """
 
@@ -35,7 +35,7 @@ class LogitMatching(Distillation):
         super().__init__(student)
         losses.check_range("alpha", alpha, 0, 1)
         losses.check_choice("class_reduction", class_reduction, losses.CLASS_REDUCTIONS)
-        losses.check_range("multiplier", multiplier, 0)
+        losses.check_weight("multiplier", multiplier)
         self.hard_weight = 1 - alpha
         self.weight = alpha * multiplier
         self.class_reduction = class_reduction

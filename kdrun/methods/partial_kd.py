@@ -16,9 +16,9 @@ class KDTopK(SoftTargets):
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
         pair: the networks.
-        temperature: T > 0, on both sides.
+        temperature: T, from 0.001 to 10,000, on both sides.
         alpha: weight of the soft targets, in [0, 1].
-        multiplier: further weight of the soft-target term, at least 0.
+        multiplier: further weight of the soft-target term, from 0 to 1e9.
         k: a number of classes (an integer) from 1 to K, or a fraction of them in (0, 1].
         renormalize: the kept probabilities are divided by their sum, see `kdrun.losses.topk_loss`.
         standardize: both networks' logits are standardised first, see `kdrun.losses.standardized`.
@@ -55,9 +55,9 @@ class KDPt(SoftTargets):
 
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
-        temperature: T > 0, on both sides.
+        temperature: T, from 0.001 to 10,000, on both sides.
         alpha: weight of the soft targets, in [0, 1].
-        multiplier: further weight of the soft-target term, at least 0.
+        multiplier: further weight of the soft-target term, from 0 to 1e9.
     """
 
     name = "kd_pt"
@@ -78,10 +78,10 @@ class KDSim(SoftTargets):
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
         pair: the networks. The teacher's classifier is its last parameter of two dimensions with K rows.
-        temperature: T > 0, of the student's side.
+        temperature: T, from 0.001 to 10,000, of the student's side.
         alpha: weight of the soft targets, in [0, 1].
-        multiplier: further weight of the soft-target term, at least 0.
-        similarity_temperature: what the similarities are divided by before their softmax, more than 0.
+        multiplier: further weight of the soft-target term, from 0 to 1e9.
+        similarity_temperature: what the similarities are divided by before their softmax, from 0.001 to 10,000.
         normalize: similarities are cosines; without it dot products.
     """
 
@@ -100,7 +100,7 @@ class KDSim(SoftTargets):
         normalize: bool = True,
     ) -> None:
         super().__init__(student, temperature=temperature, alpha=alpha, multiplier=multiplier)
-        losses.check_range("similarity_temperature", similarity_temperature, 0, open_low=True)
+        losses.check_temperature("similarity_temperature", similarity_temperature)
         self.classifier = classifier(pair.teacher, pair.student.num_classes)
         self.similarity_temperature = similarity_temperature
         self.normalize = normalize

@@ -16,10 +16,10 @@ class RKD(Distillation):
     Args:
         student: the network.
         pair: outlines of student and teacher.
-        distance_weight: of the distances in pairs of images, at least 0.
-        angle_weight: of the angles in triplets of images, at least 0.
-        weight: of both, at least 0.
-        hard_weight: of the cross-entropy, at least 0.
+        distance_weight: of the distances in pairs of images, from 0 to 1e9.
+        angle_weight: of the angles in triplets of images, from 0 to 1e9.
+        weight: of both, from 0 to 1e9.
+        hard_weight: of the cross-entropy, from 0 to 1e9.
         student_tap: of any shape; None is the vector that the last layer takes.
         teacher_tap: its counterpart; None likewise. Of one that is named the other is the namesake.
     """
@@ -41,10 +41,10 @@ class RKD(Distillation):
         teacher_tap: str | None = None,
     ) -> None:
         super().__init__(student)
-        losses.check_range("distance_weight", distance_weight, 0)
-        losses.check_range("angle_weight", angle_weight, 0)
-        losses.check_range("weight", weight, 0)
-        losses.check_range("hard_weight", hard_weight, 0)
+        losses.check_weight("distance_weight", distance_weight)
+        losses.check_weight("angle_weight", angle_weight)
+        losses.check_weight("weight", weight)
+        losses.check_weight("hard_weight", hard_weight)
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight
         self.weight = weight
@@ -67,8 +67,8 @@ class SimilarityPreserving(Distillation):
     Args:
         student: the network.
         pair: outlines of student and teacher.
-        weight: of the similarities, at least 0.
-        hard_weight: of the cross-entropy, at least 0.
+        weight: of the similarities, from 0 to 1e9.
+        hard_weight: of the cross-entropy, from 0 to 1e9.
         student_tap: of any shape; None is the last feature map, else the vector that the last layer takes.
         teacher_tap: its counterpart; None likewise. Of one that is named the other is the namesake.
     """
@@ -88,8 +88,8 @@ class SimilarityPreserving(Distillation):
         teacher_tap: str | None = None,
     ) -> None:
         super().__init__(student)
-        losses.check_range("weight", weight, 0)
-        losses.check_range("hard_weight", hard_weight, 0)
+        losses.check_weight("weight", weight)
+        losses.check_weight("hard_weight", hard_weight)
         self.weight = weight
         self.hard_weight = hard_weight
         self.student_tap, self.teacher_tap = one_tap(pair, student_tap, teacher_tap, _last)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+from kdrun.limits import MOST_EPOCHS
 from kdrun.losses import check_range
 
 STAGE1_OPTIONS = ("stage1_lr", "stage1_milestones", "stage1_gamma")
@@ -16,7 +17,7 @@ def stage1_recipe(epochs: int, lr: float, milestones: tuple[float, ...], gamma: 
     """The fields of the recipe that a first stage changes, from the method's options `stage1_*`.
 
     Args:
-        epochs: at least 0.
+        epochs: from 0 to `MOST_EPOCHS`.
         lr: more than 0; scaled by the batch size as the recipe's.
         milestones: increasing shares of the stage, in (0, 1).
         gamma: in (0, 1].
@@ -24,7 +25,7 @@ def stage1_recipe(epochs: int, lr: float, milestones: tuple[float, ...], gamma: 
     Raises:
         ValueError: a value outside what is said above.
     """
-    check_range("stage1_epochs", epochs, 0)
+    check_range("stage1_epochs", epochs, 0, MOST_EPOCHS)
     check_range("stage1_lr", lr, 0, open_low=True)
     check_range("stage1_gamma", gamma, 0, 1, open_low=True)
     if not all(low < high for low, high in itertools.pairwise((0.0, *milestones, 1.0))):

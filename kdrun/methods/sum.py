@@ -76,7 +76,7 @@ def check_term(name: str, kind: type[Method] | None) -> type[Distillation]:
 
 
 def term_weight(weight: float | None = None) -> float | None:
-    """The option of a term that is the sum's: its weight, at least 0; None is what the method has alone."""
+    """The option of a term that is the sum's: its weight, from 0 to 1e9; None is what the method has alone."""
     return weight
 
 
@@ -90,7 +90,7 @@ class Sum(Method):
         terms: by name, the options of a method, and `weight` of its term (by default what the method has alone); one
             that is None is none. A term has the name of one of kdrun's methods, or any name where `_target_` is the
             class of its method. They are built and added in the order of their names, whatever order they have.
-        hard_weight: of the cross-entropy with the labels, at least 0.
+        hard_weight: of the cross-entropy with the labels, from 0 to 1e9.
 
     Raises:
         ValueError: no terms, a name that is none, or what a term's method refuses.
@@ -110,7 +110,7 @@ class Sum(Method):
         hard_weight: float = 1.0,
     ) -> None:
         super().__init__(student)
-        losses.check_range("hard_weight", hard_weight, 0)
+        losses.check_weight("hard_weight", hard_weight)
         if not any(options is not None for options in terms.values()):
             raise ValueError(f"terms={{}}: must have one term at least; terms are {', '.join(shipped_terms())}")
         self.hard_weight = hard_weight
@@ -121,7 +121,7 @@ class Sum(Method):
         for name, term in self._terms():
             weight = term_weight(chosen[name].get("weight"))
             self.weights[name] = term.default_weight() if weight is None else weight
-            losses.check_range(f"terms.{name}.weight", self.weights[name], 0)
+            losses.check_weight(f"terms.{name}.weight", self.weights[name])
             if term.weight != term.default_weight():
                 raise ValueError(
                     f"terms.{name}: {type(term).__name__} sets its weight, {term.weight!r}, and its default_weight() "

@@ -19,10 +19,10 @@ class TfKDReg(Distillation):
 
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
-        temperature: T > 0; the paper asks for 20 and more.
+        temperature: T, from 0.001 to 10,000; the paper asks for 20 and more.
         alpha: weight of the virtual teacher, in [0, 1].
         correct_prob: probability it gives the label, in (0, 1].
-        multiplier: further weight of its term, at least 0 (released code only; eq. 9 has none). None: the KL is per
+        multiplier: further weight of its term, from 0 to 1e9 (released code only; eq. 9 has none). None: the KL is per
             image and alpha its weight, in the released form a multiplier of K.
         variant: `"released"` (student at T=1, KL divided by K) or `"paper"` (T on both sides, KL per image).
     """
@@ -44,11 +44,11 @@ class TfKDReg(Distillation):
         variant: str = "released",
     ) -> None:
         super().__init__(student)
-        losses.check_range("temperature", temperature, 0, open_low=True)
+        losses.check_temperature("temperature", temperature)
         losses.check_range("alpha", alpha, 0, 1)
         losses.check_range("correct_prob", correct_prob, 0, 1, open_low=True)
         if multiplier is not None:
-            losses.check_range("multiplier", multiplier, 0)
+            losses.check_weight("multiplier", multiplier)
         losses.check_choice("variant", variant, losses.TFKD_REG_VARIANTS)
         self.temperature = temperature
         self.hard_weight = 1 - alpha

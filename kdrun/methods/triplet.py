@@ -16,10 +16,10 @@ class Triplet(Distillation):
 
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
-        triplet_weight: of the triplet loss beside the KL, at least 0.
-        margin: by how much the negative is to be farther away than the positive, at least 0.
-        hard_weight: of the cross-entropy, at least 0.
-        weight: of KL and triplet loss together, at least 0.
+        triplet_weight: of the triplet loss beside the KL, from 0 to 1e9.
+        margin: by how much the negative is to be farther away than the positive, from 0 to 1e9.
+        hard_weight: of the cross-entropy, from 0 to 1e9.
+        weight: of KL and triplet loss together, from 0 to 1e9.
     """
 
     name = "triplet"
@@ -34,10 +34,10 @@ class Triplet(Distillation):
         weight: float = 1.0,
     ) -> None:
         super().__init__(student)
-        losses.check_range("triplet_weight", triplet_weight, 0)
-        losses.check_range("margin", margin, 0)
-        losses.check_range("hard_weight", hard_weight, 0)
-        losses.check_range("weight", weight, 0)
+        losses.check_weight("triplet_weight", triplet_weight)
+        losses.check_weight("margin", margin)
+        losses.check_weight("hard_weight", hard_weight)
+        losses.check_weight("weight", weight)
         self.triplet_weight = triplet_weight
         self.margin = margin
         self.hard_weight = hard_weight

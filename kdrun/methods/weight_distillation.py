@@ -28,7 +28,7 @@ class WeightDistillation(KD):
         student: the network.
         pair: outlines of student and teacher.
         stage1_epochs: length of the first stage, at least 1.
-        temperature: T > 0, on both sides.
+        temperature: T, from 0.001 to 10,000, on both sides.
         alpha: weight of the soft targets, in [0, 1].
 
     Raises:

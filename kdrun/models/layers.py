@@ -70,10 +70,10 @@ def check_shape(num_classes: int, in_channels: int, image_size: int = SMALLEST_I
     check_count("image_size", image_size, SMALLEST_IMAGE)
 
 
-def check_count(name: str, value: int, low: int) -> None:
-    """Raises `ValueError` unless `value` is an integer and at least `low`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ValueError(f"{name}={value!r}: must be an integer, at least {low}")
+def check_count(name: str, value: int, low: int, high: int = 1_000_000) -> None:
+    """Raises `ValueError` unless `value` is an integer from `low` to `high`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name}={value!r}: must be an integer, at least {low} and at most {high}")
 
 
 def check_dropout(name: str, value: float) -> None:

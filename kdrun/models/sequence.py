@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from kdrun.models.layers import check_count, check_dropout
 
 PADDING = 0
+MOST_LAYERS = 1_000
 STD = 0.05  # of the released code; GPT-2's own 0.02 is for networks 8 times as wide
 
 
@@ -49,7 +50,7 @@ def lstm(
         per_token: whether there is a label for each token instead of one for the sequence.
         width: of the state of each layer.
         embedding: width of the embedding of a token.
-        layers: how many, at least 1.
+        layers: how many, from 1 to `MOST_LAYERS`.
         dropout: probability that a value which a layer returns is dropped in training, in [0, 1).
         input_dropout: the same for a value of an embedding.
 
@@ -57,8 +58,9 @@ def lstm(
         ValueError: an argument outside what is said above.
     """
     _check_sequence(num_classes, num_tokens, length)
-    for name, count in (("width", width), ("embedding", embedding), ("layers", layers)):
+    for name, count in (("width", width), ("embedding", embedding)):
         check_count(name, count, 1)
+    check_count("layers", layers, 1, MOST_LAYERS)
     check_dropout("dropout", dropout)
     check_dropout("input_dropout", input_dropout)
     return LSTM(num_classes, num_tokens, length, per_token, [embedding, *layers * [width]], dropout, input_dropout)
@@ -98,7 +100,7 @@ def transformer(
         causal: whether a token sees no later ones.
         shared: whether all blocks are the same one.
         width: of a token's representation, a multiple of `heads`; the MLPs within are 4 times as wide.
-        depth: how many blocks a token goes through, at least 1.
+        depth: how many blocks a token goes through, from 1 to `MOST_LAYERS`.
         heads: of each attention.
         dropout: probability that a value which attention or MLP adds is dropped in training, in [0, 1).
         embedding_dropout: the same for a value of an embedding.
@@ -108,8 +110,9 @@ def transformer(
         ValueError: an argument outside what is said above.
     """
     _check_sequence(num_classes, num_tokens, length)
-    for name, count in (("width", width), ("depth", depth), ("heads", heads)):
+    for name, count in (("width", width), ("heads", heads)):
         check_count(name, count, 1)
+    check_count("depth", depth, 1, MOST_LAYERS)
     if width % heads:
         raise ValueError(f"width={width}: must be a multiple of heads={heads}, which share it")
     rates = {"dropout": dropout, "embedding_dropout": embedding_dropout, "attention_dropout": attention_dropout}

@@ -19,6 +19,17 @@ and each file that an option names its SHA-256, for each installed distribution 
 Specs of `SEMANTICS` 1 have the SHA-256 of one file. kdrun's own parts have none: `SEMANTICS` covers them."""
 
 
+MOST_CLASSES = 1_000_000
+"""Classes, or words of a vocabulary."""
+
+MOST_EXAMPLES = 1_000_000_000
+LARGEST_IMAGE = 16_384
+"""Pixels of a side."""
+
+LONGEST_SEQUENCE = 1_000_000
+"""Tokens."""
+
+
 class DatasetSpec(ABC):
     """What is trained and tested on. Its place on disk is not part of it.
 
@@ -139,9 +150,9 @@ class DatasetSpec(ABC):
 
     def _common_rules(self) -> tuple[tuple[str, bool, str], ...]:
         return (
-            ("num_classes", self.num_classes >= 2, "at least 2"),
-            ("train_size", self.train_size >= 2, "at least 2"),
-            ("test_size", self.test_size >= 1, "at least 1"),
+            ("num_classes", 2 <= self.num_classes <= MOST_CLASSES, f"at least 2 and at most {MOST_CLASSES}"),
+            ("train_size", 2 <= self.train_size <= MOST_EXAMPLES, f"at least 2 and at most {MOST_EXAMPLES}"),
+            ("test_size", 1 <= self.test_size <= MOST_EXAMPLES, f"at least 1 and at most {MOST_EXAMPLES}"),
             ("train_fraction", 0 < self.train_fraction <= 1, "more than 0 and at most 1"),
             ("val_fraction", 0 <= self.val_fraction < 1, "from 0 to less than 1"),
         )
@@ -193,7 +204,7 @@ class ImageDatasetSpec(DatasetSpec):
             self,
             *self._common_rules(),
             ("in_channels", self.in_channels in (1, 3), "1 or 3"),
-            ("image_size", self.image_size >= 8, "at least 8"),
+            ("image_size", 8 <= self.image_size <= LARGEST_IMAGE, f"at least 8 and at most {LARGEST_IMAGE}"),
             ("mean", len(self.mean) == self.in_channels, "one number per channel"),
             ("std", len(self.std) == self.in_channels and min(self.std) > 0, "one number above 0 per channel"),
             (
@@ -275,8 +286,8 @@ class SequenceDatasetSpec(DatasetSpec):
         enforce(
             self,
             *self._common_rules(),
-            ("num_tokens", self.num_tokens >= 2, "at least 2"),
-            ("length", self.length >= 2, "at least 2"),
+            ("num_tokens", 2 <= self.num_tokens <= MOST_CLASSES, f"at least 2 and at most {MOST_CLASSES}"),
+            ("length", 2 <= self.length <= LONGEST_SEQUENCE, f"at least 2 and at most {LONGEST_SEQUENCE}"),
         )
 
     @property

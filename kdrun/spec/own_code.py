@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdrun.files import sha256
+from kdrun.files import sha256, sha256_of
 
 PACKAGES = ("kdrun", "torch", "torchvision", "hydra-core", "omegaconf", "numpy", "safetensors")
 """Distributions that every run uses; their versions are in every result."""
@@ -31,6 +31,10 @@ ANY = ("*", "**")
 
 FILE = "file "
 """Prefix of the entries of files that options name."""
+
+
+OPTION_FILE_LIMIT = 8 * 2**30
+"""Bytes of a file that an option names, at most: it is read for its SHA-256, in some seconds."""
 
 
 def sources(target: Callable[..., Any], path: str, options: Mapping[str, Any]) -> dict[str, str] | None:
@@ -251,6 +255,6 @@ def _files(value: Any) -> Iterator[str]:
 
 def _digest(path: Path) -> str:
     try:
-        return sha256(path.read_bytes())
+        return sha256_of(path, OPTION_FILE_LIMIT)
     except OSError as error:
         raise ValueError(f"the file {path} that an option names cannot be read: {error.strerror}") from error

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from kdrun.limits import MOST_EPOCHS
 from kdrun.spec.augmentation import Augmentation
 from kdrun.spec.dataset import DatasetSpec, Source, enforce, kind_of
 
@@ -20,6 +21,12 @@ SEMANTICS = 2
 
 2: tfkd_reg is the released form by default, with a multiplier of K.
 """
+
+
+MOST_IN_A_BATCH = 1_000_000
+"""Examples of a batch."""
+
+MOST_MILESTONES = 1_000
 
 
 def _increasing_shares(values: tuple[float, ...]) -> bool:
@@ -51,9 +58,10 @@ class Recipe:
     """How a network is trained. The defaults are the released recipe of Tf-KD for CIFAR-100.
 
     Attributes:
-        epochs: length of the whole schedule, at least 1.
-        batch_size: images per step, at least 2.
-        lr: learning rate at `lr_batch_size`; it is scaled in proportion to `batch_size`.
+        epochs: length of the whole schedule, from 1 to 1,000,000.
+        batch_size: images per step, from 2 to 1,000,000.
+        lr: learning rate at `lr_batch_size`; it is scaled in proportion to `batch_size`, or to the number of training
+            examples where that is smaller.
         lr_batch_size: None takes `lr` as it is.
         optimizer: `sgd` or `adam`.
         momentum: in [0, 1); Adam's beta1.
@@ -89,20 +97,36 @@ class Recipe:
     def __post_init__(self) -> None:
         enforce(
             self,
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 2, "at least 2 (BatchNorm cannot train on one image)"),
+            ("epochs", 1 <= self.epochs <= MOST_EPOCHS, f"at least 1 and at most {MOST_EPOCHS}"),
+            (
+                "batch_size",
+                2 <= self.batch_size <= MOST_IN_A_BATCH,
+                f"at least 2 (BatchNorm cannot train on one image) and at most {MOST_IN_A_BATCH}",
+            ),
             ("lr", self.lr > 0, "more than 0"),
-            ("lr_batch_size", self.lr_batch_size is None or self.lr_batch_size >= 1, "null or at least 1"),
+            (
+                "lr_batch_size",
+                self.lr_batch_size is None or 1 <= self.lr_batch_size <= MOST_IN_A_BATCH,
+                f"null or at least 1 and at most {MOST_IN_A_BATCH}",
+            ),
             ("optimizer", self.optimizer in OPTIMIZERS, " or ".join(OPTIMIZERS)),
             ("momentum", 0 <= self.momentum < 1, "from 0 to less than 1"),
             ("nesterov", not self.nesterov or self.momentum > 0, "false where momentum is 0"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
-            ("milestones", _increasing_shares(self.milestones), "increasing shares of the epochs, in (0, 1)"),
+            (
+                "milestones",
+                len(self.milestones) <= MOST_MILESTONES and _increasing_shares(self.milestones),
+                f"increasing shares of the epochs, in (0, 1), at most {MOST_MILESTONES}",
+            ),
             ("gamma", 0 < self.gamma <= 1, "more than 0 and at most 1"),
             ("warmup_epochs", 0 <= self.warmup_epochs <= max(self.epochs, 1), "from 0 to recipe.epochs"),
             ("clip_norm", self.clip_norm is None or self.clip_norm > 0, "null or more than 0"),
             ("max_norm", self.max_norm is None or self.max_norm > 0, "null or more than 0"),
-            ("evaluate_every", self.evaluate_every is None or self.evaluate_every >= 1, "null or at least 1"),
+            (
+                "evaluate_every",
+                self.evaluate_every is None or 1 <= self.evaluate_every <= MOST_EPOCHS,
+                f"null or at least 1 and at most {MOST_EPOCHS}",
+            ),
         )
 
     def evaluates(self, epoch: int) -> bool:

@@ -27,8 +27,12 @@ import torch
 
 from kdrun.files import (
     DamagedError,
+    open_regular,
+    parse_json,
     read_record,
+    read_regular,
     sha256,
+    sha256_of,
     sweep,
     try_lock,
     write_atomically,
@@ -36,12 +40,16 @@ from kdrun.files import (
     write_record,
 )
 from kdrun.log import log
+from kdrun.memory import free_bytes
 from kdrun.spec.spec import Spec
 from kdrun.store import checkpoint
 from kdrun.store.result import RESULT_SCHEMA
 
 REMOVED = ".removed-"
 """Begins the names of directories under `runs/` whose run is being removed."""
+
+ROW_LIMIT = 2**16
+"""Bytes of a row of `metrics.jsonl`, at most; most have some hundred."""
 
 STATES = ("finished", "running", "stale", "interrupted", "failed", "diverged")
 
@@ -103,15 +111,19 @@ class Run:
         """The rows of `metrics.jsonl`, one per epoch.
 
         Raises:
-            RuntimeError: the run is finished, and they are not those of its result.
+            RuntimeError: the run is finished, and they are not those of its result; or they are no rows of this run.
+            OSError: the file cannot be read, or is larger than a row for each epoch can make it.
         """
-        content = self._metrics.read_bytes()
+        content = read_regular(self._metrics, ROW_LIMIT * (1 + self.spec.epochs_trained))
         if self.finished and sha256(content) != self.result().get("metrics_sha256"):
             raise DamagedError(
                 f"{self._metrics} is not whole: it does not have the SHA-256 that {self.result_path.name} records; "
                 "move both away, and the same command writes them again"
             )
-        rows = [json.loads(line) for line in content.splitlines()]
+        try:
+            rows = [dict(parse_json(line)) for line in content.splitlines()]
+        except (TypeError, ValueError) as error:
+            raise DamagedError(f"{self._metrics} is not readable JSON lines ({error})") from error
         for row in rows:
             self._check_owner(self._metrics, {"run_id": row.pop("run_id", None)}, names=("run_id",))
         return rows
@@ -163,7 +175,7 @@ class Run:
         """
         recorded = self.result()["student"]["weights_sha256"]
         try:
-            found = sha256(self.weights.read_bytes())
+            found = sha256_of(self.weights, free_bytes())
         except FileNotFoundError:
             return f"{self.weights} is missing"
         return None if found == recorded else f"{self.weights} does not have the SHA-256 that its result records"
@@ -212,7 +224,7 @@ class Run:
         path = self.directory / ".lock"
         if not path.exists():
             return False
-        with path.open() as file:
+        with open_regular(path) as file:
             locked = try_lock(file.fileno(), shared=True)
         if locked is not None:
             return not locked

@@ -100,7 +100,7 @@ class Store:
                 run = Run(path.parent, _read_spec(path))
                 if run.finished and dataclasses.replace(run.spec, seed=spec.seed) == alone:
                     found.append((run.result()["finished"], str(run.directory), run))
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:
                 log.warning("%s; nothing is compared with it", error)
         return max(found, key=lambda each: each[:2])[2] if found else None
 
@@ -167,8 +167,9 @@ def _read_spec(path: Path) -> Spec:
     values = read_written(path, read_json)
     try:
         spec = Spec.from_canonical(values)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        run_id = spec.run_id
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise RuntimeError(f"{path} is no spec of this kdrun ({type(error).__name__}: {error})") from error
-    if path.parent.name.rpartition("-")[2] != spec.run_id:
-        raise DamagedError(f"{path} is not whole: it is the spec of {spec.run_id}, not of the run in its directory")
+    if path.parent.name.rpartition("-")[2] != run_id:
+        raise DamagedError(f"{path} is not whole: it is the spec of {run_id}, not of the run in its directory")
     return spec

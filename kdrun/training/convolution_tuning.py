@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdrun.files import sha256, write_json
+from kdrun.files import JSON_LIMIT, parse_json, read_regular, sha256, write_json
 from kdrun.training.convolution import NATIVE, Layer, Size, data_gradient, plan_key, read_choice, weight_gradient
 
 MIN_SPEEDUP = 1.25
@@ -125,7 +125,7 @@ def load_known(directory: Path) -> dict[str, str]:
     """
     path = _known_file(directory)
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(read_regular(path, JSON_LIMIT))
         choices = content["choices"]
         if content["machine"] != machine() or content["sha256"] != _fingerprint(choices):
             raise ValueError("its content is not what was written")

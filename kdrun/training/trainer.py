@@ -28,6 +28,9 @@ from kdrun.training.teacher import TeacherSource
 
 Row = dict[str, Any]
 
+Timing = tuple[float, int]
+"""Seconds, and the images (or tokens) that were computed in them."""
+
 
 class TrainingViews(Protocol):
     """Augmented batches, a pure function of the epoch; its length is the number of steps of an epoch.
@@ -50,6 +53,19 @@ class DivergedError(RuntimeError):
 
 
 @dataclass
+class Timings:
+    """What was measured in this process, epoch by epoch.
+
+    Attributes:
+        steps: the student's own training steps, without views and teacher; nothing where they cannot be told apart.
+        evaluations: of the student, on examples.
+    """
+
+    steps: list[Timing] = field(default_factory=list)
+    evaluations: list[Timing] = field(default_factory=list)
+
+
+@dataclass
 class Training:
     """Everything that changes while a student is trained, and how to save and restore it.
 
@@ -59,6 +75,7 @@ class Training:
         rows: one row of metrics per finished epoch; the row of epoch e is `rows[e - 1]`.
         seconds: spent in training steps, over all the processes that worked on the run.
         images: trained on in that time.
+        timings: of this process alone; not saved.
     """
 
     method: Method
@@ -66,6 +83,7 @@ class Training:
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
     images: int = 0
+    timings: Timings = field(default_factory=Timings)
 
     @property
     def has_shares(self) -> bool | None:
@@ -167,13 +185,14 @@ class Member:
         own = dataclasses.replace(batch, progress=position / (self.stage.epochs * steps))
         self.step(own, teacher if self.training.method.asks else None, self.stage.learning_rate(position))
 
-    def end_epoch(self, epoch: int, steps: int, seconds: float) -> None:
+    def end_epoch(self, epoch: int, steps: int, seconds: float, own_seconds: float | None) -> None:
         """Adds the epoch's row, with the evaluation that is due, and has it saved.
 
         Args:
             epoch: that has ended, from 0.
             steps: it had.
             seconds: it took.
+            own_seconds: those of its own steps, where they were measured.
 
         Raises:
             DivergedError: a mean (training loss, its terms, evaluation) is not finite; nothing is added or saved.
@@ -184,7 +203,11 @@ class Member:
         bad_step = trained.first_bad_step
         _check_finite(trained.means, lr, f"epoch {epoch + 1}" + (f", step {bad_step}" if bad_step else ""))
         due = epoch + 1 == self.stop_epoch or self.evaluates(epoch + 1)
+        started = time.perf_counter()
         evaluated = self._evaluated(method.delivered()) if due else {}
+        if due:
+            examples = sum(len(split) for split in self.splits.values())
+            self.training.timings.evaluations.append((time.perf_counter() - started, examples))
         _check_finite(trained.shares, lr, f"the gradient of epoch {epoch + 1}, step 1")
         row: Row = {"epoch": epoch + 1, "lr": lr, "train": trained.means, **evaluated}
         if trained.shares:
@@ -199,6 +222,8 @@ class Member:
         self.training.rows.append(row)
         self.training.seconds += seconds
         self.training.images += trained.images
+        if own_seconds is not None:
+            self.training.timings.steps.append((own_seconds, trained.images))
         self.on_epoch(trained.images / seconds)
 
     def _evaluated(self, network: nn.Module) -> dict[str, dict[str, float]]:
@@ -267,16 +292,16 @@ def _train_epoch(
         asked.end_epoch()
     synchronize(x.device)
     shared = (time.perf_counter() - started - sum(busy.values())) / len(due)
+    waits = x.device.type == "cpu"  # other devices compute on: their clock is that of the whole epoch
     for member in due:
         if not member.failed:
-            member.attempt(member.end_epoch, epoch, len(views), busy[id(member)] + shared)
+            own, whole = busy[id(member)], busy[id(member)] + shared
+            alone = whole if len(due) == 1 and asked is None else None
+            member.attempt(member.end_epoch, epoch, len(views), whole, own if waits else alone)
 
 
 def _check_finite(means: dict[str, float], lr: float, where: str) -> None:
     if all(math.isfinite(value) for value in means.values()):
         return
     terms = ", ".join(f"{name} {value:g}" for name, value in means.items())
-    raise DivergedError(
-        f"training diverged in {where} (learning rate {lr:g}): {terms}. "
-        f"Try a smaller recipe.lr, or a longer recipe.warmup_epochs."
-    )
+    raise DivergedError(f"training diverged in {where} (learning rate {lr:g}): {terms}")

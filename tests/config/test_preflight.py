@@ -150,7 +150,7 @@ def test_fewer_images_than_a_batch_are_told_and_trained_on(kdrun, job):
     tiny = ("dataset.train_fraction=0.001", "recipe.batch_size=16", "student=mlp", "student.hidden=[4]")
     told = "batch_size=16: there are about 10 images to train on, fewer than one batch"
     assert [text for text in job(*tiny, "method=ce").notices if "batch" in text] == [
-        f"recipe.{told}; an epoch is one step on all of them"
+        f"recipe.{told}; an epoch is one step on all of them, and recipe.lr is scaled by their number"
     ]
     few = job(*tiny, "method=kd", "dataset.classes=[1,2,3]").notices
     assert [text.partition(" images")[0] for text in few if "batch" in text] == [

@@ -42,7 +42,10 @@ BLOCK = {
       sampler: {_target_: os.system}, n_trials: 0, params: {hydra.run.dir: x, +student@hydra.x: cnn, method: {a: 1},
       seed: '${oc.env:HOME}'}}""": [
         *(f"hydra.sweeper.{key}" for key in ("_target_", "storage", "custom_search_space", "sampler._target_")),
-        *("hydra.sweeper.direction='minimize'", "hydra.sweeper.n_trials=0: must be an integer of at least 1"),
+        *(
+            "hydra.sweeper.direction='minimize'",
+            "hydra.sweeper.n_trials=0: must be an integer of at least 1 and at most 1000000",
+        ),
         *(f"hydra.sweeper.params: {key}" for key in ("'hydra.run.dir'", "'+student@hydra.x'", "method=", "seed=")),
     ],
 }

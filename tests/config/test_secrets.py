@@ -138,3 +138,90 @@ def test_secrets_are_masked_in_the_config_that_is_kept(job):
     assert OmegaConf.create(text).hub.user == "ann"
     assert "lr: ${recipe.lr}" in text
     assert OmegaConf.create(job("method.temperature=3").config).method.temperature == 3
+
+
+VALUE = "s3cret-1x"
+READ = "${oc.env:KDRUN_TEST_TOKEN}"
+SHOWN_BADLY = [
+    f"recipe.lr={READ}",
+    f"recipe.lr='${{oc.decode:{READ}}}'",
+    f"recipe.lr='x{READ}'",
+    f"recipe.milestones=[{READ},0.5]",
+    f"recipe.augmentation={READ}",
+    f"++recipe.lrr={READ}",
+    f"method.kl_reduction={READ}",
+    f"method._target_=kdrun.{READ}",
+    f"method=sum ++method.terms.at.student_taps=[{READ}]",
+    f"seed='${{{READ}}}'",
+    f"seed='${{oc.env:{READ}}}'",
+    f"seed='${{oc.create:{READ}}}'",
+    "seed=${oc.env:KDRUN_TEST_ABSENT,null}",
+    f"dataset.classes=[{READ}]",
+    f"teacher.checkpoint={READ}",
+    f"evaluation=[{READ}]",
+    f"runtime.device={READ}",
+    f"-m method.temperature={READ},2",
+    f"-m hydra/sweeper=optuna recipe.lr={READ}",
+    f"student={READ}",
+    f"++student.{READ}=3",
+]
+
+
+@pytest.mark.parametrize("words", SHOWN_BADLY)
+@pytest.mark.parametrize("variable", ["KDRUN_TEST_TOKEN", "KDRUN_TEST_PLAIN"])
+def test_bad_input_does_not_quote_what_was_read_from_the_environment(kdrun, monkeypatch, words, variable):
+    monkeypatch.setenv(variable, VALUE)
+    said = kdrun("--dry-run", *words.replace("KDRUN_TEST_TOKEN", variable).split())
+    assert said.code == 2
+    assert VALUE not in said.out + said.err
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "value", ['s3c"ret}tok', "s3cret: [", "[s3cret-a, s3cret-b]", "s3cret\n  b: ]", "{s3cret: s3cret-c}", "it's s3cret"]
+)
+@pytest.mark.parametrize("resolver", ["oc.decode", "oc.create"])
+def test_text_that_cannot_be_parsed_is_not_quoted_either(kdrun, monkeypatch, value, resolver):
+    monkeypatch.setenv("KDRUN_TEST_PLAIN", value)
+    said = kdrun("--dry-run", f"recipe.lr='${{{resolver}:${{oc.env:KDRUN_TEST_PLAIN}}}}'")
+    assert said.code == 2
+    assert not any(part in said.err for part in ("s3c", "ret}", "tok"))
+
+
+def test_a_constructor_of_ones_own_quotes_no_secret(kdrun, own_package, monkeypatch):
+    """Its message reaches the command line, and the options that hold the value are refused."""
+    monkeypatch.setenv("KDRUN_TRUST", "my_secrets")
+    monkeypatch.setenv("KDRUN_TEST_TOKEN", VALUE)
+    (own_package / "student" / "named.yaml").write_text(f"_target_: my_secrets.named\nlabel: {READ}\n")
+    package = own_package.parent / "src" / "my_secrets" / "__init__.py"
+    package.write_text(
+        package.read_text()
+        + "def named(num_classes: int, in_channels: int, image_size: int, label: str = '') -> nn.Module:\n"
+        "    raise RuntimeError(f'no such label: {label}')\n"
+    )
+    said = kdrun("--config-dir", str(own_package), *TINY, "student=named")
+    assert said.code == 2
+    assert VALUE not in said.out + said.err
+    assert "student.label: looks like a secret" in said.err
+
+
+def test_no_output_of_a_run_has_a_secret(kdrun, monkeypatch):
+    """A failing run tells why on the console, in its log and its status; its path has the value in it."""
+    monkeypatch.setenv("KDRUN_TEST_TOKEN", VALUE)
+    root = f"runtime.output_root={READ}/outputs"
+    said = kdrun(*TINY, "student=mlp", "student.hidden=[4]", "recipe.batch_size=4", "recipe.lr=1e20", root)
+    assert said.code == 1
+    assert f"{READ}/outputs" in said.out
+    assert VALUE not in said.out + said.err
+    assert len(list(Path(VALUE).rglob("kdrun.log"))) == 1
+    assert files_with(VALUE) == set()
+
+
+def test_looking_shows_no_secret_and_other_values_where_they_are_resolved(kdrun, monkeypatch):
+    monkeypatch.setenv("KDRUN_TEST_TOKEN", VALUE)
+    monkeypatch.setenv("KDRUN_TEST_PLAIN", "/data/here")
+    words = (f"dataset.root={READ}", "runtime.output_root=${oc.env:KDRUN_TEST_PLAIN}")
+    plain, resolved = (kdrun("--cfg", "job", *flag, *words) for flag in ((), ("--resolve",)))
+    assert VALUE not in plain.out + plain.err + resolved.out + resolved.err
+    assert "/data/here" not in plain.out
+    assert "output_root: /data/here" in resolved.out

@@ -137,7 +137,7 @@ def test_seeds_are_of_student_and_teacher():
     for entry in table.entries:
         assert [spec.seed for spec in entry.specs] == [0, 1]
         assert all(teacher.seed == spec.seed for spec in entry.specs for teacher in spec.teachers)
-    assert problems("tfkd_t1", num_seeds=0) == ["--seeds 0: must be at least 1"]
+    assert problems("tfkd_t1", num_seeds=0) == ["--seeds 0: must be at least 1 and at most 1000"]
 
 
 def test_runs_that_become_the_same_are_shown_once(mine):
@@ -206,7 +206,7 @@ def test_a_problem_of_all_rows_is_told_once_and_one_of_a_row_by_its_name(mine):
     said = problems(mine, "recipe.epochs=0", "recipe.epoch=3", "method.alpha=2", "student.wdith=2")
     assert [text.partition(";")[0] for text in said] == [
         "recipe.epoch=3: no such key in recipe",
-        "recipe.epochs=0: must be at least 1",
+        "recipe.epochs=0: must be at least 1 and at most 1000000",
         "row mlp/ce and 1 more: student.wdith=2: no such key in student=mlp",
         "row mlp/kd/cnn: method.alpha=2.0: must be a finite number, from 0 to 1",
     ]

@@ -105,7 +105,7 @@ def test_weights_that_do_not_fit_are_refused(kdrun, weights, tmp_path):
     torch.save(torch.load(weights["pt"]) | {"classifier.weight": torch.zeros(5, 12)}, weights["pt"])
     said = kdrun(*OWN_TEACHER, f"teacher.checkpoint={weights['pt']}")
     assert said.code == 2
-    assert "size mismatch for classifier.weight" in said.err
+    assert "classifier.weight [5, 12], must be [10, 12]" in said.err
     assert kdrun("teacher=mlp", "teacher.hidden=[13]", f"teacher.checkpoint={weights['safetensors']}").code == 2
     assert kdrun("teacher=resnet20", f"teacher.checkpoint={weights['safetensors']}").code == 2
     assert list(Path().iterdir()) == []
@@ -140,6 +140,34 @@ def test_weights_that_are_not_finite_are_refused_before_anything_is_run(kdrun, w
     assert str(tmp_path / "nan.pt") in said.err
     assert f"classifier.weight (2 of {state['classifier.weight'].numel()} values)" in said.err
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)], ids=["run", "dry run"])
+def test_weights_of_other_kinds_are_refused_before_anything_is_run(kdrun, weights, tmp_path, flags):
+    state, path = torch.load(weights["pt"]), tmp_path / "odd.pt"
+    for what, kind in {
+        "int8": state["classifier.bias"].to(torch.int8),
+        "sparse": state["classifier.bias"].to_sparse(),
+    }.items():
+        torch.save(state | {"classifier.bias": kind}, path)
+        said = kdrun(*flags, *OWN_TEACHER, f"teacher.checkpoint={path}")
+        assert (said.code, str(path) in said.err) == (2, True)
+        assert "classifier.bias is" in said.err
+        assert what in said.err
+    assert list(Path().iterdir()) == []
+
+
+def test_how_a_checkpoint_was_read_is_a_notice(job, weights, tmp_path):
+    state = torch.load(weights["pt"])
+    content = {
+        f"module.{who}.{name}": tensor.half() for who in ("teacher", "student") for name, tensor in state.items()
+    }
+    torch.save(content, tmp_path / "both.pt")
+    notices = [
+        text for text in job(*OWN_TEACHER, f"teacher.checkpoint={tmp_path / 'both.pt'}").notices if "both.pt" in text
+    ]
+    assert ["module.teacher" in text for text in notices] == [True, False]
+    assert "float16" in notices[1]
 
 
 def test_a_teacher_sees_all_classes_and_else_what_the_student_sees(job):

@@ -192,7 +192,7 @@ GOOD = ("toy/a.txt", tarfile.REGTYPE, "")
 
 
 def toy(content: bytes) -> Archive:
-    return Archive("Toy", "https://example.org/toy.tar.gz", hashlib.md5(content).hexdigest(), "toy")
+    return Archive("Toy", "https://example.org/toy.tar.gz", hashlib.md5(content).hexdigest(), "toy", limit=2**20)
 
 
 def test_every_damaged_archive_is_named_and_nothing_is_unpacked(tmp_path, no_network):

@@ -1,5 +1,6 @@
 """Bad images are told by the file or directory that is bad: folders, Tiny-ImageNet, and what is left of a dataset."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -27,6 +28,32 @@ def tree(tmp_path, data_home) -> Path:
             for number in range(2):
                 write_image(root / split / class_name / f"{number}.png")
     return root
+
+
+def test_images_that_are_no_files_of_their_size_are_named(tree, monkeypatch):
+    monkeypatch.setenv("KDRUN_MAX_PIXELS", "1000")
+    names = {kind: tree / "train" / "ant" / f"{kind}.png" for kind in ("fifo", "device", "endless", "large")}
+    os.mkfifo(names["fifo"])
+    names["device"].symlink_to("/dev/zero")
+    for kind, size in (("endless", 2**42), ("large", 16_001)):
+        names[kind].touch()
+        os.truncate(names[kind], size)
+    with pytest.raises(DataError) as raised:
+        folder(tree, image_size=12, in_channels=3)
+    lines = str(raised.value).splitlines()
+    assert lines[0] == "4 of 12 images cannot be read:"
+    assert f"  {names['fifo']}: is a FIFO; must be a regular file" in lines
+    assert f"  {names['device']}: is a character device; must be a regular file" in lines
+    assert f"  {names['endless']}: has {2**42} bytes; at most 16000 are read" in lines
+    assert f"  {names['large']}: has 16001 bytes; at most 16000 are read" in lines
+
+
+def test_text_files_of_tiny_imagenet_that_are_no_files_are_named(tmp_path, data_home):
+    for split in ("train", "val"):
+        (tmp_path / "tiny-imagenet-200" / split / "n01").mkdir(parents=True)
+    os.mkfifo(tmp_path / "tiny-imagenet-200" / "wnids.txt")
+    with pytest.raises(DataError, match=r"wnids\.txt cannot be read: .* is a FIFO"):
+        tiny_imagenet(tmp_path)
 
 
 def spoil(path: Path, how: str) -> None:

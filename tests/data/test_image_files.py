@@ -16,11 +16,11 @@ import yaml
 from PIL import Image
 from torchvision import transforms
 
+from kdrun import memory
 from kdrun.config.data_facts import check_dataset
 from kdrun.config.findings import Findings
-from kdrun.data import DataError, check_images, claims_identity, decoding, folder, identity, memory, tiny_imagenet
+from kdrun.data import DataError, check_images, claims_identity, decoding, folder, identity, tiny_imagenet
 from kdrun.data.loaders import tiny_imagenet as tiny_module
-from kdrun.data.memory import free_bytes
 from kdrun.data.pixels import extensions
 
 
@@ -125,8 +125,8 @@ def test_a_changed_image_is_decoded_again_though_its_size_and_time_are_the_same(
 
 def test_digests_are_kept_only_of_files_that_had_settled(tmp_path, monkeypatch):
     (path := tmp_path / "file").write_bytes(b"one")
-    read, opened = [], Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or opened(path))
+    read, opened = [], decoding.sha256_of
+    monkeypatch.setattr(decoding, "sha256_of", lambda path, limit: read.append(path) or opened(path, limit))
     now = time.time_ns()
     for clock, expected in ((now, 2), (now + 10_000_000_000, 1)):
         read.clear()
@@ -204,13 +204,13 @@ def test_free_memory_is_what_the_control_groups_leave(tmp_path, monkeypatch):
         (tmp_path / "groups" / group).mkdir(parents=True)
         for name, text in (("max", limit), ("current", used), ("stat", "anon 500\ninactive_file 100")):
             (tmp_path / "groups" / group / f"memory.{name}").write_text(f"{text}\n")
-    assert free_bytes() == 1000 - 600 + 100
+    assert memory.free_bytes() == 1000 - 600 + 100
 
 
 def test_free_memory_is_what_the_system_says():
     lines = Path("/proc/meminfo").read_text().splitlines()
     total = next(int(line.split()[1]) for line in lines if line.startswith("MemTotal:"))
-    assert 0 < free_bytes() < total * 1024
+    assert 0 < memory.free_bytes() < total * 1024
 
 
 def test_every_unreadable_image_is_named(tree, data_home):

@@ -168,11 +168,13 @@ def test_a_file_that_is_no_text_is_refused(root):
         "[]",
         '"one_prefix_prefix"',
         "{}",
+        100_000 * "[",
         '{"one_prefix_prefix": "The boy", "one_prefix_word_good": "is"}',
         '{"one_prefix_prefix": "The boy", "one_prefix_word_good": "is", "one_prefix_word_bad": 1}',
         '{"one_prefix_prefix": " ", "one_prefix_word_good": "is", "one_prefix_word_bad": "are"}',
         "",
     ],
+    ids=lambda line: line[:60],
 )
 @pytest.mark.parametrize(("read", "name"), [(blimp, BLIMP_ONE_PREFIX[1]), (blimp_contrasts, BLIMP_TWO_PREFIXES[1])])
 def test_a_damaged_line_of_blimp_is_told_by_its_number(root, read, name, line):

@@ -18,8 +18,6 @@ from kdrun.experiment.build import (
     data_root,
     describe_dataset,
     load_splits,
-    load_weights,
-    own_weights,
 )
 from kdrun.methods import Method
 from kdrun.spec.components import (
@@ -32,7 +30,6 @@ from kdrun.spec.components import (
 )
 from kdrun.spec.dataset import ImageDatasetSpec
 from kdrun.spec.spec import Component, Recipe
-from kdrun.store.checkpoint import CheckpointError
 
 MADE_UP = ImageDatasetSpec("kdrun.data.synthetic", "synthetic-v1", 5, 1, 8, 40, 20, mean=(0.5,), std=(0.25,))
 MLP = Component("kdrun.models.mlp", {"hidden": (6,)})
@@ -171,16 +168,6 @@ def test_data_lies_where_it_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("KDRUN_DATA", str(tmp_path))
     assert data_root(None) == tmp_path
     assert data_root("~/images") == Path.home() / "images"
-
-
-def test_weights_must_have_the_names_and_shapes_of_the_network(tmp_path):
-    state, path = build_student(MLP, MADE_UP).state_dict(), tmp_path / "w.pt"
-    torch.save(state, path)
-    own_weights(path, MLP, MADE_UP)
-    with pytest.raises(CheckpointError, match=r"does not fit the network: size mismatch for layer1.fc.weight"):
-        own_weights(path, Component("kdrun.models.mlp", {"hidden": (7,)}), MADE_UP)
-    with pytest.raises(CheckpointError, match="Missing key"):
-        load_weights(nn.Sequential(nn.Linear(2, 2)), state, path)
 
 
 def test_the_papers_learning_rates_at_batch_128():

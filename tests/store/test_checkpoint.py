@@ -1,5 +1,7 @@
 """Checkpoints: whole or not at all, noticed when altered, never a way to run code."""
 
+import argparse
+import collections
 import errno
 import hashlib
 import io
@@ -10,6 +12,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -17,7 +20,7 @@ from torch import nn
 
 from kdrun.models import resnet20
 from kdrun.store import checkpoint
-from kdrun.store.checkpoint import CheckpointError, export_weights, load, read_weights, save
+from kdrun.store.checkpoint import CheckpointError, NumpyObject, export_weights, load, read_file, read_weights, save
 
 CPU = torch.device("cpu")
 
@@ -111,16 +114,42 @@ def test_weights_with_code_in_them_run_nothing(tmp_path, way):
     assert marker.exists()
 
 
-@pytest.mark.parametrize("key", [None, "state_dict", "model_state_dict", "model", "net"])
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_weights_are_found_in_what_others_save(tmp_path, key, prefix):
-    weights = {"fc.weight": torch.randn(2, 3), "fc.module.bias": torch.randn(2)}
-    saved = {prefix + name: tensor for name, tensor in weights.items()}
-    torch.save(saved if key is None else {"epoch": 3, key: saved}, tmp_path / "teacher.pth")
-    found, digest = read_weights(tmp_path / "teacher.pth")
-    assert found.keys() == weights.keys()
-    assert all(torch.equal(found[name], weights[name]) for name in weights)
-    assert digest == hashlib.sha256((tmp_path / "teacher.pth").read_bytes()).hexdigest()
+def test_numpys_values_in_a_checkpoint_are_dropped_unread(tmp_path):
+    """Its scalars and arrays are made by code of numpy's, which trusts what the pickle says of memory."""
+    array = np.arange(3.0)
+    content = {"best_acc": np.float64(71.5), "history": [array, array.astype("f4")], "dtype": array.dtype}
+    torch.save({**content, "objects": np.array([None]), "model": {"w": torch.ones(2)}}, tmp_path / "w.pt")
+    found, digest = read_file(tmp_path / "w.pt")
+    assert torch.equal(found.pop("model")["w"], torch.ones(2))
+    assert {type(value) for value in (found["best_acc"], *found["history"], found["dtype"], found["objects"])} == {
+        NumpyObject
+    }
+    assert digest == hashlib.sha256((tmp_path / "w.pt").read_bytes()).hexdigest()
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "w.pt", weights_only=True)  # nothing is allowed from here on
+
+
+@pytest.mark.parametrize(
+    ("foreign", "name"),
+    [
+        (argparse.Namespace(lr=0.1), "argparse.Namespace"),
+        (nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+        (Path("a"), "pathlib"),
+        (collections.defaultdict(list), "collections.defaultdict"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("way", ["zip", "legacy", "pickle"])
+def test_a_foreign_object_is_named_with_how_to_convert_it(tmp_path, foreign, name, way):
+    content, path = {"opt": foreign, "model": {"w": torch.ones(2)}}, tmp_path / "w.pt"
+    if way == "pickle":
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=way == "zip")
+    with pytest.raises(CheckpointError) as refused:
+        read_file(path)
+    assert f"an object of {name}" in str(refused.value)
+    assert "weights_only=False" in str(refused.value)
 
 
 @pytest.mark.parametrize(

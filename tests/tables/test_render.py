@@ -6,9 +6,10 @@ import math
 
 import pytest
 
+from kdrun import escaping
 from kdrun.tables import Published
 from kdrun.tables.compare import Archive, compare
-from kdrun.tables.render.latex import LONG, escaped
+from kdrun.tables.render.latex import LONG
 
 
 def test_markdown_has_the_figures_and_blanks_where_there_are_none(rendered, cells):
@@ -173,7 +174,7 @@ def test_a_long_latex_table_breaks_pages(rendered, paper_table, number):
     ],
 )
 def test_latex_escapes(text, latex):
-    assert escaped(text) == latex
+    assert escaping.latex(text) == latex
 
 
 def test_every_line_is_rendered_in_the_order_of_the_entries(rendered, paper_table):

@@ -41,6 +41,7 @@ CIFAR10 = PickledFiles(
         url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         md5="c58f30108f718f92721af3b95e74349a",
         directory="cifar-10-batches-py",
+        limit=200_000_000,
     ),
     train={
         "data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -61,6 +62,7 @@ CIFAR100 = PickledFiles(
         url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
         md5="eb9058c3a382ffc7106e4002c42a8d85",
         directory="cifar-100-python",
+        limit=200_000_000,
     ),
     train={"train": "16019d7e3df5f24257cddd939b257f8d"},
     test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},

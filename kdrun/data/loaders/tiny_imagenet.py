@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdrun.files import write_atomically
+from kdrun.files import MIB, read_regular, sha256_of, write_atomically
 
 from ..decoding import Listing, decode
 from ..errors import DataError
 from ..files import Archive, find, unpack_archive, visible_directories
+from ..pixels import file_limit
 from ..splits import Splits, claimed_where
 
 ARCHIVE = Archive(
@@ -21,6 +22,7 @@ ARCHIVE = Archive(
     url="https://cs231n.stanford.edu/tiny-imagenet-200.zip",
     md5="90528d7ca1a48142e341f4ef8d21d0de",
     directory="tiny-imagenet-200",
+    limit=500_000_000,
 )
 NUM_CLASSES, TRAIN_PER_CLASS, TEST_PER_CLASS = 200, 500, 50
 UNPACKED = ".kdrun-unpacked"
@@ -30,6 +32,8 @@ _NEEDED = ("train", "val")
 _WORDNET_ID = re.compile(r"n\d+")
 _IMAGES = (".jpeg", ".jpg", ".png")
 _ANNOTATIONS = "val/val_annotations.txt"
+_TEXT_LIMIT = 16 * MIB
+"""Bytes of a text file, at most; the largest of the archive, words.txt, has 3 MB."""
 
 
 def has_official_bytes(root: Path) -> bool:
@@ -120,7 +124,10 @@ def _images(place: Path, directory: str, label: int) -> list[tuple[str, int]]:
 
 def _lines(path: Path) -> list[str]:
     """The lines of a text file; none where it is absent."""
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+        return read_regular(path, _TEXT_LIMIT).decode().splitlines() if path.exists() else []
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _digest(listing: Listing) -> str:
@@ -128,7 +135,7 @@ def _digest(listing: Listing) -> str:
     digest = hashlib.sha256(repr(listing.class_names).encode())
     for split in (listing.train, listing.test):
         for path, label in split:
-            content = hashlib.sha256((listing.root / path).read_bytes()).hexdigest()
+            content = sha256_of(listing.root / path, file_limit())
             digest.update(f"{path} {label} {content}\n".encode())
     return digest.hexdigest()
 
@@ -136,7 +143,7 @@ def _digest(listing: Listing) -> str:
 def _verify(listing: Listing) -> None:
     """Compares images and labels with what the verified archive unpacked to."""
     try:
-        expected = (listing.root / UNPACKED).read_text(encoding="ascii").strip()
+        expected = read_regular(listing.root / UNPACKED, _TEXT_LIMIT).decode("ascii").strip()
     except FileNotFoundError:
         expected = "none, since kdrun did not unpack it"
     found = _digest(listing)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.plots import figure, set_heading, style
+from kdrun.escaping import csv_text
 from kdrun.experiment.agreement import LONGEST
 from kdrun.experiment.derived import Derived
 from kdrun.files import write_atomically
@@ -83,9 +82,7 @@ def buckets(
         for series in members
         for bucket, share in series.buckets.items()
     ]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([HEADER, *rows])
-    write_atomically(directory / "buckets.csv", text.getvalue())
+    write_atomically(directory / "buckets.csv", csv_text([HEADER, *rows]))
     _draw(directory / "buckets.png", found, title)
 
 

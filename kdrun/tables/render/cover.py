@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.analysis.plots import figure, set_heading, style
+from kdrun.escaping import csv_text
 from kdrun.experiment.derived import Derived
 from kdrun.files import write_atomically
 from kdrun.tables.compare import Line
@@ -66,9 +65,7 @@ def cover(
         for line, bars in found
         for bar in bars
     ]
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([HEADER, *rows])
-    write_atomically(directory / "cover.csv", file.getvalue())
+    write_atomically(directory / "cover.csv", csv_text([HEADER, *rows]))
     _draw(directory / "cover.png", found, title)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdrun.analysis.aggregate import Statistic
+from kdrun.escaping import csv_text
 from kdrun.tables import Definition
 from kdrun.tables.caption import published_runs
 from kdrun.tables.compare import Line
@@ -16,7 +15,7 @@ from kdrun.tables.content import objective_of
 from kdrun.tables.differences import Contrast, Difference
 
 
-def csv_text(definition: Definition, lines: Sequence[Line], *, published: bool, elsewhere: Path | None) -> str:
+def paper_csv(definition: Definition, lines: Sequence[Line], *, published: bool, elsewhere: Path | None) -> str:
     """A line for each row, full precision; the same for the same runs, byte for byte.
 
     Columns: `measure` is that of all figures that do not say theirs, absent where it is top-1 in percent; `seeds` are
@@ -44,7 +43,7 @@ def differences_csv(contrasts: Sequence[Contrast]) -> str:
     """A line for each figure of each row less another one, full precision.
 
     `less` is the other row's name, `kind` what it is to the row (baseline, control or row), `figure` the column; `se`,
-    `df` and `n` are as in `csv_text`.
+    `df` and `n` are as in `paper_csv`.
     """
     return _text(
         [
@@ -65,11 +64,8 @@ def differences_csv(contrasts: Sequence[Contrast]) -> str:
 
 
 def _text(rows: Sequence[Mapping[str, Any]]) -> str:
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]) if rows else ["row"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+    names = list(rows[0]) if rows else ["row"]
+    return csv_text([names, *([row[name] for name in names] for row in rows)])
 
 
 def _record(

@@ -17,6 +17,7 @@ from kdrun.analysis.plots import (
     set_heading,
     style,
 )
+from kdrun.escaping import legend_label
 from kdrun.tables.compare import Line, baseline_of
 from kdrun.tables.labels import method_label
 
@@ -129,10 +130,11 @@ def _draw_series(axes: Axes, series: Mapping[tuple[str, str], Sequence[tuple[Sta
             fmt="o-",
             markersize=5,
             capsize=2,
-            label=f"{student} ← {teacher}",
+            label=legend_label(f"{student} ← {teacher}"),
         )
 
 
 def _draw_baselines(axes: Axes, baselines: Mapping[str, Statistic]) -> None:
     for style_of_line, (student, top1) in zip(("--", ":", "-.") * len(baselines), baselines.items(), strict=False):
-        axes.axhline(top1.mean, color="0.45", linestyle=style_of_line, label=f"{student} baseline ({top1.text(1)})")
+        label = legend_label(f"{student} baseline ({top1.text(1)})")
+        axes.axhline(top1.mean, color="0.45", linestyle=style_of_line, label=label)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdrun.analysis.plots import figure, readable_range, set_heading, style
+from kdrun.escaping import legend_label
 from kdrun.tables.compare import Line
 from kdrun.tables.labels import method_label
 from kdrun.tables.measure import Measure
@@ -287,7 +288,9 @@ def handle(marker: str, colour: str, label: str, face: str | None = None) -> Lin
     """An entry of a legend."""
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], marker=marker, linestyle="", color=colour, markerfacecolor=face or colour, label=label)
+    return Line2D(
+        [], [], marker=marker, linestyle="", color=colour, markerfacecolor=face or colour, label=legend_label(label)
+    )
 
 
 def _is_published(line: Line) -> bool:

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from kdrun.escaping import latex, latex_row
 from kdrun.tables.content import Cells, Content
 
 LONG = 40
 """Rows; more of them do not fit a page."""
 
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    **{character: f"\\{character}" for character in "_%&#$"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "Δ": r"$\Delta$",
-    "†": r"$\dagger$",
-    "←": r"$\leftarrow$",
-    "²": "$^2$",
-    "ε": r"$\varepsilon$",
-}
 
-
-def latex(content: Content) -> str:
+def latex_table(content: Content) -> str:
     """The table, its caption, and below it everything that the Markdown says, as a `table`; a long one breaks pages."""
     parts = [content.main, *([content.differences] if content.differences else [])]
     long = any(len(part.rows) > LONG for part in parts)
@@ -66,7 +51,7 @@ def _long(content: Content, parts: Sequence[Cells]) -> list[str]:
 
 def _caption(content: Content) -> str:
     sentences = (content.heading, content.source)
-    return rf"\caption{{{' '.join(escaped(sentence) + '.' for sentence in sentences if sentence)}}}"
+    return rf"\caption{{{' '.join(latex(sentence) + '.' for sentence in sentences if sentence)}}}"
 
 
 def _columns(cells: Cells) -> str:
@@ -75,8 +60,8 @@ def _columns(cells: Cells) -> str:
 
 def _grid(cells: Cells, head: str | None = None) -> list[str]:
     """Its lines, between rules; `head` ends what each page repeats."""
-    header = [r"\toprule", _row(cells.header), r"\midrule", *([] if head is None else [head])]
-    return [*header, *(_row(row) for row in cells.rows), r"\bottomrule"]
+    header = [r"\toprule", latex_row(cells.header), r"\midrule", *([] if head is None else [head])]
+    return [*header, *(latex_row(row) for row in cells.rows), r"\bottomrule"]
 
 
 def _joined(grids: Sequence[Sequence[str]]) -> list[str]:
@@ -85,20 +70,9 @@ def _joined(grids: Sequence[Sequence[str]]) -> list[str]:
     return [*first, *(line for grid in others for line in (r"\par\medskip", *grid))]
 
 
-def _row(cells: Sequence[str]) -> str:
-    return " & ".join(map(escaped, cells)) + r" \\"
-
-
 def _below(content: Content) -> list[str]:
     """The sentences and notes, a paragraph each."""
-    paragraphs = [rf"{escaped(text)}\par" for text in (*content.sentences, *content.notes)]
+    paragraphs = [rf"{latex(text)}\par" for text in (*content.sentences, *content.notes)]
     if not paragraphs:
         return []
     return [r"\par\smallskip", r"{\footnotesize\raggedright\setlength{\parindent}{0pt}", *paragraphs, "}"]
-
-
-def escaped(text: str) -> str:
-    """Text for LaTeX: special characters, the table's symbols, quotation marks, and minus signs before numbers."""
-    quoted = re.sub(r'"([^"]*)"', r"``\1''", text)
-    plain = "".join(LATEX.get(character, character) for character in quoted)
-    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", plain)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kdrun.analysis.plots import COLOURS
+from kdrun.escaping import legend_label
 from kdrun.tables.compare import Line
 from kdrun.tables.labels import method_label
 
@@ -36,7 +37,7 @@ class Look:
         from matplotlib.lines import Line2D
 
         options: dict[str, Any] = {"color": self.colour, "marker": self.marker, "linestyle": self.line}
-        return Line2D([], [], **options, markersize=5, label=self.label)
+        return Line2D([], [], **options, markersize=5, label=legend_label(self.label))
 
 
 def looks(lines: Sequence[Line]) -> list[Look]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrun.analysis.plots import figure, set_heading
+from kdrun.escaping import csv_text
 from kdrun.experiment.derived import Derived, Paths
 from kdrun.files import write_atomically
 from kdrun.tables import Waypoints
@@ -108,9 +107,7 @@ def paths(
     if on_way is not None:
         _draw_paths(directory / "paths.png", on_way, drawn, title)
     if found := [plane for plane in (at_end, on_way) if plane is not None]:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([HEADER, *_pairs(found, drawn)])
-        write_atomically(directory / "similarity.csv", text.getvalue())
+        write_atomically(directory / "similarity.csv", csv_text([HEADER, *_pairs(found, drawn)]))
 
 
 def _plane(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.analysis.tables import aligned
+from kdrun.escaping import markdown, markdown_code
 from kdrun.experiment.derived import Derived
 from kdrun.files import write_atomically
 from kdrun.spec.spec import Spec
@@ -19,13 +20,13 @@ from kdrun.tables.labels import has_published
 from kdrun.tables.measure import MEASURES
 from kdrun.tables.render.buckets import buckets
 from kdrun.tables.render.cover import cover
-from kdrun.tables.render.csv_files import csv_text, differences_csv
+from kdrun.tables.render.csv_files import differences_csv, paper_csv
 from kdrun.tables.render.curves import curves, teacher_accuracy
 from kdrun.tables.render.differences_plot import draw_differences
 from kdrun.tables.render.dots import dots
 from kdrun.tables.render.evaluations import evaluations
 from kdrun.tables.render.heatmap import heatmap
-from kdrun.tables.render.latex import latex
+from kdrun.tables.render.latex import latex_table
 from kdrun.tables.render.paths import paths
 
 
@@ -63,10 +64,10 @@ def render(
     lines = [line for line in compared if line.entry.asked or (published and has_published(line))]
     differences = contrasts(lines)
     table = content(definition, lines, differences, published=published, elsewhere=elsewhere)
-    text = markdown(table, command=command)
+    text = _page(table, command=command)
     write_atomically(directory / "table.md", text)
-    write_atomically(directory / "table.csv", csv_text(definition, lines, published=published, elsewhere=elsewhere))
-    write_atomically(directory / "table.tex", latex(table))
+    write_atomically(directory / "table.csv", paper_csv(definition, lines, published=published, elsewhere=elsewhere))
+    write_atomically(directory / "table.tex", latex_table(table))
     if differences:
         write_atomically(directory / "differences.csv", differences_csv(differences))
     else:
@@ -98,17 +99,17 @@ def render(
     return text
 
 
-def markdown(table: Content, *, command: str) -> str:
+def _page(table: Content, *, command: str) -> str:
     """The table with its caption, its notes and the command."""
-    sentences = [f"- {sentence}" for sentence in table.sentences]
+    sentences = [f"- {markdown(sentence)}" for sentence in table.sentences]
     parts = [
-        f"# {table.heading}",
-        *([f"{table.source}."] * bool(table.source)),
+        f"# {markdown(table.heading)}",
+        *([f"{markdown(table.source)}."] * bool(table.source)),
         "\n".join(sentences),
         _grid(table.main),
-        *(["\n".join(f"{note}  " for note in table.notes)] * bool(table.notes)),
+        *(["\n".join(f"{markdown(note)}  " for note in table.notes)] * bool(table.notes)),
         *(["## Differences", _grid(table.differences)] if table.differences else []),
-        f"`{command}`",
+        markdown_code(command),
     ]
     return "\n\n".join(parts) + "\n"
 

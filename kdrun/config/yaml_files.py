@@ -1,0 +1,132 @@
+"""YAML files of bounded size, and interpolations of bounded number: a config file can be a stranger's.
+
+An alias (`*name`) or an interpolation (`${name}`) repeats what it names. A few lines that repeat each other ten times
+stand for billions of values; so values are counted before, or while, they are repeated.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import Container, DictConfig, ListConfig, OmegaConf
+from omegaconf._utils import get_yaml_loader
+from omegaconf.errors import InterpolationResolutionError
+
+from kdrun.files import read_regular
+
+FILE_LIMIT = 2**18
+"""Bytes of a file."""
+
+MOST_VALUES = 10_000
+"""Keys, values, lists and mappings of a file, an alias counting as all that it repeats."""
+
+LONGEST_VALUE = 10_000
+"""Characters of a single key or value."""
+
+MOST_RESOLVED = 5_000
+"""Interpolations that one config takes to resolve, each counting as all the values that it repeats."""
+
+
+def read_yaml_text(path: Path | str) -> str:
+    """The text of a YAML file.
+
+    Raises:
+        ValueError: it cannot be read, is too large, or is not UTF-8; the message names it.
+    """
+    try:
+        return read_regular(path, FILE_LIMIT).decode()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from error
+
+
+def parse_yaml(text: str, path: Path | str) -> DictConfig | ListConfig:
+    """As `OmegaConf.load`, of the text of a file.
+
+    Raises:
+        ValueError: it stands for more values, or longer ones, than a file may have, or is nested too deeply.
+        yaml.YAMLError: it is no YAML.
+    """
+    stream = io.StringIO(text)
+    stream.name = os.fspath(path)  # for messages
+    loader = get_yaml_loader()(stream)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return OmegaConf.create()
+        if _count(node, {}, path) > MOST_VALUES:
+            raise ValueError(f"{path} has more than {MOST_VALUES} values, those that its aliases repeat included")
+        content = loader.construct_document(node)
+        if not isinstance(content, dict | list | str):
+            raise ValueError(f"{path} has a single value, {content!r}; must be a mapping")
+        return OmegaConf.create(content)
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
+    finally:
+        loader.dispose()
+
+
+def _count(node: yaml.Node, counts: dict[int, int], path: Path | str) -> int:
+    """The values that a node stands for; of one that contains itself more than are allowed.
+
+    Args:
+        node: as composed: an alias is the very node that it names.
+        counts: of the nodes counted before, by identity.
+        path: of the file.
+    """
+    if id(node) not in counts:
+        if isinstance(node, yaml.ScalarNode) and len(node.value) > LONGEST_VALUE:
+            raise ValueError(f"{path} has a value of {len(node.value)} characters; at most {LONGEST_VALUE}")
+        counts[id(node)] = MOST_VALUES + 1  # until it is known: a node that meets itself here is endless
+        counts[id(node)] = 1 + sum(_count(child, counts, path) for child in _children(node))
+    return counts[id(node)]
+
+
+def _children(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.SequenceNode):
+        yield from node.value
+    elif isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            yield from pair
+
+
+class _Budget:
+    """How many values interpolations may still repeat."""
+
+    left = MOST_RESOLVED
+
+
+def restart_resolving() -> None:
+    """Begins to count the interpolations of another config."""
+    _Budget.left = MOST_RESOLVED
+
+
+_resolve = Container.resolve_parse_tree
+
+
+def _resolve_counted(self: Container, *arguments: Any, **named: Any) -> Any:
+    """`Container.resolve_parse_tree`, which refuses to go on where too much has been resolved."""
+    resolved = _resolve(self, *arguments, **named) if _Budget.left > 0 else None
+    if isinstance(resolved, str) and len(resolved) > LONGEST_VALUE:
+        raise InterpolationResolutionError(f"a value has {len(resolved)} characters; at most {LONGEST_VALUE}")
+    _Budget.left -= _num_nodes(resolved)
+    if _Budget.left <= 0:
+        raise InterpolationResolutionError(
+            f"interpolations (${{...}}) of this config repeat more than {MOST_RESOLVED} values"
+        )
+    return resolved
+
+
+def _num_nodes(value: Any) -> int:
+    content = value._content if isinstance(value, DictConfig | ListConfig) else None
+    items = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    return 1 + sum(map(_num_nodes, items))
+
+
+Container.resolve_parse_tree = _resolve_counted  # type: ignore[method-assign]
