@@ -136,6 +136,20 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def expanded(name: str) -> Path:
+    """A path, `~` being the user's home.
+
+    Raises:
+        FileNotFoundError: no home is known: there is no $HOME, and the user id has none, or there is no such user.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        user = name.split("/", 1)[0]
+        reason = "no home directory is known; set HOME" if user == "~" else f"{user}: no home directory is known"
+        raise FileNotFoundError(errno.ENOENT, reason, name) from error
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file so that a reader, or a crash, meets the old content or the new, never a part.
 

@@ -68,3 +68,8 @@ def log_file(path: Path, run_id: str) -> Iterator[None]:
         log.removeHandler(handler)
         with contextlib.suppress(OSError):  # of what could not be written before, which is told
             handler.close()
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 epoch`, `20 epochs`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -28,6 +28,11 @@ def note(name: str, value: str) -> None:
         _names[value] = name
 
 
+def forget() -> None:
+    """Forgets what was read: a new command begins."""
+    _names.clear()
+
+
 def has_secret(text: str) -> bool:
     """Whether a text has the value of a variable that is called like a secret."""
     return redacted(text) != text

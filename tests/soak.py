@@ -25,6 +25,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from kdrun.store.cleaning import needed_by
+from kdrun.store.store import Store
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 MOST_STARTS = 40
 Counts = collections.Counter[str]
@@ -95,7 +98,8 @@ def damage(root: Path, rng: random.Random, counts: Counts) -> None:
     kept = list(root.glob("replay/*/0*.pt"))
     statuses = [path for run in unfinished if (path := run.parents[1] / "status.json").exists()]
     checks = list(root.glob("runs/*/*/*/verified-*.json"))
-    weights = list(root.glob("runs/*/*/*/student.safetensors"))
+    needed = needed_by(Store(root))  # a teacher of finished runs is not read any more
+    weights = [path for path in root.glob("runs/*/*/*/student.safetensors") if path.parent.name[-10:] not in needed]
     kind = rng.choice(DAMAGES)
     if kind == "bit of last.pt" and spare:
         flip(rng.choice(spare), rng)

@@ -342,7 +342,7 @@ def test_a_language_model_as_a_user_runs_it(kdrun, here):
     code, out, _ = kdrun("--dry-run", *words, *small, *networks, "teacher.heads=2", "method=kd")
     assert code == 0
     macs = 16 * (2 * 4 * (8 * 8 + 8 * 8) + 8 * 547)
-    assert f"{macs / 1e6:.2f} M MACs per sequence, 1 epochs of 3 steps" in out[-2], "of 16 pieces of text, and the rest"
+    assert f"{macs / 1e6:.2f} M MACs per sequence, 1 epoch of 3 steps" in out[-2], "of 16 pieces of text, and the rest"
 
 
 def test_a_failing_job_stops_no_other_and_is_all_that_is_left_to_do(kdrun, here, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "kdrun"
 
 # No other part of kdrun; anybody may use them.
-LEAVES = {"console", "escaping", "files", "limits", "log", "memory", "redaction", "seeds", "stopping", "taps"}
+LEAVES = {"console", "escaping", "files", "limits", "log", "memory", "redaction", "seeds", "start", "stopping", "taps"}
 RUNS = {"spec", "store"}
 ALLOWED = {
     "cli": {"config", "tables", "experiment", "analysis", *RUNS},
@@ -37,6 +37,7 @@ ALLOWED = {
     "memory": set(),
     "redaction": set(),
     "seeds": set(),
+    "start": set(),
     "stopping": set(),
     "taps": set(),
     "__init__": set(),

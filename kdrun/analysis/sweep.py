@@ -69,7 +69,7 @@ def _caption(runs: Sequence[SweepRun]) -> str:
     seeds = len({spec.seed for spec in specs})
     devices = _listed(job.run.result()["environment"]["device"] for job in runs if job.run.finished)
     return (
-        f"{_title(runs)}: {epochs} epochs, {seeds} seed{'s' if seeds > 1 else ''}, "
+        f"{_title(runs)}: {epochs} epoch{'' if epochs == '1' else 's'}, {seeds} seed{'s' if seeds > 1 else ''}, "
         f"{_listed(spec.precision for spec in specs)}, {devices or 'nothing finished'}. "
         "Mean ± sample deviation over seeds; top-1 is the last epoch's on the test set."
     )

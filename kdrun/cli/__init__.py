@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from kdrun import redaction
 from kdrun.cli.options import VERBS, distributed, late_verb, looks, refuse, run_parser
 from kdrun.console import guarded
-from kdrun.stopping import listen, stop_behind
+from kdrun.start import obstacle
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
+    if reason := obstacle():
+        return refuse([reason])
+    from kdrun.stopping import listen, stop_behind  # which needs POSIX
+
+    redaction.forget()
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words.pop(0) if words and words[0] in VERBS else None
     if verb is None and (late := late_verb(words)):

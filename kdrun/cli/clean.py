@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ def clean_main(words: Sequence[str]) -> int:
     parser.add_argument("--only", action="append", choices=list(KINDS), help="only this kind; may be repeated")
     parser.add_argument("--apply", action="store_true", help="remove it")
     options = parser.parse_args(words)
-    if not options.root.is_dir():
+    if not os.path.isdir(options.root):
         return refuse([f"{options.root}: no such directory"], "kdrun clean")
     set_up_console()
     items = [item for item in removable(Store(options.root)) if options.only is None or item.kind in options.only]

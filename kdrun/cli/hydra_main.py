@@ -3,37 +3,77 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
+from collections.abc import Iterator, Sequence
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdrun.cli.options import LOOKS, refuse
+from kdrun.cli.options import BAD_INPUT, misused, refuse
 from kdrun.config.command_line import Command, expand, read_command
 from kdrun.config.compose import ConfigError, compose_job, hydra_session, in_hydras_words, on_hydra
-from kdrun.config.composition import CONFIG_NAME, config_directory
+from kdrun.config.composition import COMPOSE_ERRORS, CONFIG_NAME, config_directory
 from kdrun.config.search import BASIC, MAXIMIZED
 from kdrun.config.yaml_files import restart_resolving
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+SHELLS = ("bash", "fish", "zsh")
+COMPLETION = ("install", "uninstall", "query")
 
 
 def look(options: argparse.Namespace) -> int:
     """Shows help, config, information or completions; the config is checked first, since Hydra acts on it."""
-    if not options.shell_completion and (problems := _problems_of_look(options)):
-        return refuse(problems)
+    problems = misused(options)
+    problems += _problems_of_completion(options.overrides) if options.shell_completion else _problems_of_look(options)
+    if problems:
+        return refuse(list(dict.fromkeys(problems)))
     switches = ("help", "hydra_help", "shell_completion", "resolve")
     flags = [f"--{name.replace('_', '-')}" for name in switches if vars(options)[name]]
-    flags += [f"--{name}={value}" for name in ("cfg", "info", "package") if (value := vars(options)[name])]
-    _call_hydra([*flags, *_config_dir(options), *in_hydras_words(*options.overrides)])
+    whole = options.cfg == "hydra" and options.resolve  # what is under hydra. refers to the rest
+    cfg, package = ("all", options.package or "hydra") if whole else (options.cfg, options.package)
+    named = {"cfg": cfg, "info": options.info, "package": package}
+    flags += [f"--{name}={value}" for name, value in named.items() if value]
+    words = options.overrides
+    if options.hydra_help:  # of which the config of runs is no part
+        words = [text for text in words if on_hydra(text)]
+    try:
+        with _raising():
+            _call_hydra([*flags, *_config_dir(options), *in_hydras_words(*words)])
+    except SystemExit as error:  # Hydra has printed why
+        return BAD_INPUT if error.code else 0
+    except COMPOSE_ERRORS as error:
+        return refuse([" ".join(str(error).split())])
     return 0
+
+
+@contextlib.contextmanager
+def _raising() -> Iterator[None]:
+    """In this context Hydra raises its errors instead of printing a traceback."""
+    before = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[FULL_ERROR]
+        if before is not None:
+            os.environ[FULL_ERROR] = before
+
+
+def _problems_of_completion(words: Sequence[str]) -> list[str]:
+    found = [pair for word in words if (pair := word.partition("="))[0] in COMPLETION]
+    if len(found) != 1 or found[0][2] not in SHELLS:
+        return [f"--shell-completion: must be install=SHELL or uninstall=SHELL; allowed: {', '.join(SHELLS)}"]
+    if found[0][0] == "query" and "COMP_LINE" not in os.environ:
+        return ["--shell-completion query=...: is called by the shell, which sets COMP_LINE"]
+    return []
 
 
 def _problems_of_look(options: argparse.Namespace) -> list[str]:
     problems: list[str] = []
-    if options.multirun:
-        flag = next(name for name in LOOKS if vars(options)[name])
-        problems.append(f"--multirun: has no effect with --{flag.replace('_', '-')}")
     try:
         with hydra_session():
             command = read_command(options.overrides, problems, multirun=True, extra=options.config_dir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,7 +34,7 @@ def ls_main(words: Sequence[str]) -> int:
     parser.add_argument("--state", action="append", choices=STATES, help="only runs that are so; may be repeated")
     parser.add_argument("--json", action="store_true", help="a JSON list with a record for each run")
     options = parser.parse_args(words)
-    if not options.root.is_dir():
+    if not os.path.isdir(options.root):
         return refuse([f"{options.root}: no such directory"], "kdrun ls")
     from kdrun.analysis.tables import aligned
     from kdrun.log import log, set_up_console

@@ -25,6 +25,25 @@ def looks(options: argparse.Namespace) -> bool:
     return any(getattr(options, flag) for flag in LOOKS)
 
 
+def misused(options: argparse.Namespace) -> list[str]:
+    """What is wrong with the flags of a run, a sweep or a look."""
+    names = [f"--{flag.replace('_', '-')}" for flag in LOOKS if getattr(options, flag)]
+    problems = []
+    if len(names) > 1:
+        problems.append(f"{', '.join(names)}: only one of them at a time")
+    if names and options.multirun:
+        problems.append(f"--multirun: has no effect with {names[0]}")
+    if options.resolve and not (options.cfg or options.help):
+        problems.append("--resolve: has an effect with --cfg and --help only")
+    if options.package is not None and not options.cfg:
+        problems.append("--package: has an effect with --cfg only")
+    for name in ("config_name", "config_path"):
+        if getattr(options, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            problems.append(f"{flag}: kdrun has one config; options of one's own are files in --config-dir DIR")
+    return problems
+
+
 def distributed() -> str | None:
     """Why this process is not to run anything: it is one of several that torchrun has started; None if it is not."""
     processes = os.environ.get("WORLD_SIZE", "")
@@ -46,6 +65,8 @@ def run_parser() -> argparse.ArgumentParser:
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("-cd", "--config-dir", type=Path)
+    parser.add_argument("-cn", "--config-name")
+    parser.add_argument("-cp", "--config-path")
     parser.add_argument("--version", action="store_true")
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--hydra-help", action="store_true")

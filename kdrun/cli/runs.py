@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrun import __version__
-from kdrun.cli.options import refuse
+from kdrun.cli.options import misused, refuse
 from kdrun.escaping import printable
 from kdrun.files import DamagedError, dry_run, write_atomically
 from kdrun.redaction import redacted
@@ -36,7 +36,7 @@ def _checked_main(options: argparse.Namespace) -> int:
     from kdrun.config.command_line import read_command
     from kdrun.config.compose import ConfigError, hydra_session
 
-    problems: list[str] = []
+    problems = misused(options)
     try:
         with hydra_session():
             command = read_command(options.overrides, problems, multirun=options.multirun, extra=options.config_dir)
@@ -101,7 +101,7 @@ def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) ->
             config = compose_job(job_overrides, problems, extra=extra, search=command.search)
             from kdrun.config.preflight import check_job  # torch is needed from here on
 
-            jobs.append(check_job(config, job_overrides))
+            jobs.append(check_job(config, job_overrides, complete=not problems))
         except ConfigError as error:
             problems += error.problems
         pairs = dict(text.partition("=")[::2] for text in job_overrides)

@@ -44,7 +44,8 @@ def show_main(words: Sequence[str]) -> int:
             named = any(word.startswith("teacher") for word in overrides)
             if not named:  # the one by default need not fit the dataset
                 overrides = ["method=ce", *(word for word in overrides if not word.startswith("method"))]
-            job = check_job(compose_job(overrides, problems, extra=options.config_dir), overrides)
+            config = compose_job(overrides, problems, extra=options.config_dir)
+            job = check_job(config, overrides, complete=not problems)
     except ConfigError as error:
         problems += error.problems
     if problems:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def _run_or_show(options: argparse.Namespace, words: Sequence[str]) -> int:
         definition = load_table(options.name)
         if definition.unavailable and not options.render_only:
             raise ConfigError([f"table {definition.name} cannot be run: {definition.unavailable}; use --render-only"])
-        if options.published is not None and not options.published.is_dir():
+        if options.published is not None and not os.path.isdir(options.published):
             raise ConfigError([f"--published {options.published}: no such directory"])
         table = compose_table(
             definition,
@@ -246,7 +247,7 @@ def _draw_soft_targets(path: Path, table: ComposedTable, store: Store, *, comput
     """
     from kdrun.analysis.soft_targets import draw_soft_targets
     from kdrun.experiment.soft_targets import kept, soft_targets
-    from kdrun.log import log
+    from kdrun.log import counted, log
 
     runs = {entry.student: store.find(entry.specs[0]) for entry in table.entries if entry.specs}
     finished = {name: run for name, run in runs.items() if run is not None}
@@ -261,4 +262,6 @@ def _draw_soft_targets(path: Path, table: ComposedTable, store: Store, *, comput
         log.info("no %s: it takes the weights and the data of these networks; run the table to have it", path.name)
         return
     spec = next(finished[name] for name in seen).spec
-    draw_soft_targets(path, seen, title=f"{spec.dataset.name}, {spec.epochs_trained} epochs, seed {spec.seed}")
+    draw_soft_targets(
+        path, seen, title=f"{spec.dataset.name}, {counted(spec.epochs_trained, 'epoch')}, seed {spec.seed}"
+    )

@@ -10,9 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
-from hydra.errors import HydraException
 
 from kdrun.config.compose import (
     NO_EFFECT,
@@ -26,7 +24,8 @@ from kdrun.config.compose import (
     search_path,
 )
 from kdrun.config.composition import SEARCH_PATH, compose_search, group_options
-from kdrun.config.search import BASIC, CHOICES, MAXIMIZED, Search, not_installed
+from kdrun.config.quoting import as_one_value, not_parsed, parsed, quoted
+from kdrun.config.search import BASIC, CHOICES, MAXIMIZED, PARAMS, Search, not_installed
 from kdrun.spec.signature import unknown
 
 MOST_JOBS = 10_000
@@ -51,19 +50,20 @@ def expand(
         overrides: what the user typed.
         multirun: whether several values are allowed.
         problems: overrides that cannot be parsed, sweeps without `-m`, over nothing, or of more than `MOST_JOBS` jobs
-            are told here and left out.
+            are told here. Those that quotes mend are expanded with quotes, so that nothing else is wrong because of
+            them; others are left out.
         one_value: what to say to several values without `multirun`.
         extra: a config tree of the user's own, whose options a glob(...) finds, too.
     """
     swept: list[list[str]] = []
     for text in overrides:
-        try:
-            override = parsed(text)
-        except HydraException as error:
-            problems.append(f"{text}: cannot be parsed as key=value ({str(error).splitlines()[0]})")
-            continue
-        if override.is_sweep_override() and not multirun:
-            problems.append(f"{text}: {one_value}")
+        override = parsed(text)
+        if override is None:
+            problems.append(not_parsed(text))
+            swept += [[meant]] if (meant := quoted(text)) else []
+        elif override.is_sweep_override() and not multirun:
+            problems.append(f"{text}: {one_value}{as_one_value(text)}")
+            swept += [[meant]] if as_one_value(text) and (meant := quoted(text)) else []
         elif isinstance(override.value(), IntervalSweep):
             problems.append(f"{text}: {CONTINUOUS}")
         elif _is_longer(override.value(), MOST_JOBS):
@@ -82,20 +82,6 @@ def expand(
         problems.append(f"the sweep has {count:,} jobs ({counts} values); at most {MOST_JOBS:,}")
         return []
     return [list(job) for job in itertools.product(*swept)]
-
-
-def parsed(text: str) -> Override:
-    """An override as Hydra parses it.
-
-    Raises:
-        HydraException: it cannot be parsed.
-    """
-    try:
-        return OverridesParser.create().parse_override(text)
-    except RecursionError:
-        raise HydraException("it is nested too deeply") from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise HydraException(str(error)) from error
 
 
 def _is_longer(value: Any, most: int) -> bool:
@@ -119,10 +105,7 @@ def first_jobs(overrides: Sequence[str], problems: list[str], *, extra: Path | N
     """
     jobs: list[list[str]] = [[], []]
     for text in overrides:
-        try:
-            override = parsed(text)
-        except HydraException:
-            override = None
+        override = parsed(text)
         value = override and override.value()
         if override and isinstance(value, IntervalSweep):
             ends = [f"{override.get_key_element()}={end}" for end in (value.start, value.end)]
@@ -178,13 +161,15 @@ def read_command(typed: Sequence[str], problems: list[str], *, multirun: bool, e
         sweeper = next((text.partition("=")[2] for text in refused if group_of(text) == "hydra/sweeper"), BASIC)
         return Command(Search(sweeper=sweeper), on_runs, fitting)
     search = Search()
+    of_search = [text for text in fitting if group_of(text) in CHOICES]
     if fitting or extra is not None:
-        chosen = [text for text in on_runs if _chooses_one(text, extra)]
-        search = compose_search(accepted_words([*chosen, *fitting], problems, extra))
-    if search.is_own:
-        problems += [f"{text}: {NO_EFFECT}" for text in fitting if group_of(text) not in CHOICES]
+        chosen = [*(text for text in on_runs if _chooses_one(text, extra)), *of_search]
+        search = compose_search(accepted_words(chosen, problems, extra))
+        if search.is_own:
+            problems += [f"{text}: {NO_EFFECT}" for text in fitting if text not in of_search]
+        elif fitting != of_search:
+            accepted_words([*chosen, *(text for text in fitting if text not in of_search)], problems, extra)
     if not multirun:
-        of_search = [text for text in fitting if group_of(text) in CHOICES]
         problems += [f"{text}: has an effect with -m (--multirun) only" for text in of_search]
         problems += [f"{file}: {OF_FILES} have an effect with -m (--multirun) only" for file in search.files]
         return Command(search, on_runs, fitting)
@@ -206,15 +191,16 @@ def _fits(text: str, problems: list[str]) -> bool:
 
 def _refused_typed(text: str) -> str | None:
     """What is wrong with a typed override of Hydra's own config."""
-    try:
-        override = parsed(text)
-    except HydraException as error:
-        return f"{text}: cannot be parsed as key=value ({str(error).splitlines()[0]})"
+    override = parsed(text)
+    if override is None:
+        return not_parsed(text)
     key = override.key_or_group
     if override.is_sweep_override():
         return f"{text}: a launcher, a sweeper and their options cannot be swept"
     if key == SEARCH_PATH.removesuffix("="):
         return f"{text}: a config tree of one's own is --config-dir DIR"
+    if f"{key}.".startswith(f"{PARAMS}."):
+        return f"{text}: is for config files; on the command line the keys themselves are swept: -m seed=0,1"
     if key in CHOICES and override.value() not in (installed := group_options(key, [])):
         if package := CHOICES[key].get(str(override.value())):
             return f"{text}: {not_installed(package)}"
@@ -227,9 +213,6 @@ def _refused_typed(text: str) -> str | None:
 
 def _chooses_one(text: str, extra: Path | None) -> bool:
     """Whether an override chooses one option of a group."""
-    try:
-        override = parsed(text)
-    except HydraException:
-        return False
+    override = parsed(text)
     words = [*search_path(extra), *in_hydras_words(text)]
-    return not override.is_sweep_override() and chooses_group(words[-1], words)
+    return override is not None and not override.is_sweep_override() and chooses_group(words[-1], words)

@@ -6,6 +6,7 @@ itself. When that fails, the overrides that do not fit are looked for, told and 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from typing import Any
 import yaml
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from kdrun.config.composition import (
@@ -26,7 +26,9 @@ from kdrun.config.composition import (
     compose_search,
     config_directory,
     group_options,
+    misnamed,
 )
+from kdrun.config.quoting import parsed
 from kdrun.config.search import CHOICES, Search, not_installed
 from kdrun.config.secrets import watch_environment
 from kdrun.spec.signature import unknown
@@ -58,7 +60,18 @@ class ConfigError(ValueError):
 
 def in_hydras_words(*overrides: str) -> list[str]:
     """Overrides as Hydra wants them: a teacher's network and method are students and methods in another place."""
-    return [word for text in overrides for word in _in_hydras_words(text)]
+    return [word for text in last_choices(overrides) for word in _in_hydras_words(text)]
+
+
+def last_choices(overrides: Sequence[str]) -> list[str]:
+    """Overrides without those that a later one replaces, where Hydra does not do so itself."""
+    keys = [text.partition("=")[0] for text in overrides]
+    last = {key: index for index, key in enumerate(keys)}
+    return [
+        text
+        for index, (key, text) in enumerate(zip(keys, overrides, strict=True))
+        if last[key] == index or not (key in SPOKEN or key == OPEN or FURTHER_TEACHER.match(text))
+    ]
 
 
 def _in_hydras_words(text: str) -> list[str]:
@@ -140,7 +153,8 @@ def _with_single_options(words: list[str], problems: list[str]) -> list[str]:
     for word in words:
         value = None
         if chooses_group(word, words) and not word.startswith("~"):
-            value = OverridesParser.create().parse_override(word).value()
+            override = parsed(word)
+            value = override and override.value()
         spoken = word.rpartition("@")[2]
         if isinstance(value, dict):
             problems.append(f"{spoken}: {unknown('', group_options(group_of(word), words), 'option')}")
@@ -171,7 +185,7 @@ def search_path(extra: Path | None) -> list[str]:
     """The override that adds a user's config tree behind the shipped one."""
     if extra is None:
         return []
-    if not extra.is_dir():
+    if not os.path.isdir(extra):
         raise ConfigError([f"--config-dir {extra}: no such directory"])
     quoted = str(extra.resolve()).replace("'", r"\'")
     return [f"{SEARCH_PATH}['file://{quoted}']"]
@@ -220,18 +234,29 @@ def _explain(text: str, error: Exception, accepted: list[str]) -> list[str]:
     if chooses_group(text, accepted) and not text.startswith("~"):
         options = group_options(group_of(text), accepted)
         if value not in options:
-            return [f"{key.rpartition('@')[2]}={value}: {unknown(value, options, 'option')}"]
+            problem = misnamed(group_of(text), value, accepted) or unknown(value, options, "option")
+            return [f"{key.rpartition('@')[2]}={value}: {problem}"]
     elif not text.startswith(("+", "~")) and not on_hydra(text):
-        spoken = (word.rpartition("@")[2] for word in accepted if chooses_group(word, accepted))
-        chosen = {word.partition("=")[0]: word for word in spoken}
+        places = (word.rpartition("@")[2] for word in accepted if chooses_group(word, accepted))
+        chosen = {word.partition("=")[0]: word for word in places}
         config = OmegaConf.to_container(compose_config(accepted))
         missing = _missing_key(key.split("."), config, chosen)
         if missing is not None:
             return [f"{text}: {missing}"]
-    plugin = re.search(r"Could not find '(hydra/[\w/]+)/(\w+)'", str(error))
-    if plugin and plugin[2] in CHOICES.get(plugin[1], ()):
-        return [f"{text}: {plugin[1]}={plugin[2]} {not_installed(CHOICES[plugin[1]][plugin[2]])}"]
-    return [f"{text}: {_first_lines(error)}"]
+    spoken = key.rpartition("@")[2] + text[len(key) :]
+    if gone := re.search(r"(?:In '([\w/-]+)': )?Could not (?:find|load) '([\w/-]+)/([\w.-]+)'", str(error)):
+        place, group, option = gone.groups()
+        inside = "" if place in (None, "config", "hydra/config") else f" in {place}"
+        return [f"{spoken}: {group}={option}{inside}{_gone(group, option, accepted)}"]
+    return [f"{spoken}: {_first_lines(error)}"]
+
+
+def _gone(group: str, option: str, words: Sequence[str]) -> str:
+    """What is wrong with an option that a config file chooses and that does not exist."""
+    known = CHOICES.get(group, {})
+    if option in known:
+        return f" {not_installed(known[option])}"
+    return f": {misnamed(group, option, words) or unknown(option, known or group_options(group, words), 'option')}"
 
 
 def _missing_key(path: list[str], node: Any, chosen: Mapping[str, str]) -> str | None:

@@ -14,7 +14,7 @@ import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra._internal.config_loader_impl
 import hydra._internal.hydra
@@ -35,6 +35,7 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from kdrun.config.quoting import parsed
 from kdrun.config.search import Search, refusals
 from kdrun.config.yaml_files import parse_yaml, read_yaml_text, restart_resolving
 
@@ -119,6 +120,15 @@ Plugins.instance()  # registers the classes of sources, which are not those that
 SourcesRegistry.instance().resolve("file").load_config = _load_config  # type: ignore[method-assign,assignment]
 
 
+def misnamed(group: str, option: str, words: Sequence[str]) -> str | None:
+    """What is wrong with the file of an option that does not exist, where there is one that ends in `.yml`."""
+    searched = (parsed(word) for word in words if word.startswith(SEARCH_PATH))
+    roots = [str(path) for override in searched if override for path in cast(list[Any], override.value())]
+    stem = option.removesuffix(".yaml").removesuffix(".yml")
+    files = (Path(root.removeprefix("file://"), group, f"{stem}.yml") for root in roots)
+    return next((f"{file}: must end in .yaml" for file in files if os.path.isfile(file)), None)
+
+
 def _on_hydra(loader: ConfigLoaderImpl, default: ResultDefault, repo: IConfigRepository) -> tuple[str, list[str], bool]:
     """A config of a defaults list: its file, what it must not set under `hydra.`, and whether it sets any of it."""
     path = default.config_path or ""
@@ -199,6 +209,8 @@ def _tried(choices: tuple[str, ...], source: ConfigLoader | None) -> tuple[bytes
         config = compose(CONFIG_NAME, overrides=list(choices), return_hydra_config=True)
     except COMPOSE_ERRORS as error:
         return error
+    except (AssertionError, AttributeError) as error:  # OmegaConf's, of a key in a value that is null
+        return ConfigCompositionException(f"cannot be composed ({error})")
     loader: Any = GlobalHydra.instance().config_loader()
     chosen = config.hydra.runtime.choices
     sweeper: Any = OmegaConf.to_container(config.hydra.sweeper)

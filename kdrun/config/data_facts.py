@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.config.findings import Findings
-from kdrun.experiment.build import NOT_DECODED, class_indices, class_names, data_root, describe_dataset
+from kdrun.experiment.build import NOT_DECODED, DataError, class_indices, class_names, data_root, describe_dataset
 from kdrun.spec.components import resolve, sources
 from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec, kind_of
 from kdrun.spec.signature import construct
@@ -43,14 +43,18 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
         return None
     refused: list[str] = []
     try:
-        indexed = findings.attempt(f"{path}.", with_indices, node, node, data_root(root))
+        indexed = findings.attempt(f"{path}.", with_indices, node, node, data_root(node))
         if indexed is None:
             return None
-        findings.notices += _numbers_as_names(node, data_root(root), path)
+        findings.notices += _numbers_as_names(node, data_root(node), path)
         node = indexed
-        found = _describe(node, data_root(root), findings.overrides, refused, path)
+        found = _describe(node, data_root(node), findings.overrides, refused, path)
         target = node["_target_"]
         injected = {"target": target, "source": sources(resolve(target), target, {})}
+    except DataError as error:
+        if findings.complete or root is not None:
+            findings.problems.append(f"{path}: {error}")
+        return None
     except (ValueError, RuntimeError) as error:
         findings.problems.append(f"{path}: {error}")
         return None
@@ -59,12 +63,12 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
         return None
     if _is_undecoded(found["identity"]):
         findings.notices.append(
-            f"{path}={resolve(node['_target_']).__name__}: a dry run decodes no images, and those in {data_root(root)} "
+            f"{path}={resolve(node['_target_']).__name__}: a dry run decodes no images, and those in {data_root(node)} "
             "are not in the cache: damaged files are found when the run begins, run ids and finished runs not before"
         )
     elif node.get("identity") not in (None, found["identity"]):
         findings.notices.append(
-            f"{path}={resolve(node['_target_']).__name__}: kdrun did not unpack what is in {data_root(root)} from the "
+            f"{path}={resolve(node['_target_']).__name__}: kdrun did not unpack what is in {data_root(node)} from the "
             f"official archive; its identity is that of its content, {found['identity'][:32]}"
         )
     kind, aside = kind_of(found), ["_target_", "root", "drop_classes"]

@@ -20,14 +20,16 @@ class Findings:
         left_aside: of notices that say so, which of `overrides` have no use.
         weight_files: files with the user's own weights, by SHA-256.
         overrides: what the user typed.
+        complete: whether all of `overrides` are in the config.
     """
 
-    def __init__(self, overrides: Sequence[str]) -> None:
+    def __init__(self, overrides: Sequence[str], *, complete: bool = True) -> None:
         self.problems: list[str] = []
         self.notices: list[str] = []
         self.left_aside: dict[str, tuple[str, ...]] = {}
         self.weight_files: dict[str, Path] = {}
         self.overrides = tuple(overrides)
+        self.complete = complete
 
     def leave_aside(self, why: str, overrides: Sequence[str]) -> None:
         """A notice that overrides have no use."""

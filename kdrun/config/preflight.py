@@ -14,10 +14,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdrun.config.compose import ConfigError
+from kdrun.config.compose import ConfigError, last_choices
 from kdrun.config.data_facts import check_dataset, few_images
 from kdrun.config.findings import Findings
 from kdrun.config.parts import check_methods, check_parts
+from kdrun.config.quoting import with_hints
 from kdrun.config.schema import RootOptions, RuntimeOptions, check_seeds
 from kdrun.config.secrets import masked_yaml, watch_environment
 from kdrun.config.teaching import check_teaching, taught_spec
@@ -25,12 +26,16 @@ from kdrun.config.yaml_files import restart_resolving
 from kdrun.experiment.build import data_root
 from kdrun.experiment.evaluations import missing_files, names_for
 from kdrun.experiment.runtime import Runtime
+from kdrun.files import expanded
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.signature import bind, construct, unknown
 from kdrun.spec.spec import Spec
 from kdrun.training.precision import resolve_device, resolve_precision
 
 EMBEDDED = "digits"
+ROOM = 512
+"""Bytes that paths of files below an output root have."""
+
 EMBEDDED_NOTICE = (
     "dataset=digits: the 1,797 small digits that come with kdrun; for the real thing: dataset=cifar100 (or mnist, ...)"
 )
@@ -59,22 +64,25 @@ class Job:
     evaluation: tuple[str, ...] = ()
 
 
-def check_job(config: DictConfig, overrides: Sequence[str] = ()) -> Job:
+def check_job(config: DictConfig, overrides: Sequence[str] = (), *, complete: bool = True) -> Job:
     """Checks a composed config whole and returns the job it describes.
 
     Args:
         config: as Hydra composed it.
         overrides: what the user typed, to tell a teacher that was asked for from the default one.
+        complete: whether all of them are in the config. If not, data that is missing in its default place is no
+            problem: what was left out may name the place.
 
     Raises:
         ConfigError: with one line for every problem.
     """
     watch_environment()
-    findings = Findings(overrides)
+    findings = Findings(last_choices(overrides), complete=complete)
     with torch.compiler.set_stance("force_eager"):  # compiling a network of the user's own would fill caches
         job = _job(findings, config)
     if findings.problems or job is None:
-        raise ConfigError(_without_followers(findings.problems))
+        raw: Any = OmegaConf.to_container(config, resolve=False)
+        raise ConfigError(with_hints(_without_followers(findings.problems), findings.overrides, raw))
     return job
 
 
@@ -102,7 +110,7 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     parts = check_parts(findings, "", node, node.get("student"), dataset)
     evaluation = root.get("evaluation", ())
     if dataset:
-        _check_evaluation(findings, evaluation, dataset, data_root(node["dataset"].get("root")))
+        _check_evaluation(findings, evaluation, dataset, data_root(node["dataset"]))
     starts = root.get("start") is not None
     teaching = check_teaching(findings, node, dataset, starts=starts)
     if findings.problems or not (runtime and device and precision and dataset and parts):
@@ -118,7 +126,7 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     return Job(
         spec=spec,
         config=masked_yaml(config),
-        runtime=_runtime(runtime, device, data_root(node["dataset"].get("root"))),
+        runtime=_runtime(runtime, device, data_root(node["dataset"])),
         weight_files=findings.weight_files,
         notices=tuple(dict.fromkeys(findings.notices)),
         left_aside=findings.left_aside,
@@ -186,13 +194,23 @@ def output_root(name: str) -> Path:
         ValueError: it neither exists nor can be made: a file or a dangling link is in its place, or its name cannot be.
     """
     try:
-        path = Path(name).expanduser()
-        there = next(place for place in (path, *path.absolute().parents) if place.is_symlink() or place.exists())
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long, no home, a null character
+        path = expanded(name)
+        there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    except (OSError, ValueError) as error:  # a name too long, no home, a null character
         raise ValueError(f"cannot be a directory: {getattr(error, 'strerror', None) or error}") from error
     if not name or not there.is_dir():
         raise ValueError(f"must be a directory, or a name for one; {str(there) if name else 'nothing'} is none")
+    _check_length(path, there)
     return path
+
+
+def _check_length(path: Path, there: Path) -> None:
+    """Raises `ValueError` where a name is longer than the file system of `there` allows, or no room is left below."""
+    longest, limit = max((len(os.fsencode(part)) for part in path.parts), default=0), os.statvfs(there).f_namemax
+    if longest > limit:
+        raise ValueError(f"has a name of {longest} bytes; must be at most {limit}")
+    if (length := len(os.fsencode(path))) > (limit := os.pathconf("/", "PC_PATH_MAX") - ROOM):
+        raise ValueError(f"has {length} bytes; must be at most {limit}")
 
 
 def _has_compiler() -> bool:

@@ -119,7 +119,7 @@ _SWEEPER = {
     "sampler": _SAMPLER,
 }
 _BLOCK: Mapping[str, Any] = {"launcher": _LAUNCHER, "sweeper": _SWEEPER}
-_PARAMS = "hydra.sweeper.params"
+PARAMS = "hydra.sweeper.params"
 
 
 def refusals(config: Any, defaults: Sequence[InputDefault]) -> tuple[list[str], bool]:
@@ -165,7 +165,7 @@ def _refused_keys(node: Any, allowed: Mapping[str, Any], path: str) -> Iterator[
     for key, value in node.items():
         name = f"{path}.{key}"
         option = allowed.get(key)
-        if name == _PARAMS:
+        if name == PARAMS:
             yield from _refused_params(value)
         elif option is None:
             keys = ", ".join(sorted([*allowed, *(["params"] if allowed is _SWEEPER else [])]))
@@ -178,11 +178,11 @@ def _refused_keys(node: Any, allowed: Mapping[str, Any], path: str) -> Iterator[
 
 def _refused_params(params: Any) -> Iterator[str]:
     if not isinstance(params, dict):
-        yield f"{_PARAMS}: must be a mapping of swept keys to their values"
+        yield f"{PARAMS}: must be a mapping of swept keys to their values"
         return
     for key, value in params.items():
         parts = [part.strip() for part in re.split(r"[+~@:./=]", str(key))]
         if not _is_line(key) or "hydra" in parts or "=" in key:
-            yield f"{_PARAMS}: {key!r}: must be a key of a run, such as method.temperature"
+            yield f"{PARAMS}: {key!r}: must be a key of a run, such as method.temperature"
         elif not _is_scalar(value):
-            yield f"{_PARAMS}: {key}={value!r}: must be one line of plain text, such as 1,2,4 or interval(1,8)"
+            yield f"{PARAMS}: {key}={value!r}: must be one line of plain text, such as 1,2,4 or interval(1,8)"

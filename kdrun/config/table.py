@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,9 +76,9 @@ def load_table(name: str, known: dict[Path, Definition | None] | None = None) ->
     known = {} if known is None else known
     own = name.endswith((".yaml", ".yml"))
     path = Path(name) if own else table_directory() / f"{name}.yaml"
-    if own and not path.is_file():
+    if own and not os.path.isfile(path):
         raise ConfigError([f"{name}: no such file"])
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError([f"table {name}: {unknown(name, table_names(), 'table')} (or the path of a .yaml file)"])
     if path in known:
         if (found := known[path]) is None:
@@ -88,7 +89,7 @@ def load_table(name: str, known: dict[Path, Definition | None] | None = None) ->
         restart_resolving()
         values = OmegaConf.to_container(parse_yaml(read_yaml_text(path), path), resolve=True)
         definition = read_definition(path.stem, values)
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, OSError) as error:
         raise ConfigError([f"{path}: {' '.join(str(error).split())}"]) from error
     except TableError as error:
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kdrun.config.data_facts import OF_IMAGES, check_dataset, with_indices, without_classes
@@ -14,6 +13,7 @@ from kdrun.config.parts import Parts, check_fits, check_parts
 from kdrun.config.schema import Selection, TeacherOptions
 from kdrun.experiment.build import Method, data_root
 from kdrun.experiment.weights import own_weights
+from kdrun.files import expanded
 from kdrun.spec.components import all_options, method_class, student_component
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.signature import construct, without_defaults
@@ -202,9 +202,8 @@ def _dataset_node(node: Mapping[str, Any], trained_on: Any) -> Any:
 def _by_index(findings: Findings, node: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
     """The teachers' choice of classes, by index; without it where a name is of no class."""
     source, selection = _dataset_node(node, own.get("trained_on")), own["dataset"]
-    root = data_root(source.get("root"))
     try:
-        found = findings.attempt("teacher.dataset.", with_indices, selection, source, root)
+        found = findings.attempt("teacher.dataset.", with_indices, selection, source, data_root(source))
     except RuntimeError as error:
         findings.problems.append(f"teacher.dataset: {error}")
         found = None
@@ -277,11 +276,11 @@ def _tell_unused(findings: Findings, method: type[Method]) -> None:
 
 def _own_weights(findings: Findings, checkpoint: str, parts: Parts, dataset: DatasetSpec) -> str | None:
     """The SHA-256 of a file with the user's own weights of the teacher."""
-    path = Path(checkpoint).expanduser()
     try:
+        path = expanded(checkpoint)
         own = own_weights(path, parts.student, dataset)
     except OSError as error:
-        findings.problems.append(f"teacher.checkpoint={path}: {error.strerror}")
+        findings.problems.append(f"teacher.checkpoint={checkpoint}: {error.strerror}")
         return None
     except RuntimeError as error:
         findings.problems.append(f"teacher.checkpoint: {error}")

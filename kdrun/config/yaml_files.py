@@ -39,11 +39,15 @@ def read_yaml_text(path: Path | str) -> str:
         ValueError: it cannot be read, is too large, or is not UTF-8; the message names it.
     """
     try:
-        return read_regular(path, FILE_LIMIT).decode()
+        content = read_regular(path, FILE_LIMIT)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        return content.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from error
+        line = content.count(b"\n", 0, error.start) + 1
+        where = f"{path}, line {line}: byte 0x{content[error.start]:02x} at position {error.start}"
+        raise ValueError(f"{where} is not UTF-8; must be saved as UTF-8") from error
 
 
 def parse_yaml(text: str, path: Path | str) -> DictConfig | ListConfig:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdrun.files import MIB, checked_size, is_dry_run, naming, open_regular, read_regular
+from kdrun.files import MIB, checked_size, expanded, is_dry_run, naming, open_regular, read_regular
 
 from .archives import extract
 from .errors import DataError
@@ -75,8 +75,16 @@ class _Request:
 
 
 def data_home() -> Path:
-    """Where datasets and decoded images live unless the user names another place."""
-    return Path(os.environ.get("KDRUN_DATA") or "~/.cache/kdrun/data").expanduser()
+    """Where datasets and decoded images are stored unless the user names another place.
+
+    Raises:
+        DataError: it is in the user's home, and none is known.
+    """
+    place = os.environ.get("KDRUN_DATA") or "~/.cache/kdrun/data"
+    try:
+        return expanded(place)
+    except FileNotFoundError as error:
+        raise DataError(f"{place}: {error.strerror}, or KDRUN_DATA to another place") from error
 
 
 def find(root: Path, directory: str, names: Sequence[str], *, title: str, archive: str | None = None) -> Path | None:
@@ -93,7 +101,7 @@ def find(root: Path, directory: str, names: Sequence[str], *, title: str, archiv
         DataError: some of them are missing, or they are not here but one level off.
     """
     place = root / directory
-    missing = [name for name in names if not (place / name).exists()]
+    missing = [name for name in names if not os.path.exists(place / name)]
     if not missing:
         return place
     if len(missing) < len(names):
@@ -101,7 +109,7 @@ def find(root: Path, directory: str, names: Sequence[str], *, title: str, archiv
             f"{title}: {place} is incomplete, missing: {', '.join(missing)}\n"
             f"Add what is missing, or remove {place} to have it downloaded again."
         )
-    if archive is None or not (root / archive).exists():
+    if archive is None or not os.path.exists(root / archive):
         _refuse_wrong_level(root, directory, names, title=title, archive=archive)
     return None
 
@@ -158,7 +166,7 @@ def verified_bytes(path: Path, expected: str, *, algorithm: str = "md5") -> byte
     try:
         content = read_regular(path, _VERIFIED_LIMIT)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     found = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
     _compare(path, expected, found, algorithm)
     return content
@@ -214,7 +222,7 @@ def _md5(path: Path, limit: int) -> str:
             while block := opened.read(MIB):
                 digest.update(block)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     return digest.hexdigest()
 
 

@@ -195,7 +195,7 @@ def _lines(root: Path, name: str, files: Sequence[str], source: str) -> list[str
             f"$KDRUN_DATA, are {', '.join(files)}, from {source}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if lines == [""]:
         raise DataError(f"{path} is empty")
     return lines

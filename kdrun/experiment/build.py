@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from torch.nn.parameter import is_lazy
 
 from kdrun.data import (
     CONTENT_HASH,
-    DataError,
     Splits,
     check_images,
     check_sequences,
@@ -28,7 +28,8 @@ from kdrun.data import (
     undecoded,
 )
 from kdrun.data import NOT_DECODED as NOT_DECODED  # how config reaches it
-from kdrun.files import is_dry_run
+from kdrun.data import DataError as DataError
+from kdrun.files import expanded, is_dry_run
 from kdrun.methods import Method as Method
 from kdrun.methods.base import Needs, Pair, TrainingSet
 from kdrun.models import SEQUENCE
@@ -291,9 +292,24 @@ def _read(loader: Callable[..., Splits], node: Mapping[str, Any], root: Path) ->
     return splits
 
 
-def data_root(named: str | None) -> Path:
-    """`dataset.root`, else `$KDRUN_DATA`, else `~/.cache/kdrun/data`."""
-    return Path(named).expanduser() if named else data_home()
+def data_root(node: Mapping[str, Any]) -> Path:
+    """Where a dataset is stored: `root` of its config, else `$KDRUN_DATA`, else `~/.cache/kdrun/data`.
+
+    Raises:
+        kdrun.data.DataError: that is in the user's home, none is known, and the loader reads files.
+        ValueError: the loader cannot be resolved.
+    """
+    if named := node.get("root"):
+        try:
+            return expanded(named)
+        except FileNotFoundError as error:
+            raise DataError(f"root={named}: {error.strerror}, or KDRUN_DATA and leave root out") from error
+    try:
+        return data_home()
+    except DataError:
+        if "root" in inspect.signature(resolve(node["_target_"])).parameters:
+            raise
+        return Path(os.devnull)  # of a loader that reads no files
 
 
 def load_splits(dataset: DatasetSpec, root: Path) -> Splits:

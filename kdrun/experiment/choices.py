@@ -18,6 +18,7 @@ import torch
 from kdrun.experiment.build import build_student, needs_of
 from kdrun.experiment.cost import macs_per_example
 from kdrun.experiment.runtime import Runtime
+from kdrun.files import expanded
 from kdrun.log import log
 from kdrun.spec.dataset import ImageDatasetSpec
 from kdrun.spec.spec import Spec
@@ -96,16 +97,17 @@ def _can_plan(spec: Spec, runtime: Runtime) -> bool:
 
 def _conv_plan(spec: Spec, data: ImageDatasetSpec) -> dict[str, str]:
     """The plan of a student's convolutions; what this machine does not know yet is timed, some seconds a network."""
-    directory = cache_home() / "conv_plan"
+    known: dict[str, str] = {}
+    directory = None
     try:
+        directory = cache_home() / "conv_plan"
         known = load_known(directory)
     except OSError as error:
         log.warning("what is known about convolutions cannot be read, they are timed again: %s", error)
-        known = {}
     with torch.device("meta"):
         student = build_student(spec.student, data)
     plan = tune(student, (spec.recipe.batch_size, data.in_channels, *2 * (data.image_size,)), known=known)
-    if not plan.keys() <= known.keys():
+    if directory is not None and not plan.keys() <= known.keys():
         log.info("timed the convolutions of %s in bf16, once for this machine (%s)", spec.student.name, directory)
         try:
             save_known(directory, known | plan)
@@ -118,6 +120,6 @@ def cache_home() -> Path:
     """Where kdrun keeps what it learns about the machine.
 
     Raises:
-        RuntimeError: there is no home directory.
+        FileNotFoundError: there is no home directory.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kdrun"
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "kdrun"

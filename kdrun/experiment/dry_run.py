@@ -19,6 +19,7 @@ from kdrun.experiment.build import NOT_DECODED, needs_of
 from kdrun.experiment.cost import size_of, threads_for
 from kdrun.experiment.speeds import Network, Speed, known_speeds
 from kdrun.experiment.timing import Trial, time_networks
+from kdrun.log import counted
 from kdrun.spec.components import method_class
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Component, Spec
@@ -97,11 +98,12 @@ class Estimator:
         cost = self.estimate(spec)
         datasets = [run.dataset for run in (spec, *spec.all_before())]
         has_id = not any(data.identity.startswith(NOT_DECODED) for data in datasets)
+        epochs, steps = counted(spec.epochs_trained, "epoch"), counted(cost.steps, "step")
         return (
             f"{role} {spec.student.name} {method_class(spec.method).name} on {spec.dataset.name} "
             f"({spec.run_id if has_id else 'run id not known'}): "
             f"{cost.params:,} parameters, {cost.macs / 1e6:.2f} M MACs per {spec.dataset.example}, "
-            f"{spec.epochs_trained} epochs of {cost.steps} steps at {1000 * cost.step_seconds:.0f} ms: "
+            f"{epochs} of {steps} at {1000 * cost.step_seconds:.0f} ms: "
             f"about {duration(cost.seconds)} on {self._device.type}"
         )
 

@@ -23,7 +23,7 @@ from kdrun.experiment.resident import ResidentSplits, load_resident, load_test
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.speeds import keep_speed
 from kdrun.experiment.teachers import load_teacher, weakness
-from kdrun.log import log
+from kdrun.log import counted, log
 from kdrun.methods import Needs
 from kdrun.methods.base import together
 from kdrun.spec.dataset import DatasetSpec
@@ -305,7 +305,7 @@ class Runner:
         return sources[0] if len(sources) == 1 else SeveralTeachers(sources)
 
     def _source(self, student: Attempt, teacher: Run, data: ResidentSplits, needs: Needs, epochs: int) -> TeacherSource:
-        """One teacher; where logits are all that is asked of it, what it has said before is replayed."""
+        """One teacher; cached logits are replayed where a method uses nothing else of it."""
         spec, device = student.run.spec, self._runtime.device
         seen, known = spec.dataset, teacher.spec.dataset
         same_task, same_views = seen.same_task(known), seen.same_views(known)
@@ -326,17 +326,15 @@ class Runner:
         if self._runtime.replay_gb == 0 or not same_task:
             return live
         if spec.dataset.labels_each > 1:
-            log.info("what teacher %s says is not kept for later runs: it is a row for every token", teacher.directory)
+            log.info("teacher %s is not cached: its outputs are one row for each token", teacher.directory)
             return live
         if not replays(needs):
-            log.info(
-                "what teacher %s says is not kept for later runs: more than logits is asked of it", teacher.directory
-            )
+            log.info("teacher %s is not cached: the method uses its features or weights", teacher.directory)
             return live
         kept = ReplayStore(self.store.root, 1e9 * self._runtime.replay_gb)
         recording = kept.recording(replay_key(spec, needs, teacher, device, torch.get_num_threads()))
         if kept_epochs := recording.num_kept(epochs):
-            log.info("what teacher %s says in %d of %d epochs is known", teacher.directory, kept_epochs, epochs)
+            log.info("teacher %s: logits of %d/%d epochs found in the cache", teacher.directory, kept_epochs, epochs)
         return ReplayTeacher(live, recording, [needs], num_rows=needs.views * len(data.train))
 
     def _threads(self, spec: Spec) -> int:
@@ -367,6 +365,5 @@ def _ended(attempt: Attempt) -> Outcome | Exception:
 
 def _plan(run: Run, done: int) -> str:
     resumed = f", resumed after epoch {done}" if done else ""
-    epochs = run.spec.epochs_trained
     stage = " of stage 1" if run.spec.stopped_in_stage1 else ""
-    return f"{epochs} epoch{'' if epochs == 1 else 's'}{stage} in {run.directory}{resumed}"
+    return f"{counted(run.spec.epochs_trained, 'epoch')}{stage} in {run.directory}{resumed}"

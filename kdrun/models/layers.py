@@ -63,6 +63,10 @@ def init_convolutions(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+MOST_LAYERS = 1_000
+"""Of a network whose layers are options."""
+
+
 def check_shape(num_classes: int, in_channels: int, image_size: int = SMALLEST_IMAGE) -> None:
     """Raises `ValueError` unless this can be the number of classes and the shape of the images of a network."""
     check_count("num_classes", num_classes, 2)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kdrun.models.layers import GlobalAverage, check_count, check_dropout, check_shape, named
+from kdrun.models.layers import MOST_LAYERS, GlobalAverage, check_count, check_dropout, check_shape, named
 
 
 class Maxout(nn.Module):
@@ -47,7 +47,7 @@ def maxout_cnn(
         num_classes: K, at least 2.
         in_channels: channels of the images.
         image_size: side of the square images, at least 8 and large enough for the layers: 12 with the defaults.
-        filters: channels of each convolution, at least one layer.
+        filters: channels of each convolution, from one layer to `MOST_LAYERS`.
         units: channels after the maxout of each layer; each divides its filters.
         pool: side and stride of each max-pooling.
         dropout: probability that a value of a feature map is dropped in training, in [0, 1).
@@ -86,6 +86,8 @@ def _check_layers(filters: Sequence[int], units: Sequence[int], pool: Sequence[i
     for name, values in given.items():
         if not isinstance(values, (list, tuple)) or not values:
             raise ValueError(f"{name}={values!r}: must be a list with a number for each layer, at least one")
+        if len(values) > MOST_LAYERS:
+            raise ValueError(f"{name}=a list of {len(values)}: must be of at most {MOST_LAYERS} layers")
         for i, value in enumerate(values):
             check_count(f"{name}[{i}]", value, 1)
     if len({len(values) for values in given.values()}) > 1:

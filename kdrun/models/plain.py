@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from kdrun.models.layers import check_count, check_dropout, check_shape, conv_bn, named
+from kdrun.models.layers import MOST_LAYERS, check_count, check_dropout, check_shape, conv_bn, named
 
 
 def cnn(num_classes: int, in_channels: int = 3, image_size: int = 32, dropout: float = 0.5) -> nn.Sequential:
@@ -66,7 +66,7 @@ def mlp(
         num_classes: K, at least 2.
         in_channels: channels of the images.
         image_size: side of the square images, at least 8.
-        hidden: units of each hidden layer, at least one layer.
+        hidden: units of each hidden layer, from one layer to `MOST_LAYERS`.
         dropout: probability that a hidden unit is dropped in training, in [0, 1).
         input_dropout: the same for a pixel.
         batch_norm: BatchNorm in each hidden layer, after the ReLU and before the dropout.
@@ -79,6 +79,8 @@ def mlp(
     check_dropout("input_dropout", input_dropout)
     if not isinstance(hidden, (list, tuple)) or not hidden:
         raise ValueError(f"hidden={hidden!r}: must be a list of the units of each hidden layer, at least one")
+    if len(hidden) > MOST_LAYERS:
+        raise ValueError(f"hidden=a list of {len(hidden)}: must be of at most {MOST_LAYERS} layers")
     network = named(flatten=nn.Flatten(), input_dropout=nn.Dropout(input_dropout))
     width = in_channels * image_size**2
     for i, units in enumerate(hidden):

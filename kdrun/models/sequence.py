@@ -19,10 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdrun.models.layers import check_count, check_dropout
+from kdrun.models.layers import MOST_LAYERS, check_count, check_dropout
 
 PADDING = 0
-MOST_LAYERS = 1_000
 STD = 0.05  # of the released code; GPT-2's own 0.02 is for networks 8 times as wide
 
 

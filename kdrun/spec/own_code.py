@@ -60,7 +60,7 @@ def sources(target: Callable[..., Any], path: str, options: Mapping[str, Any]) -
     if target.__module__.partition(".")[0] == "kdrun":
         return None
     found = _followed([path.rpartition(".")[0], target.__module__])
-    found |= {f"{FILE}{name}": _digest(Path(name).expanduser()) for name in _files(options)}
+    found |= {f"{FILE}{name}": _digest(Path(os.path.expanduser(name))) for name in _files(options)}
     return dict(sorted(found.items()))
 
 
@@ -81,7 +81,7 @@ def outdated(source: Mapping[str, str]) -> list[str]:
     found = []
     for name, digest in source.items():
         if name.startswith(FILE):
-            path = Path(name.removeprefix(FILE)).expanduser()
+            path = Path(os.path.expanduser(name.removeprefix(FILE)))
             same = path.is_file() and _digest(path) == digest
         elif _is_digest(digest) and name not in sys.modules:
             module = _find(name)

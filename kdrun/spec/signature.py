@@ -71,7 +71,7 @@ def without_defaults(target: Callable[..., Any], bound: Mapping[str, Any]) -> di
 
 def unknown(name: str, allowed: Iterable[str], what: str) -> str:
     """The message for a name that does not exist: the nearest spelling, and everything that is allowed."""
-    known = sorted(allowed)
+    known = sorted(allowed, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"no such {what}; {hint}Allowed: {', '.join(known) or 'none'}"

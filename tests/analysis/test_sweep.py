@@ -34,6 +34,12 @@ def test_summary_has_tables_pictures_and_what_failed(sweep, archive):
     assert summarise(directory, sweep) == text, "again is the same"
 
 
+def test_a_sweep_of_one_epoch_says_so(archive):
+    spec = replace(archive.student(), stop_epoch=1)
+    text = summarise(archive.root / "sweep", [SweepRun({"seed": "0"}, archive.finish(spec, 50.0))])
+    assert text.startswith("synthetic, cnn: 1 epoch, 1 seed, ")
+
+
 def test_summary_of_nothing_finished_has_no_pictures(archive):
     jobs = [archive.job(None, seed, temperature=1.0) for seed in (0, 1)]
     text = summarise(archive.root / "sweep", jobs)

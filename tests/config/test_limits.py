@@ -47,8 +47,8 @@ CONFIGS = [
     ("deep", "deep.yaml is nested too deeply"),
     ("base60", f"base60.yaml has a value of 150001 characters; at most {LONGEST_VALUE}"),
     ("number", "number.yaml has a single value, 5"),
-    (SPARSE, f"{SPARSE}.yaml has {2**40} bytes; at most {FILE_LIMIT}"),
-    (BYTES, f"{BYTES}.yaml is not UTF-8"),
+    (SPARSE, f"{SPARSE}.yaml cannot be read: has {2**40} bytes; at most {FILE_LIMIT}"),
+    (BYTES, f"{BYTES}.yaml, line 1: byte 0xe9 at position 3 is not UTF-8"),
     ("fifo", "no such option"),
     ("device", "no such option"),
 ]
@@ -136,6 +136,7 @@ NUMBERS = [
     (f"dataset=agreement student=lstm method=ce student.width={HUGE}", f"student.width={HUGE}: must be"),
     (f"dataset=agreement student=transformer method=ce student.depth={HUGE}", f"student.depth={HUGE}: must be"),
     (f"student=mlp student.hidden=[{HUGE}]", f"student.hidden[0]={HUGE}: must be"),
+    (f"student=mlp student.hidden=[{','.join(1001 * '8')}]", "student.hidden=a list of 1001: must be"),
     ("student=mlp student.hidden=[1000000,1000000]", "parameters; at most 10,000,000,000"),
     (f"student=abnar_cnn student.filters=[{HUGE},64,64]", f"student.filters[0]={HUGE}: must be"),
     (f"method=born_again method.generation={HUGE}", f"method.generation={HUGE}: must be"),

@@ -170,3 +170,67 @@ def test_a_single_image_ends_before_training_and_says_why(kdrun):
     assert said.code == 1
     assert "1 training image(s) are left" in said.out + said.err
     assert list(Path().rglob("*.pt")) == []
+
+
+@pytest.fixture
+def homeless(monkeypatch, here):
+    """As in a container whose user id has no name: neither $HOME nor an entry in the system's list of users."""
+    for variable in ("HOME", "KDRUN_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def unknown(*_):
+        raise KeyError("no such user")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("pwd.getpwnam", unknown)
+
+
+def test_without_a_home_data_that_comes_with_kdrun_is_trained_on(homeless, kdrun, here):
+    said = kdrun("student=mlp", "teacher=none", "method=ce", "recipe.epochs=1", "runtime.device=cpu")
+    assert said.code == 0
+    assert [path.name for path in here.iterdir()] == ["outputs"]
+
+
+@pytest.mark.parametrize(
+    ("word", "names"),
+    [
+        ("dataset=mnist", ("HOME", "KDRUN_DATA")),
+        ("dataset=folder", ("HOME", "KDRUN_DATA")),
+        ("dataset=mnist dataset.root='~/x'", ("HOME", "KDRUN_DATA", "root=~/x")),
+        ("teacher.trained_on=mnist method=fsp", ("teacher.trained_on", "HOME", "KDRUN_DATA")),
+        ("runtime.output_root='~/x'", ("HOME", "runtime.output_root=~/x")),
+        ("runtime.output_root='~nobody-here/x'", ("~nobody-here", "runtime.output_root=~nobody-here/x")),
+        ("teacher.checkpoint='~/x'", ("HOME", "teacher.checkpoint=~/x")),
+    ],
+)
+def test_without_a_home_what_needs_one_names_the_variables(homeless, kdrun, here, word, names):
+    said = kdrun(*word.split())
+    assert said.code == 2
+    assert "1 problem" in said.err
+    for name in names:
+        assert name in said.err
+    assert not any(here.iterdir())
+
+
+@pytest.mark.parametrize("root", ["a" * 300, f"new/{'é' * 150}", "a/" * 2500, f"/{'b' * 256}/c"])
+def test_an_output_root_with_a_name_that_is_too_long_is_one_problem(kdrun, here, root):
+    quoted = f'runtime.output_root="{root}"'
+    said = kdrun(quoted, "student=mlp", "teacher=none", "method=ce")
+    assert said.code == 2
+    assert "1 problem" in said.err
+    assert "must be at most" in said.err or "too long" in said.err
+    assert not any(here.iterdir())
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["ls NAME", "clean NAME", "rm NAME", "table NAME", "table NAME.yaml", "--config-dir NAME", "dataset=folder"],
+)
+def test_a_name_that_is_too_long_is_no_file(kdrun, here, line):
+    name = "a" * 300
+    words = [word.replace("NAME", name) for word in line.split()]
+    said = kdrun(*words, *(["dataset.root=" + name, "--dry-run"] if line == "dataset=folder" else []))
+    assert said.code == 2
+    assert name in said.err
+    assert "OSError" not in said.err
+    assert not any(here.iterdir())

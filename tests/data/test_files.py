@@ -147,7 +147,7 @@ def test_an_archive_that_is_no_file_of_its_size_is_refused(tmp_path, kind):
     else:
         path.touch()
         os.truncate(path, 2**42)
-    with pytest.raises(DataError, match=r"toy.zip cannot be read: .*toy.zip (is a|has \d+ bytes)"):
+    with pytest.raises(DataError, match=r"toy.zip cannot be read: (is a|has \d+ bytes)"):
         unpack_archive(Archive("Toy", "https://example.org/toy.zip", "0" * 32, "toy", limit=2**20), tmp_path)
     with pytest.raises(DataError, match=r"toy.zip cannot be read"):
         verified_bytes(path, "0" * 32)

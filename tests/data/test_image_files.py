@@ -335,7 +335,7 @@ def test_hidden_files_thumbnails_and_other_formats_are_left_out_and_counted(tmp_
         (root / name).touch()
     found, said = found_in(root, caplog)
     assert found == [10, 10, 20, 20]
-    reasons = ("10 files left out", "1 in @eaDir", "2 in hidden directories", "2 in __MACOSX", "1 hidden,", "2 .txt")
+    reasons = ("10 entries left out", "1 in @eaDir", "2 in hidden directories", "2 in __MACOSX", "1 hidden,", "2 .txt")
     for reason in (*reasons, "1 without extension", "1 beside the classes"):
         assert reason in said
     assert found_in(root, caplog)[1] == "", "said once"

@@ -166,8 +166,8 @@ def test_loaded_data_must_be_what_the_spec_says():
 
 def test_data_lies_where_it_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("KDRUN_DATA", str(tmp_path))
-    assert data_root(None) == tmp_path
-    assert data_root("~/images") == Path.home() / "images"
+    assert data_root({}) == tmp_path
+    assert data_root({"root": "~/images"}) == Path.home() / "images"
 
 
 def test_the_papers_learning_rates_at_batch_128():

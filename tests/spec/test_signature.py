@@ -143,4 +143,5 @@ def test_the_nearest_spelling_is_told_where_there_is_one():
         "no such key; did you mean temperature? Allowed: alpha, temperature"
     )
     assert unknown("zzz", ["b", "a"], "option") == "no such option; Allowed: a, b"
+    assert unknown("x", ["10", "2", "b", "1"], "class").endswith("Allowed: 1, 2, 10, b")
     assert unknown("zzz", [], "option") == "no such option; Allowed: none"

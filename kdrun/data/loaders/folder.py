@@ -42,7 +42,7 @@ def folder(root: Path, image_size: int, in_channels: int, test_split: str | None
         raise DataError(f"dataset.test_split={test_split}: has the training images; must be another directory")
     found = _splits(root, test_split)
     if found is None:
-        missing = "" if Path(root).is_dir() else "; there is no such directory"
+        missing = "" if os.path.isdir(root) else "; there is no such directory"
         near = (*Path(os.path.abspath(root)).parents[:2], *visible_directories(root))
         meant = next((f"; use dataset.root={place}" for place in near if _is_root(place, test_split)), "")
         wanted = f"the directory {test_split}/" if test_split else f"one of {', '.join(_TEST_NAMES)}"
@@ -63,7 +63,9 @@ def folder(root: Path, image_size: int, in_channels: int, test_split: str | None
         raise DataError(f"{train}: has one class only, {class_names[0]}; there is nothing to learn")
     listing = Listing(root, _labelled(root, classes, left_out), _labelled(root, test_classes, left_out), class_names)
     if left_out:
-        warn_once(f"dataset.root={root}: {left_out.total()} files left out: {describe_left_out(left_out)}")
+        count = left_out.total()
+        entries = f"{count} {'entry' if count == 1 else 'entries'}"
+        warn_once(f"dataset.root={root}: {entries} left out: {describe_left_out(left_out)}")
     return decode(listing, image_size=image_size, in_channels=in_channels)
 
 

@@ -127,7 +127,7 @@ def _lines(path: Path) -> list[str]:
     try:
         return read_regular(path, _TEXT_LIMIT).decode().splitlines() if path.exists() else []
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _digest(listing: Listing) -> str:
