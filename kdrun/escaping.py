@@ -66,12 +66,12 @@ def _escape(character: str) -> str:
 
 def markdown(text: str) -> str:
     """A line of Markdown that shows a text: no HTML, no link."""
-    return printable(text).replace("<", r"\<").replace("](", r"]\(")
+    return printable(text.replace("\\", "\\\\")).replace("<", r"\<").replace("](", r"]\(")
 
 
 def markdown_cell(text: str) -> str:
     """A cell of a Markdown table that shows a text: it ends no cell and no line."""
-    return markdown(text.replace("\\", "\\\\")).replace("|", r"\|")
+    return markdown(text).replace("|", r"\|")
 
 
 def markdown_code(text: str) -> str:
@@ -113,7 +113,7 @@ def latex(text: str) -> str:
 def latex_row(cells: Sequence[str]) -> str:
     r"""A row of a LaTeX table; a `[` or `*` at its beginning would be an argument of the `\\` before it."""
     row = " & ".join(map(latex, cells))
-    return f"{{}}{row} \\\\" if row.startswith(("[", "*")) else f"{row} \\\\"
+    return f"{{}}{row} \\\\" if row.lstrip().startswith(("[", "*")) else f"{row} \\\\"
 
 
 def legend_label(text: str) -> str:

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import stat
 import sys
 import tempfile
@@ -236,6 +237,17 @@ def sweep(directory: Path) -> None:
             continue
 
 
+def remove_tree(directory: Path) -> None:
+    """Removes a directory with all that is in it, also while another process does.
+
+    Raises:
+        OSError: something of it cannot be removed.
+    """
+    while directory.exists():
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(directory)
+
+
 def keep_under(path: Path, other: Path) -> None:
     """Makes a file appear under another name of the same directory, too, in the place of what is there.
 
@@ -318,7 +330,7 @@ def set_default_mode(path: Path) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    with where_supported():
+    with naming(directory), where_supported():
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -7,14 +7,19 @@ device that is read from the environment has to be told elsewhere.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 SECRET = re.compile("token|secret|passw|passphrase|(api|access|private)[_-]?key|credential", re.IGNORECASE)
 """What options and variables of secrets are called."""
 
 _SECRET_VARIABLE = re.compile(rf"{SECRET.pattern}|key$|auth", re.IGNORECASE)
-_HAS_PASSWORD = re.compile(r"://[^/\s]*:[^/\s]*@")
+_HAS_PASSWORD = re.compile(r"://[^/\s]+@")
+"""Of an address: a password behind a name, or a token in the place of both."""
+
 SHORTEST = 4
 """Characters of a value that is left out: a shorter one is part of many words, and no secret."""
 
@@ -23,8 +28,8 @@ _names: dict[str, str] = {}
 
 
 def note(name: str, value: str) -> None:
-    """Remembers what was read from the environment."""
-    if len(value) >= SHORTEST:
+    """Remembers what was read from the environment; of two variables with one value, the one called like a secret."""
+    if len(value) >= SHORTEST and not (value in _names and _is_secret(_names[value], value)):
         _names[value] = name
 
 
@@ -47,8 +52,8 @@ def redacted(text: str, *, all_values: bool = False) -> str:
     """
     for value, name in sorted(_names.items(), key=lambda item: -len(item[0])):
         if all_values or _is_secret(name, value):
-            for form in _forms(value):
-                text = text.replace(form, f"${{oc.env:{name}}}")
+            shown = f"${{oc.env:{name}}}".replace("\\", "\\\\")  # of a template of `re`
+            text = _pattern(value).sub(shown, text)
     return text
 
 
@@ -56,10 +61,44 @@ def _is_secret(name: str, value: str) -> bool:
     return bool(_SECRET_VARIABLE.search(name) or _HAS_PASSWORD.search(value))
 
 
-def _forms(value: str) -> list[str]:
-    """How a value can stand in a message, the longest first: quoted, line by line, or as the items of a list."""
-    parts = [value, *value.splitlines()]
+@functools.cache
+def _pattern(value: str) -> re.Pattern[str]:
+    """Finds a value in a text, the longest of its parts first."""
+    parts = {part.strip() for part in _parts(value)}
+    longest_first = sorted((part for part in parts if len(part) >= SHORTEST), key=lambda part: (-len(part), part))
+    return re.compile("|".join(map(_quoted, longest_first)) or "(?!)", re.IGNORECASE)
+
+
+def _parts(value: str) -> Iterator[str]:
+    """A value, its lines, the items of the list, the path and the number that it can become."""
+    yield from (value, *value.splitlines())
     if value.strip()[:1] in ("[", "{"):  # what `oc.decode` makes of it has the items alone
-        parts += re.split(r"""[\s,:'"\[\]{}]+""", value)
-    quoted = [form for part in parts for form in (part, repr(part)[1:-1], json.dumps(part)[1:-1])]
-    return sorted({form for form in quoted if len(form) >= SHORTEST}, key=lambda form: -len(form))
+        yield from re.split(r"""[\s,:'"\[\]{}]+""", value)
+    if "/" in value:
+        yield str(Path(value))
+        yield value.strip().removeprefix("~").rstrip("/")  # behind a home directory
+    for number in (float, functools.partial(int, base=0)):
+        try:
+            found = number(value)
+            forms = (str(found), f"{found:g}")
+        except (ValueError, OverflowError):  # text, or too many digits
+            continue
+        yield from forms
+
+
+_GAP = r"(?:\s|\\+[nrtNLP_ \n])+"
+"""White space as it stands, or escaped; YAML folds long lines there."""
+_FOLD = r"(?:\\\n *\\?)?"
+"""Where YAML breaks a text between double quotes."""
+
+
+def _quoted(part: str) -> str:
+    """A pattern of a part, however Python, JSON and YAML quote it."""
+    return _GAP.join(_FOLD.join(map(_character, word)) for word in part.split())
+
+
+def _character(character: str) -> str:
+    forms = {character, repr(character)[1:-1], json.dumps(character)[1:-1], character.encode("unicode_escape").decode()}
+    if character in "'\"\\":
+        forms |= {character * 2, f"\\{character}"}
+    return f"(?:{'|'.join(map(re.escape, sorted(forms, key=len, reverse=True)))})"

@@ -1,10 +1,15 @@
 """`kdrun clean` and `kdrun rm`: what they remove, and what they leave."""
 
+import errno
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from kdrun.store.cleaning import removable
+from kdrun.store import cleaning
+from kdrun.store import run as run_module
+from kdrun.store.cleaning import removable, size_of
 from kdrun.store.store import Store
 
 TINY = ("dataset=synthetic", "student=mlp", "recipe.epochs=1", "dataset.train_size=64", "dataset.test_size=32")
@@ -124,3 +129,68 @@ def test_a_run_that_a_process_took_meanwhile_is_not_removed(kdrun, here, taught)
         assert not item.remove()
     assert item.remove()
     assert not student.exists()
+
+
+def test_a_run_that_another_process_removed_or_began_anew_meanwhile(here, taught, monkeypatch):
+    """The lock that is waited for may be of a directory that is gone by then."""
+    student, _ = taught
+    (run,) = (run for run in Store(here / "outputs").runs() if run.directory.name == student.name)
+    try_lock, before = run_module.try_lock, here / "before"
+
+    def after(change):
+        def locking(descriptor: int) -> bool | None:
+            monkeypatch.setattr(run_module, "try_lock", try_lock)
+            change()
+            return try_lock(descriptor)
+
+        monkeypatch.setattr(run_module, "try_lock", locking)
+        return run.remove()
+
+    def begun_anew() -> None:
+        student.rename(before)
+        student.mkdir()
+        (student / ".lock").touch()
+
+    assert not after(begun_anew), "it is another process's by now"
+    assert (student / ".lock").exists()
+    assert after(run.remove), "it is gone"
+    assert run.remove()
+    assert not student.exists()
+    assert list((here / "outputs" / "runs").glob(".removed-*")) == []
+
+
+def test_what_vanishes_while_it_is_removed_is_removed(here, taught, monkeypatch):
+    items = list(removable(Store(here / "outputs")))
+    rmtree = shutil.rmtree
+
+    def both(path):
+        monkeypatch.setattr(shutil, "rmtree", rmtree)
+        rmtree(path)
+        rmtree(path)
+
+    monkeypatch.setattr(shutil, "rmtree", both)
+    assert all(item.remove() for item in items)
+    assert not any(item.path.exists() for item in items)
+    assert [size_of(item.path) for item in items] == [0] * len(items)
+
+
+def test_what_cannot_be_removed_is_named_and_the_rest_removed(kdrun, here, taught, monkeypatch):
+    student, teacher = taught
+
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(student))
+
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda path, to: (read_only if path.name == student.name else replace)(path, to))
+    remove_tree = cleaning.remove_tree
+    code, out, err = kdrun("rm", student.name[-10:], teacher.name[-10:])
+    assert (code, len(out)) == (1, 1)
+    assert f"{student.name}: cannot be removed" in err
+    assert student.exists()
+    assert not teacher.exists()
+    monkeypatch.setattr(
+        cleaning, "remove_tree", lambda path: (read_only if "replay" in str(path) else remove_tree)(path)
+    )
+    code, out, err = kdrun("clean", "--apply")
+    assert (code, out[-1].partition(",")[0]) == (1, "1 removed")
+    assert "replay" in err

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import socket
 import stat
 import tempfile
@@ -267,3 +268,16 @@ def test_json_that_is_large_or_deep_is_damaged(tmp_path):
     os.truncate(path, 2**40)
     with pytest.raises(UnfitFileError, match=f"has {2**40} bytes; at most {JSON_LIMIT}"):
         read_json(path)
+
+
+def test_a_directory_that_cannot_be_flushed_is_named(path, monkeypatch):
+    fsync = os.fsync
+
+    def failing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match=re.escape(repr(str(path.parent)))):
+        write_atomically(path, "x")

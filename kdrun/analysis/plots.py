@@ -9,7 +9,7 @@ import os
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -50,15 +50,14 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     warning, and no older figure is left in its place.
     """
     try:
-        with _default_settings(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a box stands for it
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
+        with ExitStack() as surroundings:
+            try:
+                drawn = _new_figure(surroundings, width, height)
+            except Exception as error:
+                drawn = cast("Figure", _Undrawn(error))
+            yield drawn
             from matplotlib.text import Text
 
-            drawn = Figure(figsize=(width, height), layout="constrained")
-            FigureCanvasAgg(drawn)
-            yield drawn
             for text in drawn.findobj(Text):
                 text.set_text(printable(text.get_text(), keep="\n"))
             content = io.BytesIO()
@@ -68,6 +67,28 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         log.warning("%s is not drawn: %s: %s", path, type(error).__name__, error)
         with suppress(OSError):
             path.unlink(missing_ok=True)
+
+
+def _new_figure(surroundings: ExitStack, width: float, height: float) -> Figure:
+    surroundings.enter_context(_default_settings())
+    surroundings.enter_context(warnings.catch_warnings())
+    warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a box stands for it
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(drawn)
+    return drawn
+
+
+class _Undrawn:
+    """Stands for a figure that could not be begun: whoever draws on it gets the reason."""
+
+    def __init__(self, reason: Exception) -> None:
+        self._reason = reason
+
+    def __getattr__(self, name: str) -> Any:
+        raise self._reason
 
 
 @contextmanager
@@ -137,13 +158,11 @@ def readable_range(
     return low, high
 
 
-@contextmanager
-def _figure(path: Path, width: float, height: float) -> Iterator[Axes]:
-    """A figure of one pair of axes."""
-    with figure(path, width, height) as drawn:
-        axes = drawn.add_subplot()
-        style(axes)
-        yield axes
+def _axes(drawn: Figure) -> Axes:
+    """The one pair of axes of a figure."""
+    axes = drawn.add_subplot()
+    style(axes)
+    return axes
 
 
 def learning_curves(path: Path, teachers: Sequence[Group], students: Sequence[Group], title: str) -> None:
@@ -151,7 +170,8 @@ def learning_curves(path: Path, teachers: Sequence[Group], students: Sequence[Gr
 
     Where a second stage begins stands a thin line, in the colour of its curve where it is of one alone.
     """
-    with _figure(path, 7, 4.2) as axes:
+    with figure(path, 7, 4.2) as drawn:
+        axes = _axes(drawn)
         coloured = [(group, GREY) for group in teachers]
         for group, (line, marker) in zip(teachers, _grey_looks(), strict=False):
             draw_curve(axes, group, line, GREY, marker)
@@ -256,7 +276,8 @@ def accuracy_against(path: Path, key: str, groups: Sequence[Group], teachers: Se
     values = list(dict.fromkeys(group.choices[key] for members in series.values() for group in members))
     numbers = _numbers(values)
     place: dict[str, float] = numbers or {value: float(i) for i, value in enumerate(values)}
-    with _figure(path, 6, 4.2) as axes:
+    with figure(path, 6, 4.2) as drawn:
+        axes = _axes(drawn)
         for (others, members), (colour, marker) in zip(series.items(), _looks(), strict=False):
             members = sorted(members, key=lambda group: place[group.choices[key]])
             accuracies = [group.statistic("test", "last", "top1") for group in members]

@@ -46,13 +46,22 @@ def clean_main(words: Sequence[str]) -> int:
         return refuse([f"{options.root}: no such directory"], "kdrun clean")
     set_up_console()
     items = [item for item in removable(Store(options.root)) if options.only is None or item.kind in options.only]
+    failed = False
     if options.apply:
-        items = [item for item in items if item.remove()]
+        removed = []
+        for item in items:
+            try:
+                if item.remove():
+                    removed.append(item)
+            except OSError as error:  # read-only, or somebody else's
+                failed = True
+                print(f"{item.path}: cannot be removed: {error}", file=sys.stderr)
+        items = removed
     for item in items:
         print(f"{item.kind:13} {_megabytes(item.size):>12}  {item.path}")
     total = _megabytes(sum(item.size for item in items))
     print(f"{len(items)} removed, {total}" if options.apply else f"{len(items)} to remove with --apply, {total}")
-    return 0
+    return int(failed)
 
 
 def rm_main(words: Sequence[str]) -> int:
@@ -85,15 +94,19 @@ def rm_main(words: Sequence[str]) -> int:
             problems.append(f"{run.directory}: is needed by {others[0].directory}{more}; remove these too, or --force")
     if problems:
         return refuse(problems, "kdrun rm")
-    held = False
+    failed = False
     for run in chosen.values():
         size = size_of(run.directory)
-        if run.remove():
+        try:
+            reason = None if run.remove() else "a process holds it"
+        except OSError as error:  # read-only, or somebody else's
+            reason = f"cannot be removed: {error}"
+        if reason is None:
             print(f"removed {run.directory}, {_megabytes(size)}")
         else:
-            held = True
-            print(f"{run.directory}: a process holds it", file=sys.stderr)
-    return 1 if held else 0
+            failed = True
+            print(f"{run.directory}: {reason}", file=sys.stderr)
+    return int(failed)
 
 
 def _found(store: Store, name: str, problems: list[str]) -> Run | None:

@@ -263,7 +263,7 @@ def _run_sweep(runner: Runner, jobs: list[Job], choices: list[dict[str, str]]) -
             write_atomically(directory / "evaluation.md", text)
             log.info("\n%s", text)
             log.info("evaluation: %s", directory / "evaluation.md")
-        for picture in sorted(directory.glob("*.png")):
+        for picture in sorted(filter(Path.is_file, directory.glob("*.png"))):
             log.info("picture: %s", picture)
     if errors:
         log.error("%d of %d runs failed; the same command runs only what is missing", len(errors), len(requests))

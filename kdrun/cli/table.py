@@ -215,7 +215,7 @@ class _Sheet:
         missing = [spec for spec in specs.values() if self.store.find(spec) is None]
         if older := sum(self.store.find_older(spec) is not None for spec in missing):
             log.info("%d of the missing runs have results of an older semantics, left out here: see kdrun ls", older)
-        for picture in sorted(self.directory.glob("*.png")):
+        for picture in sorted(filter(Path.is_file, self.directory.glob("*.png"))):
             log.info("picture: %s", picture)
         log.info("result: %s", self.directory / "table.csv")
 

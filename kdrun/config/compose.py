@@ -46,6 +46,9 @@ FURTHER_TEACHER = re.compile(r"(teacher\.also\.\w+)=")
 OPEN = "method.terms"
 """A node to which the user can add what he likes."""
 
+LONGEST_TOLD = 80
+"""Characters of an override that is nested too deeply, in its message."""
+
 OF_FILES = "its launcher, sweeper and hydra.sweeper.params"
 NO_EFFECT = "has no effect on runs; where they are written is runtime.output_root"
 
@@ -187,7 +190,7 @@ def search_path(extra: Path | None) -> list[str]:
         return []
     if not os.path.isdir(extra):
         raise ConfigError([f"--config-dir {extra}: no such directory"])
-    quoted = str(extra.resolve()).replace("'", r"\'")
+    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", r"\'"), str(extra.resolve()))
     return [f"{SEARCH_PATH}['file://{quoted}']"]
 
 
@@ -230,6 +233,8 @@ def _explain(text: str, error: Exception, accepted: list[str]) -> list[str]:
     """What is wrong with an override that does not fit: a line, or one for each key that a config file must not set."""
     if isinstance(error, RefusedFileError):
         return error.problems
+    if isinstance(error, RecursionError):
+        return [f"{text if len(text) <= LONGEST_TOLD else text[:LONGEST_TOLD] + '...'}: is nested too deeply"]
     key, _, value = text.partition("=")
     if chooses_group(text, accepted) and not text.startswith("~"):
         options = group_options(group_of(text), accepted)

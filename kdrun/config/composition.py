@@ -44,7 +44,7 @@ SEARCH_PATH = "hydra.searchpath="
 MOST_FILES = 200
 """Config files of a composition, one that is named several times counting each time."""
 
-COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError)
 
 
 def config_directory() -> Path:

@@ -80,6 +80,8 @@ def load_table(name: str, known: dict[Path, Definition | None] | None = None) ->
         raise ConfigError([f"{name}: no such file"])
     if not os.path.isfile(path):
         raise ConfigError([f"table {name}: {unknown(name, table_names(), 'table')} (or the path of a .yaml file)"])
+    if path.stem in (".", ".."):
+        raise ConfigError([f"{name}: its name without .yaml is that of its directory under tables/; rename it"])
     if path in known:
         if (found := known[path]) is None:
             raise ConfigError([f"{path}: include: the table includes itself"])

@@ -115,6 +115,8 @@ class KeptLogits:
             kept = checkpoint.load(path, CPU)
             if kept.pop("epoch", None) != epoch or kept.pop("key", None) != _text(self._key):
                 raise checkpoint.CheckpointError(f"{path} is not what was kept under this name")
+            if not _is_epoch(kept):
+                raise checkpoint.CheckpointError(f"{path} does not hold the logits of an epoch")
             os.utime(self._directory / "key.json")
         except FileNotFoundError:
             return None
@@ -149,6 +151,17 @@ class KeptLogits:
 
     def _path(self, epoch: int) -> Path:
         return self._directory / f"{epoch + 1:04}.pt"
+
+
+def _is_epoch(kept: dict[str, Any]) -> bool:
+    """Whether these are logits [N, K], in a type that a teacher gives, with positions [N]."""
+    if set(kept) != {"logits", "index"} or not all(isinstance(tensor, Tensor) for tensor in kept.values()):
+        return False
+    logits, index = kept["logits"], kept["index"]
+    if logits.layout != torch.strided or index.layout != torch.strided or logits.ndim != 2 or index.ndim != 1:
+        return False
+    types_fit = logits.dtype in (torch.float32, torch.bfloat16) and index.dtype == torch.int64
+    return types_fit and len(logits) == len(index)
 
 
 def _text(key: dict[str, Any]) -> str:

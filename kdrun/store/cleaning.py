@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdrun.files import DamagedError, read_json, read_record
+from kdrun.files import DamagedError, read_json, read_record, remove_tree
 from kdrun.log import log
 from kdrun.store.run import REMOVED, Run
 from kdrun.store.store import Store
@@ -37,11 +37,15 @@ class Item:
     run: Run | None = None
 
     def remove(self) -> bool:
-        """Removes it from the disk; False for a run that a process holds by now."""
+        """Removes it from the disk, unless it is gone; False for a run that a process holds by now.
+
+        Raises:
+            OSError: something of it cannot be removed.
+        """
         if self.run is not None:
             return self.run.remove()
         if self.path.is_dir():
-            shutil.rmtree(self.path)
+            remove_tree(self.path)
         else:
             self.path.unlink(missing_ok=True)
         return True
@@ -85,10 +89,12 @@ def needed_by(store: Store) -> Mapping[str, list[Run]]:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a directory; links are not followed."""
-    if not path.is_dir():
-        return path.lstat().st_size
-    return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+    """Bytes of a file, or of all files in a directory; links are not followed, what vanishes meanwhile has none."""
+    size = 0
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        with contextlib.suppress(FileNotFoundError):
+            size += file.lstat().st_size * (not file.is_dir())
+    return size
 
 
 def _item(kind: str, path: Path, run: Run | None = None) -> Item:

@@ -14,7 +14,6 @@ import contextlib
 import functools
 import json
 import os
-import shutil
 import socket
 import tempfile
 import time
@@ -31,6 +30,7 @@ from kdrun.files import (
     parse_json,
     read_record,
     read_regular,
+    remove_tree,
     sha256,
     sha256_of,
     sweep,
@@ -232,15 +232,31 @@ class Run:
         return status.get("host") != socket.gethostname() or _is_alive(status["pid"])
 
     def remove(self) -> bool:
-        """Removes the run with all its files; False, and nothing is removed, where a process holds it."""
-        descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        """Removes the run with all its files, unless it is gone; False where a process holds it.
+
+        Raises:
+            OSError: something of it cannot be removed.
+        """
+        lock = self.directory / ".lock"
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            if self.directory.is_dir():
+                raise
+            return True
         try:
             if try_lock(descriptor) is False:
                 return False
             # Renamed first, so that a command which starts the same run meanwhile makes a new directory.
             removed = Path(tempfile.mkdtemp(prefix=REMOVED, dir=self.directory.parents[2]))
-            os.replace(self.directory, removed / self.directory.name)
-            shutil.rmtree(removed)
+            try:
+                if not os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+                    return False  # another process removed it before this one had the lock, and a third began it anew
+                os.replace(self.directory, removed / self.directory.name)
+            except FileNotFoundError:
+                return not self.directory.is_dir()
+            finally:
+                remove_tree(removed)
         finally:
             os.close(descriptor)
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -74,7 +75,7 @@ class Store:
 
     def runs(self) -> Iterator[Run | Exception]:
         """Every run under the root, in the order of their places; what cannot be read as one is the reason why."""
-        for path in sorted(self.root.glob("runs/*/*/*/spec.json")):
+        for path in _specs(self.root, "runs/*/*/*"):
             try:
                 run = Run(path.parent, _read_spec(path))
                 if damaged := run.status().get("damaged"):
@@ -95,7 +96,7 @@ class Store:
             spec, method=Component("kdrun.methods.CE"), teachers=(), start=None, stop_epoch=None
         )
         found = []
-        for path in self.run(alone).directory.parent.glob("ce-*/spec.json"):
+        for path in _specs(self.run(alone).directory.parent, "ce-*"):
             try:
                 run = Run(path.parent, _read_spec(path))
                 if run.finished and dataclasses.replace(run.spec, seed=spec.seed) == alone:
@@ -112,7 +113,7 @@ class Store:
             choices: how it computes; a beginning was computed in the same way.
         """
         found: list[Run] = []
-        for path in self.run(spec).directory.parent.glob("*/spec.json"):
+        for path in _specs(self.run(spec).directory.parent, "*"):
             try:
                 run = Run(path.parent, _read_spec(path))
                 kept = run.finished and run.last_checkpoint.exists() and run.best_checkpoint.exists()
@@ -130,7 +131,7 @@ class Store:
         if not spec.sources():
             return None
         wanted = spec.without_sources()
-        for path in self.run(spec).directory.parent.glob("*/spec.json"):
+        for path in _specs(self.run(spec).directory.parent, "*"):
             try:
                 run = Run(path.parent, _read_spec(path))
             except (RuntimeError, OSError):  # reported where runs are listed
@@ -151,6 +152,12 @@ def begins(shorter: Spec, spec: Spec) -> bool:
 def _place(spec: Spec) -> Path:
     method = "weights" if spec.weights else _safe(method_class(spec.method).name)
     return Path(_safe(spec.dataset.name)) / _safe(spec.student.name) / f"{method}-{spec.run_id}"
+
+
+def _specs(directory: Path, pattern: str) -> list[Path]:
+    """The `spec.json` of each run that matches, in order; also one that is a dangling link, which `glob` leaves out."""
+    paths = (run / "spec.json" for run in sorted(directory.glob(pattern)))
+    return [path for path in paths if os.path.lexists(path)]
 
 
 def _safe(name: str) -> str:

@@ -95,5 +95,6 @@ class ReplayTeacher:
             self._recording.write(self._epoch, {"logits": self._logits[: self._seen], "index": index})
         elif not torch.equal(index, self._recorded_index):
             raise RuntimeError(
-                f"replay: the logits recorded for epoch {self._epoch + 1} are not those of its views, in order"
+                f"replay: the logits recorded for epoch {self._epoch + 1} are not those of its views, in order; "
+                "remove replay/ under the output root, and the teacher computes them again"
             )

@@ -41,6 +41,8 @@ NAMES = [
     "_ & % # $ { } ~ ^ \\",
     "\\input{/etc/passwd}",
     "[5pt]",
+    " [5pt]",
+    " *",
     "*",
     '"quoted" and "',
     "line\nbreak\r\nx\u2028y\u0085z",
@@ -50,6 +52,7 @@ NAMES = [
     "\u202egnp.exe",
     "half\udcff",
     "<script>alert(1)</script>",
+    "\\<script>",
     "[click](javascript:alert(1))",
     "`code`",
     "café ± 中文",
@@ -144,10 +147,15 @@ def test_a_latex_table_of_hostile_names_has_its_rows_and_columns():
     assert len(rows) == len(NAMES)
     for row in rows:
         assert row.endswith(r" \\")
-        assert not row.startswith(("[", "*")), "an argument of the row before"
+        assert not row.lstrip().startswith(("[", "*")), "an argument of the row before"
         one, other = re.split(r"(?<!\\) & ", row.removesuffix(r" \\"))
         latex_text(one.removeprefix("{}"))
         assert other == "$-$1.5"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_line_of_markdown_has_no_html(name):
+    assert not re.search(r"(?<!\\)(?:\\\\)*<|\]\(", escaping.markdown(name))
 
 
 @pytest.mark.parametrize("name", ["``a``", "`", "plain", "a```b"])

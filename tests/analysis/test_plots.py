@@ -5,15 +5,16 @@ import os
 import struct
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from kdrun.analysis import plots
 from kdrun.analysis.aggregate import SweepRun, group_by_seed, teachers_by_seed
 from kdrun.analysis.plots import figure
+from kdrun.analysis.sweep import draw_run
 from kdrun.spec.spec import Component, Recipe
 
 
@@ -21,15 +22,13 @@ from kdrun.spec.spec import Component, Recipe
 def drawn(monkeypatch) -> list:
     """The axes of every picture that is drawn."""
     axes_drawn = []
-    original = plots._figure
+    original = plots._axes
 
-    @contextmanager
-    def recording(path, width, height):
-        with original(path, width, height) as axes:
-            axes_drawn.append(axes)
-            yield axes
+    def recording(drawn):
+        axes_drawn.append(original(drawn))
+        return axes_drawn[-1]
 
-    monkeypatch.setattr(plots, "_figure", recording)
+    monkeypatch.setattr(plots, "_axes", recording)
     return axes_drawn
 
 
@@ -200,6 +199,31 @@ def test_a_figure_that_cannot_be_drawn_is_a_warning_and_leaves_no_older_one(tmp_
         drawn.subplots().plot([1, 2], [1])
     assert not path.exists()
     assert f"{path} is not drawn: ValueError" in caplog.text
+
+
+@pytest.mark.parametrize("begun", [Figure.__init__, Figure.add_subplot], ids=["figure", "axes"])
+def test_a_figure_that_cannot_be_begun_is_a_warning_too(archive, tmp_path, caplog, monkeypatch, begun):
+    """A matplotlib that cannot be imported, memory that runs out."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Figure, begun.__name__, fail)
+    assert draw_run(archive.job(50.0)) == []
+    assert "curves.png is not drawn: MemoryError: no room" in caplog.text
+
+
+def test_a_matplotlibrc_that_cannot_be_read_is_a_warning(tmp_path):
+    """Matplotlib reads that of the working directory first, whatever is set."""
+    (tmp_path / "matplotlibrc").write_bytes(b"font.family: \xe9\n")
+    code = (
+        "from pathlib import Path\n"
+        "from kdrun.analysis.plots import figure\n"
+        "with figure(Path('drawn.png'), 2, 2) as drawn: drawn.subplots().plot([0, 1])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "drawn.png is not drawn: UnicodeDecodeError" in ended.stderr
 
 
 def test_figures_do_not_depend_on_the_users_matplotlib(tmp_path):

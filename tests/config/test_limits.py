@@ -112,6 +112,21 @@ def test_tables_that_include_each_other_are_refused(kdrun, here):
     assert "first.yaml: include: the table includes itself" in said.err
 
 
+def test_a_table_writes_into_its_own_directory_only(kdrun, here):
+    """The name of the directory is that of the file."""
+    Path("...yaml").write_text("title: a table\nrows: []\n")
+    said = kdrun("table", "...yaml", "--dry-run")
+    assert said.code == 2
+    assert "...yaml: its name without .yaml is that of its directory under tables/; rename it" in said.err
+
+
+def test_a_value_that_is_nested_too_deeply_is_refused(kdrun, here):
+    said = kdrun("--dry-run", "seed=" + "[" * 400 + "]" * 400)
+    assert said.code == 2
+    assert "seed=[[" in said.err
+    assert "is nested too deeply" in said.err
+
+
 def test_what_yaml_stands_for_is_what_omegaconf_reads(tmp_path):
     for number, text in enumerate(["a: &b {c: [1, 2]}\nd: *b\ne: {<<: *b, f: 1e3}", "", "[1, {a: null}]", "word"]):
         path = tmp_path / f"{number}.yaml"

@@ -127,6 +127,14 @@ def test_hydra_itself_composes_by_the_same_law(tree, payloads):
     assert [text for text in payloads if text not in str(raised.value)] == []
 
 
+@pytest.mark.parametrize("name", ["a'b", "a\\", "a\\'b", "a\\\\'b", "${oc.env:HOME}", "a,b]"])
+def test_a_config_directory_may_have_any_name(kdrun, tree, name):
+    renamed = tree.rename(tree.with_name(name))
+    said = kdrun("--cfg", "job", "experiment=nothing", "--config-dir", str(renamed))
+    assert said.code == 2
+    assert f"{renamed}/experiment/nothing.yaml: hydra: must be a mapping" in said.err
+
+
 def test_a_file_in_the_place_of_hydras_own_launcher_is_refused(kdrun, tree):
     path = tree / "hydra" / "launcher" / "basic.yaml"
     path.parent.mkdir(parents=True)

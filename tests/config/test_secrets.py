@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from kdrun import redaction
 from kdrun.config.secrets import SECRET, masked_yaml
 
 OWN = """
@@ -225,3 +226,53 @@ def test_looking_shows_no_secret_and_other_values_where_they_are_resolved(kdrun,
     assert VALUE not in plain.out + plain.err + resolved.out + resolved.err
     assert "/data/here" not in plain.out
     assert "output_root: /data/here" in resolved.out
+
+
+RESOLVED = [
+    "it's s3cret: 'x' #y",
+    " ".join(f"s3cret{number}" for number in range(30)),
+    'a "s3cret" é\n\ttab \\ back ' + "s3cret " * 30,
+    "-----BEGIN\ns3cret\n-----END\n",
+]
+
+
+@pytest.mark.parametrize("value", RESOLVED)
+def test_a_secret_that_yaml_quotes_or_folds_is_not_shown(kdrun, monkeypatch, value):
+    monkeypatch.setenv("KDRUN_TEST_TOKEN", value)
+    said = kdrun("--cfg", "job", "--resolve", f"dataset.root={READ}")
+    assert said.code == 0
+    assert "s3cret" not in said.out + said.err
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("s3cret//x/./y/", "s3cret/x/y"),
+        ("~/s3cret", "/home/ann/s3cret"),
+        ("S3cret-TOKEN", "s3cret-token"),
+        ("-761_245.70", "-761245.7"),
+        ("0x1F2E3D4C", "523124044"),
+        ("two  s3crets", "two s3crets"),
+    ],
+)
+def test_what_becomes_of_a_secret_is_not_shown(monkeypatch, value, shown):
+    monkeypatch.setattr(redaction, "_names", {})
+    redaction.note("MY_TOKEN", value)
+    assert shown.removeprefix("/home/ann") not in redaction.redacted(f"problem: {shown}: no such thing")
+    assert redaction.redacted("nothing of it 12.5 %") == "nothing of it 12.5 %"
+
+
+def test_a_value_of_two_variables_is_a_secret_if_one_is_called_so(monkeypatch):
+    for names in (("MY_TOKEN", "PLAIN"), ("PLAIN", "MY_TOKEN")):
+        monkeypatch.setattr(redaction, "_names", {})
+        for name in names:
+            redaction.note(name, VALUE)
+        assert redaction.redacted(f"at {VALUE}") == "at ${oc.env:MY_TOKEN}"
+
+
+def test_an_address_with_a_token_is_a_secret(monkeypatch):
+    monkeypatch.setattr(redaction, "_names", {})
+    redaction.note("REPO", "https://ghp_s3cret@host/x")
+    assert "s3cret" not in redaction.redacted("outputs/https:/ghp_s3cret@host/x")
+    redaction.note("PLACE", "https://host/data")
+    assert redaction.redacted("https://host/data") == "https://host/data"

@@ -94,7 +94,7 @@ def test_a_damaged_file_is_told_and_computed_again(lab, answered, caplog, damage
 
 
 def tensors(size: int) -> dict[str, torch.Tensor]:
-    return {"logits": torch.zeros(size // 4), "index": torch.zeros(0, dtype=torch.int64)}
+    return {"logits": torch.zeros(size // 12, 1), "index": torch.zeros(size // 12, dtype=torch.int64)}
 
 
 def test_what_was_unused_for_the_longest_time_makes_room(tmp_path):
@@ -131,6 +131,30 @@ def test_a_file_of_another_epoch_or_teacher_is_not_replayed(lab, answered, caplo
     assert lab.bits(lab.execute(lab.taught(temperature=3.0)).run) == expected
     assert answered == [0] * 5
     assert f"{first} is not what was kept under this name" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.pop("logits"),
+        lambda state: state.update(index=None),
+        lambda state: state.update(logits=state["logits"].double()),
+        lambda state: state.update(logits=state["logits"].to_sparse()),
+        lambda state: state.update(logits=state["logits"][:20]),
+    ],
+)
+def test_other_content_under_the_right_key_is_not_replayed(lab, answered, caplog, change):
+    """Its SHA-256 is right, too."""
+    expected = lab.bits(lab.execute(lab.taught(temperature=3.0), "live", replay_gb=0.0).run)
+    lab.execute(lab.taught())
+    (first,) = lab.root.glob("outputs/replay/*/0001.pt")
+    state = checkpoint.load(first, CPU)
+    change(state)
+    checkpoint.save(first, state)
+    answered.clear()
+    assert lab.bits(lab.execute(lab.taught(temperature=3.0)).run) == expected
+    assert answered == [0] * 5
+    assert f"{first} does not hold the logits of an epoch" in caplog.text
 
 
 @pytest.mark.parametrize("obstacle", ["file", "full"])

@@ -120,6 +120,9 @@ def test_an_unreadable_file_of_a_neighbour_costs_nobody_else_anything(lab, seeds
         path.mkdir()
     else:
         path.symlink_to("nowhere")
+    if name == "spec.json":
+        (told,) = lab.runner().store.runs()
+        assert str(path) in str(told)
     whole = lab.execute(lab.plain(), "whole").run
     assert lab.bits(lab.execute(lab.plain()).run) == lab.bits(whole)
     assert ls_main([str(lab.root / "outputs")]) in (0, 1)
