@@ -9,7 +9,7 @@ import torch
 
 from kdrun import stopping
 from kdrun.cli import main
-from kdrun.experiment.reporting import log
+from kdrun.log import log
 
 
 @pytest.fixture(autouse=True)

@@ -25,8 +25,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from kdrun.experiment.cleaning import needed_by
-from kdrun.experiment.store import Store
+from kdrun.store.cleaning import needed_by
+from kdrun.store.store import Store
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 MOST_STARTS = 40

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kdrun.experiment import cleaning
-from kdrun.experiment import run as run_module
-from kdrun.experiment.cleaning import removable, size_of
-from kdrun.experiment.store import Store
+from kdrun.store import cleaning
+from kdrun.store import run as run_module
+from kdrun.store.cleaning import removable, size_of
+from kdrun.store.store import Store
 
 TINY = ("dataset=synthetic", "student=mlp", "recipe.epochs=1", "dataset.train_size=64", "dataset.test_size=32")
 TAUGHT = (*TINY, "method=kd", "teacher=mlp", "runtime.keep=all")

@@ -24,17 +24,17 @@ import torch
 import yaml
 from PIL import Image
 
+from benchmarks import __main__ as bench
 from kdrun import models
-from kdrun.benchmark import __main__ as bench
 from kdrun.cli import main
 from kdrun.cli.options import VERBS, looks, run_parser
 from kdrun.config.command_line import read_command
 from kdrun.config.compose import compose_job, hydra_session
 from kdrun.config.table import load_table
-from kdrun.experiment.components import resolve
 from kdrun.experiment.dry_run import Estimate, Estimator
+from kdrun.spec.components import resolve
+from kdrun.store.checkpoint import CheckpointError, read_file
 from kdrun.tables.definition import Definition
-from kdrun.training.checkpoint import CheckpointError, read_file
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

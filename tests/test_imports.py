@@ -1,21 +1,25 @@
 """Imports run one way: the arrows of the layout, for relative and deferred imports too."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1] / "kdrun"
 
-# Standard library (and torch) only; anybody may use them.
-LEAVES = {"console", "escaping", "files", "memory", "redaction", "seeds", "start", "stopping", "taps"}
+# No other part of kdrun; anybody may use them.
+LEAVES = {"console", "escaping", "files", "limits", "log", "memory", "redaction", "seeds", "start", "stopping", "taps"}
+RUNS = {"spec", "store"}
 ALLOWED = {
-    "cli": {"config", "experiment", "analysis", "tables"},
-    "config": {"experiment", "tables"},
-    "tables": {"experiment"},
-    "experiment": {"training", "methods", "models", "data", "metrics", "similarity", "specialists"},
-    "analysis": {"experiment", "metrics", "tables"},
-    "benchmark": {"experiment", "training", "methods", "models", "data", "losses", "metrics", "analysis"},
+    "cli": {"config", "tables", "experiment", "analysis", *RUNS},
+    "config": {"tables", "experiment", "training", "spec"},
+    "tables": {"analysis", "experiment", "metrics", *RUNS},
+    "analysis": {"experiment", *RUNS},
+    "experiment": {"training", "methods", "models", "data", "metrics", "similarity", "specialists", *RUNS},
+    "store": {"spec"},
+    "spec": {"methods"},
     "training": {"methods", "metrics"},
     "methods": {"losses"},
     "losses": set(),
@@ -24,10 +28,12 @@ ALLOWED = {
     "specialists": {"clustering"},
     "clustering": set(),
     "models": set(),
-    "data": set(),
-    "console": {"redaction"},
+    "data": {"spec"},
+    "console": set(),
     "escaping": set(),
     "files": set(),
+    "limits": set(),
+    "log": set(),
     "memory": set(),
     "redaction": set(),
     "seeds": set(),
@@ -80,9 +86,12 @@ def test_every_part_has_its_arrows():
     assert {part_of(path) for path in FILES} == set(ALLOWED)
 
 
-def test_config_uses_of_experiment_only_specs_and_building():
+def test_config_uses_of_experiment_only_building():
     used = {name for path in (ROOT / "config").glob("*.py") for name in imports(path) if "experiment" in name}
-    assert used <= {
-        f"kdrun.experiment.{name}"
-        for name in ("spec", "dataset_spec", "build", "components", "signature", "runtime", "evaluations", "weights")
-    }
+    assert used <= {f"kdrun.experiment.{name}" for name in ("build", "runtime", "evaluations", "weights")}
+
+
+def test_a_run_id_needs_no_torch():
+    """Neither do the specs that `spec.json` holds."""
+    code = "import kdrun.spec.spec, sys; assert not {'torch', 'numpy'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)

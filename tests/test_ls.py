@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from kdrun.experiment.run import Run
-from kdrun.experiment.spec import Spec
 from kdrun.files import write_json, write_record
+from kdrun.spec.spec import Spec
+from kdrun.store.run import Run
 
 TINY = ("dataset=synthetic", "student=mlp", "teacher=none", "method=ce", "recipe.epochs=2", "runtime.device=cpu")
 

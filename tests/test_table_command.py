@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from kdrun.config.table import compose_table, load_table, table_names
-from kdrun.experiment.spec import Spec
-from kdrun.experiment.store import Store
 from kdrun.files import write_record
+from kdrun.spec.spec import Spec
+from kdrun.store.store import Store
 
 ROOT = Path(__file__).parents[1]
 MINE = """

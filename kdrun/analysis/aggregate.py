@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdrun.experiment.components import all_options, method_class
-from kdrun.experiment.run import Run
-from kdrun.experiment.spec import Spec
+from kdrun.spec.components import all_options, method_class
+from kdrun.spec.spec import Spec
+from kdrun.store.run import Run
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from kdrun.analysis.aggregate import Group, Statistic
 from kdrun.escaping import legend_label, printable
-from kdrun.experiment.reporting import log
 from kdrun.files import write_atomically
+from kdrun.log import log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

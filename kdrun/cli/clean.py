@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from kdrun.cli.options import refuse
 
 if TYPE_CHECKING:
-    from kdrun.experiment.run import Run
-    from kdrun.experiment.store import Store
+    from kdrun.store.run import Run
+    from kdrun.store.store import Store
 
 CLEAN = """\
 Lists what can be removed under an output root, by kind, with its size; removes it with --apply.
@@ -28,9 +28,9 @@ as a teacher, or start from, is removed only with them or with --force; one that
 
 def clean_main(words: Sequence[str]) -> int:
     """Lists or removes what can be removed; returns the exit code."""
-    from kdrun.experiment.cleaning import KINDS, removable
-    from kdrun.experiment.reporting import set_up_console
-    from kdrun.experiment.store import Store
+    from kdrun.log import set_up_console
+    from kdrun.store.cleaning import KINDS, removable
+    from kdrun.store.store import Store
 
     kinds = "\n".join(f"  {name:13} {what}" for name, what in KINDS.items())
     parser = argparse.ArgumentParser(
@@ -66,8 +66,8 @@ def clean_main(words: Sequence[str]) -> int:
 
 def rm_main(words: Sequence[str]) -> int:
     """Removes runs; returns the exit code."""
-    from kdrun.experiment.cleaning import needed_by, size_of
-    from kdrun.experiment.store import Store
+    from kdrun.store.cleaning import needed_by, size_of
+    from kdrun.store.store import Store
 
     parser = argparse.ArgumentParser(prog="kdrun rm", description=RM)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's directory or run_id")
@@ -111,7 +111,7 @@ def rm_main(words: Sequence[str]) -> int:
 
 def _found(store: Store, name: str, problems: list[str]) -> Run | None:
     """The run of a directory or run_id; None after a problem was noted."""
-    from kdrun.experiment.run import Run
+    from kdrun.store.run import Run
 
     runs = (run for run in store.runs() if isinstance(run, Run))
     by_id = re.fullmatch(r"[0-9a-f]{10}", name) is not None

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from kdrun.analysis.evaluations import evaluation_table
 from kdrun.experiment.derived import Evaluation, compute
-from kdrun.experiment.reporting import log
 from kdrun.experiment.runner import Runner
-from kdrun.experiment.spec import Spec
+from kdrun.log import log
+from kdrun.spec.spec import Spec
 
 
 def evaluated(runner: Runner, specs: Mapping[str, Sequence[Spec]], names: Sequence[str]) -> tuple[str, int]:

@@ -92,7 +92,7 @@ def _problems_of_look(options: argparse.Namespace) -> list[str]:
 
 def search_main(command: Command, options: argparse.Namespace) -> int:
     """Hands a checked sweep to Hydra, which launches its jobs."""
-    from kdrun.experiment.reporting import log
+    from kdrun.log import log
 
     sweeper = command.search.sweeper
     if sweeper not in MAXIMIZED:
@@ -121,8 +121,8 @@ def _hydra_task(config: DictConfig) -> float:
     """
     from kdrun.cli.runs import runner_for
     from kdrun.config.preflight import check_job
-    from kdrun.experiment.components import TRUST_VARIABLE
-    from kdrun.experiment.reporting import log, set_up_console
+    from kdrun.log import log, set_up_console
+    from kdrun.spec.components import TRUST_VARIABLE
 
     set_up_console()
     if TRUST_VARIABLE in HydraConfig.get().job.env_set:

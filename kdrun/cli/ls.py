@@ -6,15 +6,15 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrun.cli.options import refuse
 
 if TYPE_CHECKING:
-    from kdrun.experiment.run import Run
-    from kdrun.experiment.spec import Spec
+    from kdrun.spec.spec import Spec
+    from kdrun.store.run import Run
 
 DESCRIPTION = """\
 Lists the runs under an output root: finished, running (a process holds it), stale (it was running and its process is
@@ -26,8 +26,8 @@ semantics (a default or a meaning has changed since) is marked; the same command
 
 def ls_main(words: Sequence[str]) -> int:
     """Prints a line for each run; returns the exit code."""
-    from kdrun.experiment.run import STATES
-    from kdrun.experiment.store import Store
+    from kdrun.store.run import STATES
+    from kdrun.store.store import Store
 
     parser = argparse.ArgumentParser(prog="kdrun ls", description=DESCRIPTION)
     parser.add_argument("root", nargs="?", type=Path, default=Path("outputs"), help="the output root (default outputs)")
@@ -37,7 +37,7 @@ def ls_main(words: Sequence[str]) -> int:
     if not os.path.isdir(options.root):
         return refuse([f"{options.root}: no such directory"], "kdrun ls")
     from kdrun.analysis.tables import aligned
-    from kdrun.experiment.reporting import log, set_up_console
+    from kdrun.log import log, set_up_console
 
     set_up_console()
     records, unreadable = [], 0
@@ -62,7 +62,7 @@ def ls_main(words: Sequence[str]) -> int:
 
 def _record(run: Run) -> dict[str, Any]:
     """What is known of a run, as plain values; top-1 in percent."""
-    from kdrun.experiment.spec import SEMANTICS
+    from kdrun.spec.spec import SEMANTICS
 
     spec, status, state = run.spec, run.status(), run.state
     result = run.result() if state == "finished" else {}
@@ -93,7 +93,7 @@ def _row(record: dict[str, Any]) -> list[str]:
         str(record["seed"]),
         f"{record['epoch']}/{record['epochs']}{f', {stage}' if stage else ''}",
         "" if top1 is None else f"{top1:.2f}",
-        _ago(datetime.now(timezone.utc) - datetime.fromisoformat(heartbeat)) if heartbeat else "",
+        _ago(datetime.now(UTC) - datetime.fromisoformat(heartbeat)) if heartbeat else "",
         record["run"],
     ]
 

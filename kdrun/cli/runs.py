@@ -45,7 +45,7 @@ def _checked_main(options: argparse.Namespace) -> int:
         problems += error.problems
     if problems:
         return refuse(list(dict.fromkeys(problems)))
-    from kdrun.experiment.reporting import log, set_up_console
+    from kdrun.log import log, set_up_console
 
     set_up_console()
     notices = [*(notice for job in jobs for notice in job.notices), *_about_sweep(jobs, choices)]
@@ -129,7 +129,7 @@ def _not_shared(jobs: Sequence[Job]) -> list[str]:
 
 def _about_sweep(jobs: Sequence[Job], choices: Sequence[Mapping[str, str]]) -> list[str]:
     """What the methods of a sweep have to say about those of their options that it sweeps."""
-    from kdrun.experiment.components import all_options, method_class
+    from kdrun.spec.components import all_options, method_class
 
     settings: dict[tuple[Any, int, str], list[dict[str, Any]]] = {}
     for job, choice in zip(jobs, choices, strict=True):
@@ -145,7 +145,7 @@ def _about_sweep(jobs: Sequence[Job], choices: Sequence[Mapping[str, str]]) -> l
 def runner_for(jobs: Sequence[Job]) -> Runner:
     """One runner for jobs that share where and how they run; what they do not share is refused before."""
     from kdrun.experiment.runner import Runner
-    from kdrun.experiment.store import Store
+    from kdrun.store.store import Store
 
     weight_files = {digest: path for job in jobs for digest, path in job.weight_files.items()}
     runtime = jobs[0].runtime
@@ -155,7 +155,7 @@ def runner_for(jobs: Sequence[Job]) -> Runner:
 @contextlib.contextmanager
 def ending_with_the_device() -> Iterator[None]:
     """A device that computes no more ends the command in this context: told once, exit code 1, the rest is pending."""
-    from kdrun.experiment.reporting import log
+    from kdrun.log import log
 
     try:
         yield
@@ -176,7 +176,7 @@ def execute(runner: Runner, requests: Sequence[Request], *, before: int = 0, tot
     Returns:
         What went wrong, by run_id.
     """
-    from kdrun.experiment.reporting import log
+    from kdrun.log import log
 
     errors = {}
     with ending_with_the_device():
@@ -194,7 +194,7 @@ def execute(runner: Runner, requests: Sequence[Request], *, before: int = 0, tot
 @contextlib.contextmanager
 def told_in_a_line() -> Iterator[list[Exception]]:
     """Runs are over in this context: a file that is damaged or cannot be written is told, and is in the list."""
-    from kdrun.experiment.reporting import log
+    from kdrun.log import log
 
     failed: list[Exception] = []
     try:
@@ -209,7 +209,7 @@ def _run_one(runner: Runner, job: Job) -> int:
     from kdrun.analysis.sweep import draw_run, run_table
     from kdrun.cli.evaluate import evaluated
     from kdrun.experiment.attempt import Request
-    from kdrun.experiment.reporting import log
+    from kdrun.log import log
 
     with ending_with_the_device():
         (ended,) = runner.execute_together([Request(job.spec, job.config)])
@@ -241,7 +241,7 @@ def _run_sweep(runner: Runner, jobs: list[Job], choices: list[dict[str, str]]) -
     from kdrun.analysis.sweep import summarise, sweep_directory
     from kdrun.cli.evaluate import evaluated
     from kdrun.experiment.attempt import Request
-    from kdrun.experiment.reporting import log
+    from kdrun.log import log
 
     log.info("%s", runner.plan([job.spec for job in jobs]))
     requests = {

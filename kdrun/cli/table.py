@@ -18,7 +18,7 @@ from kdrun.files import dry_run
 if TYPE_CHECKING:
     from kdrun.config.preflight import Job
     from kdrun.config.table import ComposedTable
-    from kdrun.experiment.store import Store
+    from kdrun.store.store import Store
 
 PUBLISHED = Path("outputs/published")
 PRECISIONS = ("fp32", "bf16")
@@ -71,8 +71,8 @@ def _run_or_show(options: argparse.Namespace, words: Sequence[str]) -> int:
         return refuse(error.problems, "kdrun table")
     from kdrun.cli.table_plan import plan
     from kdrun.cli.table_runs import run_missing
-    from kdrun.experiment.reporting import log, set_up_console
-    from kdrun.experiment.store import Store
+    from kdrun.log import log, set_up_console
+    from kdrun.store.store import Store
 
     set_up_console()
     for notice in _notices(list(table.jobs.values())):
@@ -149,7 +149,7 @@ def _notices(jobs: Sequence[Job]) -> list[str]:
 
 def _list() -> int:
     from kdrun.config.table import load_table, table_names
-    from kdrun.experiment.reporting import log, set_up_console
+    from kdrun.log import log, set_up_console
 
     set_up_console()
     names = table_names()
@@ -177,8 +177,8 @@ class _Sheet:
 
     def write(self) -> str:
         """Renders what is finished; returns the Markdown."""
-        from kdrun.analysis.paper_table import render
         from kdrun.experiment.derived import kept
+        from kdrun.tables.render.table import render
 
         table = self.table
         return render(
@@ -194,7 +194,7 @@ class _Sheet:
 
     def so_far(self) -> None:
         """Renders what is finished while the rest is running, and tells where it lies."""
-        from kdrun.experiment.reporting import log
+        from kdrun.log import log
 
         self.write()
         log.info("so far: %s", self.directory / "table.md")
@@ -205,7 +205,7 @@ class _Sheet:
         Args:
             compute: whether figures may run networks on data.
         """
-        from kdrun.experiment.reporting import log
+        from kdrun.log import log
 
         text = self.write()
         if "soft_targets" in self.table.definition.figures:
@@ -246,8 +246,8 @@ def _draw_soft_targets(path: Path, table: ComposedTable, store: Store, *, comput
     To compute it takes weights and data. A picture of which there is nothing to draw is not there afterwards.
     """
     from kdrun.analysis.soft_targets import draw_soft_targets
-    from kdrun.experiment.reporting import counted, log
     from kdrun.experiment.soft_targets import kept, soft_targets
+    from kdrun.log import counted, log
 
     runs = {entry.student: store.find(entry.specs[0]) for entry in table.entries if entry.specs}
     finished = {name: run for name, run in runs.items() if run is not None}

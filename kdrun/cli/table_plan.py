@@ -7,8 +7,8 @@ import dataclasses
 from kdrun.analysis.tables import aligned
 from kdrun.config.table import ComposedTable
 from kdrun.experiment.dry_run import Estimator, duration, with_teachers
-from kdrun.experiment.spec import Spec
-from kdrun.experiment.store import Store
+from kdrun.spec.spec import Spec
+from kdrun.store.store import Store
 from kdrun.tables.controls import objective
 from kdrun.tables.waypoints import ways
 

@@ -10,10 +10,10 @@ from kdrun.config.table import ComposedTable
 from kdrun.experiment.attempt import Request
 from kdrun.experiment.derived import Derived, Evaluation, compute, kept
 from kdrun.experiment.evaluations import missing_files
-from kdrun.experiment.reporting import log
 from kdrun.experiment.runner import Runner
-from kdrun.experiment.spec import Spec
-from kdrun.experiment.store import Store
+from kdrun.log import log
+from kdrun.spec.spec import Spec
+from kdrun.store.store import Store
 from kdrun.tables import Entry
 from kdrun.tables.waypoints import both
 

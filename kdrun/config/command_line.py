@@ -26,7 +26,7 @@ from kdrun.config.compose import (
 from kdrun.config.composition import SEARCH_PATH, compose_search, group_options
 from kdrun.config.quoting import as_one_value, not_parsed, parsed, quoted
 from kdrun.config.search import BASIC, CHOICES, MAXIMIZED, PARAMS, Search, not_installed
-from kdrun.experiment.signature import unknown
+from kdrun.spec.signature import unknown
 
 MOST_JOBS = 10_000
 """Jobs of a sweep."""

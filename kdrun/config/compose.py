@@ -31,7 +31,7 @@ from kdrun.config.composition import (
 from kdrun.config.quoting import parsed
 from kdrun.config.search import CHOICES, Search, not_installed
 from kdrun.config.secrets import watch_environment
-from kdrun.experiment.signature import unknown
+from kdrun.spec.signature import unknown
 
 SPOKEN = {
     "teacher": "student",

@@ -48,12 +48,8 @@ COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueE
 
 
 def config_directory() -> Path:
-    """The directory of the shipped config: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for candidate in (package / "conf", package.parent / "conf"):
-        if (candidate / f"{CONFIG_NAME}.yaml").exists():
-            return candidate
-    raise FileNotFoundError(f"kdrun's conf/ directory is missing beside {package}")
+    """The directory of the shipped config: in a checkout, what `kdrun/conf` links to."""
+    return (Path(__file__).parents[1] / "conf").resolve()
 
 
 class RefusedFileError(ConfigCompositionException):

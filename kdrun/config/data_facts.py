@@ -10,10 +10,10 @@ from typing import Any
 
 from kdrun.config.findings import Findings
 from kdrun.experiment.build import NOT_DECODED, DataError, class_indices, class_names, data_root, describe_dataset
-from kdrun.experiment.components import resolve, sources
-from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec, kind_of
-from kdrun.experiment.signature import construct
-from kdrun.experiment.spec import Spec
+from kdrun.spec.components import resolve, sources
+from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec, kind_of
+from kdrun.spec.signature import construct
+from kdrun.spec.spec import Spec
 
 FOUND_IN_DATA = ("identity", "num_classes", "train_size", "test_size")
 """What a config may leave null."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.config.secrets import without_secrets
-from kdrun.experiment.spec import Component
+from kdrun.spec.spec import Component
 
 
 class Findings:

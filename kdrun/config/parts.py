@@ -22,10 +22,10 @@ from kdrun.experiment.build import (
     needs_of,
     offered,
 )
-from kdrun.experiment.components import asks_for, method_class, method_component, resolve, student_component
-from kdrun.experiment.dataset_spec import DatasetSpec
-from kdrun.experiment.signature import construct
-from kdrun.experiment.spec import Component, Recipe, Spec
+from kdrun.spec.components import asks_for, method_class, method_component, resolve, student_component
+from kdrun.spec.dataset import DatasetSpec
+from kdrun.spec.signature import construct
+from kdrun.spec.spec import Component, Recipe, Spec
 
 _FITTING: dict[tuple[object, ...], tuple[str, ...]] = {}
 """Trials (see `_trial`) that found nothing wrong, with their notices: the jobs of a sweep repeat the same few."""

@@ -23,13 +23,14 @@ from kdrun.config.schema import RootOptions, RuntimeOptions, check_seeds
 from kdrun.config.secrets import masked_yaml, watch_environment
 from kdrun.config.teaching import check_teaching, taught_spec
 from kdrun.config.yaml_files import restart_resolving
-from kdrun.experiment.build import data_root, resolve_device, resolve_precision
-from kdrun.experiment.dataset_spec import DatasetSpec
+from kdrun.experiment.build import data_root
 from kdrun.experiment.evaluations import missing_files, names_for
 from kdrun.experiment.runtime import Runtime
-from kdrun.experiment.signature import bind, construct, unknown
-from kdrun.experiment.spec import Spec
 from kdrun.files import expanded
+from kdrun.spec.dataset import DatasetSpec
+from kdrun.spec.signature import bind, construct, unknown
+from kdrun.spec.spec import Spec
+from kdrun.training.precision import resolve_device, resolve_precision
 
 EMBEDDED = "digits"
 ROOM = 512

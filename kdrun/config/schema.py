@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kdrun.experiment.runtime import Computation
-from kdrun.experiment.spec import MOST_EPOCHS
+from kdrun.limits import MOST_EPOCHS
 
 MOST_TEACHERS = 100
 """Seeds of a teacher."""

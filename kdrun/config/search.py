@@ -15,7 +15,7 @@ from typing import Any
 
 from hydra.core.default_element import GroupDefault, InputDefault
 
-from kdrun.experiment.signature import unknown
+from kdrun.spec.signature import unknown
 
 BASIC = "basic"
 """Hydra's own launcher and sweeper; kdrun's sweep replaces both."""

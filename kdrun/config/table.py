@@ -20,7 +20,7 @@ from kdrun.config.compose import ConfigError, hydra_session
 from kdrun.config.preflight import Job
 from kdrun.config.table_rows import UserOverrides, checked_rows, control_row, key_of
 from kdrun.config.yaml_files import parse_yaml, read_yaml_text, restart_resolving
-from kdrun.experiment.signature import unknown
+from kdrun.spec.signature import unknown
 from kdrun.tables import Definition, Entry, Published, Row, TableError, read_definition, select
 from kdrun.tables.definition import with_baselines
 from kdrun.tables.entry import without_repetition

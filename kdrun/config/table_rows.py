@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from kdrun.config.compose import ConfigError, compose_job
 from kdrun.config.preflight import Job, check_job
-from kdrun.experiment.components import all_options
 from kdrun.experiment.evaluations import names_for
-from kdrun.experiment.signature import unknown
-from kdrun.experiment.spec import Spec
+from kdrun.spec.components import all_options
+from kdrun.spec.signature import unknown
+from kdrun.spec.spec import Spec
 from kdrun.tables import Definition, Entry, Row
 from kdrun.tables.controls import CONTROLS, divided_by_classes
 from kdrun.tables.waypoints import both

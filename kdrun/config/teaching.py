@@ -12,12 +12,12 @@ from kdrun.config.findings import Findings
 from kdrun.config.parts import Parts, check_fits, check_parts
 from kdrun.config.schema import Selection, TeacherOptions
 from kdrun.experiment.build import Method, data_root
-from kdrun.experiment.components import all_options, method_class, student_component
-from kdrun.experiment.dataset_spec import DatasetSpec
-from kdrun.experiment.signature import construct, without_defaults
-from kdrun.experiment.spec import Component, Spec
 from kdrun.experiment.weights import own_weights
 from kdrun.files import expanded
+from kdrun.spec.components import all_options, method_class, student_component
+from kdrun.spec.dataset import DatasetSpec
+from kdrun.spec.signature import construct, without_defaults
+from kdrun.spec.spec import Component, Spec
 
 TEACHER_OPTIONS = tuple(option.name for option in dataclasses.fields(TeacherOptions))
 UNTAUGHT = Component("kdrun.methods.CE")

@@ -3,7 +3,9 @@
 The names a config uses (`_target_: kdrun.data.cifar100`) and the ones the rest of kdrun uses are all here.
 """
 
-from .augmentation import Augmentation, Parameters, angle_degrees, augment
+from kdrun.spec.augmentation import Augmentation as Augmentation
+
+from .augmentation import Parameters, angle_degrees, augment
 from .corruptions import CORRUPTIONS
 from .decoding import undecoded
 from .errors import DataError

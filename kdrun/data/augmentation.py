@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdrun.seeds import mix
+from kdrun.spec.augmentation import Augmentation
 
 from .randomness import uniform32
 
@@ -43,53 +44,22 @@ class Parameters:
     angle: Tensor
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Random crop, then horizontal flip, then rotation: torchvision's transforms of these names, in this order.
+def draw(augmentation: Augmentation, index: Tensor, *, seed: int, epoch: int, number: int = 0) -> Parameters:
+    """The choices for the images at positions `index` (int64 `[N]`) of the training set in one epoch.
 
-    Attributes:
-        crop_padding: black pixels added on each side before an image-sized piece is cut out; 0 for no crop.
-        flip: mirror half of the images left to right.
-        rotation: turn about the centre by an angle from `[-rotation, rotation]` degrees, 0 to 180; nearest
-            neighbour, black outside; 0 for none.
-
-    Raises:
-        ValueError: a value out of its range.
+    `number` is 0 for the view that every run has, and more for further ones.
     """
-
-    crop_padding: int = 0
-    flip: bool = False
-    rotation: float = 0.0
-
-    def __post_init__(self) -> None:
-        if isinstance(self.crop_padding, bool) or not isinstance(self.crop_padding, int) or self.crop_padding < 0:
-            raise ValueError(f"crop_padding={self.crop_padding!r}: must be a whole number of pixels, 0 or more")
-        if not isinstance(self.flip, bool):
-            raise ValueError(f"flip={self.flip!r}: must be true or false")
-        if not 0 <= self.rotation <= 180:
-            raise ValueError(f"rotation={self.rotation!r}: must be from 0 to 180 degrees")
-
-    @property
-    def changes(self) -> bool:
-        """Whether views can differ from their images."""
-        return self != Augmentation()
-
-    def draw(self, index: Tensor, *, seed: int, epoch: int, number: int = 0) -> Parameters:
-        """The choices for the images at positions `index` (int64 `[N]`) of the training set in one epoch.
-
-        `number` is 0 for the view that every run has, and more for further ones.
-        """
-        streams = torch.arange(_NUM_STREAMS, device=index.device)
-        key = mix("augmentation", seed, epoch, *([number] if number else []))
-        draws = uniform32(index.unsqueeze(1) * _NUM_STREAMS + streams, key)
-        dx, dy, flip, angle = draws.unbind(1)
-        num_offsets = 2 * self.crop_padding + 1
-        return Parameters(
-            dx=(dx * num_offsets) >> 32,
-            dy=(dy * num_offsets) >> 32,
-            flip=flip < (1 << 31 if self.flip else 0),
-            angle=(angle * NUM_ANGLES) >> 32,
-        )
+    streams = torch.arange(_NUM_STREAMS, device=index.device)
+    key = mix("augmentation", seed, epoch, *([number] if number else []))
+    draws = uniform32(index.unsqueeze(1) * _NUM_STREAMS + streams, key)
+    dx, dy, flip, angle = draws.unbind(1)
+    num_offsets = 2 * augmentation.crop_padding + 1
+    return Parameters(
+        dx=(dx * num_offsets) >> 32,
+        dy=(dy * num_offsets) >> 32,
+        flip=flip < (1 << 31 if augmentation.flip else 0),
+        angle=(angle * NUM_ANGLES) >> 32,
+    )
 
 
 def angle_degrees(angle: int, rotation: float) -> float:
@@ -121,7 +91,7 @@ def augment(
         return images.view(num_images, -1).index_select(0, index).view(-1, height, width, channels)
     _check_size(height, width, augmentation)
     assert len(index) * height * width < 1 << 31, "positions within a batch are int32"
-    drawn = augmentation.draw(index, seed=seed, epoch=epoch, number=number)
+    drawn = draw(augmentation, index, seed=seed, epoch=epoch, number=number)
 
     # `x` and `y` are, for every output pixel, the column and row it comes from: first within the cropped and flipped
     # image, then within the original. Without rotation they are [N, 1, W] and [N, H, 1], with it [N, H, W].

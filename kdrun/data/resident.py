@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from kdrun.seeds import mix
+from kdrun.spec.augmentation import Augmentation
 
-from .augmentation import Augmentation, augment
+from .augmentation import augment
 from .splits import ImageSet, SequenceSet
 
 

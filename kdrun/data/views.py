@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .augmentation import Augmentation
+from kdrun.spec.augmentation import Augmentation
+
 from .resident import Resident, batches, epoch_order, grouped_order
 
 

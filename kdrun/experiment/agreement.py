@@ -14,8 +14,8 @@ from kdrun.data import DataError, ResidentSequences, SequenceSet
 from kdrun.data.grammar import BALANCED, Question, questions_of, sentences
 from kdrun.data.loaders.agreement import left_padded, right_padded
 from kdrun.data.real_agreement import blimp, blimp_contrasts, linzen
-from kdrun.experiment.spec import Spec
 from kdrun.metrics import expected_calibration_error
+from kdrun.spec.spec import Spec
 from kdrun.training.precision import autocast
 
 if TYPE_CHECKING:

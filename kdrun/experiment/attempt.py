@@ -23,7 +23,6 @@ from kdrun.experiment.build import (
     stage_recipes,
 )
 from kdrun.experiment.choices import Choices
-from kdrun.experiment.components import method_class
 from kdrun.experiment.failures import (
     advice_on_divergence,
     first_line,
@@ -33,21 +32,23 @@ from kdrun.experiment.failures import (
     out_of_memory,
 )
 from kdrun.experiment.finishing import exported, restored_weights
-from kdrun.experiment.own_code import changes, outdated
-from kdrun.experiment.reporting import TrainingProgress, log, log_file
+from kdrun.experiment.progress import TrainingProgress
 from kdrun.experiment.resident import ResidentSplits
-from kdrun.experiment.result import best, describe
-from kdrun.experiment.run import Run
 from kdrun.experiment.shares import hardly_acting, just_measured
-from kdrun.experiment.spec import Spec
 from kdrun.experiment.start import begin_from
-from kdrun.experiment.store import Store
 from kdrun.experiment.weights import load_weights, own_weights
 from kdrun.files import keep_under, sweep, write_atomically
+from kdrun.log import log, log_file
 from kdrun.redaction import redacted
 from kdrun.seeds import mix, seed_global_generators
+from kdrun.spec.components import method_class
+from kdrun.spec.own_code import changes, outdated
+from kdrun.spec.spec import Spec
 from kdrun.stopping import DeviceLost
-from kdrun.training import checkpoint
+from kdrun.store import checkpoint
+from kdrun.store.result import best, describe
+from kdrun.store.run import Run
+from kdrun.store.store import Store
 from kdrun.training.convolution import apply_plan
 from kdrun.training.cuda_graphs import GraphedStep
 from kdrun.training.precision import autocast, on_device

@@ -16,17 +16,27 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from kdrun.data import CONTENT_HASH, Splits, claims_identity, composed, data_home, identity, undecoded
+from kdrun.data import (
+    CONTENT_HASH,
+    Splits,
+    check_images,
+    check_sequences,
+    claims_identity,
+    composed,
+    data_home,
+    identity,
+    undecoded,
+)
 from kdrun.data import NOT_DECODED as NOT_DECODED  # how config reaches it
 from kdrun.data import DataError as DataError
-from kdrun.experiment.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, resolve, told_to
-from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec
-from kdrun.experiment.signature import unknown
-from kdrun.experiment.spec import Component, Recipe, Spec, as_tuples
 from kdrun.files import expanded, is_dry_run
 from kdrun.methods import Method as Method
 from kdrun.methods.base import Needs, Pair, TrainingSet
 from kdrun.models import SEQUENCE
+from kdrun.spec.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, resolve, told_to
+from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec
+from kdrun.spec.signature import unknown
+from kdrun.spec.spec import Component, Recipe, Spec, as_tuples
 from kdrun.taps import Outline, outline
 from kdrun.training.conversion import Conversion
 from kdrun.training.optimisation import (
@@ -38,8 +48,6 @@ from kdrun.training.optimisation import (
     clip_gradients,
 )
 from kdrun.training.precision import on_device
-from kdrun.training.precision import resolve_device as resolve_device  # how config reaches them
-from kdrun.training.precision import resolve_precision as resolve_precision
 
 MOST_PARAMETERS = 10_000_000_000
 """Of a network: 40 GB in fp32."""
@@ -312,7 +320,7 @@ def load_splits(dataset: DatasetSpec, root: Path) -> Splits:
     """
     offered = {name: value for name, value in vars(dataset).items() if name != "source"}
     splits: Splits = _call_with(resolve(dataset.target, Splits), {**offered, "root": root})
-    dataset.check(splits)
+    _check(splits, dataset)
     found = (len(splits.train.labels), len(splits.test.labels))
     if found != (dataset.train_size, dataset.test_size):
         raise DataError(
@@ -324,6 +332,16 @@ def load_splits(dataset: DatasetSpec, root: Path) -> Splits:
             f"{dataset.name} in {root} is not what this run was made for: its {dataset.example}s have changed"
         )
     return splits
+
+
+def _check(splits: Splits, dataset: DatasetSpec) -> None:
+    """Raises `DataError` unless the data is what its spec says."""
+    told: dict[str, Any] = {
+        **dataset.told,
+        "num_classes": dataset.num_classes,
+    }  # a specialist's network has other outputs
+    check: Callable[..., None] = check_images if isinstance(dataset, ImageDatasetSpec) else check_sequences
+    check(splits, **told)
 
 
 def _call_with(function: Callable[..., Any], offered: Mapping[str, Any], **options: Any) -> Any:

@@ -17,12 +17,12 @@ import torch
 
 from kdrun.experiment.build import build_student, needs_of
 from kdrun.experiment.cost import macs_per_example
-from kdrun.experiment.dataset_spec import ImageDatasetSpec
-from kdrun.experiment.reporting import log
-from kdrun.experiment.run import Run
 from kdrun.experiment.runtime import Runtime
-from kdrun.experiment.spec import Spec
 from kdrun.files import expanded
+from kdrun.log import log
+from kdrun.spec.dataset import ImageDatasetSpec
+from kdrun.spec.spec import Spec
+from kdrun.store.run import Run
 from kdrun.training.convolution import NATIVE
 from kdrun.training.convolution_tuning import load_known, save_known, tune
 

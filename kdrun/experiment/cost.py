@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from kdrun.experiment.build import build_student, needs_of
-from kdrun.experiment.components import resolve
-from kdrun.experiment.dataset_spec import DatasetSpec
-from kdrun.experiment.spec import Component, Spec
 from kdrun.models.cost import num_macs, num_parameters
+from kdrun.spec.components import resolve
+from kdrun.spec.dataset import DatasetSpec
+from kdrun.spec.spec import Component, Spec
 from kdrun.training.precision import resolve_threads
 
 

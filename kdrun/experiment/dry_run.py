@@ -16,13 +16,13 @@ from typing import Literal
 import torch
 
 from kdrun.experiment.build import NOT_DECODED, needs_of
-from kdrun.experiment.components import method_class
 from kdrun.experiment.cost import size_of, threads_for
-from kdrun.experiment.dataset_spec import DatasetSpec
-from kdrun.experiment.reporting import counted
-from kdrun.experiment.spec import Component, Spec
 from kdrun.experiment.speeds import Network, Speed, known_speeds
 from kdrun.experiment.timing import Trial, time_networks
+from kdrun.log import counted
+from kdrun.spec.components import method_class
+from kdrun.spec.dataset import DatasetSpec
+from kdrun.spec.spec import Component, Spec
 
 TIMING_SECONDS = 5.0
 """For all the networks of a command together."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("kdrun", "torch", "torchvision", "hydra-core", "omegaconf", "numpy", "safetensors")
+from kdrun.spec.own_code import PACKAGES
 
 
 def environment(device: torch.device) -> dict[str, Any]:

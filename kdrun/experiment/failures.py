@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from kdrun.experiment.components import all_options
-from kdrun.experiment.spec import Recipe, Spec
+from kdrun.spec.components import all_options
+from kdrun.spec.spec import Recipe, Spec
 
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 """What a plain `RuntimeError` says of it: the CPU's allocator, CUDA itself, and its libraries."""

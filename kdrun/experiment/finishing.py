@@ -13,14 +13,14 @@ from kdrun.experiment.choices import Choices
 from kdrun.experiment.cost import macs_per_example
 from kdrun.experiment.environment import environment, peak_memory_bytes, versions
 from kdrun.experiment.resident import ResidentSplits
-from kdrun.experiment.result import accuracies, describe
-from kdrun.experiment.run import Run
 from kdrun.experiment.shares import recorded_shares
 from kdrun.experiment.teachers import probe_top1
 from kdrun.files import sha256
 from kdrun.methods import Method
 from kdrun.models.cost import num_parameters
-from kdrun.training import checkpoint
+from kdrun.store import checkpoint
+from kdrun.store.result import accuracies, describe
+from kdrun.store.run import Run
 from kdrun.training.evaluation import evaluate
 from kdrun.training.trainer import Training
 

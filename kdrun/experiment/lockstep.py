@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from kdrun.experiment.build import build_student, needs_of
-from kdrun.experiment.spec import Spec
 from kdrun.models.cost import num_parameters, saved_bytes
+from kdrun.spec.spec import Spec
 
 SHARE_OF_MEMORY = 0.5
 """Of the memory there is, so much may be taken by what a group keeps: the rest is for data, teacher and one step."""

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from kdrun.experiment.environment import device_name
-from kdrun.experiment.reporting import log
-from kdrun.experiment.run import Run
-from kdrun.experiment.spec import Spec
 from kdrun.files import sha256, sweep, write_json
+from kdrun.log import log
 from kdrun.methods import Needs
-from kdrun.training import checkpoint
+from kdrun.spec.spec import Spec
+from kdrun.store import checkpoint
+from kdrun.store.run import Run
 
 CPU = torch.device("cpu")
 FILE_OVERHEAD = 4096

@@ -9,7 +9,7 @@ import torch
 
 from kdrun.data import Examples, ImageSet, Resident, ResidentImages, ResidentSequences, relabelled, select
 from kdrun.experiment.build import load_splits
-from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec
+from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec
 
 
 @dataclass(frozen=True)

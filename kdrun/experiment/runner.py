@@ -15,20 +15,21 @@ from kdrun.experiment.attempt import Attempt, Outcome, Request
 from kdrun.experiment.build import check_tasks, conversion, needs_of
 from kdrun.experiment.choices import Choices, choose, recorded_choices
 from kdrun.experiment.cost import threads_for
-from kdrun.experiment.dataset_spec import DatasetSpec
 from kdrun.experiment.environment import free_memory, reset_peak_memory
 from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
+from kdrun.experiment.progress import TrainingProgress
 from kdrun.experiment.replay import ReplayStore, replay_key
-from kdrun.experiment.reporting import TrainingProgress, counted, log
 from kdrun.experiment.resident import ResidentSplits, load_resident, load_test
-from kdrun.experiment.run import Run
 from kdrun.experiment.runtime import Runtime
-from kdrun.experiment.spec import Spec
 from kdrun.experiment.speeds import keep_speed
-from kdrun.experiment.store import Store, begins
 from kdrun.experiment.teachers import load_teacher, weakness
+from kdrun.log import counted, log
 from kdrun.methods import Needs
 from kdrun.methods.base import together
+from kdrun.spec.dataset import DatasetSpec
+from kdrun.spec.spec import Spec
+from kdrun.store.run import Run
+from kdrun.store.store import Store, begins
 from kdrun.training.cuda_graphs import GraphedTeacher
 from kdrun.training.evaluation import predict
 from kdrun.training.precision import autocast, forbid_tf32

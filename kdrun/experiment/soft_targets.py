@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdrun.experiment.resident import load_resident
-from kdrun.experiment.run import Run
 from kdrun.experiment.teachers import load_teacher
 from kdrun.files import read_record, write_record
+from kdrun.store.run import Run
 from kdrun.training.evaluation import predict
 from kdrun.training.precision import autocast
 
@@ -52,7 +52,7 @@ def soft_targets(run: Run, data_root: Path, device: torch.device) -> dict[str, A
 
     Raises:
         kdrun.data.DataError: the data is absent or damaged.
-        kdrun.training.checkpoint.CheckpointError: the weights are not those of the result.
+        kdrun.store.checkpoint.CheckpointError: the weights are not those of the result.
     """
     found = kept(run)
     if found is None:

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from kdrun.experiment.choices import cache_home
-from kdrun.experiment.components import resolve
 from kdrun.experiment.cost import macs_per_example
-from kdrun.experiment.dataset_spec import DatasetSpec
 from kdrun.experiment.environment import device_name
-from kdrun.experiment.reporting import log
-from kdrun.experiment.spec import Component, Spec
 from kdrun.files import DamagedError, read_record, sha256, write_record
+from kdrun.log import log
 from kdrun.models.cost import num_parameters
+from kdrun.spec.components import resolve
+from kdrun.spec.dataset import DatasetSpec
+from kdrun.spec.spec import Component, Spec
 from kdrun.training.convolution_tuning import machine
 from kdrun.training.trainer import Timing, Training
 

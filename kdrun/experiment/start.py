@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from kdrun.experiment.build import outline_of
-from kdrun.experiment.dataset_spec import DatasetSpec
-from kdrun.experiment.run import Run
-from kdrun.experiment.spec import Component
 from kdrun.experiment.teachers import recorded_weights
 from kdrun.experiment.weights import load_weights
+from kdrun.spec.dataset import DatasetSpec
+from kdrun.spec.spec import Component
 from kdrun.specialists import oversampling_correction
+from kdrun.store.run import Run
 
 Outputs = Sequence[tuple[int, ...]]
 

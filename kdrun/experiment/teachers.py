@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from kdrun.data import Resident
 from kdrun.experiment.build import build_student
-from kdrun.experiment.reporting import log
-from kdrun.experiment.run import Run
-from kdrun.experiment.spec import Spec
-from kdrun.experiment.store import Store
 from kdrun.experiment.weights import load_weights
 from kdrun.files import DamagedError, read_record, sweep, write_record
+from kdrun.log import log
 from kdrun.metrics import num_correct
-from kdrun.training.checkpoint import CheckpointError, read_weights
+from kdrun.spec.spec import Spec
+from kdrun.store.checkpoint import CheckpointError, read_weights
+from kdrun.store.run import Run
+from kdrun.store.store import Store
 from kdrun.training.evaluation import predict
 from kdrun.training.precision import autocast, on_device
 

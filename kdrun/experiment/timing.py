@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from kdrun.experiment.build import build_optimisation, build_student
 from kdrun.experiment.cost import Size, size_of
-from kdrun.experiment.dataset_spec import DatasetSpec, SequenceDatasetSpec
-from kdrun.experiment.spec import Component, Recipe
 from kdrun.experiment.speeds import Network, Speed
+from kdrun.spec.dataset import DatasetSpec, SequenceDatasetSpec
+from kdrun.spec.spec import Component, Recipe
 from kdrun.training.precision import autocast, on_device, synchronize
 
 MOST_MACS = 4e9

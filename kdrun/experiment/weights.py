@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from kdrun.experiment.build import build_student
-from kdrun.experiment.dataset_spec import DatasetSpec
-from kdrun.experiment.spec import Component
 from kdrun.models import IMAGE
 from kdrun.models.foreign_keys import LAYOUTS, Layout
-from kdrun.training.checkpoint import CheckpointError, check_finite, is_state_dict, printable, read_file, some
+from kdrun.spec.dataset import DatasetSpec
+from kdrun.spec.spec import Component
+from kdrun.store.checkpoint import CheckpointError, check_finite, is_state_dict, printable, read_file, some
 
 WRAPPERS = (
     *("state_dict", "model_state_dict", "model", "net", "network", "module", "_orig_mod"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from kdrun import losses
+from kdrun.limits import MOST_EPOCHS
 from kdrun.methods.base import Batch, Distillation, StudentOutput, TeacherOutput
 from kdrun.methods.kd import maybe_standardized
-from kdrun.methods.stages import MOST_EPOCHS
 
 
 class DKD(Distillation):

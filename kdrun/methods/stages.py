@@ -6,10 +6,8 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+from kdrun.limits import MOST_EPOCHS
 from kdrun.losses import check_range
-
-MOST_EPOCHS = 1_000_000
-"""Of a training, or of a stage of it."""
 
 STAGE1_OPTIONS = ("stage1_lr", "stage1_milestones", "stage1_gamma")
 """A method's options for the schedule of its first stage."""

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kdrun.experiment.components import all_options, method_class, resolve
-from kdrun.experiment.signature import without_defaults
-from kdrun.experiment.spec import Component, Spec
+from kdrun.spec.components import all_options, method_class, resolve
+from kdrun.spec.signature import without_defaults
+from kdrun.spec.spec import Component, Spec
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from kdrun.experiment.components import all_options
 from kdrun.experiment.derived.paths import check_epochs
 from kdrun.experiment.evaluations import EVALUATIONS
-from kdrun.experiment.signature import construct, unknown
-from kdrun.experiment.spec import Component, Spec
+from kdrun.spec.components import all_options
+from kdrun.spec.signature import construct, unknown
+from kdrun.spec.spec import Component, Spec
 from kdrun.tables.controls import CONTROLS
-from kdrun.tables.made_of import Ingredients, check_ingredients, ingredients
+from kdrun.tables.ingredients import Ingredients, check_ingredients, ingredients
 
 FIGURES = ("curves", "teacher_accuracy", "soft_targets", "heatmap", "cover", "evaluations", "buckets", "paths")
 OF_EVALUATIONS = ("evaluations", "buckets")
@@ -75,7 +75,7 @@ class Row:
         published: what the paper prints.
         note: a doubt about the published figure, or an assumption of ours.
         unavailable: why kdrun cannot run it; then there are no overrides.
-        derived: no training of its own, but computed from other runs, see `kdrun.tables.made_of`; no overrides either.
+        derived: computed from other runs, without training or overrides, see `kdrun.tables.ingredients`.
         errors_on: classes whose errors have a column of their own.
         against: further rows that it is compared with, by name, beside its baseline and its controls.
         departs: in what its run differs from the published one, so that the two figures do not compare in their level;

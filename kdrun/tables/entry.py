@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdrun.experiment.components import method_class
 from kdrun.experiment.derived import Derived, Ensemble, Evaluation
-from kdrun.experiment.spec import Spec
+from kdrun.spec.components import method_class
+from kdrun.spec.spec import Spec
 from kdrun.tables.definition import Row
 
 

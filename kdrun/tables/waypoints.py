@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from kdrun.experiment.derived import Paths
-from kdrun.experiment.spec import Spec
+from kdrun.spec.spec import Spec
 from kdrun.tables.definition import Waypoints
 from kdrun.tables.entry import Entry
 

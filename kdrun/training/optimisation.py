@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-OPTIMIZERS = ("sgd", "adam")
-
 
 def build_optimizer(
     name: str, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, nesterov: bool, weight_decay: float

@@ -8,7 +8,7 @@ import pytest
 
 from kdrun.analysis.aggregate import Group, Statistic, SweepRun, group_by_seed, teachers_by_seed
 from kdrun.analysis.tables import csv_table, markdown_table
-from kdrun.experiment.spec import Component, Recipe
+from kdrun.spec.spec import Component, Recipe
 
 
 @pytest.mark.parametrize("values", [[71.25], [60.0, 64.0], [1.0, 2.0, 4.0, 4.5, -3.0]])

@@ -10,12 +10,12 @@ from dataclasses import replace
 import pytest
 
 from kdrun import escaping
-from kdrun.analysis.paper_content import Cells, Content
-from kdrun.analysis.paper_latex import latex_table
 from kdrun.analysis.sweep import summarise
 from kdrun.analysis.tables import aligned
 from kdrun.cli.options import refuse
-from kdrun.experiment.reporting import log, log_file, set_up_console
+from kdrun.log import log, log_file, set_up_console
+from kdrun.tables.content import Cells, Content
+from kdrun.tables.render.latex import latex_table
 
 NAMES = [
     "resnet18",

@@ -15,7 +15,7 @@ from kdrun.analysis import plots
 from kdrun.analysis.aggregate import SweepRun, group_by_seed, teachers_by_seed
 from kdrun.analysis.plots import figure
 from kdrun.analysis.sweep import draw_run
-from kdrun.experiment.spec import Component, Recipe
+from kdrun.spec.spec import Component, Recipe
 
 
 @pytest.fixture

@@ -282,7 +282,7 @@ BAD = [
     ),
     ("teacher._target_=kdrun.data.decoding.ThreadPoolExecutor", "teacher._target_: 'kdrun.data.decoding.T", OUTSIDE),
     ("method._target_=kdrun.config.compose.contextmanager", "method._target_: 'kdrun.config.compose.co", OUTSIDE),
-    ("dataset._target_=kdrun.experiment.signature.Any", "'kdrun.experiment.signature.Any'", OUTSIDE),
+    ("dataset._target_=kdrun.spec.signature.Any", "'kdrun.spec.signature.Any'", OUTSIDE),
     ("student._target_=kdrun.files.os.system", "student._target_: 'kdrun.files.os.system' cannot be imported"),
     ("dataset._target_=kdrun.data.loaders.cifar.pickle.loads", "kdrun.data.loaders.cifar.pickle.loads' cannot be"),
     ("dataset._target_=kdrun.data.loaders.cifar._unpickled", "cifar._unpickled' is no concrete Splits"),

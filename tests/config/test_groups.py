@@ -10,9 +10,9 @@ from PIL import Image
 
 from kdrun.config.compose import config_directory
 from kdrun.data import Augmentation
-from kdrun.experiment.components import METHOD_INJECTED, all_options, resolve, told_to
-from kdrun.experiment.spec import Component, Recipe
 from kdrun.methods.sum import shipped_methods
+from kdrun.spec.components import METHOD_INJECTED, all_options, resolve, told_to
+from kdrun.spec.spec import Component, Recipe
 
 CONF = config_directory()
 NEEDS_DATA = "folder"

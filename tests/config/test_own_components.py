@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kdrun.experiment.components import student_component
-from kdrun.experiment.spec import Component
+from kdrun.spec.components import student_component
+from kdrun.spec.spec import Component
 
 EXTRA_MODULE = """
 from subprocess import Popen

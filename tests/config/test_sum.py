@@ -2,8 +2,8 @@
 
 import pytest
 
-from kdrun.experiment.components import all_options, method_component
-from kdrun.experiment.result import describe
+from kdrun.spec.components import all_options, method_component
+from kdrun.store.result import describe
 
 SAME = [
     "method.terms.at.weight=1000",

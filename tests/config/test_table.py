@@ -8,7 +8,7 @@ import pytest
 
 from kdrun.config.compose import ConfigError
 from kdrun.config.table import ComposedTable, compose_table, load_table, table_names
-from kdrun.experiment.components import all_options
+from kdrun.spec.components import all_options
 from kdrun.tables.controls import effective_weights
 
 RUNNABLE = [name for name in table_names() if name.startswith("tfkd") and not load_table(name).unavailable]

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from kdrun.experiment.build import build_student
-from kdrun.experiment.spec import Component
+from kdrun.spec.spec import Component
 
 
 def test_a_method_without_a_teacher_leaves_it_out_of_the_spec(job):

@@ -7,7 +7,7 @@ from torchvision.transforms import functional as transforms
 
 from kdrun.data import Augmentation, angle_degrees, augment
 from kdrun.data import augmentation as implementation
-from kdrun.data.augmentation import NUM_ANGLES
+from kdrun.data.augmentation import NUM_ANGLES, draw
 
 
 def random_images(num: int, height: int, width: int, channels: int) -> torch.Tensor:
@@ -27,7 +27,7 @@ def to_pil(image: torch.Tensor) -> Image.Image:
 
 def with_torchvision(image: torch.Tensor, law: Augmentation, index: int, *, seed: int, epoch: int) -> torch.Tensor:
     """RandomCrop, RandomHorizontalFlip and RandomRotation of one image by torchvision, with the parameters drawn."""
-    drawn = law.draw(torch.tensor([index]), seed=seed, epoch=epoch)
+    drawn = draw(law, torch.tensor([index]), seed=seed, epoch=epoch)
     height, width, _ = image.shape
     picture = transforms.pad(to_pil(image), law.crop_padding)
     picture = transforms.crop(picture, int(drawn.dy), int(drawn.dx), height, width)
@@ -65,11 +65,11 @@ def test_every_rotation_is_pils(size, monkeypatch):
     law = Augmentation(rotation=180.0)
     angles = torch.arange(0, NUM_ANGLES, 4)
 
-    def draw(self, index, *, seed, epoch, number):
+    def draw(law, index, *, seed, epoch, number):
         zero = torch.zeros_like(index)
         return implementation.Parameters(dx=zero, dy=zero, flip=zero.bool(), angle=angles)
 
-    monkeypatch.setattr(Augmentation, "draw", draw)
+    monkeypatch.setattr(implementation, "draw", draw)
     views = augment(image, torch.zeros_like(angles), law, seed=0, epoch=0)
     for angle, view in zip(angles.tolist(), views, strict=True):
         expected = to_pil(image[0]).rotate(angle_degrees(angle, 180.0))
@@ -104,7 +104,7 @@ def test_no_augmentation_copies():
 
 
 def test_options_that_are_off_draw_nothing():
-    drawn = Augmentation().draw(torch.arange(1000), seed=0, epoch=0)
+    drawn = draw(Augmentation(), torch.arange(1000), seed=0, epoch=0)
     assert not drawn.flip.any()
     assert not drawn.dx.any()
     assert not drawn.dy.any()
@@ -121,8 +121,8 @@ def chi_square(values: torch.Tensor, num_bins: int) -> float:
 def test_draws_are_uniform_and_independent(epoch):
     """Pearson's statistic with k bins is k - 1 +- sqrt(2 (k - 1)); six deviations are allowed."""
     num = 50_000
-    drawn = LAW.draw(torch.arange(num), seed=0, epoch=epoch)
-    following = LAW.draw(torch.arange(num), seed=0, epoch=epoch + 1)
+    drawn = draw(LAW, torch.arange(num), seed=0, epoch=epoch)
+    following = draw(LAW, torch.arange(num), seed=0, epoch=epoch + 1)
     flip, angle = drawn.flip.long(), drawn.angle // (NUM_ANGLES // 16)
     for values, bins in [
         (drawn.dx, 9),

@@ -12,12 +12,12 @@ from kdrun import methods
 from kdrun.data import Augmentation
 from kdrun.experiment import runner
 from kdrun.experiment.attempt import Outcome
-from kdrun.experiment.dataset_spec import DatasetSpec, ImageDatasetSpec, SequenceDatasetSpec
-from kdrun.experiment.run import Run
 from kdrun.experiment.runner import Runner
 from kdrun.experiment.runtime import Runtime
-from kdrun.experiment.spec import Component, Recipe, Spec
-from kdrun.experiment.store import Store
+from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec, SequenceDatasetSpec
+from kdrun.spec.spec import Component, Recipe, Spec
+from kdrun.store.run import Run
+from kdrun.store.store import Store
 
 STUDENTS = {
     "mlp": Component("kdrun.models.mlp", {"hidden": (32,), "dropout": 0.2}),

@@ -19,7 +19,8 @@ from kdrun.experiment.build import (
     describe_dataset,
     load_splits,
 )
-from kdrun.experiment.components import (
+from kdrun.methods import Method
+from kdrun.spec.components import (
     all_options,
     component,
     method_component,
@@ -27,9 +28,8 @@ from kdrun.experiment.components import (
     student_component,
     trusted_packages,
 )
-from kdrun.experiment.dataset_spec import ImageDatasetSpec
-from kdrun.experiment.spec import Component, Recipe
-from kdrun.methods import Method
+from kdrun.spec.dataset import ImageDatasetSpec
+from kdrun.spec.spec import Component, Recipe
 
 MADE_UP = ImageDatasetSpec("kdrun.data.synthetic", "synthetic-v1", 5, 1, 8, 40, 20, mean=(0.5,), std=(0.25,))
 MLP = Component("kdrun.models.mlp", {"hidden": (6,)})

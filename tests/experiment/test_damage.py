@@ -9,7 +9,7 @@ import torch
 
 from kdrun.experiment.attempt import Request
 from kdrun.methods import CE, KD
-from kdrun.training import checkpoint
+from kdrun.store import checkpoint
 
 CPU = torch.device("cpu")
 

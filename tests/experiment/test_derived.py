@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from kdrun.experiment.build import build_student
 from kdrun.experiment.derived import Bias, Ensemble, compute, kept
 from kdrun.experiment.resident import load_resident
-from kdrun.experiment.store import Store
 from kdrun.files import DamagedError
+from kdrun.store.store import Store
 
 CPU = torch.device("cpu")
 

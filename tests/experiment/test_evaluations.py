@@ -18,7 +18,7 @@ from kdrun.experiment.agreement import answered, scores
 from kdrun.experiment.build import build_student
 from kdrun.experiment.derived import Evaluation, compute, kept
 from kdrun.experiment.evaluations import EVALUATIONS, missing_files, names_for
-from kdrun.training.checkpoint import read_weights
+from kdrun.store.checkpoint import read_weights
 
 
 def network_of(lab, spec) -> nn.Module:

@@ -8,9 +8,9 @@ import pytest
 from torch import nn
 
 from kdrun import methods
-from kdrun.experiment.components import METHOD_INJECTED
 from kdrun.experiment.failures import far_from_defaults
 from kdrun.methods.base import Method
+from kdrun.spec.components import METHOD_INJECTED
 
 KINDS = [kind for kind in vars(methods).values() if inspect.isclass(kind) and issubclass(kind, Method)]
 PAIRS = [

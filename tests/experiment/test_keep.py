@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from kdrun.experiment.attempt import Request
-from kdrun.experiment.run import Run
+from kdrun.store.run import Run
 
 
 def checkpoints(run) -> list[str]:

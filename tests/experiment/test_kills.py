@@ -12,8 +12,9 @@ import pytest
 
 from kdrun import methods
 from kdrun.experiment.attempt import Request
-from kdrun.experiment.spec import Spec
-from kdrun.training import checkpoint, trainer
+from kdrun.spec.spec import Spec
+from kdrun.store import checkpoint
+from kdrun.training import trainer
 from kdrun.training.step import Step
 
 PHASES = ("start", "teacher", "student", "evaluation", "saving")

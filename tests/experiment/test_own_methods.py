@@ -12,7 +12,7 @@ from kdrun.config.compose import ConfigError, compose_job, hydra_session
 from kdrun.config.preflight import check_job
 from kdrun.experiment.attempt import Request
 from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
-from kdrun.experiment.spec import Component
+from kdrun.spec.spec import Component
 from kdrun.training.teacher import LiveTeacher
 from kdrun.training.trainer import Member
 

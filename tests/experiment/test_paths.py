@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from kdrun.experiment.build import build_student
-from kdrun.experiment.dataset_spec import SequenceDatasetSpec
 from kdrun.experiment.derived import Paths, compute, kept, paths
 from kdrun.experiment.resident import load_resident
-from kdrun.experiment.spec import Component, Spec
 from kdrun.seeds import mix, seed_global_generators
+from kdrun.spec.dataset import SequenceDatasetSpec
+from kdrun.spec.spec import Component, Spec
 
 CPU = torch.device("cpu")
 PENULTIMATE = {"mlp": "layer1", "cnn": "hidden"}

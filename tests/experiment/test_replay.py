@@ -13,7 +13,7 @@ from kdrun.experiment import replay
 from kdrun.experiment.build import needs_of
 from kdrun.experiment.replay import ReplayStore, replay_key
 from kdrun.methods import Needs
-from kdrun.training import checkpoint
+from kdrun.store import checkpoint
 from kdrun.training.teacher import LiveTeacher
 
 CPU = torch.device("cpu")

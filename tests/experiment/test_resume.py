@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from kdrun import files, methods
-from kdrun.experiment import run as run_files
-from kdrun.experiment.components import method_class
 from kdrun.methods import CE, Objective
-from kdrun.training import checkpoint
+from kdrun.spec.components import method_class
+from kdrun.store import checkpoint
+from kdrun.store import run as run_files
 from kdrun.training.trainer import DivergedError
 
 

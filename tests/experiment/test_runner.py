@@ -6,7 +6,7 @@ import json
 import os
 import traceback
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
@@ -15,13 +15,14 @@ from kdrun.data import DataError
 from kdrun.experiment import reporting, runner
 from kdrun.experiment.build import build_student
 from kdrun.experiment.resident import load_resident
-from kdrun.experiment.spec import Spec
-from kdrun.experiment.store import Store
 from kdrun.methods import CE
 from kdrun.metrics import classification_metrics
 from kdrun.seeds import mix
-from kdrun.training import checkpoint, precision
-from kdrun.training.checkpoint import read_weights
+from kdrun.spec.spec import Spec
+from kdrun.store import checkpoint
+from kdrun.store.checkpoint import read_weights
+from kdrun.store.store import Store
+from kdrun.training import precision
 from kdrun.training.evaluation import predict
 
 CPU = torch.device("cpu")
@@ -75,7 +76,7 @@ def test_result_has_schema_1(finished):
     metrics = (finished.run.directory / "metrics.jsonl").read_bytes()
     assert result["metrics_sha256"] == hashlib.sha256(metrics).hexdigest()
     assert datetime.fromisoformat(result["finished"]).utcoffset() == timedelta(0)
-    assert 0 <= (datetime.now(timezone.utc) - datetime.fromisoformat(result["finished"])).total_seconds() < 3600
+    assert 0 <= (datetime.now(UTC) - datetime.fromisoformat(result["finished"])).total_seconds() < 3600
 
 
 def test_metrics_have_one_row_per_epoch_and_no_times(finished):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from kdrun.experiment.spec import SEMANTICS, Spec
-from kdrun.experiment.store import Store
+from kdrun.spec.spec import SEMANTICS, Spec
+from kdrun.store.store import Store
 
 DIGITS = {
     "identity": "sha256:aff69f55b11298dd7d69adf6f09cf01788b8d420dc1700a12bf39b3feb832dcc",

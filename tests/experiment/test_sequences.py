@@ -14,10 +14,10 @@ from kdrun.config.preflight import check_job
 from kdrun.data import Augmentation, agreement_lm
 from kdrun.experiment.attempt import Request
 from kdrun.experiment.build import build_student
-from kdrun.experiment.components import method_class
-from kdrun.experiment.dataset_spec import SequenceDatasetSpec
-from kdrun.experiment.spec import SEMANTICS, Component, Spec
-from kdrun.training.checkpoint import read_weights
+from kdrun.spec.components import method_class
+from kdrun.spec.dataset import SequenceDatasetSpec
+from kdrun.spec.spec import SEMANTICS, Component, Spec
+from kdrun.store.checkpoint import read_weights
 from kdrun.training.teacher import LiveTeacher
 
 

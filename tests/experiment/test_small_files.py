@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 from kdrun.experiment.attempt import Outcome, Request
-from kdrun.experiment.run import Run
-from kdrun.experiment.store import Store
 from kdrun.files import DamagedError, read_record
 from kdrun.methods import CE
+from kdrun.store.run import Run
+from kdrun.store.store import Store
 
 
 def flip(path, place: int, rng: random.Random) -> None:

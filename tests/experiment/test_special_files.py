@@ -10,8 +10,8 @@ import torch
 
 from kdrun.cli.ls import ls_main
 from kdrun.files import UnfitFileError, sha256, write_json
-from kdrun.training import checkpoint
-from kdrun.training.checkpoint import MAGIC, CheckpointError
+from kdrun.store import checkpoint
+from kdrun.store.checkpoint import MAGIC, CheckpointError
 
 CPU = torch.device("cpu")
 FILES = ("spec.json", "status.json", "result.json", "metrics.jsonl", ".lock", "checkpoints/last.pt")

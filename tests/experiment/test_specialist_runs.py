@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from kdrun.experiment.dataset_spec import ImageDatasetSpec
 from kdrun.experiment.derived import Specialists, compute, kept
 from kdrun.experiment.derived import specialists as module
-from kdrun.experiment.spec import Spec
 from kdrun.losses import soft_target_loss
+from kdrun.spec.dataset import ImageDatasetSpec
+from kdrun.spec.spec import Spec
 from kdrun.specialists import class_sets
 
 SIX = ImageDatasetSpec("kdrun.data.synthetic", "none", 6, 1, 8, 122, 90, (0.5,), (0.25,))

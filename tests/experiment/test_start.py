@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from kdrun.experiment.spec import Spec
 from kdrun.experiment.start import regrouped
 from kdrun.methods import CE
-from kdrun.training.checkpoint import read_weights
+from kdrun.spec.spec import Spec
+from kdrun.store.checkpoint import read_weights
 
 
 def weights(run) -> dict[str, torch.Tensor]:

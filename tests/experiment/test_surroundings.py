@@ -17,13 +17,13 @@ import pytest
 from PIL import Image
 
 from kdrun.data import DataError, folder, identity
-from kdrun.experiment import run as run_files
 from kdrun.experiment.attempt import Outcome, Request
-from kdrun.experiment.dataset_spec import ImageDatasetSpec
-from kdrun.experiment.reporting import TrainingProgress
-from kdrun.experiment.spec import Spec
-from kdrun.experiment.store import Store
+from kdrun.experiment.progress import TrainingProgress
 from kdrun.methods import CE, KD
+from kdrun.spec.dataset import ImageDatasetSpec
+from kdrun.spec.spec import Spec
+from kdrun.store import run as run_files
+from kdrun.store.store import Store
 
 TINY = ("dataset=synthetic", "student=mlp", "teacher=none", "method=ce", "recipe.epochs=2", "runtime.device=cpu")
 

@@ -8,11 +8,11 @@ import torch
 
 from kdrun.cli.ls import ls_main
 from kdrun.experiment.derived import Evaluation, compute, kept
-from kdrun.experiment.run import Run
 from kdrun.experiment.soft_targets import kept as kept_targets
 from kdrun.experiment.soft_targets import soft_targets
 from kdrun.files import DamagedError, read_record, write_record
-from kdrun.training.checkpoint import CheckpointError
+from kdrun.store.checkpoint import CheckpointError
+from kdrun.store.run import Run
 
 CPU = torch.device("cpu")
 

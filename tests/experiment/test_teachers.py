@@ -8,8 +8,8 @@ import pytest
 
 from kdrun.experiment.build import build_student
 from kdrun.files import write_record
-from kdrun.training import checkpoint
-from kdrun.training.checkpoint import CheckpointError
+from kdrun.store import checkpoint
+from kdrun.store.checkpoint import CheckpointError
 
 
 def files(directory) -> dict[str, bytes]:

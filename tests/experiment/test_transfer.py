@@ -10,11 +10,11 @@ import torch
 from kdrun import methods
 from kdrun.experiment.attempt import Request
 from kdrun.experiment.build import build_student, check_tasks, conversion, needs_of
-from kdrun.experiment.dataset_spec import ImageDatasetSpec
-from kdrun.experiment.spec import Spec
 from kdrun.files import read_record, write_record
 from kdrun.methods import FSP, Batch
 from kdrun.methods.base import Needs
+from kdrun.spec.dataset import ImageDatasetSpec
+from kdrun.spec.spec import Spec
 from kdrun.taps import tapped
 from kdrun.training.teacher import LiveTeacher
 

@@ -10,10 +10,10 @@ from torch import nn
 from torch._utils import _rebuild_parameter_with_state
 
 from kdrun.experiment.build import build_student
-from kdrun.experiment.dataset_spec import ImageDatasetSpec
-from kdrun.experiment.spec import Component
 from kdrun.experiment.weights import load_weights, own_weights
-from kdrun.training.checkpoint import CheckpointError
+from kdrun.spec.dataset import ImageDatasetSpec
+from kdrun.spec.spec import Component
+from kdrun.store.checkpoint import CheckpointError
 
 DIGITS = ImageDatasetSpec("kdrun.data.synthetic", "synthetic-v1", 5, 1, 8, 40, 20, mean=(0.5,), std=(0.25,))
 CIFAR = dataclasses.replace(DIGITS, num_classes=7, in_channels=3, image_size=32, mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -8,9 +8,9 @@ from torch.testing import assert_close
 
 from kdrun import losses
 from kdrun.experiment.build import build_method
-from kdrun.experiment.dataset_spec import ImageDatasetSpec
-from kdrun.experiment.spec import Component, Spec
 from kdrun.methods import Batch
+from kdrun.spec.dataset import ImageDatasetSpec
+from kdrun.spec.spec import Component, Spec
 from kdrun.tables.controls import CONTROLS, divided_by_classes, effective_weights, matched_epsilon, objective
 
 DATASET = ImageDatasetSpec("kdrun.data.synthetic", "none", 100, 3, 32, 500, 100, (0.5,) * 3, (0.25,) * 3)

@@ -5,7 +5,7 @@ import functools
 import pytest
 
 from kdrun.config.table import compose_table, load_table
-from kdrun.experiment.components import all_options
+from kdrun.spec.components import all_options
 
 INDEPENDENT = """
 CNN 0.992 0.962 0.981 0.011 0.060 0.028

@@ -6,7 +6,7 @@ import functools
 import pytest
 
 from kdrun.config.table import compose_table, load_table
-from kdrun.experiment.components import all_options
+from kdrun.spec.components import all_options
 
 TEST_IMAGES = 10_000
 PRINTED = {

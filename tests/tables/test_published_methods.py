@@ -15,7 +15,7 @@ from kdrun.config.compose import compose_job, hydra_session
 from kdrun.config.preflight import check_job
 from kdrun.config.table import compose_table, load_table
 from kdrun.experiment.build import build_method, offered
-from kdrun.experiment.components import all_options
+from kdrun.spec.components import all_options
 
 TABLES = ["fsp_t1", "fsp_t2", "fsp_t3", "fsp_t4", "ls_teacher", "rep_distiller_cifar100"]
 OWN = ["born_again", "teacher_size", "weight_distillation_lr"]  # nothing is printed for them

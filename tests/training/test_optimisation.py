@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from kdrun.experiment.build import build_optimisation
-from kdrun.experiment.spec import Recipe
+from kdrun.spec.spec import Recipe
 from kdrun.training.optimisation import CosineSchedule, MultiStepSchedule, bound_norms, build_optimizer
 
 STEPS = 391  # an epoch of CIFAR's 50,000 images in batches of 128

@@ -7,7 +7,7 @@ from torch import nn
 
 from kdrun.data import Augmentation, ImageSet, ResidentImages, TrainingViews
 from kdrun.methods import Method, Objective
-from kdrun.training import checkpoint
+from kdrun.store import checkpoint
 from kdrun.training.optimisation import build_optimizer
 from kdrun.training.precision import autocast
 from kdrun.training.step import Step

@@ -14,7 +14,7 @@ from kdrun.data import Augmentation, ImageSet, ResidentImages, TrainingViews
 from kdrun.methods import Method, Needs, Objective, TeacherOutput
 from kdrun.models import cnn
 from kdrun.seeds import mix
-from kdrun.training import checkpoint
+from kdrun.store import checkpoint
 from kdrun.training.optimisation import build_optimizer
 from kdrun.training.step import Step
 from kdrun.training.trainer import DivergedError, Member, Stage, Training, fit

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from kdrun.experiment.run import read_written
-from kdrun.experiment.spec import Spec
-from kdrun.experiment.store import Store
 from kdrun.files import DamagedError, read_record, sha256, write_record
 from kdrun.metrics import classification_metrics
+from kdrun.spec.spec import Spec
+from kdrun.store.run import read_written
+from kdrun.store.store import Store
 
 if TYPE_CHECKING:
     from kdrun.experiment.runner import Runner
@@ -109,7 +109,7 @@ def compute(derived: Derived, runner: Runner) -> dict[str, Any]:
 
     Raises:
         DamagedError: what is kept is not what was left there.
-        kdrun.training.checkpoint.CheckpointError: weights are not those of their result.
+        kdrun.store.checkpoint.CheckpointError: weights are not those of their result.
     """
     found = kept(runner.store, derived)
     if found is None:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from kdrun import specialists
-from kdrun.experiment.dataset_spec import ImageDatasetSpec
 from kdrun.experiment.derived.base import Derived, described
-from kdrun.experiment.reporting import log
-from kdrun.experiment.spec import Component, Spec
 from kdrun.experiment.start import has_bias, last_layer
+from kdrun.log import log
+from kdrun.spec.dataset import ImageDatasetSpec
+from kdrun.spec.spec import Component, Spec
 
 if TYPE_CHECKING:
     from kdrun.experiment.runner import Runner

@@ -1,0 +1,74 @@
+"""What a row of the benchmark measured."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from benchmarks.timing import Comparison
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row's figures.
+
+    Attributes:
+        ratio: how many times faster kdrun is, the median of the pairs; in the row on memory, bytes.
+        low: lowest of the pairs.
+        high: highest of the pairs.
+        reference: what the reference did, for people: images per second, seconds.
+        kdrun: what kdrun did, likewise.
+        reference_first: seconds of the reference's first block, which is in no other figure; None where nothing is
+            timed in blocks.
+        kdrun_first: kdrun's, compilation included.
+        remark: how kdrun computed.
+        percent_of_roof: of what the GPU could do at best, where that is known.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    reference: str
+    kdrun: str
+    reference_first: float | None = None
+    kdrun_first: float | None = None
+    remark: str = ""
+    percent_of_roof: float | None = None
+
+
+def compared(
+    times: Comparison,
+    *,
+    images: int | None,
+    first: tuple[float, float] | None = None,
+    remark: str = "",
+    roof: float | None = None,
+) -> Measurement:
+    """The figures of two sides that were timed in turn.
+
+    Args:
+        times: seconds per unit.
+        images: in a unit, to show images per second; None shows the time of a unit.
+        first: seconds of the first blocks, of the reference and of kdrun.
+        remark: how kdrun computed.
+        roof: seconds that a unit would take at the limit of the device.
+    """
+    reference, kdrun = statistics.median(times.reference), statistics.median(times.kdrun)
+    return Measurement(
+        ratio=statistics.median(times.ratios),
+        low=min(times.ratios),
+        high=max(times.ratios),
+        reference=_shown(reference, images),
+        kdrun=_shown(kdrun, images),
+        reference_first=first[0] if first else None,
+        kdrun_first=first[1] if first else None,
+        remark=remark,
+        percent_of_roof=100 * roof / kdrun if roof else None,
+    )
+
+
+def _shown(seconds: float, images: int | None) -> str:
+    if images is not None:
+        rate = images / seconds
+        return f"{rate:.0f} img/s" if rate >= 10 else f"{rate:.2g} img/s"
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1e6 * seconds:.1f} us"

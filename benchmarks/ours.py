@@ -1,0 +1,115 @@
+"""kdrun's side: the pieces that a run is made of, put together as a run does it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.task import BATCH_SIZE, LAW, LR, MEAN, MOMENTUM, STD, TEMPERATURE, WEIGHT_DECAY
+from kdrun.data import ImageSet, ResidentImages, TrainingViews
+from kdrun.experiment.attempt import Request, make_step
+from kdrun.experiment.choices import Choices, choose
+from kdrun.experiment.runner import Runner
+from kdrun.experiment.runtime import Runtime
+from kdrun.methods import KD, Batch
+from kdrun.seeds import mix, seed_global_generators
+from kdrun.spec.spec import Spec
+from kdrun.store.store import Store
+from kdrun.training.optimisation import build_optimizer
+from kdrun.training.precision import autocast, on_device
+from kdrun.training.step import Step
+from kdrun.training.teacher import LiveTeacher
+from kdrun.training.trainer import Training
+
+
+def training_views(images: ImageSet, device: torch.device, *, batch_size: int = BATCH_SIZE) -> TrainingViews:
+    """The views of a run, by the same law as the reference's."""
+    return TrainingViews(ResidentImages(images, mean=MEAN, std=STD, device=device), LAW, batch_size=batch_size, seed=0)
+
+
+def live_teacher(teacher: nn.Module, device: torch.device, precision: str) -> LiveTeacher:
+    """A run's teacher."""
+    return LiveTeacher(on_device(teacher, device), autocast(device, precision), precision)
+
+
+def choices_of(spec: Spec, device: torch.device) -> Choices:
+    """How a run of this spec computes, as chosen by rule."""
+    runtime = Runtime(device=device, data_root=Path(), output_root=Path(), threads=torch.get_num_threads())
+    return choose(spec, runtime)
+
+
+def kd_steps(
+    student: nn.Module,
+    teacher: nn.Module,
+    views: TrainingViews,
+    choices: Choices,
+    *,
+    alpha: float,
+    precision: str,
+    device: torch.device,
+    temperature: float = TEMPERATURE,
+) -> Iterator[Step]:
+    """Trains epoch after epoch as `kdrun.training.trainer.fit` does; yields after each step.
+
+    Args:
+        student: is trained.
+        teacher: stays as it is.
+        views: the training data.
+        choices: how the steps are computed.
+        alpha: weight of the soft targets.
+        precision: `fp32` or `bf16`.
+        device: where to compute.
+        temperature: of the soft targets.
+
+    Yields:
+        What computes the steps; its `end_epoch` reads the metrics.
+    """
+    method = KD(on_device(student, device), temperature=temperature, alpha=alpha, kl_reduction="mean").to(device)
+    optimizer = build_optimizer(
+        "sgd", method.parameters(), lr=LR, momentum=MOMENTUM, nesterov=False, weight_decay=WEIGHT_DECAY
+    )
+    step = make_step(Training(method, optimizer), autocast(device, precision), choices)
+    source = live_teacher(teacher, device, precision)
+    generator = torch.Generator(device)
+    for epoch in itertools.count():
+        method.train()
+        for number, (x, y, index) in enumerate(views.epoch(epoch)):
+            # Counted on over the epochs, which are short here: shares of the gradient are measured at step 0.
+            place = epoch * len(views) + number
+            batch = Batch(x=x, y=y, index=index, epoch=epoch, step=place, progress=0.0, generator=generator)
+            output = source(batch)
+            seed = mix(0, "step", epoch, number)
+            seed_global_generators(seed, device)
+            generator.manual_seed(seed)
+            step(batch, output, LR)
+            yield step
+        step.end_epoch()
+
+
+def execute(
+    specs: Sequence[Spec], output_root: Path, device: torch.device, *, threads: int | None = None
+) -> list[dict[str, Any]]:
+    """Runs as the command line does: together where they can be. Returns their results.
+
+    Args:
+        specs: what to run.
+        output_root: where the runs are written.
+        device: where to compute.
+        threads: CPU threads; None leaves them to kdrun.
+
+    Raises:
+        Exception: what went wrong in a run.
+    """
+    runtime = Runtime(device=device, data_root=output_root, output_root=output_root, threads=threads)
+    runner = Runner(Store(output_root), runtime)
+    results = []
+    for _, ended in runner.execute_all([Request(spec) for spec in specs]):
+        if isinstance(ended, Exception):
+            raise ended
+        results.append(ended.result)
+    return results

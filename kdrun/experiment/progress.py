@@ -1,0 +1,85 @@
+"""Progress of a training: a bar on a terminal, one plain line per epoch elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+from kdrun.training.step import PERCENT
+
+
+class TrainingProgress:
+    """Shows how far a group of runs is: a bar on a terminal, and a line for each run and epoch.
+
+    Args:
+        title: what is trained, for instance `student cnn kd`.
+        epochs: how many are trained in all.
+        done: how many were done before.
+        steps_per_epoch: batches.
+        unit: what is counted to tell the speed, for instance `img`.
+    """
+
+    def __init__(self, title: str, *, epochs: int, done: int, steps_per_epoch: int, unit: str = "img") -> None:
+        self._title = title
+        self._unit = unit
+        self._epochs = epochs
+        self._bar = tqdm(
+            total=epochs * steps_per_epoch,
+            initial=done * steps_per_epoch,
+            desc=self._description(done),
+            bar_format="{desc} {percentage:3.0f}%|{bar:10}| {elapsed}<{remaining}{postfix}",
+            disable=None,  # a bar on a terminal only
+            leave=False,
+            dynamic_ncols=True,
+        )
+        if not self._bar.disable:  # tqdm reads the wall clock, and stands still where that is set back
+            self._bar._time = time.monotonic
+            self._bar.start_t = self._bar.last_print_t = time.monotonic()
+        self._done_before = done
+        self._started = time.monotonic()
+
+    def _description(self, done: int) -> str:
+        return f"{self._title} {min(done + 1, self._epochs)}/{self._epochs}"
+
+    def step(self) -> None:
+        """Every run has taken a step."""
+        self._bar.update()
+
+    def line(self, title: str, row: dict[str, Any], images_per_second: float, epochs: int) -> str:
+        """An ended epoch of one run in words: losses and accuracies, speed, and the time left for the whole group.
+
+        Args:
+            title: of the run.
+            row: of its metrics.
+            images_per_second: while it was trained.
+            epochs: it trains in all.
+        """
+        done = row["epoch"]
+        left = (time.monotonic() - self._started) / (done - self._done_before) * (self._epochs - done)
+        train = dict(row["train"])
+        percent = {name: train.pop(name) for name in PERCENT if name in train}
+        numbers = {
+            **{name: f"{row[name]['top1']:.1f}%" for name in ("test", "val") if name in row},
+            "train": f"{percent['top1']:.1f}%",
+            **{name: _digits(value) for name, value in train.items()},
+            **({"agreement": f"{percent['agreement']:.1f}%"} if "agreement" in percent else {}),
+            f"{self._unit}/s": f"{images_per_second:.0f}",
+        }
+        line = "  ".join(f"{name} {value}" for name, value in numbers.items())
+        self._bar.set_description(self._description(done), refresh=False)
+        self._bar.set_postfix_str(line, refresh=False)
+        stage = f"stage {row['stage']} " if "stage" in row else ""
+        return f"{title} {stage}epoch {done:{len(str(epochs))}}/{epochs}  {line}  left {tqdm.format_interval(left)}"
+
+    def __enter__(self) -> TrainingProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+def _digits(value: float) -> str:
+    """A loss with three decimals, a small one with three significant digits."""
+    return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:#.3g}"

@@ -1,0 +1,1 @@
+"""What a run is: everything that can change a number beyond rounding."""

@@ -1,0 +1,1 @@
+"""Where runs are: their files, locks, status and results."""

@@ -1,0 +1,385 @@
+"""The files of a run, and its lock.
+
+runs/<dataset>/<student>/<method>-<run_id>/
+    spec.json        what was hashed                 config.yaml   the composed config
+    status.json      state, pid, host, heartbeat     metrics.jsonl one line per epoch
+    checkpoints/     last.pt (resumable), best.pt    student.safetensors, the deliverable
+    result.json      written last; its presence means finished
+    kdrun.log        everything logged: times, tracebacks
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdrun.files import (
+    DamagedError,
+    open_regular,
+    parse_json,
+    read_record,
+    read_regular,
+    remove_tree,
+    sha256,
+    sha256_of,
+    sweep,
+    try_lock,
+    write_atomically,
+    write_json,
+    write_record,
+)
+from kdrun.log import log
+from kdrun.memory import free_bytes
+from kdrun.spec.spec import Spec
+from kdrun.store import checkpoint
+from kdrun.store.result import RESULT_SCHEMA
+
+REMOVED = ".removed-"
+"""Begins the names of directories under `runs/` whose run is being removed."""
+
+ROW_LIMIT = 2**16
+"""Bytes of a row of `metrics.jsonl`, at most; most have some hundred."""
+
+STATES = ("finished", "running", "stale", "interrupted", "failed", "diverged")
+
+
+class Run:
+    """One run's directory."""
+
+    def __init__(self, directory: Path, spec: Spec) -> None:
+        self.directory = directory
+        self.spec = spec
+
+    @property
+    def result_path(self) -> Path:
+        return self.directory / "result.json"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.directory / "checkpoints" / "last.pt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """Of the epoch before the last, while a run trains: in case `last_checkpoint` is damaged."""
+        return self.directory / "checkpoints" / "previous.pt"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.directory / "checkpoints" / "best.pt"
+
+    @property
+    def weights(self) -> Path:
+        return self.directory / "student.safetensors"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has a result: nothing is left to train."""
+        return self.result_path.exists()
+
+    def result(self) -> dict[str, Any]:
+        """What `result.json` holds.
+
+        Raises:
+            RuntimeError: it is damaged, of another run, or was written by another schema.
+        """
+        result: dict[str, Any] = read_written(self.result_path, self._read_result)
+        return result
+
+    def _read_result(self, path: Path) -> dict[str, Any]:
+        fields = read_record(path)
+        if fields.get("schema") != RESULT_SCHEMA:
+            raise RuntimeError(f"{path} has schema {fields.get('schema')}, this kdrun reads {RESULT_SCHEMA}")
+        self._check_owner(path, fields)
+        return fields
+
+    def origin(self) -> str:
+        """Of a finished run: where its result lies and when it was written, for those who are told of its reuse."""
+        return f"{self.directory}, finished {self.result()['finished']}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of `metrics.jsonl`, one per epoch.
+
+        Raises:
+            RuntimeError: the run is finished, and they are not those of its result; or they are no rows of this run.
+            OSError: the file cannot be read, or is larger than a row for each epoch can make it.
+        """
+        content = read_regular(self._metrics, ROW_LIMIT * (1 + self.spec.epochs_trained))
+        if self.finished and sha256(content) != self.result().get("metrics_sha256"):
+            raise DamagedError(
+                f"{self._metrics} is not whole: it does not have the SHA-256 that {self.result_path.name} records; "
+                "move both away, and the same command writes them again"
+            )
+        try:
+            rows = [dict(parse_json(line)) for line in content.splitlines()]
+        except (TypeError, ValueError) as error:
+            raise DamagedError(f"{self._metrics} is not readable JSON lines ({error})") from error
+        for row in rows:
+            self._check_owner(self._metrics, {"run_id": row.pop("run_id", None)}, names=("run_id",))
+        return rows
+
+    def _check_owner(
+        self, path: Path, fields: Mapping[str, Any], names: Sequence[str] = ("run_id", "spec_sha256")
+    ) -> None:
+        """Raises `DamagedError` unless a file's content carries the identity of this run.
+
+        Files of runs of `SEMANTICS` 1 may lack it.
+        """
+        own = self.spec.identity
+        for name in names:
+            found = fields.get(name)
+            if found != own[name] and (found is not None or self.spec.semantics > 1):
+                raise DamagedError(f"{path} is of another run: its {name} is {found}, not {own[name]}")
+
+    def load_checkpoint(self, path: Path, device: torch.device) -> dict[str, Any]:
+        """Reads one of the run's checkpoints onto a device.
+
+        Raises:
+            CheckpointError: it cannot be read, is damaged, or is of another run.
+            FileNotFoundError: there is none.
+        """
+        try:
+            state = checkpoint.load(path, device)
+            self._check_owner(path, state)
+        except FileNotFoundError:
+            raise
+        except (DamagedError, OSError) as error:
+            raise checkpoint.CheckpointError(f"{error}; remove it to train from the start") from error
+        return state
+
+    def save_checkpoint(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Writes a checkpoint of the run, with its identity."""
+        checkpoint.save(path, {**state, **self.spec.identity})
+
+    def drop_checkpoints(self) -> None:
+        """Removes the checkpoints of a finished run: the optimiser's state, and the epoch that was best on test."""
+        assert self.finished, "an unfinished run resumes from them"
+        for path in (self.last_checkpoint, self.previous_checkpoint, self.best_checkpoint):
+            path.unlink(missing_ok=True)
+
+    def weights_problem(self) -> str | None:
+        """What is wrong with the weights of a finished run; None where they are those that its result records.
+
+        Raises:
+            RuntimeError: the result is damaged, or of another run.
+        """
+        recorded = self.result()["student"]["weights_sha256"]
+        try:
+            found = sha256_of(self.weights, free_bytes())
+        except FileNotFoundError:
+            return f"{self.weights} is missing"
+        return None if found == recorded else f"{self.weights} does not have the SHA-256 that its result records"
+
+    @property
+    def _status_path(self) -> Path:
+        return self.directory / "status.json"
+
+    @property
+    def _metrics(self) -> Path:
+        return self.directory / "metrics.jsonl"
+
+    def status(self) -> dict[str, Any]:
+        """What `status.json` holds; nothing before the run was ever started.
+
+        How a run computes decides its last bits, so its `choices` are in its checkpoints, too. Where `status.json` is
+        absent or damaged they are taken from there; then `damaged` says what is wrong with the file.
+        """
+        try:
+            status = read_record(self._status_path)
+            self._check_owner(self._status_path, status)
+            return status
+        except (FileNotFoundError, NotADirectoryError):
+            return self._choices_kept()
+        except (DamagedError, OSError) as error:
+            return {"damaged": str(error), **self._choices_kept()}
+
+    def _choices_kept(self) -> dict[str, Any]:
+        """The choices in the newest checkpoint that is whole; none where nothing has been trained yet."""
+        for path in (self.last_checkpoint, self.previous_checkpoint):
+            # One that is damaged is told when it is to be resumed from.
+            with contextlib.suppress(OSError, checkpoint.CheckpointError):
+                return {"choices": self.load_checkpoint(path, torch.device("cpu"))["choices"]}
+        return {}
+
+    @property
+    def state(self) -> str:
+        """One of `STATES`: what the files say, and for a run that says it is running whether a process holds it."""
+        if self.finished:
+            return "finished"
+        state: str = self.status().get("state", "running")
+        return "stale" if state == "running" and not self._held() else state
+
+    def _held(self) -> bool:
+        """Whether a process has the lock; on a file system without locks, whether it may be there."""
+        path = self.directory / ".lock"
+        if not path.exists():
+            return False
+        with open_regular(path) as file:
+            locked = try_lock(file.fileno(), shared=True)
+        if locked is not None:
+            return not locked
+        status = self.status()
+        return status.get("host") != socket.gethostname() or _is_alive(status["pid"])
+
+    def remove(self) -> bool:
+        """Removes the run with all its files, unless it is gone; False where a process holds it.
+
+        Raises:
+            OSError: something of it cannot be removed.
+        """
+        lock = self.directory / ".lock"
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            if self.directory.is_dir():
+                raise
+            return True
+        try:
+            if try_lock(descriptor) is False:
+                return False
+            # Renamed first, so that a command which starts the same run meanwhile makes a new directory.
+            removed = Path(tempfile.mkdtemp(prefix=REMOVED, dir=self.directory.parents[2]))
+            try:
+                if not os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+                    return False  # another process removed it before this one had the lock, and a third began it anew
+                os.replace(self.directory, removed / self.directory.name)
+            except FileNotFoundError:
+                return not self.directory.is_dir()
+            finally:
+                remove_tree(removed)
+        finally:
+            os.close(descriptor)
+        return True
+
+    def open(self, config: str | None) -> None:
+        """Creates the directory, sweeps what a crash left over, and writes the spec (and the composed config)."""
+        self.last_checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        for directory in (self.directory, self.last_checkpoint.parent):
+            sweep(directory)
+        write_json(self.directory / "spec.json", self.spec.canonical())
+        if config is not None:
+            write_atomically(self.directory / "config.yaml", config)
+
+    def write_rows(self, rows: list[dict[str, Any]]) -> str:
+        """Rewrites `metrics.jsonl` whole, so it always agrees with the checkpoint; returns its SHA-256."""
+        owned = ({"run_id": self.spec.run_id, **row} for row in rows)
+        content = "".join(json.dumps(row, allow_nan=False) + "\n" for row in owned).encode()
+        write_atomically(self._metrics, content)
+        return sha256(content)
+
+    def write_result(self, result: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Writes `metrics.jsonl` and then `result.json`, which ties them together; returns what the result holds now.
+
+        Args:
+            result: of the run; the time, and the SHA-256 of the metrics, are added to it.
+            rows: of the metrics.
+        """
+        whole = {**self.spec.identity, **result, "finished": _now(), "metrics_sha256": self.write_rows(rows)}
+        write_record(self.result_path, whole)
+        return whole
+
+    def write_status(self, state: str, **details: Any) -> None:
+        """Records the state: running, interrupted, failed, diverged or finished. Keeps `choices` and `started`."""
+        path, before, now = self._status_path, self.status(), _now()
+        kept: dict[str, Any] = {name: before[name] for name in ("started", "choices", "epoch") if name in before}
+        if not path.exists():  # with a damaged one it is lost when the run was started
+            kept["started"] = now
+        record = {**self.spec.identity, **kept, "state": state, "pid": os.getpid(), "host": socket.gethostname()}
+        write_record(path, {**record, "heartbeat": now, **details})
+
+    def begin_with(self, beginning: Run) -> None:
+        """Takes over the checkpoints of a run that is the beginning of this one, to be resumed from.
+
+        Raises:
+            CheckpointError: one of them is damaged; nothing is taken over.
+        """
+        pairs = (
+            (self.best_checkpoint, beginning.best_checkpoint),
+            (self.last_checkpoint, beginning.last_checkpoint),
+        )
+        states = [beginning.load_checkpoint(theirs, torch.device("cpu")) for _, theirs in pairs]
+        for (mine, _), state in zip(pairs, states, strict=True):
+            self.save_checkpoint(mine, state)
+
+    @contextlib.contextmanager
+    def lock(self, waiting: Any) -> Iterator[None]:
+        """Holds the run for this process; a dead holder's lock is free at once.
+
+        Args:
+            waiting: called with the holder's status every 30 seconds while another process has it.
+        """
+        descriptor = self._locked(waiting)
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _locked(self, waiting: Any) -> int:
+        """Waits for the lock; returns its open file. One that `kdrun rm` removed meanwhile is made again."""
+        reported = 0.0
+        while True:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except FileNotFoundError:
+                if self.directory.is_dir():
+                    raise
+                continue  # it was removed again
+            try:
+                while (locked := try_lock(descriptor)) is False:
+                    if time.monotonic() - reported > 30 or not reported:
+                        waiting(self.status())
+                        reported = time.monotonic()
+                    time.sleep(0.2)
+                if locked is None:
+                    _warn_of_no_locks(self.directory.parents[2])
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(descriptor), os.stat(self.directory / ".lock")):
+                        return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+
+@functools.cache
+def _warn_of_no_locks(directory: Path) -> None:
+    log.warning(
+        "%s: this file system has no locks (flock): runs are not guarded against a second kdrun command on them at the "
+        "same time; start one at a time, or set runtime.output_root to another file system",
+        directory,
+    )
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this machine exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def read_written(path: Path, read: Callable[[Path], Any]) -> Any:
+    """Reads a file that a command can write again."""
+    try:
+        return read(path)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; move it away, and the command that made the run writes it again") from error
+
+
+def _now() -> str:
+    """The wall clock, for people: nothing is decided by it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,182 @@
+"""Where runs lie, and how they are found."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kdrun.files import DamagedError, read_json
+from kdrun.log import log
+from kdrun.spec.components import method_class
+from kdrun.spec.spec import Component, Spec
+from kdrun.store.run import Run, read_written
+
+
+class Store:
+    """The runs under one output root.
+
+    Args:
+        root: `runs/` lies under it.
+        published: a directory with `result.json` and `metrics.jsonl` of published runs, laid out as `runs/` is.
+    """
+
+    def __init__(self, root: Path, published: Path | None = None) -> None:
+        self.root = root
+        self._published = published
+
+    def run(self, spec: Spec) -> Run:
+        """The place of a run, whether or not it exists."""
+        return Run(self.root / "runs" / _place(spec), spec)
+
+    def find(self, spec: Spec) -> Run | None:
+        """The finished run of a spec: the own one, else the published one, else None.
+
+        Raises:
+            RuntimeError: a published result is not readable, or is of another run.
+        """
+        own = self.run(spec)
+        if own.finished or self._published is None:
+            return own if own.finished else None
+        published = Run(self._published / _place(spec), spec)
+        if not published.finished:
+            return None
+        published.result()
+        return published
+
+    def find_older(self, spec: Spec) -> Run | None:
+        """The finished run of the same fields under the newest semantics before the spec's own, else None."""
+        older = (self.find(spec.at_semantics(number)) for number in range(spec.semantics - 1, 0, -1))
+        return next((run for run in older if run is not None), None)
+
+    def check_writable(self, specs: Iterable[Spec]) -> None:
+        """Raises `ValueError` where there are runs to train and nothing can be written under the root."""
+        if all(self.run(spec).finished for spec in specs):
+            return
+        there = next(place for place in (self.root, *self.root.absolute().parents) if place.exists())
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            raise ValueError(f"runtime.output_root={self.root}: {there} cannot be written: {error.strerror}") from error
+
+    def derived(self, key: str) -> Path:
+        """The place of figures that are computed from runs, whether or not they are there."""
+        return self.root / "derived" / f"{key}.json"
+
+    def find_derived(self, key: str) -> Path | None:
+        """Figures that were computed from runs: the own ones, else those published, else None."""
+        places = [self.derived(key), *([self._published / "derived" / f"{key}.json"] if self._published else [])]
+        return next((path for path in places if path.exists()), None)
+
+    def runs(self) -> Iterator[Run | Exception]:
+        """Every run under the root, in the order of their places; what cannot be read as one is the reason why."""
+        for path in _specs(self.root, "runs/*/*/*"):
+            try:
+                run = Run(path.parent, _read_spec(path))
+                if damaged := run.status().get("damaged"):
+                    raise DamagedError(f"{damaged}; the command that made the run resumes it")
+                if run.finished:
+                    run.result()
+            except (RuntimeError, OSError) as error:
+                yield error
+            else:
+                yield run
+
+    def last_by_labels(self, spec: Spec) -> Run | None:
+        """Of the finished runs of a run's student by cross-entropy, of any seed, the one that finished last.
+
+        All else is as in `spec`: dataset, recipe, epochs, semantics.
+        """
+        alone = dataclasses.replace(
+            spec, method=Component("kdrun.methods.CE"), teachers=(), start=None, stop_epoch=None
+        )
+        found = []
+        for path in _specs(self.run(alone).directory.parent, "ce-*"):
+            try:
+                run = Run(path.parent, _read_spec(path))
+                if run.finished and dataclasses.replace(run.spec, seed=spec.seed) == alone:
+                    found.append((run.result()["finished"], str(run.directory), run))
+            except (RuntimeError, OSError) as error:
+                log.warning("%s; nothing is compared with it", error)
+        return max(found, key=lambda each: each[:2])[2] if found else None
+
+    def longest_beginning(self, spec: Spec, choices: Mapping[str, Any]) -> Run | None:
+        """Of the finished runs that are the first epochs of this one, the longest whose checkpoint is there.
+
+        Args:
+            spec: of this run.
+            choices: how it computes; a beginning was computed in the same way.
+        """
+        found: list[Run] = []
+        for path in _specs(self.run(spec).directory.parent, "*"):
+            try:
+                run = Run(path.parent, _read_spec(path))
+                kept = run.finished and run.last_checkpoint.exists() and run.best_checkpoint.exists()
+                if not (kept and begins(run.spec, spec)) or run.status().get("choices") != choices:
+                    continue
+                run.result()
+            except (RuntimeError, OSError) as error:
+                log.warning("%s; nothing goes on from there", error)
+                continue
+            found.append(run)
+        return max(found, key=lambda run: run.spec.epochs_trained, default=None)
+
+    def of_other_source(self, spec: Spec) -> Run | None:
+        """A finished run that differs from this one only in the source of code from outside kdrun, if there is one."""
+        if not spec.sources():
+            return None
+        wanted = spec.without_sources()
+        for path in _specs(self.run(spec).directory.parent, "*"):
+            try:
+                run = Run(path.parent, _read_spec(path))
+            except (RuntimeError, OSError):  # reported where runs are listed
+                continue
+            if run.spec != spec and run.finished and run.spec.without_sources() == wanted:
+                return run
+        return None
+
+
+def begins(shorter: Spec, spec: Spec) -> bool:
+    """Whether a run is the first epochs of another, which can continue from its checkpoint."""
+    stop = shorter.stop_epoch or 0  # it was evaluated there
+    if not (0 < stop < spec.epochs_trained and spec.recipe.evaluates(stop)):
+        return False
+    return dataclasses.replace(shorter, stop_epoch=spec.stop_epoch) == spec
+
+
+def _place(spec: Spec) -> Path:
+    method = "weights" if spec.weights else _safe(method_class(spec.method).name)
+    return Path(_safe(spec.dataset.name)) / _safe(spec.student.name) / f"{method}-{spec.run_id}"
+
+
+def _specs(directory: Path, pattern: str) -> list[Path]:
+    """The `spec.json` of each run that matches, in order; also one that is a dangling link, which `glob` leaves out."""
+    paths = (run / "spec.json" for run in sorted(directory.glob(pattern)))
+    return [path for path in paths if os.path.lexists(path)]
+
+
+def _safe(name: str) -> str:
+    """A name as one path component: nothing that could leave the output root."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)
+
+
+def _read_spec(path: Path) -> Spec:
+    """The spec in a run's directory, whose name has its run_id.
+
+    Raises:
+        RuntimeError: it is damaged, of another kdrun, or of another run.
+    """
+    values = read_written(path, read_json)
+    try:
+        spec = Spec.from_canonical(values)
+        run_id = spec.run_id
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise RuntimeError(f"{path} is no spec of this kdrun ({type(error).__name__}: {error})") from error
+    if path.parent.name.rpartition("-")[2] != run_id:
+        raise DamagedError(f"{path} is not whole: it is the spec of {run_id}, not of the run in its directory")
+    return spec

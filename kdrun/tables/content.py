@@ -1,0 +1,268 @@
+"""What a paper's table says, as text that is not yet Markdown or LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdrun.analysis.aggregate import Statistic
+from kdrun.analysis.evaluations import digits_of
+from kdrun.tables import Definition, Entry
+from kdrun.tables.caption import caption, footnotes, notes_of
+from kdrun.tables.compare import Line, errors_column
+from kdrun.tables.controls import objective
+from kdrun.tables.differences import BEST, LAST, Contrast, columns_of
+from kdrun.tables.labels import heading, method_label
+from kdrun.tables.measure import MEASURES, Measure, signed
+
+WORDS = ("student", "method", "objective", "less")
+"""Columns that are no figures; the first ones."""
+
+ELSEWHERE = "†"
+"""Mark of a figure in brackets that is published for another setting."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A grid of text.
+
+    Attributes:
+        header: names of the columns.
+        rows: their cells.
+        words: how many columns are no figures; they come first.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int
+
+
+@dataclass(frozen=True)
+class Content:
+    """A table in words.
+
+    Attributes:
+        heading: its title, with the data.
+        source: paper and table; empty where there is none.
+        sentences: what a reader needs beside the figures.
+        main: the rows with their figures.
+        notes: of single rows, each with the mark that the rows bear: `[1] a doubt`.
+        differences: a row less another one; None where there is no such pair.
+    """
+
+    heading: str
+    source: str
+    sentences: Sequence[str]
+    main: Cells
+    notes: Sequence[str]
+    differences: Cells | None = None
+
+
+def content(
+    definition: Definition,
+    lines: Sequence[Line],
+    contrasts: Sequence[Contrast],
+    *,
+    published: bool,
+    elsewhere: Path | None,
+) -> Content:
+    """Everything a table says.
+
+    Args:
+        definition: the table.
+        lines: the rows.
+        contrasts: their differences to other rows than the main table has.
+        published: whether the paper's figures are shown.
+        elsewhere: where published results of runs lie.
+    """
+    noted = published or not definition.has_published
+    numbers = footnotes(lines, shown=noted)
+    marks = ["".join(f" [{numbers[text]}]" for text in notes_of(line, shown=noted)) for line in lines]
+    return Content(
+        heading=heading(definition, lines, published=published),
+        source=definition.source,
+        sentences=caption(definition, lines, contrasts, published=published, elsewhere=elsewhere),
+        main=_main(lines, marks, definition, published=published),
+        notes=[f"[{number}] {text}" for text, number in numbers.items()],
+        differences=_differences(contrasts, MEASURES[definition.measure]) if contrasts else None,
+    )
+
+
+def _main(lines: Sequence[Line], marks: Sequence[str], definition: Definition, *, published: bool) -> Cells:
+    """The rows in text; columns without any content are left out, student and method never.
+
+    Args:
+        lines: the rows.
+        marks: what follows each row's method.
+        definition: the table.
+        published: whether the paper's figures are shown.
+    """
+    measure, extra = MEASURES[definition.measure], definition.columns
+    columns: dict[str, list[str]] = {
+        "student": [line.student for line in lines],
+        "method": [method_label(line.entry) + mark for line, mark in zip(lines, marks, strict=True)],
+        "objective": [objective_of(line.entry) for line in lines],
+        "batch": _batch_sizes(lines),
+        "published": [_published(line, measure, departs=False) if published else "" for line in lines],
+        "published for another setting": [
+            _published(line, measure, departs=True) if published else "" for line in lines
+        ],
+        LAST: [measure.text(line.last) for line in lines],
+        BEST: [measure.text(line.best) for line in lines],
+        "selected on val": [measure.text(line.selected) for line in lines],
+        "Δ published": [_published_difference(line, measure, departs=False) if published else "" for line in lines],
+        "Δ published for another setting": [
+            _published_difference(line, measure, departs=True) if published else "" for line in lines
+        ],
+        "Δ last": [measure.difference(line.difference_last) for line in lines],
+        "Δ best on test": [measure.difference(line.difference_best) for line in lines],
+        "train top-1": [_digits(line.train_top1, 2) for line in lines],
+        **_errors_on(lines, published=published),
+        **_figures(lines, published=published),
+        "ensemble": [_ensemble(line, measure, published=published) for line in lines] if "ensemble" in extra else [],
+        "teacher": [_teacher(line, measure, published=published) for line in lines],
+        "its confidence": [_digits(line.teacher_confidence, 3) for line in lines]
+        if "teacher_confidence" in extra
+        else [],
+        "gradient %": [_shares(line) for line in lines],
+        "s / epoch": [_seconds(line) for line in lines] if "seconds" in extra else [],
+        "learned beside": [_extra(line) for line in lines] if "extra_params" in extra else [],
+        "runs": [_runs(line) for line in lines],
+    }
+    return _filled(columns)
+
+
+def _filled(columns: Mapping[str, Sequence[str]]) -> Cells:
+    """Columns of text without the empty ones; student and method are always there."""
+    shown = {name: cells for name, cells in columns.items() if any(cells) or name in ("student", "method")}
+    rows = [list(row) for row in zip(*shown.values(), strict=True)]
+    return Cells(list(shown), rows, words=sum(name in WORDS for name in shown))
+
+
+def _differences(contrasts: Sequence[Contrast], measure: Measure) -> Cells:
+    """Each row less another one: a line for each pair, a column for each figure that both have."""
+
+    def cell(contrast: Contrast, column: str) -> str:
+        found = contrast.differences.get(column)
+        return "" if found is None else signed(found.mean, found.standard_error, _digits_in(column, measure))
+
+    def pairs(contrast: Contrast) -> str:
+        counts = {found.pairs for found in contrast.differences.values()}
+        return "not paired" if None in counts else "/".join(map(str, sorted(count or 0 for count in counts)))
+
+    return _filled(
+        {
+            "student": [contrast.line.student for contrast in contrasts],
+            "method": [method_label(contrast.line.entry) for contrast in contrasts],
+            "less": [method_label(contrast.other.entry) for contrast in contrasts],
+            **{column: [cell(each, column) for each in contrasts] for column in columns_of(contrasts)},
+            "pairs": [pairs(contrast) for contrast in contrasts],
+        }
+    )
+
+
+def _digits_in(column: str, measure: Measure) -> int:
+    """Behind the point, of a column of differences."""
+    if column in (LAST, BEST, "selected on val"):
+        return measure.digits
+    return 1 if column.startswith("errors on ") else digits_of(column)
+
+
+def _batch_sizes(lines: Sequence[Line]) -> list[str]:
+    """Images per step of each row, where the rows differ in it."""
+    sizes = [f"{line.entry.specs[0].recipe.batch_size}" if line.entry.specs else "" for line in lines]
+    return sizes if len({*sizes} - {""}) > 1 else [""] * len(lines)
+
+
+def objective_of(entry: Entry) -> str:
+    """The loss of a row's runs, or what is computed from others; nothing for a row that kdrun cannot run."""
+    if entry.derived:
+        return entry.derived[0].words()
+    return objective(entry.specs[0]) if entry.specs else ""
+
+
+def _published(line: Line, measure: Measure, *, departs: bool) -> str:
+    """The published figure, where it is of our setting, or where it `departs` from it."""
+    printed = line.entry.row.published
+    if bool(line.entry.row.departs) != departs:
+        return ""
+    if printed.figure is None:
+        return "" if printed.gain is None else f"({measure.signed(printed.gain)})"
+    return measure.number(printed.figure) + ("" if printed.std is None else f" ± {measure.number(printed.std)}")
+
+
+def _published_difference(line: Line, measure: Measure, *, departs: bool) -> str:
+    if line.difference_published is None or line.difference_departs != departs:
+        return ""
+    return measure.signed(line.difference_published)
+
+
+def _teacher(line: Line, measure: Measure, *, published: bool) -> str:
+    printed = line.entry.row.published.teacher_top1 if published else None
+    return _with_published(line, measure.text(line.teacher), "" if printed is None else f"{printed:.2f}")
+
+
+def _ensemble(line: Line, measure: Measure, *, published: bool) -> str:
+    printed = line.entry.row.published.ensemble if published else None
+    ours = "" if line.ensemble is None else measure.number(line.ensemble)
+    return _with_published(line, ours, "" if printed is None else measure.number(printed))
+
+
+def _errors_on(lines: Sequence[Line], *, published: bool) -> dict[str, list[str]]:
+    """A column for each set of classes that rows name, with the published count in brackets."""
+    columns: dict[str, list[str]] = {}
+    for i, line in enumerate(lines):
+        row = line.entry.row
+        if row.errors_on:
+            printed = row.published.errors_on if published else None
+            text = _with_published(line, _digits(line.errors_on, 1), "" if printed is None else f"{printed:g}")
+            columns.setdefault(errors_column(row), [""] * len(lines))[i] = text
+    return columns
+
+
+def _figures(lines: Sequence[Line], *, published: bool) -> dict[str, list[str]]:
+    """A column for each figure of derived rows and of evaluations, with the published one in brackets."""
+    printed = [name for line in lines for name in line.entry.row.published.figures] if published else []
+    names = dict.fromkeys([*(name for line in lines for name in line.figures), *printed])
+    return {name: [_figure(line, name, published=published) for line in lines] for name in names}
+
+
+def _figure(line: Line, name: str, *, published: bool) -> str:
+    printed = line.entry.row.published.figures.get(name) if published else None
+    ours = _digits(line.figures.get(name), digits_of(name))
+    return _with_published(line, ours, "" if printed is None else f"{printed:.{digits_of(name)}f}")
+
+
+def _with_published(line: Line, ours: str, printed: str) -> str:
+    """Our figure, and the published one in brackets, marked where it is of another setting."""
+    mark = ELSEWHERE if line.entry.row.departs else ""
+    return " ".join(text for text in (ours, f"({printed}{mark})" if printed else "") if text)
+
+
+def _digits(statistic: Statistic | None, digits: int) -> str:
+    return "" if statistic is None else statistic.text(digits)
+
+
+def _shares(line: Line) -> str:
+    """`20.1 ce, 79.9 kd`; below 1 % two digits that count."""
+    return ", ".join(
+        f"{share.mean:.1f} {name}" if share.mean >= 1 else f"{share.mean:.2g} {name}"
+        for name, share in line.shares.items()
+    )
+
+
+def _seconds(line: Line) -> str:
+    return "" if line.seconds is None else f"{line.seconds.mean:.3g}"
+
+
+def _extra(line: Line) -> str:
+    return f"{line.extra_params:,}" if line.extra_params else ""
+
+
+def _runs(line: Line) -> str:
+    """`3`, or `2 of 3`; nothing for a row that kdrun cannot run."""
+    asked = line.entry.asked
+    if not asked:
+        return ""
+    return str(asked) if not line.missing else f"{line.finished} of {asked}"

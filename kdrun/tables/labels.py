@@ -1,0 +1,190 @@
+"""What things are called in a paper's table: rows, the whole table, what was run, and differences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from kdrun.spec.components import method_class
+from kdrun.spec.spec import Spec
+from kdrun.tables import Definition, Entry
+from kdrun.tables.compare import Line
+
+KINDS: Mapping[str, str] = {
+    "ce": "CE",
+    "lsr": "LSR",
+    "kd": "KD",
+    "re_kd": "Re-KD",
+    "de_kd": "De-KD",
+    "tfkd_self": "Tf-KD_self",
+    "tfkd_reg": "Tf-KD_reg",
+    "kd_uniform": "KD, uniform",
+    "kd_ensemble": "KD, ensemble",
+    "kd_topk": "KD-topk",
+    "kd_pt": "KD-pt",
+    "kd_sim": "KD-sim",
+    "kd_topk_equal": "KD-topk at KD's gradient share",
+    "kd_sim_equal": "KD-sim at KD's gradient share",
+    "kd_std": "KD, standardised logits",
+    "wd": "weight distillation",
+    "logit_matching": "logit matching",
+    "dkd": "DKD",
+    "dist": "DIST",
+    "fitnet": "FitNet",
+    "fsp": "FSP",
+    "at": "AT",
+    "rkd": "RKD",
+    "sp": "SP",
+    "weight_distillation": "weight distillation",
+    "dml": "DML",
+    "born_again": "born again",
+    "takd": "TAKD",
+    "crd": "CRD",
+    # Of a label-smoothed teacher
+    "kd_ls": "KD, smoothed teacher",
+    "kd_pt_ls": "KD-pt, smoothed teacher",
+    "kd_sim_ls": "KD-sim, smoothed teacher",
+    # Of the FSP paper, whose rows "short" are told by `_shortened`
+    "ce_short": "CE",
+    "ce_short_continued": "CE, continued",
+    "fitnet_short": "FitNet",
+    "fitnet3_short": "FitNet, three hints",
+    "fsp_short": "FSP",
+    "fsp_short_shuffled": "FSP, shuffled teachers",
+    # Of born-again networks
+    "ban1": "born again, generation 1",
+    "ban2": "born again, generation 2",
+    "ban3": "born again, generation 3",
+    "cwtm": "born again, CWTM",
+    "dkpp": "born again, DKPP",
+    "bane": "born again, ensemble of generations",
+    # Computed from runs
+    "ensemble": "ensemble",
+    "ensemble_geometric": "ensemble, geometric mean",
+    "bias": "bias corrected",
+    "bias_on_test": "bias corrected on test",
+    # Of Hinton, Vinyals and Dean's experiments
+    "no_3": "KD, no 3s",
+    "no_3_corrected": "KD, no 3s, bias corrected",
+    "no_3_corrected_on_test": "KD, no 3s, bias corrected on test",
+    "only_78": "KD, 7s and 8s only",
+    "only_78_corrected": "KD, 7s and 8s only, biases corrected",
+    "only_78_corrected_on_test": "KD, 7s and 8s only, biases corrected on test",
+    "ce_3": "CE, 3 % of the data",
+    "kd_3": "KD, 3 % of the data",
+    "kd_ensemble_geometric": "KD, ensemble, geometric mean",
+    "specialists": "with specialists",
+    "specialists_overlapping": "with overlapping specialists",
+    "specialists_soft": "with specialists, soft targets",
+}
+"""Kinds of rows in words; others are called as they are."""
+
+
+SETTINGS: Mapping[str, str] = {"_lr": "learning rate ", "_T": "T="}
+"""What the end of a kind means, for instance `kd_T20`."""
+
+
+def method_label(entry: Entry) -> str:
+    """What a row is called beside its student, for instance `De-KD ← resnet18 at epoch 1 of 200`."""
+    row = entry.row
+    if row.control is not None:
+        return f"control {row.control}: {_control(entry, row.control)}"
+    if row.kind == "ce" and row.baseline is None:
+        return "baseline"
+    taught = f" ← {entry.teacher}{_assisted(entry)}" if entry.teacher else ""
+    stopped = f" at {entry.stop}" if entry.stop else ""
+    (kind, at), *_ = [
+        (row.kind.partition(mark)[0], f" at {word}{row.kind.partition(mark)[2]}")
+        for mark, word in SETTINGS.items()
+        if mark in row.kind
+    ] or [(row.kind, "")]
+    return f"{KINDS.get(kind, kind)}{at}{_shortened(entry)}{taught}{stopped}"
+
+
+def _shortened(entry: Entry) -> str:
+    """What a row of the FSP paper's kind "short" has less of; at another scale it has the epochs of the others."""
+    if "_short" not in entry.row.kind:
+        return ""
+    as_published = not entry.specs or f"recipe.epochs={entry.specs[0].recipe.epochs}" in entry.row.recipe
+    return ", a third of the epochs" if as_published else ""
+
+
+def _assisted(entry: Entry) -> str:
+    """By whom the teacher of a row was taught, where the teacher is an assistant."""
+    assisted = any(method_class(spec.method).needs.assistant for spec in entry.specs)
+    return f" ← {entry.specs[0].teachers[0].teachers[0].student.name}" if assisted else ""
+
+
+def _control(entry: Entry, name: str) -> str:
+    """A control in words; Tf-KD_reg has label smoothing as its equal, so its `scaled` control is of another method."""
+    smoothed = any(spec.method.name == "LSR" for spec in entry.specs)
+    words = {
+        "no_kl": "KL removed",
+        "scaled": "LSR at the same weight" if smoothed else "CE at the whole weight",
+        "matched_lsr": "LSR, matched ε",
+        "untrained": f"{entry.teacher or entry.student} untrained",
+        "uniform": "uniform soft targets",
+    }
+    return words[name]
+
+
+def heading(definition: Definition, lines: Sequence[Line], *, published: bool) -> str:
+    """The table's title, on the paper's data or on those that were run, never on the one for the other."""
+    specs = specs_of(lines)
+    if published or not specs:
+        return definition.full_title if published else definition.title
+    datasets = listed(spec.dataset.name for spec in specs)
+    epochs = counted([spec.epochs_trained for spec in specs], "epoch")
+    scale = " (not the paper's scale)" if definition.has_published else ""
+    return f"{definition.title} on {datasets}, {epochs}{scale}"
+
+
+def scale_of(lines: Sequence[Line]) -> str:
+    """What was run, in a line: `digits, 50 % of the training images, 10 epochs, seeds 0 to 2, fp32, batch size 64`."""
+    specs = specs_of(lines)
+    if not specs:
+        return ""
+    fractions = {f"{100 * spec.dataset.train_fraction:g} %" for spec in specs}
+    devices = {device: None for line in lines for device in line.devices}
+    sizes = sorted({spec.recipe.batch_size for spec in specs})
+    generated = sorted({spec.dataset.num_train_examples for spec in specs if spec.dataset.example == "sequence"})
+    parts = [
+        listed(spec.dataset.name for spec in specs),
+        f"{listed(f'{size:,}' for size in generated)} training sequences" if generated else "",
+        "" if fractions == {"100 %"} else f"{listed(sorted(fractions))} of the training images",
+        counted([spec.epochs_trained for spec in specs], "epoch"),
+        _seeds(specs),
+        listed(spec.precision for spec in specs),
+        f"batch size{'s' if len(sizes) > 1 else ''} {listed(map(str, sizes))}",
+        f"on {listed(devices)}" if devices else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def specs_of(lines: Sequence[Line]) -> list[Spec]:
+    """Of the runs that are shown; where all rows are derived, of those that they are made of."""
+    runs = [spec for line in lines for spec in line.entry.specs]
+    return runs or [spec for line in lines for each in line.entry.derived for spec in each.specs]
+
+
+def has_published(line: Line) -> bool:
+    """Whether the paper prints a figure for the row."""
+    return line.entry.row.published.figure is not None or line.entry.row.published.gain is not None
+
+
+def counted(numbers: Sequence[int], noun: str) -> str:
+    """Each number once, with the noun: `1 epoch`, `5 and 10 epochs`."""
+    different = sorted(set(numbers))
+    return f"{listed(map(str, different))} {noun}{'' if different == [1] else 's'}"
+
+
+def listed(words: Iterable[str], last: str = "and") -> str:
+    """Each word once: `a, b and c`."""
+    *others, final = dict.fromkeys(words)
+    return f"{', '.join(others)} {last} {final}" if others else final
+
+
+def _seeds(specs: Sequence[Spec]) -> str:
+    seeds = sorted({spec.seed for spec in specs})
+    if len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1:
+        return f"seeds {seeds[0]} to {seeds[-1]}"
+    return f"seed{'s' * (len(seeds) > 1)} {listed(map(str, seeds))}"

@@ -1,0 +1,140 @@
+"""Pictures of a paper's table: learning curves, and a student against its teacher's accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdrun.analysis.aggregate import Group, Statistic
+from kdrun.analysis.plots import (
+    draw_curve,
+    figure,
+    finish_curves,
+    readable_range,
+    set_heading,
+    style,
+)
+from kdrun.escaping import legend_label
+from kdrun.tables.compare import Line, baseline_of
+from kdrun.tables.labels import method_label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LEGEND_INCHES = 0.2
+"""Height of a line of a panel's legend."""
+
+READABLE = 40.0
+"""Points of top-1 between the ends of the curves of a panel."""
+
+WITH_CURVES = ("kd", "lsr")
+"""Kinds that are drawn beside Tf-KD, where they are few."""
+
+
+def curves(path: Path, lines: Sequence[Line], *, title: str) -> None:
+    """Test top-1 after each epoch: a panel for each student of a Tf-KD row, its baseline beside it.
+
+    A row that lies far out does not stretch the axis; the legend says so.
+    """
+    panels = {student: groups for student, groups in _curves_by_student(lines) if groups}
+    if not panels:
+        path.unlink(missing_ok=True)
+        return
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    legends = rows * LEGEND_INCHES * max(len(groups) for groups in panels.values())
+    with figure(path, max(8, 0.6 + 4.4 * columns), 0.8 + 3.2 * rows + legends) as drawn:
+        grid = drawn.subplots(rows, columns, squeeze=False).flatten().tolist()
+        for axes, (student, groups) in zip(grid, panels.items(), strict=False):
+            style(axes)
+            _draw_curves(axes, groups)
+            axes.set_title(student, fontsize="medium")
+            axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.17))
+        for axes in grid[len(panels) :]:
+            axes.set_axis_off()
+        several = any(len(group.runs) > 1 for groups in panels.values() for group in groups)
+        spread = "mean ± deviation over seeds, " if several else ""
+        set_heading(drawn, f"{title}: {spread}last epoch in brackets")
+
+
+def _draw_curves(axes: Axes, groups: Sequence[Group]) -> None:
+    """The groups of a panel, the baseline first, on an axis for those that end near each other."""
+    curves = [list(group.curve("test", "top1").values()) for group in groups]
+    ends = {i: curve[-1].mean for i, curve in enumerate(curves) if curve}
+    values = list(ends.values())
+    least, most = readable_range(max(values), values, always=values[:1] if 0 in ends else (), span=READABLE)
+    finish_curves(axes, [groups[i] for i, end in ends.items() if least <= end <= most])
+    low, high = axes.get_ylim()
+    for i, end in ends.items():
+        beyond = ", below the axis" if end < low else ", above the axis" if end > high else ""
+        group = replace(groups[i], label=groups[i].label + beyond)
+        draw_curve(axes, group, "-", "0.45" if i == 0 else f"C{i - 1}")
+
+
+def _curves_by_student(lines: Sequence[Line]) -> Iterator[tuple[str, list[Group]]]:
+    """By student, the baseline first; in a table with Tf-KD nothing for a student without a finished run of it."""
+    rows = [line for line in lines if line.entry.row.control is None]
+    if not any(line.entry.row.kind.startswith("tfkd_") for line in rows):
+        for student in dict.fromkeys(line.student for line in rows):
+            runs = {method_label(line.entry): list(line.runs.values()) for line in rows if line.student == student}
+            yield student, [Group(label, runs=members) for label, members in runs.items() if members]
+        return
+    for student in dict.fromkeys(line.student for line in rows):
+        own = [line for line in rows if line.student == student]
+        teacher_free = [line for line in own if line.entry.row.kind.startswith("tfkd_")]
+        others = [line for line in own if line.entry.row.kind in WITH_CURVES]
+        baselines = [base for line in teacher_free if (base := baseline_of(line, lines)) is not None]
+        shown = [*baselines[:1], *teacher_free, *(others if len(others) <= 4 else [])]
+        groups = [Group(method_label(line.entry), runs=list(line.runs.values())) for line in shown]
+        drawable = any(line.runs for line in teacher_free)
+        yield student, groups if drawable else []
+
+
+def teacher_accuracy(path: Path, lines: Sequence[Line], *, title: str) -> None:
+    """A student's top-1 against its teacher's, both of the last epoch: a line for each teacher architecture."""
+    series: dict[tuple[str, str], list[tuple[Statistic, Statistic]]] = {}
+    baselines: dict[str, Statistic] = {}
+    for line in lines:
+        if line.entry.row.control is not None or line.last is None or line.teacher is None:
+            continue
+        student = line.student
+        teacher = line.entry.teacher or student
+        series.setdefault((student, teacher), []).append((line.teacher, line.last))
+        base = baseline_of(line, lines)
+        if base is not None and base.last is not None:
+            baselines[student] = base.last
+    if not series:
+        path.unlink(missing_ok=True)
+        return
+    with figure(path, 7, 4.6) as drawn:
+        axes = drawn.add_subplot()
+        style(axes)
+        _draw_series(axes, series)
+        _draw_baselines(axes, baselines)
+        axes.set(xlabel="teacher's test top-1 (%)", ylabel="student's test top-1 (%)")
+        set_heading(drawn, title)
+        drawn.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+
+
+def _draw_series(axes: Axes, series: Mapping[tuple[str, str], Sequence[tuple[Statistic, Statistic]]]) -> None:
+    for (student, teacher), points in series.items():
+        ordered = sorted(points, key=lambda point: point[0].mean)
+        axes.errorbar(
+            [taught_by.mean for taught_by, _ in ordered],
+            [own.mean for _, own in ordered],
+            xerr=[taught_by.deviation or 0 for taught_by, _ in ordered],
+            yerr=[own.deviation or 0 for _, own in ordered],
+            fmt="o-",
+            markersize=5,
+            capsize=2,
+            label=legend_label(f"{student} ← {teacher}"),
+        )
+
+
+def _draw_baselines(axes: Axes, baselines: Mapping[str, Statistic]) -> None:
+    for style_of_line, (student, top1) in zip(("--", ":", "-.") * len(baselines), baselines.items(), strict=False):
+        label = legend_label(f"{student} baseline ({top1.text(1)})")
+        axes.axhline(top1.mean, color="0.45", linestyle=style_of_line, label=label)

@@ -1,0 +1,314 @@
+"""A paper's table as a picture: every row as a dot, its top-1 (or its errors) and what it has over its baseline."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdrun.analysis.plots import figure, readable_range, set_heading, style
+from kdrun.escaping import legend_label
+from kdrun.tables.compare import Line
+from kdrun.tables.labels import method_label
+from kdrun.tables.measure import Measure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+HEIGHT, ROW_INCHES = 1.8, 0.28
+GAP = 0.7
+"""Between two students, in rows."""
+
+TALL = 30
+"""Beyond so many rows the figures of the axes stand above, too."""
+
+READABLE_ACCURACIES, READABLE_DIFFERENCES = 25.0, 20.0
+"""Points that an axis may span and still show half a point; that of the differences is shorter."""
+
+READABLE_ERRORS, READABLE_MORE = 3.0, 2.0
+"""Times the median that an axis of errors, and one of their differences, may span."""
+
+APART = 0.012
+"""Share of the axis beyond which a hollow circle is seen beside its dot."""
+
+OURS, CONTROL, PUBLISHED = "C0", "0.55", "C1"
+BASELINE, ROW, MINOR = range(3)
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A figure with its bar.
+
+    Attributes:
+        value: where it stands.
+        error: half the bar; None for a figure without.
+        place: of its row.
+        colour: ours, control or published.
+        weight: BASELINE is always inside the axis, MINOR (controls) gets what room is left.
+        marker: matplotlib's.
+        best: on test; None where it is not drawn.
+        departs: whether it is published for another setting.
+    """
+
+    value: float
+    error: float | None
+    place: float
+    colour: str
+    weight: int
+    marker: str = "o"
+    best: float | None = None
+    departs: bool = False
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of all that is drawn of it."""
+        error, best = self.error or 0.0, self.value if self.best is None else self.best
+        return min(self.value - error, best), max(self.value + error, best)
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """Marks on one pair of axes, and where these begin and end."""
+
+    marks: Sequence[_Mark]
+    low: float
+    high: float
+
+    @property
+    def beyond(self) -> list[_Mark]:
+        return [mark for mark in self.marks if not self.low <= mark.value <= self.high]
+
+
+def dots(
+    path: Path, lines: Sequence[Line], measure: Measure, *, published: bool, published_runs: int | None, title: str
+) -> None:
+    """A line for each row that has a number, by student: its figure on the left, its Δ on the right; controls grey.
+
+    Ours with bars of one deviation on the left and of one standard error on the right. What would stretch an axis
+    beyond reading is an arrow at its edge, with the number.
+
+    Args:
+        path: of the PNG; a picture of nothing is not there afterwards.
+        lines: the rows.
+        measure: of the figures.
+        published: whether the paper's figures are shown.
+        published_runs: how many runs are behind a published figure; None where the paper does not say.
+        title: of the picture.
+    """
+    lines = [line for line in lines if line.last is not None or (published and _is_published(line))]
+    if not lines:
+        path.unlink(missing_ok=True)
+        return
+    places = places_of(lines)
+    panels = _panels(lines, places, measure, published=published)
+    with figure(path, 9.5, HEIGHT + ROW_INCHES * (max(places) + 1)) as drawn:
+        ratios = (3, 2)[: len(panels)]
+        left, *right = drawn.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=ratios)[0]
+        for axes, panel, bins in zip((left, *right), panels, (6, 5), strict=False):
+            _draw(axes, panel, bins, tall=len(lines) > TALL)
+        left.set_xlabel(measure.unit)
+        for axes in right:
+            axes.axvline(0, color="0.3", linewidth=1, zorder=1)
+            axes.set_xlabel(f"Δ to the baseline ({measure.difference_unit})")
+        name_rows(left, lines, places)
+        set_heading(drawn, title)
+        drawn.set_layout_engine("constrained", wspace=0.04)
+        drawn.legend(
+            handles=list(_legend(panels, published_runs)),
+            loc="outside lower center",
+            ncols=3,
+            frameon=False,
+            fontsize="small",
+        )
+
+
+def _panels(lines: Sequence[Line], places: Sequence[float], measure: Measure, *, published: bool) -> list[_Panel]:
+    """The figures, and their differences where there are any."""
+    figures = list(_figures(lines, places, published=published))
+    differences = list(_differences(lines, places, published=published))
+    if measure.fewer:
+        median = statistics.median(mark.value for mark in figures)
+        spans, margin = (READABLE_ERRORS * median, READABLE_MORE * median), 0.02 * median
+        start = min(mark.value for mark in figures)
+    else:
+        spans, start, margin = (READABLE_ACCURACIES, READABLE_DIFFERENCES), max(mark.value for mark in figures), 0.5
+    left = _panel(figures, start, spans[0], margin)
+    return [left, *([_panel(differences, 0.0, spans[1], margin, always=(0.0,))] * bool(differences))]
+
+
+def _figures(lines: Sequence[Line], places: Sequence[float], *, published: bool) -> Iterator[_Mark]:
+    for line, place in zip(lines, places, strict=True):
+        printed = line.entry.row.published
+        if published and printed.figure is not None:
+            departs = bool(line.entry.row.departs)
+            yield _published(printed.figure, printed.std, place, line, dodges=line.last is not None, departs=departs)
+        if line.last is not None:
+            best = None if line.best is None else line.best.mean
+            yield _Mark(line.last.mean, line.last.deviation, place, _colour(line), _weight(line), best=best)
+
+
+def _differences(lines: Sequence[Line], places: Sequence[float], *, published: bool) -> Iterator[_Mark]:
+    for line, place in zip(lines, places, strict=True):
+        found = line.difference_last
+        if published and line.difference_published is not None:
+            departs = line.difference_departs
+            yield _published(line.difference_published, None, place, line, dodges=found is not None, departs=departs)
+        if found is not None:
+            yield _Mark(found.mean, found.standard_error, place, _colour(line), _weight(line))
+
+
+def _published(value: float, error: float | None, place: float, line: Line, *, dodges: bool, departs: bool) -> _Mark:
+    """A published figure: a little below ours where there is one, so that both are seen where they agree."""
+    return _Mark(value, error, place + 0.16 * dodges, PUBLISHED, _weight(line), "D", departs=departs)
+
+
+def _panel(marks: Sequence[_Mark], start: float, span: float, margin: float, always: Sequence[float] = ()) -> _Panel:
+    """An axis for these marks: of those that are within, it holds the whole bars.
+
+    Args:
+        marks: at least one.
+        start: a value that is not far out; the best one is never of a failed run.
+        span: how much the axis may always span.
+        margin: left free at both ends, at least.
+        always: what the axis must show.
+    """
+    values = {weight: [mark.value for mark in marks if mark.weight == weight] for weight in (ROW, MINOR)}
+    shown = [*always, *(x for mark in marks if mark.weight == BASELINE for x in mark.ends)]
+    low, high = readable_range(start, values[ROW], always=shown, minor=values[MINOR], span=span)
+    while True:
+        free = margin + 0.05 * (high - low)
+        panel = _Panel(marks, low - free, high + free)
+        ends = [end for mark in marks if mark not in panel.beyond for end in mark.ends]
+        wider = min([low, *ends]), max([high, *ends])
+        if wider == (low, high):
+            return panel
+        low, high = wider
+
+
+def _draw(axes: Axes, panel: _Panel, bins: int, *, tall: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    style(axes)
+    axes.set_xlim(panel.low, panel.high)
+    axes.xaxis.set_major_locator(MaxNLocator(bins, steps=[1, 2, 5, 10]))
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", top=tall, labeltop=tall)
+    for mark in panel.marks:
+        if mark.best is not None:
+            axes.plot(mark.best, mark.place, "o", markersize=4, markerfacecolor="white", color=mark.colour, zorder=3)
+        if mark in panel.beyond:
+            _arrow(axes, mark, below=mark.value < panel.low)
+        else:
+            axes.errorbar(
+                *(mark.value, mark.place, None, mark.error),
+                fmt=mark.marker,
+                color=mark.colour,
+                markerfacecolor="white" if mark.departs else mark.colour,
+                markersize=4.7,
+                capsize=2,
+                zorder=4,
+            )
+
+
+def _arrow(axes: Axes, mark: _Mark, *, below: bool) -> None:
+    """At the edge that a figure lies beyond, with the number."""
+    edge = axes.get_xlim()[0 if below else 1]
+    axes.plot(edge, mark.place, "<" if below else ">", color=mark.colour, markersize=6, clip_on=False, zorder=4)
+    axes.annotate(
+        f"{mark.value:.1f}",
+        (edge, mark.place),
+        xytext=(7 if below else -7, 0),
+        textcoords="offset points",
+        ha="left" if below else "right",
+        va="center",
+        color=mark.colour,
+        fontsize="x-small",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+    )
+
+
+def name_of(line: Line) -> str:
+    """What a row is called beside its dot."""
+    return f"{line.student}  {method_label(line.entry)}"
+
+
+def name_rows(axes: Axes, lines: Sequence[Line], places: Sequence[float]) -> None:
+    """The rows' names at their places, from top to bottom; those of controls grey."""
+    axes.set_yticks(places, [name_of(line) for line in lines])
+    axes.set_ylim(max(places) + 0.6, -0.6)
+    axes.tick_params(axis="y", labelsize="small", pad=6)
+    for label, line in zip(axes.get_yticklabels(), lines, strict=True):
+        label.set_color("0.4" if line.entry.row.control else "0")
+
+
+def _legend(panels: Sequence[_Panel], published_runs: int | None) -> Iterator[Line2D]:
+    """What is to be seen in the picture, and nothing else."""
+    left = panels[0]
+    ours = [mark for mark in left.marks if mark.marker == "o"]
+    if any(mark.colour == OURS for mark in ours):
+        yield handle("o", OURS, f"ours, last epoch{_bars(panels)}")
+    if any(_stands_apart(mark, left) for mark in ours):
+        yield handle("o", OURS, "best on test", face="white")
+    if any(mark.colour == CONTROL for mark in ours):
+        yield handle("o", CONTROL, "control")
+    for departs, words in ((False, "published"), (True, "published for another setting")):
+        printed = [mark for panel in panels for mark in panel.marks if mark.marker == "D" and mark.departs == departs]
+        runs = "" if published_runs is None else f" over {published_runs} runs"
+        drawn = any(mark.error is not None for mark in printed if mark not in left.beyond)
+        if printed:
+            words += f" (± deviation{runs})" if drawn else ""
+            yield handle("D", PUBLISHED, words, face="white" if departs else None)
+    beyond = [mark for panel in panels for mark in panel.beyond]
+    if beyond:
+        below = any(mark.value < panel.low for panel in panels for mark in panel.beyond)
+        yield handle("<" if below else ">", "0.3", "beyond the axis: the number says where")
+
+
+def _bars(panels: Sequence[_Panel]) -> str:
+    """What the bars of ours are, on each side that has some."""
+    has = [any(mark.error is not None for mark in panel.marks if mark.marker == "o") for panel in panels]
+    words = ("left ± deviation", "right ± standard error")
+    said = ", ".join(word for word, there in zip(words, has, strict=False) if there)
+    if len(panels) == 1:
+        said = said.removeprefix("left ")
+    return f" ({said})" if said else ""
+
+
+def _stands_apart(mark: _Mark, panel: _Panel) -> bool:
+    """Whether the hollow circle of the best epoch is seen beside the dot."""
+    if mark.best is None or not panel.low <= mark.best <= panel.high:
+        return False
+    return mark in panel.beyond or abs(mark.best - mark.value) > APART * (panel.high - panel.low)
+
+
+def handle(marker: str, colour: str, label: str, face: str | None = None) -> Line2D:
+    """An entry of a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D(
+        [], [], marker=marker, linestyle="", color=colour, markerfacecolor=face or colour, label=legend_label(label)
+    )
+
+
+def _is_published(line: Line) -> bool:
+    return line.entry.row.published.figure is not None or line.difference_published is not None
+
+
+def _colour(line: Line) -> str:
+    return CONTROL if line.entry.row.control else OURS
+
+
+def _weight(line: Line) -> int:
+    if line.entry.row.control:
+        return MINOR
+    return BASELINE if line.entry.row.baseline is None else ROW
+
+
+def places_of(lines: list[Line]) -> list[float]:
+    """Sorts the lines by student, in place, and says where each one stands: a gap between two students."""
+    students = list(dict.fromkeys(line.student for line in lines))
+    lines.sort(key=lambda line: students.index(line.student))
+    return [i + GAP * students.index(line.student) for i, line in enumerate(lines)]

@@ -1,0 +1,276 @@
+"""Where the networks of a table end, and on which way: pictures of how alike they are (Abnar et al. 2020)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdrun.analysis.plots import figure, set_heading
+from kdrun.escaping import csv_text
+from kdrun.experiment.derived import Derived, Paths
+from kdrun.files import write_atomically
+from kdrun.tables import Waypoints
+from kdrun.tables.compare import Line
+from kdrun.tables.render.looks import Look, looks
+from kdrun.tables.waypoints import ends, followed, ways
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FILES = ("ends.png", "paths.png", "similarity.csv")
+
+HEADER = ("row_a", "seed_a", "epoch_a", "row_b", "seed_b", "epoch_b", "similarity", "cka")
+
+PANEL, PLANE, PANEL_TITLE, LEGEND_LINE, AROUND = 4.0, 6.5, 0.25, 0.2, 0.8
+"""Inches: the width of a panel of paths, and of the plane of ends."""
+
+PANEL_RATIO = 0.85
+"""Height of a panel of paths to its width."""
+
+CLEAR = 0.035
+"""Of the width of a plane: an epoch that is nearer to a neighbour's is not written out."""
+
+MARGIN = 0.07
+"""Of the plane, around its points."""
+
+OTHERS = "0.8"
+"""Grey of the paths of other students."""
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network: the row and the seed of its run, its epoch, the run_id, and where it is drawn."""
+
+    row: int
+    seed: int
+    epoch: int
+    run_id: str
+    place: Point
+
+
+@dataclass(frozen=True)
+class Plane:
+    """What was computed of networks.
+
+    Attributes:
+        networks: row by row, seed by seed, epoch by epoch.
+        similarity: between each two.
+        cka: likewise.
+        kept: the share of the variance that the plane keeps.
+    """
+
+    networks: Sequence[Network]
+    similarity: Sequence[Sequence[float]]
+    cka: Sequence[Sequence[float]]
+    kept: float
+
+    def of_row(self, row: int) -> list[Network]:
+        return [network for network in self.networks if network.row == row]
+
+
+def paths(
+    directory: Path,
+    lines: Sequence[Line],
+    waypoints: Waypoints,
+    kept: Callable[[Derived], Mapping[str, Any] | None],
+    *,
+    title: str,
+) -> None:
+    """Writes `ends.png`, `paths.png` and `similarity.csv`; what was not computed is not there afterwards.
+
+    In both pictures networks lie near each other whose penultimate layers relate the test images alike: 1 - similarity
+    as distance, by classical MDS, on axes without a meaning. The paper has a plane for each path; here all share one,
+    which says how they lie to one another and shows each of them less faithfully.
+
+    Args:
+        directory: of the table.
+        lines: its rows.
+        waypoints: which of them are drawn.
+        kept: what was computed of finished runs, or None.
+        title: of the pictures.
+    """
+    for name in FILES:
+        (directory / name).unlink(missing_ok=True)
+    drawn = [line for line in lines if line.entry in followed([line.entry], waypoints)]
+    entries = [line.entry for line in drawn]
+    of_rows = [(row, spec.seed) for row, entry in enumerate(entries) for spec in entry.specs]
+    of_first = [(row, entry.specs[0].seed) for row, entry in enumerate(entries)]
+    at_end = _plane(ends(entries, waypoints), of_rows, kept)
+    on_way = _plane(ways(entries, waypoints), of_first, kept)
+    if at_end is not None:
+        _draw_ends(directory / "ends.png", at_end, looks(drawn), title)
+    if on_way is not None:
+        _draw_paths(directory / "paths.png", on_way, drawn, title)
+    if found := [plane for plane in (at_end, on_way) if plane is not None]:
+        write_atomically(directory / "similarity.csv", csv_text([HEADER, *_pairs(found, drawn)]))
+
+
+def _plane(
+    asked: Paths | None, runs: Sequence[tuple[int, int]], kept: Callable[[Derived], Mapping[str, Any] | None]
+) -> Plane | None:
+    """What is kept, with the row and seed of each of its runs; None where there is nothing."""
+    record = None if asked is None else kept(asked)
+    if record is None:
+        return None
+    networks = []
+    for each, (x, y) in zip(record["networks"], record["coordinates"], strict=True):
+        row, seed = runs[each["run"]]
+        networks.append(Network(row, seed, each["epoch"], each["run_id"], (x, y)))
+    return Plane(networks, record["similarity"], record["cka"], record["kept"])
+
+
+def _pairs(planes: Sequence[Plane], lines: Sequence[Line]) -> Iterator[tuple[str | int | float, ...]]:
+    """Each two networks once, the ends before the ways."""
+    told: set[tuple[str, str]] = set()
+
+    def named(network: Network) -> tuple[str, int, int]:
+        return lines[network.row].entry.row.name, network.seed, network.epoch
+
+    for plane in planes:
+        for i, a in enumerate(plane.networks):
+            for j, b in enumerate(plane.networks[:i]):
+                if (b.run_id, a.run_id) not in told:
+                    told.add((b.run_id, a.run_id))
+                    yield (*named(b), *named(a), plane.similarity[j][i], plane.cka[j][i])
+
+
+def _draw_ends(path: Path, plane: Plane, seen: Sequence[Look], title: str) -> None:
+    """Each network as a marker, tied to the middle of its row's."""
+    places = [network.place for network in plane.networks]
+    ratio = _ratio(places)
+    with figure(path, AROUND + PLANE, AROUND + ratio * PLANE + _legend_height(seen, 2)) as drawn:
+        axes = drawn.add_subplot()
+        _show(axes, places, ratio)
+        for row, look in enumerate(seen):
+            own = [network.place for network in plane.of_row(row)]
+            middle = tuple(sum(values) / len(own) for values in zip(*own, strict=True))
+            for x, y in own:
+                axes.plot([x, middle[0]], [y, middle[1]], "-", color=look.colour, linewidth=0.7, alpha=0.5, zorder=2)
+                axes.plot(x, y, look.marker, color=look.colour, markersize=7.5, markeredgecolor="white", zorder=3)
+        set_heading(drawn, f"{title}: where the runs of all seeds end, {_of_variance(plane)}")
+        handles = [look.handle() for look in seen]
+        for handle in handles:
+            handle.set_linestyle("")
+        drawn.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+
+
+def _draw_paths(path: Path, plane: Plane, lines: Sequence[Line], title: str) -> None:
+    """All paths, and beside them those of each student from their second network on, enlarged: a start lies far off."""
+    students = list(dict.fromkeys(line.student for line in lines))
+    ways = [(plane.of_row(row), look) for row, look in enumerate(looks(lines))]
+    columns = min(3, 1 + len(students))
+    rows, legend_columns = math.ceil((1 + len(students)) / columns), columns
+    height = AROUND + (PANEL_RATIO * PANEL + PANEL_TITLE) * rows + _legend_height(ways, legend_columns)
+    with figure(path, AROUND / 2 + PANEL * columns, height) as drawn:
+        whole, *panels = drawn.subplots(rows, columns, squeeze=False).flatten().tolist()
+        _show(whole, [network.place for network in plane.networks], PANEL_RATIO)
+        whole.set_title("all", fontsize="medium")
+        for networks, look in ways:
+            _draw_way(whole, networks, look, size=0.8)
+        for axes, student in zip(panels, students, strict=False):
+            own = [way for way, line in zip(ways, lines, strict=True) if line.student == student]
+            _show(axes, [network.place for networks, _ in own for network in networks[1:] or networks], PANEL_RATIO)
+            axes.set_title(f"{student}, enlarged", fontsize="medium")
+            for networks, look in ways:
+                _draw_way(axes, networks, look, colour=None if (networks, look) in own else OTHERS)
+            _write_epochs(axes, own)
+            _frame(whole, axes)
+        for axes in panels[len(students) :]:
+            axes.set_axis_off()
+        what = f"the paths of seed {plane.networks[0].seed} from the start (ring) to the end (large) with their epochs"
+        set_heading(drawn, f"{title}: {what}; one plane for all, {_of_variance(plane)}")
+        drawn.legend(
+            handles=[look.handle() for _, look in ways],
+            loc="outside lower center",
+            ncols=legend_columns,
+            frameon=False,
+            fontsize="small",
+            handlelength=3.5,
+        )
+
+
+def _draw_way(
+    axes: Axes, networks: Sequence[Network], look: Look, *, size: float = 1.0, colour: str | None = None
+) -> None:
+    """One path; with a `colour` it is one of the background."""
+    level = 2 if colour is None else 1
+    colour = colour or look.colour
+    places = [network.place for network in networks]
+    axes.plot(*zip(*places, strict=True), look.line, color=colour, linewidth=1.3 * size, zorder=level)
+    for place in places[1:-1]:
+        axes.plot(*place, look.marker, color=colour, markersize=3.5 * size, zorder=level + 0.1)
+    if len(places) > 1:
+        ring: dict[str, Any] = {"markerfacecolor": "white", "markersize": 8 * size, "markeredgewidth": 1.4 * size}
+        axes.plot(*places[0], "o", color=colour, zorder=level + 0.2, **ring)
+    axes.plot(*places[-1], look.marker, color=colour, markersize=8 * size, markeredgecolor="white", zorder=level + 0.3)
+
+
+def _write_epochs(axes: Axes, ways: Sequence[tuple[Sequence[Network], Look]]) -> None:
+    """The epochs beside the points that are seen, the ends first; where another one leaves no room there is none."""
+    from matplotlib.patheffects import withStroke
+
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    taken: list[Point] = []
+    ordered = [(networks[-1], look) for networks, look in ways]
+    ordered += [(network, look) for networks, look in ways for network in networks[:-1]]
+    for network, look in ordered:
+        x, y = network.place
+        if not (left < x < right and low < y < high):
+            continue
+        if all(math.dist(network.place, other) >= CLEAR * (right - left) for other in taken):
+            taken.append(network.place)
+            axes.annotate(
+                str(network.epoch),
+                network.place,
+                xytext=(4, 4),
+                textcoords="offset points",
+                color=look.colour,
+                fontsize="small",
+                path_effects=[withStroke(linewidth=2, foreground="white")],
+                zorder=5,
+            )
+
+
+def _frame(whole: Axes, part: Axes) -> None:
+    """Says in the whole plane which part of it others show."""
+    from matplotlib.patches import Rectangle
+
+    (left, right), (low, high) = part.get_xlim(), part.get_ylim()
+    frame = Rectangle((left, low), right - left, high - low, fill=False, edgecolor="0.7", linewidth=0.8, zorder=0.5)
+    whole.add_patch(frame)
+
+
+def _ratio(places: Sequence[Point]) -> float:
+    """Height of a picture of these points to its width, from 0.4 to 1."""
+    width, height = (max(values) - min(values) for values in zip(*places, strict=True))
+    return min(1.0, max(0.4, height / width if width else 1.0))
+
+
+def _show(axes: Axes, places: Sequence[Point], ratio: float) -> None:
+    """Axes around these points, as long one way as the other, without figures: they have no meaning.
+
+    Args:
+        axes: empty ones.
+        places: at least one.
+        ratio: height to width.
+    """
+    xs, ys = zip(*places, strict=True)
+    width = max(max(xs) - min(xs), (max(ys) - min(ys)) / ratio) or 1.0
+    half = width * (0.5 + MARGIN)
+    x, y = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
+    axes.set(xlim=(x - half, x + half), ylim=(y - ratio * half, y + ratio * half), xticks=[], yticks=[])
+    axes.set_box_aspect(ratio)
+    axes.spines[:].set_color("0.8")
+
+
+def _of_variance(plane: Plane) -> str:
+    return f"{100 * plane.kept:.0f} % of the variance"
+
+
+def _legend_height(rows: Sequence[object], columns: int) -> float:
+    return LEGEND_LINE * math.ceil(len(rows) / columns)

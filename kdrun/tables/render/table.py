@@ -1,0 +1,118 @@
+"""A paper's table beside our runs: `table.md`, `table.csv`, `table.tex` and the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdrun.analysis.tables import aligned
+from kdrun.escaping import markdown, markdown_code
+from kdrun.experiment.derived import Derived
+from kdrun.files import write_atomically
+from kdrun.spec.spec import Spec
+from kdrun.store.run import Run
+from kdrun.tables import Definition, Entry
+from kdrun.tables.compare import Archive, compare
+from kdrun.tables.content import Cells, Content, content
+from kdrun.tables.differences import contrasts
+from kdrun.tables.labels import has_published
+from kdrun.tables.measure import MEASURES
+from kdrun.tables.render.buckets import buckets
+from kdrun.tables.render.cover import cover
+from kdrun.tables.render.csv_files import differences_csv, paper_csv
+from kdrun.tables.render.curves import curves, teacher_accuracy
+from kdrun.tables.render.differences_plot import draw_differences
+from kdrun.tables.render.dots import dots
+from kdrun.tables.render.evaluations import evaluations
+from kdrun.tables.render.heatmap import heatmap
+from kdrun.tables.render.latex import latex_table
+from kdrun.tables.render.paths import paths
+
+
+def render(
+    directory: Path,
+    definition: Definition,
+    entries: Sequence[Entry],
+    find: Callable[[Spec], Run | None],
+    *,
+    published: bool,
+    command: str,
+    elsewhere: Path | None = None,
+    kept: Callable[[Derived], Mapping[str, Any] | None] = lambda _: None,
+) -> str:
+    """Writes `table.md`, `table.csv`, `table.tex`, `table.png` and the table's figures; returns the Markdown.
+
+    Where rows have controls, or rows to be compared `against`, or evaluations: `differences.csv` and `.png`, too.
+
+    A picture of which there is nothing to draw is not there afterwards.
+
+    Args:
+        directory: where they are written.
+        definition: the table.
+        entries: its rows in order, each followed by its controls.
+        find: the finished run of a spec, or None.
+        published: whether the runs are of the paper's scale, so that its figures stand beside them; else they are
+            left out everywhere, and so are rows that have nothing else.
+        command: that made the table, as typed.
+        elsewhere: where published results of runs lie; the table says how many of its runs come from there.
+        kept: what was computed of finished runs, or None.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    measure = MEASURES[definition.measure]
+    compared = compare(entries, Archive(find, kept, definition.columns, measure, definition.evaluations))
+    lines = [line for line in compared if line.entry.asked or (published and has_published(line))]
+    differences = contrasts(lines)
+    table = content(definition, lines, differences, published=published, elsewhere=elsewhere)
+    text = _page(table, command=command)
+    write_atomically(directory / "table.md", text)
+    write_atomically(directory / "table.csv", paper_csv(definition, lines, published=published, elsewhere=elsewhere))
+    write_atomically(directory / "table.tex", latex_table(table))
+    if differences:
+        write_atomically(directory / "differences.csv", differences_csv(differences))
+    else:
+        (directory / "differences.csv").unlink(missing_ok=True)
+    draw_differences(directory / "differences.png", differences, measure, title=table.heading)
+    dots(
+        directory / "table.png",
+        lines,
+        measure,
+        published=published,
+        published_runs=definition.runs,
+        title=table.heading,
+    )
+    if "curves" in definition.figures:
+        curves(directory / "curves.png", lines, title=table.heading)
+    if "teacher_accuracy" in definition.figures:
+        teacher_accuracy(directory / "teacher_accuracy.png", lines, title=table.heading)
+    if "heatmap" in definition.figures:
+        heatmap(directory / "heatmap.png", lines, definition.grid, measure, title=table.heading)
+    if "cover" in definition.figures:
+        cover(directory, lines, kept, title=table.heading)
+    if "evaluations" in definition.figures:
+        path, names = directory / "evaluations.png", definition.evaluations
+        evaluations(path, lines, names, published=published, title=table.heading)
+    if "buckets" in definition.figures:
+        buckets(directory, lines, definition.evaluations, kept, title=table.heading)
+    if "paths" in definition.figures:
+        paths(directory, lines, definition.paths, kept, title=table.heading)
+    return text
+
+
+def _page(table: Content, *, command: str) -> str:
+    """The table with its caption, its notes and the command."""
+    sentences = [f"- {markdown(sentence)}" for sentence in table.sentences]
+    parts = [
+        f"# {markdown(table.heading)}",
+        *([f"{markdown(table.source)}."] * bool(table.source)),
+        "\n".join(sentences),
+        _grid(table.main),
+        *(["\n".join(f"{markdown(note)}  " for note in table.notes)] * bool(table.notes)),
+        *(["## Differences", _grid(table.differences)] if table.differences else []),
+        markdown_code(command),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _grid(cells: Cells) -> str:
+    return aligned(cells.header, cells.rows, left=cells.words).rstrip("\n")
