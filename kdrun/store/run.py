@@ -26,6 +26,7 @@ import torch
 
 from kdrun.files import (
     DamagedError,
+    naming,
     open_regular,
     parse_json,
     read_record,
@@ -224,7 +225,7 @@ class Run:
         path = self.directory / ".lock"
         if not path.exists():
             return False
-        with open_regular(path) as file:
+        with open_regular(path) as file, naming(path):
             locked = try_lock(file.fileno(), shared=True)
         if locked is not None:
             return not locked
@@ -245,7 +246,7 @@ class Run:
                 raise
             return True
         try:
-            if try_lock(descriptor) is False:
+            if self._try_lock(descriptor) is False:
                 return False
             # Renamed first, so that a command which starts the same run meanwhile makes a new directory.
             removed = Path(tempfile.mkdtemp(prefix=REMOVED, dir=self.directory.parents[2]))
@@ -324,6 +325,10 @@ class Run:
         finally:
             os.close(descriptor)
 
+    def _try_lock(self, descriptor: int) -> bool | None:
+        with naming(self.directory / ".lock"):
+            return try_lock(descriptor)
+
     def _locked(self, waiting: Any) -> int:
         """Waits for the lock; returns its open file. One that `kdrun rm` removed meanwhile is made again."""
         reported = 0.0
@@ -336,7 +341,7 @@ class Run:
                     raise
                 continue  # it was removed again
             try:
-                while (locked := try_lock(descriptor)) is False:
+                while (locked := self._try_lock(descriptor)) is False:
                     if time.monotonic() - reported > 30 or not reported:
                         waiting(self.status())
                         reported = time.monotonic()
