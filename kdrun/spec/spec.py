@@ -19,7 +19,8 @@ OPTIMIZERS = ("sgd", "adam")
 SEMANTICS = 2
 """Raised when a default, or the meaning of a field, changes: results of different semantics are different runs.
 
-2: tfkd_reg is the released form by default, with a multiplier of K.
+2: tfkd_reg is the released form by default, with a multiplier of K; the joint output of specialists, the defaults of
+dist, and the default taps of at, sp, fsp and fitnet are others.
 """
 
 
