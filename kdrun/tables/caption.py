@@ -12,8 +12,8 @@ from kdrun.spec.components import all_options
 from kdrun.spec.spec import Spec
 from kdrun.tables import Definition, Row
 from kdrun.tables.compare import Line, baseline_of
+from kdrun.tables.contrasts import Contrast
 from kdrun.tables.controls import divided_by_classes, objective
-from kdrun.tables.differences import Contrast
 from kdrun.tables.labels import counted, has_published, listed, scale_of
 from kdrun.tables.noise import pairing, what_differences_are, what_it_can_show
 

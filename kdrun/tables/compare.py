@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kdrun.analysis.aggregate import Statistic
+from kdrun.analysis.differences import Difference, difference
 from kdrun.experiment.derived import Derived
 from kdrun.spec.components import all_options
 from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
 from kdrun.tables import Entry, Row
-from kdrun.tables.differences import BEST, LAST, Difference, difference
 from kdrun.tables.measure import TOP1, Measure
+
+LAST, BEST = "ours, last epoch", "best on test"
+"""Columns that every row with runs has."""
 
 
 @dataclass(frozen=True)

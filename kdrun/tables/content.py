@@ -10,9 +10,9 @@ from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.evaluations import digits_of
 from kdrun.tables import Definition, Entry
 from kdrun.tables.caption import caption, footnotes, notes_of
-from kdrun.tables.compare import Line, errors_column
+from kdrun.tables.compare import BEST, LAST, Line, errors_column
+from kdrun.tables.contrasts import Contrast, columns_of
 from kdrun.tables.controls import objective
-from kdrun.tables.differences import BEST, LAST, Contrast, columns_of
 from kdrun.tables.labels import heading, method_label
 from kdrun.tables.measure import MEASURES, Measure, signed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kdrun.analysis.aggregate import Statistic
-from kdrun.tables.differences import Difference
+from kdrun.analysis.differences import Difference
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 
+from kdrun.analysis.differences import Difference
 from kdrun.tables import Definition
 from kdrun.tables.compare import Line
-from kdrun.tables.differences import Contrast, Difference
+from kdrun.tables.contrasts import Contrast
 from kdrun.tables.labels import listed
 from kdrun.tables.measure import MEASURES
 

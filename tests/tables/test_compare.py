@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from kdrun.analysis.aggregate import Statistic
+from kdrun.analysis.differences import Difference
 from kdrun.store.run import Run
 from kdrun.tables import Entry, Row
 from kdrun.tables.compare import Archive, baseline_of, compare
-from kdrun.tables.differences import Difference
 
 
 @pytest.fixture

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.analysis.aggregate import Statistic
+from kdrun.analysis.differences import Difference
 from kdrun.escaping import csv_text
 from kdrun.tables import Definition
 from kdrun.tables.caption import published_runs
 from kdrun.tables.compare import Line
 from kdrun.tables.content import objective_of
-from kdrun.tables.differences import Contrast, Difference
+from kdrun.tables.contrasts import Contrast
 
 
 def paper_csv(definition: Definition, lines: Sequence[Line], *, published: bool, elsewhere: Path | None) -> str:

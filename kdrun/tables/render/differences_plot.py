@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdrun.analysis.differences import Difference
 from kdrun.analysis.evaluations import SHARES
 from kdrun.analysis.plots import figure, set_heading, style
-from kdrun.tables.differences import BEST, LAST, Contrast, Difference, columns_of
+from kdrun.tables.compare import BEST, LAST
+from kdrun.tables.contrasts import Contrast, columns_of
 from kdrun.tables.labels import method_label
 from kdrun.tables.measure import Measure
 from kdrun.tables.render.dots import CONTROL, OURS, handle

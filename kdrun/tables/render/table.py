@@ -15,7 +15,7 @@ from kdrun.store.run import Run
 from kdrun.tables import Definition, Entry
 from kdrun.tables.compare import Archive, compare
 from kdrun.tables.content import Cells, Content, content
-from kdrun.tables.differences import contrasts
+from kdrun.tables.contrasts import contrasts
 from kdrun.tables.labels import has_published
 from kdrun.tables.measure import MEASURES
 from kdrun.tables.render.buckets import buckets

@@ -1,21 +1,13 @@
-"""Differences between rows of a table: paired by seed where both rows have the same seeds, else of two means."""
+"""Differences of two sets of numbers with their standard errors: paired by seed, or of two means."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
 from kdrun.analysis.aggregate import Statistic
-from kdrun.tables.controls import CONTROLS
-
-if TYPE_CHECKING:
-    from kdrun.tables.compare import Line
-
-LAST, BEST = "ours, last epoch", "best on test"
-"""Columns that every row with runs has."""
 
 
 @dataclass(frozen=True)
@@ -82,62 +74,3 @@ def unpaired(values: Sequence[float], others: Sequence[float]) -> Difference | N
 def difference(values: Mapping[int, float], others: Mapping[int, float], *, same_seeds: bool) -> Difference | None:
     """Of two rows whose numbers stand by position of the seed."""
     return paired(values, others) if same_seeds else unpaired([*values.values()], [*others.values()])
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """A row less another one.
-
-    Attributes:
-        line: the row.
-        other: the line of the other row.
-        name: of the other row, which may be shown under the name of another row of the same runs.
-        kind: what the other row is to this one.
-        differences: by column, those that both rows have.
-    """
-
-    line: Line
-    other: Line
-    name: str
-    kind: Literal["baseline", "control", "row"]
-    differences: Mapping[str, Difference]
-
-
-def contrasts(lines: Sequence[Line]) -> list[Contrast]:
-    """Each row less its controls and the rows it is set `against`, in order.
-
-    Where rows have more figures than those of the last and the best epoch, less its baseline too: the main table has
-    no column for these differences.
-    """
-    place = {name: line for line in lines for name in (line.entry.row.name, *line.entry.same_as)}
-    found = []
-    for line in lines:
-        for kind, name in _others(line):
-            other = place.get(name)
-            if other is None or other is line:
-                continue
-            differences = {
-                column: each
-                for column, values in line.values.items()
-                if column in other.values
-                and (each := difference(values, other.values[column], same_seeds=line.entry.seeds == other.entry.seeds))
-            }
-            if differences.keys() - ({LAST, BEST} if kind == "baseline" else set()):
-                found.append(Contrast(line, other, name, kind, differences))
-    return found
-
-
-def _others(line: Line) -> Iterator[tuple[Literal["baseline", "control", "row"], str]]:
-    row = line.entry.row
-    if row.baseline is not None:
-        yield "baseline", row.baseline
-    if row.control is None:
-        for control in CONTROLS:
-            yield "control", f"{row.name}/{control}"
-    for name in row.against:
-        yield "row", name
-
-
-def columns_of(found: Sequence[Contrast]) -> list[str]:
-    """The columns of the differences, in the order in which the lines have them."""
-    return list(dict.fromkeys(column for contrast in found for column in contrast.differences))

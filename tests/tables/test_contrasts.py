@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from kdrun.analysis.differences import Difference, paired, student_t, unpaired
 from kdrun.experiment.derived import Ensemble, Evaluation
 from kdrun.tables import Entry, Row
 from kdrun.tables.compare import Archive, compare
-from kdrun.tables.differences import Difference, contrasts, paired, student_t, unpaired
+from kdrun.tables.contrasts import contrasts
 
 PRINTED_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 30: 2.042, 1e9: 1.960}
 """By degrees of freedom: two-sided 95 %, as in printed tables of Student's t."""
