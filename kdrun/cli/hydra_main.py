@@ -119,7 +119,7 @@ def _hydra_task(config: DictConfig) -> float:
         The objective of a search, to be maximized: top-1 of the last epoch in percent, on the validation split where
         one is held out, else on the test set.
     """
-    from kdrun.cli.runs import runner_for
+    from kdrun.cli.execution import runner_for
     from kdrun.config.preflight import check_job
     from kdrun.log import log, set_up_console
     from kdrun.spec.components import TRUST_VARIABLE

@@ -5,21 +5,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrun import __version__
+from kdrun.cli.execution import ending_with_the_device, execute, runner_for, told_in_a_line
 from kdrun.cli.options import misused, refuse
 from kdrun.escaping import printable
-from kdrun.files import DamagedError, dry_run, write_atomically
-from kdrun.redaction import redacted
-from kdrun.stopping import DeviceLost
+from kdrun.files import dry_run, write_atomically
 
 if TYPE_CHECKING:
     from kdrun.config.command_line import Command
     from kdrun.config.preflight import Job
-    from kdrun.experiment.attempt import Request
     from kdrun.experiment.runner import Runner
 
 
@@ -140,68 +138,6 @@ def _about_sweep(jobs: Sequence[Job], choices: Sequence[Mapping[str, str]]) -> l
                 settings.setdefault(place, []).append(all_options(job.spec.method))
     found = (kind.about_sweep(option, options, classes) for (kind, classes, option), options in settings.items())
     return [notice for notice in found if notice]
-
-
-def runner_for(jobs: Sequence[Job]) -> Runner:
-    """One runner for jobs that share where and how they run; what they do not share is refused before."""
-    from kdrun.experiment.runner import Runner
-    from kdrun.store.store import Store
-
-    weight_files = {digest: path for job in jobs for digest, path in job.weight_files.items()}
-    runtime = jobs[0].runtime
-    return Runner(Store(runtime.output_root), runtime, weight_files=weight_files)
-
-
-@contextlib.contextmanager
-def ending_with_the_device() -> Iterator[None]:
-    """A device that computes no more ends the command in this context: told once, exit code 1, the rest is pending."""
-    from kdrun.log import log
-
-    try:
-        yield
-    except DeviceLost as lost:
-        log.error("kdrun: %s; the same command resumes all of it", lost)
-        raise SystemExit(1) from lost
-
-
-def execute(runner: Runner, requests: Sequence[Request], *, before: int = 0, total: int) -> dict[str, str]:
-    """Brings runs to their ends and tells each in a line; a traceback is in the run's kdrun.log.
-
-    Args:
-        runner: executes them.
-        requests: what to run.
-        before: how many of the command's runs have been told before.
-        total: how many there are.
-
-    Returns:
-        What went wrong, by run_id.
-    """
-    from kdrun.log import log
-
-    errors = {}
-    with ending_with_the_device():
-        for number, (request, ended) in enumerate(runner.execute_all(requests), start=before + 1):
-            told = f"[{number}/{total}] {request.label}:"
-            if isinstance(ended, Exception):
-                errors[request.spec.run_id] = redacted(f"{type(ended).__name__}: {ended}")
-                log.error("%s failed: %s", told, errors[request.spec.run_id])
-            else:
-                reused = f" (finished before: {ended.run.origin()})" if ended.reused else ""
-                log.info("%s top-1 %.2f %%%s", told, ended.result["test"]["last"]["top1"], reused)
-    return errors
-
-
-@contextlib.contextmanager
-def told_in_a_line() -> Iterator[list[Exception]]:
-    """Runs are over in this context: a file that is damaged or cannot be written is told, and is in the list."""
-    from kdrun.log import log
-
-    failed: list[Exception] = []
-    try:
-        yield failed
-    except (DamagedError, OSError) as error:
-        log.error("kdrun: no summary: %s", error)
-        failed.append(error)
 
 
 def _run_one(runner: Runner, job: Job) -> int:

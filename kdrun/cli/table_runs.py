@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from kdrun.cli.runs import ending_with_the_device, execute, runner_for
+from kdrun.cli.execution import ending_with_the_device, execute, runner_for
 from kdrun.config.table import ComposedTable
 from kdrun.experiment.attempt import Request
 from kdrun.experiment.derived import Derived, Evaluation, compute, kept
