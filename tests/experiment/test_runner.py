@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import torch
 
+from kdrun import log as log_module
 from kdrun.data import DataError
-from kdrun.experiment import reporting, runner
+from kdrun.experiment import runner
 from kdrun.experiment.build import build_student
 from kdrun.experiment.resident import load_resident
 from kdrun.methods import CE
@@ -308,9 +309,9 @@ def test_plan_counts_runs_and_teachers_once(lab):
 @pytest.fixture
 def console():
     """The console of the command line, put away afterwards."""
-    log = reporting.log
+    log = log_module.log
     handlers, level, propagate = log.handlers[:], log.level, log.propagate
-    reporting.set_up_console()
+    log_module.set_up_console()
     yield
     log.handlers[:], log.propagate = handlers, propagate
     log.setLevel(level)
