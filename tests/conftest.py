@@ -67,3 +67,17 @@ def kdrun(here, capsys) -> Callable[..., tuple[int, list[str], str]]:
         return code, out.splitlines(), err
 
     return command
+
+
+@pytest.fixture
+def in_seconds():
+    """Whatever a test here reads answers within 30 seconds, also on a busy machine."""
+
+    def stop(number, frame):
+        raise AssertionError("no answer in 30 seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

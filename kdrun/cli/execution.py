@@ -67,7 +67,7 @@ def execute(runner: Runner, requests: Sequence[Request], *, before: int = 0, tot
 
 @contextlib.contextmanager
 def told_in_a_line() -> Iterator[list[Exception]]:
-    """Runs are over in this context: a file that is damaged or cannot be written is told, and is in the list."""
+    """Collects, and reports, a damaged or unwritable file of finished runs in this context."""
     from kdrun.log import log
 
     failed: list[Exception] = []

@@ -50,7 +50,7 @@ def expand(
         overrides: what the user typed.
         multirun: whether several values are allowed.
         problems: overrides that cannot be parsed, sweeps without `-m`, over nothing, or of more than `MOST_JOBS` jobs
-            are told here. Those that quotes mend are expanded with quotes, so that nothing else is wrong because of
+            are added here. Those that quotes mend are expanded with quotes, so that nothing else is wrong because of
             them; others are left out.
         one_value: what to say to several values without `multirun`.
         extra: a config tree of the user's own, whose options a glob(...) finds, too.
@@ -85,7 +85,7 @@ def expand(
 
 
 def _is_longer(value: Any, most: int) -> bool:
-    """Whether a range has more than so many values, or does not end; they are counted without being made."""
+    """Whether a range has more than `most` values, or does not end; computed without enumerating it."""
     if not isinstance(value, RangeSweep) or value.start is None or value.stop is None:
         return False
     numbers = (value.start, value.stop, value.step)

@@ -28,7 +28,7 @@ TIMING_SECONDS = 5.0
 """For all the networks of a command together."""
 
 LIKENESS = 4.0
-"""A kept speed also stands for networks of its family with at most so many times its MACs, or so small a part."""
+"""A kept speed is also used for networks of its family whose MACs differ by at most this factor."""
 
 Basis = Literal["kept", "related", "timed", "guessed"]
 WORDS: dict[Basis, str] = {

@@ -122,7 +122,7 @@ def keep_speed(spec: Spec, training: Training, device: torch.device) -> None:
 
 
 def known_speeds(device: torch.device, threads: int) -> list[Speed]:
-    """What finished runs kept on this device with so many threads; files that they did not write are a warning."""
+    """The speeds that finished runs kept for this device and number of threads; foreign files are a warning."""
     try:
         directory = _directory(device, threads)
         paths = sorted(directory.glob("*.json"))[:MOST_FILES]

@@ -32,7 +32,7 @@ FORWARD_PASSES = 8
 LONG_SECONDS = 0.5
 
 CAUTION = 3.0
-"""A network is expected to be so many times slower than a convolution."""
+"""Factor by which a network is expected to be slower than a convolution."""
 
 SECONDS_PER_MODULE = 2e-3
 """To build a module and to pass through it so often, whatever its size."""
@@ -187,7 +187,7 @@ def _seconds(function: Callable[[], None], device: torch.device) -> float:
 
 @contextlib.contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """So many threads, but no more than the machine has cores: they would wait for each other for many seconds."""
+    """At most one thread for each core: more would wait for each other for many seconds."""
     before = torch.get_num_threads()
     torch.set_num_threads(min(count, os.cpu_count() or 1))
     try:

@@ -1,7 +1,6 @@
 """Configs that stand for more than they have, and numbers beyond any use, are refused within seconds."""
 
 import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -68,18 +67,7 @@ def tree(tmp_path) -> Path:
     return tmp_path / "tree"
 
 
-@pytest.fixture(autouse=True)
-def _in_seconds():
-    """Whatever a test here looks at answers within 30 seconds, also on a busy machine."""
-
-    def stop(number, frame):
-        raise AssertionError("no answer in 30 seconds")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(30)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+pytestmark = pytest.mark.usefixtures("in_seconds")
 
 
 @pytest.mark.parametrize(("name", "text"), CONFIGS)

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import io
-import os
 import shutil
 import socket
 import stat
@@ -19,6 +18,7 @@ import pytest
 from kdrun.data import DataError
 from kdrun.data.archives import extract
 from kdrun.data.files import Archive, unpack_archive, verified_bytes
+from tests.special_files import replace_by
 
 
 def test_a_good_zip_is_unpacked(tmp_path):
@@ -140,13 +140,7 @@ def test_bombs_links_and_locked_members_leave_nothing_behind(tmp_path):
 @pytest.mark.parametrize("kind", ["fifo", "device", "endless"])
 def test_an_archive_that_is_no_file_of_its_size_is_refused(tmp_path, kind):
     path = tmp_path / "toy.zip"
-    if kind == "fifo":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    else:
-        path.touch()
-        os.truncate(path, 2**42)
+    replace_by(kind, path)
     with pytest.raises(DataError, match=r"toy.zip cannot be read: (is a|has \d+ bytes)"):
         unpack_archive(Archive("Toy", "https://example.org/toy.zip", "0" * 32, "toy", limit=2**20), tmp_path)
     with pytest.raises(DataError, match=r"toy.zip cannot be read"):

@@ -1,8 +1,6 @@
 """A FIFO, a device, or a file without end instead of a run's file costs that run alone, and is never waited for."""
 
 import io
-import os
-import signal
 import zipfile
 
 import pytest
@@ -12,32 +10,13 @@ from kdrun.cli.ls import ls_main
 from kdrun.files import UnfitFileError, sha256, write_json
 from kdrun.store import checkpoint
 from kdrun.store.checkpoint import MAGIC, CheckpointError
+from tests.special_files import replace_by
 
 CPU = torch.device("cpu")
 FILES = ("spec.json", "status.json", "result.json", "metrics.jsonl", ".lock", "checkpoints/last.pt")
 
 
-@pytest.fixture(autouse=True)
-def _in_seconds():
-    def stop(number, frame):
-        raise AssertionError("no answer in 30 seconds")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(30)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-
-
-def replace_by(kind, path):
-    path.unlink(missing_ok=True)
-    if kind == "fifo":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    else:
-        path.touch()
-        os.truncate(path, 2**42)
+pytestmark = pytest.mark.usefixtures("in_seconds")
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "endless"])
