@@ -49,8 +49,8 @@ def test_the_wheel_holds_the_code_the_config_and_the_digits(wheel):
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "kdrun").rglob("*.py")}
     groups = [path for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "__pycache__"]
     config = {f"{group.name}/{path.name}" for group in groups for path in group.glob("*.yaml")}
-    tables = {f"kdrun/tables/{path.name}" for path in (ROOT / "kdrun" / "tables").glob("*.yaml")}
-    assert "kdrun/tables/tfkd_t1.yaml" in tables
+    tables = {str(path.relative_to(ROOT)) for path in (ROOT / "kdrun" / "papers").rglob("*.yaml")}
+    assert "kdrun/papers/tfkd2020/tfkd_t1.yaml" in tables
     wanted = code | tables | {f"kdrun/conf/{name}" for name in ("config.yaml", *config)}
     assert wanted | {"kdrun/py.typed", "kdrun/data/loaders/digits.xz", "kdrun/data/loaders/digits.LICENSE.md"} <= names
     assert {"teacher/resnet20.yaml", "student/resnet20.yaml", "recipe/digits.yaml"} <= config

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kdrun.config.table import compose_table, load_table, table_names
+from kdrun.config.table import compose_table, load_table, shipped_tables
 from kdrun.files import write_record
 from kdrun.spec.spec import Spec
 from kdrun.store.store import Store
@@ -309,7 +309,7 @@ def test_an_override_is_said_to_be_left_aside_where_no_row_has_a_use_for_it(kdru
 def test_tables_are_listed(kdrun):
     code, out, _ = kdrun("table")
     assert code == 0
-    width = max(map(len, table_names())) + 2
+    width = max(map(len, shipped_tables())) + 2
     assert f"{'tfkd_t1':<{width}}Normal KD and Re-KD on CIFAR-100" in out
     assert any(line.startswith("tfkd_t7 ") and "kdrun has no ImageNet" in line for line in out)
 

@@ -148,11 +148,11 @@ def _notices(jobs: Sequence[Job]) -> list[str]:
 
 
 def _list() -> int:
-    from kdrun.config.table import load_table, table_names
+    from kdrun.config.table import load_table, shipped_tables
     from kdrun.log import log, set_up_console
 
     set_up_console()
-    names = table_names()
+    names = shipped_tables()
     width = max(map(len, names)) + 2
     for name in names:
         definition = load_table(name)

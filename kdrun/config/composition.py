@@ -24,6 +24,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
@@ -32,6 +33,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -50,6 +52,19 @@ COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueE
 def config_directory() -> Path:
     """The directory of the shipped config: in a checkout, what `kdrun/conf` links to."""
     return (Path(__file__).parents[1] / "conf").resolve()
+
+
+def papers_directory() -> Path:
+    """The directory of the papers' folders, each with its tables and its `conf/`."""
+    return Path(__file__).parents[1].resolve() / "papers"
+
+
+class PapersSearchPath(SearchPathPlugin):
+    """Adds the config of every paper's folder to Hydra's search path, behind kdrun's own."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for directory in sorted(papers_directory().glob("*/conf")):
+            search_path.append("kdrun", f"file://{directory}")
 
 
 class RefusedFileError(ConfigCompositionException):
@@ -116,7 +131,7 @@ def _load_config(source: Any, config_path: str) -> ConfigResult:
 # Hydra's main and its compose API create their loader and its repository by these names.
 hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader  # type: ignore[attr-defined]
 hydra._internal.config_loader_impl.CachingConfigRepository = BoundedRepository  # type: ignore[attr-defined]
-Plugins.instance()  # registers the classes of sources, which are not those that an import of their modules gives
+Plugins.instance().register(PapersSearchPath)  # and the classes of sources, which are not those of an import
 SourcesRegistry.instance().resolve("file").load_config = _load_config  # type: ignore[method-assign,assignment]
 
 
@@ -148,7 +163,7 @@ def _on_hydra(loader: ConfigLoaderImpl, default: ResultDefault, repo: IConfigRep
 def _is_installed(scheme: str, root: str, file: str) -> bool:
     """Whether a config is kdrun's own, Hydra's or an installed plugin's."""
     if scheme == "file":
-        return Path(file).is_relative_to(config_directory())
+        return any(Path(file).is_relative_to(own) for own in (config_directory(), papers_directory()))
     return scheme == "structured" or root.split(".")[0] in ("hydra", "hydra_plugins")
 
 

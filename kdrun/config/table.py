@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.config.command_line import MOST_JOBS, expand
 from kdrun.config.compose import ConfigError, hydra_session
+from kdrun.config.composition import papers_directory
 from kdrun.config.preflight import Job
 from kdrun.config.table_rows import UserOverrides, checked_rows, control_row, key_of
 from kdrun.config.yaml_files import parse_yaml, read_yaml_text, restart_resolving
@@ -53,14 +54,10 @@ class ComposedTable:
     published: bool
 
 
-def table_directory() -> Path:
-    """Where the shipped definitions lie."""
-    return Path(__file__).resolve().parents[1] / "tables"
-
-
-def table_names() -> list[str]:
-    """The shipped tables: those of a paper together, in the order of their numbers."""
-    return sorted((path.stem for path in table_directory().glob("*.yaml")), key=_by_number)
+def shipped_tables() -> dict[str, Path]:
+    """The tables in the papers' folders by name, in the order of their numbers."""
+    files = {path.stem: path for path in papers_directory().glob("*/*.yaml")}
+    return {name: files[name] for name in sorted(files, key=_by_number)}
 
 
 def load_table(name: str, known: dict[Path, Definition | None] | None = None) -> Definition:
@@ -75,11 +72,12 @@ def load_table(name: str, known: dict[Path, Definition | None] | None = None) ->
     """
     known = {} if known is None else known
     own = name.endswith((".yaml", ".yml"))
-    path = Path(name) if own else table_directory() / f"{name}.yaml"
-    if own and not os.path.isfile(path):
-        raise ConfigError([f"{name}: no such file"])
+    shipped = {} if own else shipped_tables()
+    path = Path(name) if own else shipped.get(name)
+    if path is None:
+        raise ConfigError([f"table {name}: {unknown(name, shipped, 'table')} (or the path of a .yaml file)"])
     if not os.path.isfile(path):
-        raise ConfigError([f"table {name}: {unknown(name, table_names(), 'table')} (or the path of a .yaml file)"])
+        raise ConfigError([f"{name}: no such file"])
     if path.stem in (".", ".."):
         raise ConfigError([f"{name}: its name without .yaml is that of its directory under tables/; rename it"])
     if path in known:

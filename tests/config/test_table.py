@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from kdrun.config.compose import ConfigError
-from kdrun.config.table import ComposedTable, compose_table, load_table, table_names
+from kdrun.config.table import ComposedTable, compose_table, load_table, shipped_tables
 from kdrun.spec.components import all_options
 from kdrun.tables.controls import effective_weights
 
-RUNNABLE = [name for name in table_names() if name.startswith("tfkd") and not load_table(name).unavailable]
+RUNNABLE = [name for name in shipped_tables() if name.startswith("tfkd") and not load_table(name).unavailable]
 SMALL = ("!*resnet50*", "!*resnext29*")
 DIGITS = ("dataset=digits", "recipe.epochs=10")
 MINE = """
@@ -44,7 +44,7 @@ def mine(tmp_path) -> str:
 
 
 def test_the_tables_are_listed_in_the_papers_order():
-    names = table_names()
+    names = shipped_tables()
     numbered = [name for name in names if name.startswith("tfkd_t") and name[6].isdigit()]
     assert [name.removeprefix("tfkd_t") for name in numbered] == [
         *("1", "2", "3", "4", "4_tiny", "5", "6", "7", "8", "9", "10", "11"),
