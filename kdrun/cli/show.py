@@ -1,8 +1,10 @@
-"""`kdrun show taps`: what a network's modules return, by the names that methods take."""
+"""`kdrun show`: the taps of a network, or what the options of a config group are."""
 
 from __future__ import annotations
 
 import argparse
+import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,25 +15,53 @@ if TYPE_CHECKING:
     from kdrun.taps import Outline
 
 DESCRIPTION = """\
-Lists the taps of a network: the outputs of its modules, which methods on features and relations take by name
-(method.student_taps=[layer2,layer3], method.teacher_tap=pool). Shapes are those of one example of the dataset.
+kdrun show GROUP describes the options of a group: method, student, dataset, recipe, experiment.
+kdrun show taps lists the taps of a network: the outputs of its modules, which methods on features and relations take
+by name (method.student_taps=[layer2,layer3], method.teacher_tap=pool). Shapes are those of one example of the dataset.
 
+  kdrun show method
   kdrun show taps student=resnet18
   kdrun show taps student=mobilenetv2 teacher=resnet50 dataset=cifar100
   kdrun show taps student=lstm dataset=agreement
 """
+GROUPS = ("method", "student", "dataset", "recipe", "experiment")
 
 
 def show_main(words: Sequence[str]) -> int:
-    """Prints the taps of the student, and of the teacher where one is named; returns the exit code."""
+    """Prints what is requested; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="kdrun show", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["taps"])
+    parser.add_argument("what", choices=["taps", *GROUPS])
     parser.add_argument("overrides", nargs="*", help="as of a run: student=OPTION, teacher=OPTION, dataset=OPTION, ...")
-    parser.add_argument("--all", action="store_true", help="the modules within the network's children, too")
+    parser.add_argument("--all", action="store_true", help="taps: the modules within the network's children, too")
     parser.add_argument("-cd", "--config-dir", type=Path, help="a config tree of one's own")
     options = parser.parse_intermixed_args(words)
+    if options.what == "taps":
+        return _show_taps(options)
+    if options.overrides or options.all:
+        return refuse([f"show {options.what}: takes no further words"], "kdrun show")
+    return _show_group(options.what, options.config_dir)
+
+
+def _show_group(group: str, extra: Path | None) -> int:
+    """Prints each option of a group with the first comment of its file, up to the first command in it."""
+    from kdrun.config.composition import config_directories
+    from kdrun.config.yaml_files import read_yaml_text
+
+    directories = [*config_directories(), *([extra] if extra else [])]
+    files = {path.stem: path for root in reversed(directories) for path in (root / group).glob("*.yaml")}
+    for name in sorted(files):
+        comment = re.match(r"(?:#(?!   ).*\n)*", read_yaml_text(files[name]))
+        text = " ".join(line.lstrip("# ") for line in comment[0].splitlines()) if comment else ""
+        print(name)
+        if text:
+            print(textwrap.indent(textwrap.fill(text, 100), "    "))
+    return 0
+
+
+def _show_taps(options: argparse.Namespace) -> int:
+    """Prints the taps of the student, and of the teacher where one is named; returns the exit code."""
     from kdrun.config.command_line import expand
     from kdrun.config.compose import ConfigError, compose_job, hydra_session
     from kdrun.config.preflight import check_job

@@ -59,11 +59,16 @@ def papers_directory() -> Path:
     return Path(__file__).parents[1].resolve() / "papers"
 
 
+def config_directories() -> list[Path]:
+    """The directories of the shipped config: kdrun's own, then those of the papers' folders."""
+    return [config_directory(), *sorted(papers_directory().glob("*/conf"))]
+
+
 class PapersSearchPath(SearchPathPlugin):
     """Adds the config of every paper's folder to Hydra's search path, behind kdrun's own."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for directory in sorted(papers_directory().glob("*/conf")):
+        for directory in config_directories()[1:]:
             search_path.append("kdrun", f"file://{directory}")
 
 
