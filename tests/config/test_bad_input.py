@@ -51,7 +51,7 @@ BAD = [
     (
         "runtime.prescision=bf16",
         "did you mean precision?",
-        "compile, conv_plan, cuda_graphs, device, keep, output_root, precision, replay_gb, sweep, threads",
+        "compile, cuda_graphs, device, keep, output_root, precision, replay_gb, sweep, threads",
     ),
     ("student=null", "student=null: no such option"),
     ("recipe={}", "recipe={}: no such option"),
@@ -118,7 +118,6 @@ BAD = [
     ("runtime.sweep=parallel", "runtime.sweep='parallel': must be one of lockstep, one_by_one"),
     ("runtime.compile=yes", "runtime.compile='yes': must be one of off, auto, on"),
     ("runtime.compile=true", "runtime.compile=True: must be one of off, auto, on"),
-    ("runtime.conv_plan=on", "runtime.conv_plan='on': must be one of off, auto"),
     ("runtime.cuda_graphs=on", "runtime.cuda_graphs=on: graphs are captured on CUDA devices only, not on cpu"),
     ("runtime.replay_gb=-1", "runtime.replay_gb=-1.0: must be a finite number of gigabytes, at least 0"),
     ("runtime.threads=0", "runtime.threads=0: must be null, or from 1 to 1024"),
