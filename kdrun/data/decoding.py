@@ -166,7 +166,7 @@ def _digest(path: Path) -> str:
 
 @functools.cache
 def _digest_at(path: Path, state: tuple[int, ...]) -> str:
-    """As `_digest`. The kernel sets the time of the last change (ctime) in `state`, and no program can set it back."""
+    """As `_digest`; the kernel sets the time of the last change (ctime) in `state`, and no program can set it back."""
     return sha256_of(path, file_limit())
 
 

@@ -46,8 +46,9 @@ def heatmap(path: Path, lines: Sequence[Line], grid: Grid, measure: Measure, *, 
         axes.set(xlabel=grid.columns, ylabel=grid.rows)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
+        low, high = min(cells.values()), max(cells.values())
         for (row, column), value in cells.items():
-            share = float(image.norm(value))
+            share = (value - low) / (high - low) if high > low else 0.5
             light = (1 - share if measure.fewer else share) > LIGHT
             text = f"{value:.{measure.digits}f}"
             place = columns.index(column), rows.index(row)
