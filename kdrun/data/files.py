@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kdrun.files import MIB, checked_size, expanded, is_dry_run, naming, open_regular, read_regular
 
@@ -259,14 +258,17 @@ def _move(source: Path, target: Path) -> None:
 
 def _download(urls: Sequence[str], md5: str, path: Path, request: _Request) -> None:
     """Downloads the first of `urls` that answers with the right content to `path`."""
-    torchvision = _torchvision_downloads(request)
+    try:
+        from torchvision.datasets import utils
+    except (ImportError, RuntimeError) as error:  # RuntimeError: compiled for another torch
+        raise request.failed(f"downloading needs torchvision, which cannot be imported: {error}") from error
     failures = []
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_NETWORK_TIMEOUT_SECONDS)
     try:
         for url in urls:
             try:
-                torchvision.download_url(url, path.parent, path.name, md5)
+                utils.download_url(url, path.parent, path.name, md5)
                 return
             # torchvision raises RuntimeError for a wrong checksum; URLError and time-outs are OSErrors.
             except (OSError, RuntimeError, http.client.HTTPException) as error:
@@ -274,18 +276,3 @@ def _download(urls: Sequence[str], md5: str, path: Path, request: _Request) -> N
     finally:
         socket.setdefaulttimeout(timeout)
     raise request.failed("\n".join(failures))
-
-
-def _torchvision_downloads(request: _Request) -> Any:
-    try:
-        from torchvision.datasets import utils
-    except ImportError as error:
-        raise request.failed(f"downloading needs torchvision, which does not import: {error}") from error
-    except RuntimeError as error:
-        # "operator torchvision::nms does not exist": compiled for another torch, or for CUDA beside a CPU torch.
-        reason = (
-            f"downloading needs torchvision, and the installed torch and torchvision do not match: {error}; "
-            "a fresh environment with `pip install torch torchvision` has a matching pair"
-        )
-        raise request.failed(reason) from error
-    return utils

@@ -70,20 +70,15 @@ def test_a_root_that_cannot_be_made_is_one_clear_error(tmp_path):
         unpack_archive(make_archive(tmp_path)[0], tmp_path / "file" / "root")
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        ("ModuleNotFoundError(\"No module named 'torchvision'\")", "does not import: No module named 'torchvision'"),
-        ("RuntimeError('operator torchvision::nms does not exist')", "do not match: operator torchvision::nms"),
-    ],
-)
-def test_a_torchvision_that_does_not_import_is_explained(tmp_path, error, message):
-    """In a fresh interpreter, with a torchvision that raises what a missing or mismatched one raises.
+def test_a_torchvision_that_does_not_import_is_named(tmp_path):
+    """In a fresh interpreter, with a torchvision that raises what one compiled for another torch raises.
 
     Also: `import kdrun.data` itself imports neither torchvision nor PIL.
     """
     (tmp_path / "torchvision").mkdir()
-    (tmp_path / "torchvision" / "__init__.py").write_text(f"raise {error}")
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
     code = f"import sys, pathlib; sys.path.insert(0, {str(tmp_path)!r})\n" + (
         "import kdrun.data\n"
         "assert 'torchvision' not in sys.modules and 'PIL' not in sys.modules\n"
@@ -91,5 +86,5 @@ def test_a_torchvision_that_does_not_import_is_explained(tmp_path, error, messag
         "except kdrun.data.DataError as error:\n    print(error)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert message in result.stdout
+    assert "operator torchvision::nms does not exist" in result.stdout
     assert "CIFAR-100 is not here" in result.stdout
