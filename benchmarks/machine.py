@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from kdrun.experiment.environment import cpu_facts, cpu_name
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -15,10 +16,9 @@ def machine(device: torch.device) -> dict[str, Any]:
 
     `load` is the mean number of processes that computed in the last minute.
     """
-    fields = _cpuinfo()
-    flags = fields.get("flags", "").split()
+    flags = cpu_facts().get("flags", "").split()
     return {
-        "cpu": fields.get("model name") or platform.processor() or platform.machine(),
+        "cpu": cpu_name(),
         "cores": num_cores(),
         "threads": torch.get_num_threads(),
         "amx": "amx_bf16" in flags,
@@ -42,12 +42,3 @@ def in_words(facts: dict[str, Any]) -> str:
     gpu = f"{facts['gpu']}; " if facts["gpu"] else ""
     counts = [f"{facts[name]} {name if facts[name] != 1 else name[:-1]}" for name in ("cores", "threads")]
     return f"{gpu}{facts['cpu']} ({bf16}), {', '.join(counts)}, torch {facts['torch']}"
-
-
-def _cpuinfo() -> dict[str, str]:
-    """What Linux says about the first CPU, by name; elsewhere nothing."""
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return {}
-    pairs = [line.partition(":") for line in path.read_text().split("\n\n")[0].splitlines()]
-    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -57,7 +57,7 @@ ALLOWED = {
     "__main__": {"cli"},
 }
 ONLY_WITH_HYDRA = {"cli", "config"}
-NOT_AT_IMPORT = {"torchvision", "PIL", "matplotlib", "safetensors", "numpy", "scipy"}
+NOT_AT_IMPORT = {"torchvision", "PIL", "matplotlib", "safetensors", "numpy", "scipy", "pandas", "jinja2", "sklearn"}
 
 
 def part_of(path: Path) -> str:

@@ -35,7 +35,7 @@ from hydra.errors import ConfigCompositionException, HydraException
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from kdrun.config.quoting import parsed
 from kdrun.config.search import Search, refusals
@@ -181,8 +181,43 @@ def compose_config(words: Sequence[str]) -> DictConfig:
     restart_resolving()
     choices, values = _choices_and_values(words)
     config: DictConfig = pickle.loads(_composed(choices, _source(words))[0])
-    ConfigLoaderImpl._apply_overrides_to_config(values, config)  # Hydra's own last step
+    for override in values:
+        try:
+            _apply(override, config)
+        except OmegaConfBaseException as error:
+            raise ConfigCompositionException(f"Error merging override {override.input_line}") from error
     return config
+
+
+def _apply(override: Override, config: DictConfig) -> None:
+    """Changes (`key=`), adds (`+key=`, `++key=`) or deletes (`~key`) a value, by the grammar of Hydra's overrides.
+
+    Raises:
+        ConfigCompositionException: a group that does not exist, a key to change or delete that does not exist, a key to
+            add that exists, or a value to delete that is another.
+    """
+    key, value = override.key_or_group, override.value()
+    if override.package is not None:
+        raise ConfigCompositionException(f"config group '{key}' does not exist")
+    found = OmegaConf.select(config, key) if override.is_delete() or override.is_add() else None
+    if override.is_delete():
+        if found is None:
+            raise ConfigCompositionException(f"'{key}' does not exist and cannot be deleted")
+        if value is not None and value != found:
+            raise ConfigCompositionException(f"'{key}' is {found} and not {value}: it is not deleted")
+        parent, _, name = key.rpartition(".")
+        with open_dict(config):
+            del (OmegaConf.select(config, parent) if parent else config)[name]
+    elif override.is_add() and found is not None and not isinstance(value, dict | list):
+        raise ConfigCompositionException(f"'{key}' exists and cannot be added; without + it is changed")
+    else:
+        adds = override.is_add() or override.is_force_add()
+        try:
+            OmegaConf.update(config, key, value, force_add=adds)
+        except (ConfigAttributeError, ConfigKeyError) as error:
+            if adds:
+                raise
+            raise ConfigCompositionException(f"'{key}' does not exist") from error
 
 
 def compose_search(words: Sequence[str]) -> Search:

@@ -36,10 +36,8 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
 MAXIMIZED: Mapping[str, tuple[str, ...]] = {
     BASIC: (),  # tries all
     "optuna": ("hydra.sweeper.direction=maximize",),
-    "ax": ("hydra.sweeper.ax_config.experiment.minimize=false", "hydra.sweeper.ax_config.early_stop.minimize=false"),
-    "nevergrad": ("hydra.sweeper.optim.maximize=true",),
 }
-"""The overrides by which a sweeper maximizes top-1: these minimize by default."""
+"""The overrides by which a sweeper maximizes top-1: Optuna minimizes by default."""
 
 
 def not_installed(package: str) -> str:

@@ -73,7 +73,7 @@ def augment(
     """Gathers one random view of each image.
 
     Args:
-        images: uint8 `[M, H, W, C]`, contiguous: the whole training set.
+        images: uint8 `[M, H, W, C]`, contiguous: the whole training set, of images larger than the crop padding.
         index: int64 `[N]`, positions in it, on the same device; N * H * W below 2**31.
         augmentation: what may happen to a view.
         seed: of the data order and augmentation.
@@ -84,12 +84,13 @@ def augment(
         uint8 `[N, H, W, C]`, on the device of `images`.
 
     Raises:
-        ValueError: the crop padding is not smaller than the images, or a side exceeds 8192 pixels.
+        ValueError: a side exceeds 8192 pixels.
     """
     num_images, height, width, channels = images.shape
     if not augmentation.changes:
         return images.view(num_images, -1).index_select(0, index).view(-1, height, width, channels)
-    _check_size(height, width, augmentation)
+    if max(height, width) > _LARGEST_SIDE:
+        raise ValueError(f"images of {width} x {height} pixels: augmentation allows sides up to {_LARGEST_SIDE}")
     assert len(index) * height * width < 1 << 31, "positions within a batch are int32"
     drawn = draw(augmentation, index, seed=seed, epoch=epoch, number=number)
 
@@ -167,13 +168,3 @@ def _inverse_rotation(degrees: float, height: int, width: int) -> tuple[int, ...
         *(-sine, cosine, y0 - sine * 0.5 + cosine * 0.5),
     )
     return tuple(math.floor(value * (1 << _FIXED_POINT_BITS) + 0.5) for value in matrix)
-
-
-def _check_size(height: int, width: int, augmentation: Augmentation) -> None:
-    if augmentation.crop_padding >= min(height, width):
-        raise ValueError(
-            f"crop_padding={augmentation.crop_padding}: must be smaller than the images, "
-            f"which are {width} x {height} pixels"
-        )
-    if max(height, width) > _LARGEST_SIDE:
-        raise ValueError(f"images of {width} x {height} pixels: augmentation allows sides up to {_LARGEST_SIDE}")

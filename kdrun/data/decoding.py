@@ -33,7 +33,6 @@ _MODES = {1: "L", 3: "RGB"}
 _LAW = 2
 """Raised whenever the same files give other pixels: part of the cache's key."""
 _REPORTED_AT_MOST = 10
-_SETTLED_NANOSECONDS = 2_000_000_000
 _DRY_RUN_SECONDS = 30.0
 """For so long a dry run reads files to find the images in the cache."""
 
@@ -156,27 +155,19 @@ def file_digests(paths: Sequence[Path], *, seconds: float = math.inf) -> list[st
         pool.shutdown(cancel_futures=True)
 
 
-_digests: dict[tuple[int, ...], str] = {}
-
-
 def _digest(path: Path) -> str:
-    """Of a file's content, read again only if it may have changed since this process read it.
-
-    The kernel sets the time of the last change (ctime) at every change, and no program can set it back; but two
-    changes within its resolution have the same. So a digest is kept only if the last change was well before.
-    """
+    """SHA-256 of a file's content, read again only if the file has changed since this process read it."""
     try:
         status = path.stat()
-        state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        if state in _digests:
-            return _digests[state]
-        now = time.time_ns()
-        digest = sha256_of(path, file_limit())
+        return _digest_at(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
     except OSError:  # a broken link, a FIFO, or absent: `_decode_all` reports it among all that cannot be read
         return ""
-    if now - status.st_ctime_ns > _SETTLED_NANOSECONDS:
-        _digests[state] = digest
-    return digest
+
+
+@functools.cache
+def _digest_at(path: Path, state: tuple[int, ...]) -> str:
+    """As `_digest`; the kernel sets the time of the last change (ctime) in `state`, and no program can set it back."""
+    return sha256_of(path, file_limit())
 
 
 def _key(listing: Listing, digests: Sequence[str], image_size: int, in_channels: int) -> str:

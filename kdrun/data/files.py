@@ -10,16 +10,15 @@ import contextlib
 import hashlib
 import http.client
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kdrun.files import MIB, checked_size, expanded, is_dry_run, naming, open_regular, read_regular
 
-from .archives import extract
 from .errors import DataError
 
 _NETWORK_TIMEOUT_SECONDS = 30
@@ -36,7 +35,7 @@ class Archive:
         url: where it is published; the last part is the file name.
         md5: of the archive, in hex.
         directory: what it unpacks into.
-        limit: bytes that it, and what it unpacks to, have at most.
+        limit: bytes that it has at most.
     """
 
     title: str
@@ -175,8 +174,10 @@ def verified_bytes(path: Path, expected: str, *, algorithm: str = "md5") -> byte
 def unpack_archive(archive: Archive, root: Path) -> Path:
     """Makes `root/archive.directory` from the archive in `root`, or from the network when it is not there.
 
+    Nothing but the official archive is opened: its checksum is compared first.
+
     Raises:
-        DataError: it cannot be downloaded, is damaged, or has members that would land outside.
+        DataError: it cannot be downloaded, or is not the official one.
     """
     place = root / archive.directory
     request = _Request(archive.title, (f"{root / archive.name}  (md5 {archive.md5})", f"or, unpacked: {place}{os.sep}"))
@@ -188,7 +189,7 @@ def unpack_archive(archive: Archive, root: Path) -> Path:
             path = workspace / archive.name
             _download((archive.url,), archive.md5, path, request)
         with naming(place):
-            extract(path, workspace, archive.limit)
+            shutil.unpack_archive(path, workspace)
         _move(workspace / archive.directory, place)
     return place
 
@@ -214,16 +215,14 @@ def download_files(files: Sequence[tuple[str, str]], mirrors: Sequence[str], pla
 
 
 def _md5(path: Path, limit: int) -> str:
-    """Hex MD5 of a file, read in pieces."""
-    digest = hashlib.md5(usedforsecurity=False)
+    """Hex MD5 of a file."""
     try:
         with open_regular(path) as opened:
             checked_size(opened, limit)
-            while block := opened.read(MIB):
-                digest.update(block)
+            digest = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False))  # type: ignore[arg-type]
+            return digest.hexdigest()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    return digest.hexdigest()
 
 
 def _compare(path: Path, expected: str, found: str, algorithm: str) -> None:
@@ -259,14 +258,17 @@ def _move(source: Path, target: Path) -> None:
 
 def _download(urls: Sequence[str], md5: str, path: Path, request: _Request) -> None:
     """Downloads the first of `urls` that answers with the right content to `path`."""
-    torchvision = _torchvision_downloads(request)
+    try:
+        from torchvision.datasets import utils
+    except (ImportError, RuntimeError) as error:  # RuntimeError: compiled for another torch
+        raise request.failed(f"downloading needs torchvision, which cannot be imported: {error}") from error
     failures = []
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_NETWORK_TIMEOUT_SECONDS)
     try:
         for url in urls:
             try:
-                torchvision.download_url(url, path.parent, path.name, md5)
+                utils.download_url(url, path.parent, path.name, md5)
                 return
             # torchvision raises RuntimeError for a wrong checksum; URLError and time-outs are OSErrors.
             except (OSError, RuntimeError, http.client.HTTPException) as error:
@@ -274,18 +276,3 @@ def _download(urls: Sequence[str], md5: str, path: Path, request: _Request) -> N
     finally:
         socket.setdefaulttimeout(timeout)
     raise request.failed("\n".join(failures))
-
-
-def _torchvision_downloads(request: _Request) -> Any:
-    try:
-        from torchvision.datasets import utils
-    except ImportError as error:
-        raise request.failed(f"downloading needs torchvision, which does not import: {error}") from error
-    except RuntimeError as error:
-        # "operator torchvision::nms does not exist": compiled for another torch, or for CUDA beside a CPU torch.
-        reason = (
-            f"downloading needs torchvision, and the installed torch and torchvision do not match: {error}; "
-            "a fresh environment with `pip install torch torchvision` has a matching pair"
-        )
-        raise request.failed(reason) from error
-    return utils

@@ -26,22 +26,13 @@ class ResidentImages:
         mean: per channel, of pixels scaled to [0, 1].
         std: likewise; positive.
         device: where the images live and the batches are made.
-
-    Raises:
-        ValueError: `mean` or `std` does not have one entry per channel, or `std` is not positive.
     """
 
     def __init__(
         self, image_set: ImageSet, *, mean: Sequence[float], std: Sequence[float], device: torch.device | str
     ) -> None:
         _, height, width, channels = image_set.images.shape
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) != channels:
-                raise ValueError(
-                    f"dataset.{name}={list(values)}: must have one entry for each of {channels} channel(s)"
-                )
-        if min(std) <= 0:
-            raise ValueError(f"dataset.std={list(std)}: every entry must be greater than 0")
+        assert len(mean) == len(std) == channels, "checked by the dataset"
         self.images = image_set.images.contiguous().to(device)
         self.labels = image_set.labels.to(device)
         # (x / 255 - mean) / std as x * scale + shift. Spread over [H, W, C], because broadcasting along an inner
@@ -149,12 +140,7 @@ def batches(order: Tensor, batch_size: int) -> tuple[Tensor, ...]:
     """Cuts an order into batches of `batch_size`, the last one possibly smaller.
 
     A single image left over at the end is dropped: BatchNorm cannot train on one value per channel.
-
-    Raises:
-        ValueError: `batch_size` is not positive.
     """
-    if batch_size < 1:
-        raise ValueError(f"recipe.batch_size={batch_size}: must be at least 1")
     cut = torch.split(order, batch_size)
     leftover = len(cut) > 1 and batch_size > 1 and len(cut[-1]) == 1
     return cut[:-1] if leftover else cut

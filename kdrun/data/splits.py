@@ -144,10 +144,8 @@ def select(
         special_seed: another seed draws others.
 
     Raises:
-        ValueError: a fraction out of its range, or `classes` empty, repeated or unknown.
         DataError: fewer than two images are left to train on, or a specialist has none of its classes or of others.
     """
-    _check_selection(train_fraction, val_fraction, classes, num_classes=len(splits.class_names))
     labels = splits.train.classes
     held_out = _held_out(labels, val_fraction)
     remaining = (~held_out).nonzero().flatten()
@@ -180,12 +178,7 @@ def stratified_subset(labels: Tensor, fraction: float, seed: int = 0) -> Tensor:
 
     Returns:
         int64 `[M]`, increasing.
-
-    Raises:
-        ValueError: `fraction` outside (0, 1].
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction={fraction!r}: must be greater than 0 and at most 1")
     quota = _share(labels.bincount(), fraction).clamp(min=1)
     return (_rank_in_class(labels, mix("subset", seed)) < quota[labels]).nonzero().flatten()
 
@@ -237,23 +230,6 @@ def _rank_in_class(labels: Tensor, key: int) -> Tensor:
     ranks = torch.empty_like(labels)
     ranks[by_class] = torch.arange(len(labels)) - first_of_class[labels[by_class]]
     return ranks
-
-
-def _check_selection(
-    train_fraction: float, val_fraction: float, classes: Sequence[int] | None, *, num_classes: int
-) -> None:
-    if not 0 < train_fraction <= 1:
-        raise ValueError(f"dataset.train_fraction={train_fraction!r}: must be greater than 0 and at most 1")
-    if not 0 <= val_fraction < 1:
-        raise ValueError(f"dataset.val_fraction={val_fraction!r}: must be at least 0 and less than 1")
-    if classes is None:
-        return
-    if not classes:
-        raise ValueError("dataset.classes=[]: name at least one class, or null for all of them")
-    unknown = [label for label in classes if not 0 <= label < num_classes]
-    if unknown or len(set(classes)) != len(classes):
-        reason = f"{unknown} are no classes" if unknown else "a class is named twice"
-        raise ValueError(f"dataset.classes={list(classes)}: {reason}; allowed are 0 to {num_classes - 1}, each once")
 
 
 def check_images(splits: Splits, *, num_classes: int, in_channels: int, image_size: int) -> None:

@@ -49,7 +49,6 @@ from kdrun.store import checkpoint
 from kdrun.store.result import best, describe
 from kdrun.store.run import Run
 from kdrun.store.store import Store
-from kdrun.training.convolution import apply_plan
 from kdrun.training.cuda_graphs import GraphedStep
 from kdrun.training.precision import autocast, on_device
 from kdrun.training.step import Step
@@ -369,8 +368,7 @@ class Attempt:
 
 
 def make_step(training: Training, context: AbstractContextManager[None], choices: Choices) -> Step:
-    """How a run's steps are computed: the choices applied to its student."""
-    apply_plan(training.method.student, choices.conv_plan)
+    """How a run's steps are computed."""
     kind = GraphedStep if choices.cuda_graphs else Step
     return kind(training.method, training.optimizer, context, compiled=choices.compile, has_shares=training.has_shares)
 

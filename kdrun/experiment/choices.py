@@ -1,30 +1,24 @@
 """Automatic choices of how a run computes: made once, kept with the run, and used again when it resumes.
 
 They change the last bits of a result, so a run alone and the same run in a sweep must not choose differently: they
-follow from the spec and the machine by rule. Only the plan of the convolutions is timed, and it is kept for the
-machine, so that all its runs have the same.
+follow from the spec and the machine by rule.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from kdrun.experiment.build import build_student, needs_of
+from kdrun.experiment.build import needs_of
 from kdrun.experiment.cost import macs_per_example
 from kdrun.experiment.runtime import Runtime
 from kdrun.files import expanded
-from kdrun.log import log
-from kdrun.spec.dataset import ImageDatasetSpec
 from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
-from kdrun.training.convolution import NATIVE
-from kdrun.training.convolution_tuning import load_known, save_known, tune
 
 MIN_STEPS_TO_CAPTURE = 200
 """A capture takes about as long as so many steps of a small network."""
@@ -48,20 +42,32 @@ class Choices:
         threads: on the CPU.
         compile: whether the student is compiled.
         cuda_graphs: whether steps are captured and replayed.
-        conv_plan: algorithms of convolutions' gradients by shape, other than the native ones; see
-            `kdrun.training.convolution`.
     """
 
     threads: int
     compile: bool = False
     cuda_graphs: bool = False
-    conv_plan: Mapping[str, str] = field(default_factory=dict)
 
 
-def recorded_choices(run: Run) -> Choices | None:
-    """What a run began with; None where it was never begun."""
+def recorded_choices(run: Run, *, to_train: bool = False) -> Choices | None:
+    """What a run began with; None where it was never begun.
+
+    Args:
+        run: finished or not.
+        to_train: whether it is to be trained on.
+
+    Raises:
+        RuntimeError: it is to be trained on, and an older kdrun began it with gradients that are no longer available.
+    """
     recorded = run.status().get("choices")
-    return None if recorded is None else Choices(**recorded)
+    if recorded is None:
+        return None
+    if recorded.get("conv_plan") and to_train and not run.finished:
+        raise RuntimeError(
+            f"{run.directory}: began with runtime.conv_plan, which this version of kdrun does not have; "
+            f"to train it from the start: kdrun rm {run.spec.run_id}"
+        )
+    return Choices(**{name: value for name, value in recorded.items() if name != "conv_plan"})
 
 
 def choose(spec: Spec, runtime: Runtime) -> Choices:
@@ -72,9 +78,6 @@ def choose(spec: Spec, runtime: Runtime) -> Choices:
         compile=runtime.compile == "on" or (runtime.compile == "auto" and compiling_pays(spec, runtime.device, steps)),
         cuda_graphs=runtime.device.type == "cuda"
         and (runtime.cuda_graphs == "on" or (runtime.cuda_graphs == "auto" and steps >= MIN_STEPS_TO_CAPTURE)),
-        conv_plan=_conv_plan(spec, spec.dataset)
-        if isinstance(spec.dataset, ImageDatasetSpec) and _can_plan(spec, runtime) and steps
-        else {},
     )
 
 
@@ -89,31 +92,6 @@ def compiling_pays(spec: Spec, device: torch.device, steps: int) -> bool:
     rows = needs_of(spec).views * spec.recipe.batch_size
     macs = 3 * macs_per_example(spec.student, spec.dataset) * rows  # forward, and two gradients of the same size
     return steps * COMPILE_GAIN * (CUDA_STEP_SECONDS + macs / CUDA_MACS_PER_SECOND) > COMPILE_SECONDS
-
-
-def _can_plan(spec: Spec, runtime: Runtime) -> bool:
-    return runtime.conv_plan == "auto" and runtime.device.type == "cpu" and spec.precision == "bf16"
-
-
-def _conv_plan(spec: Spec, data: ImageDatasetSpec) -> dict[str, str]:
-    """The plan of a student's convolutions; what this machine does not know yet is timed, some seconds a network."""
-    known: dict[str, str] = {}
-    directory = None
-    try:
-        directory = cache_home() / "conv_plan"
-        known = load_known(directory)
-    except OSError as error:
-        log.warning("what is known about convolutions cannot be read, they are timed again: %s", error)
-    with torch.device("meta"):
-        student = build_student(spec.student, data)
-    plan = tune(student, (spec.recipe.batch_size, data.in_channels, *2 * (data.image_size,)), known=known)
-    if directory is not None and not plan.keys() <= known.keys():
-        log.info("timed the convolutions of %s in bf16, once for this machine (%s)", spec.student.name, directory)
-        try:
-            save_known(directory, known | plan)
-        except OSError as error:
-            log.warning("what was found about convolutions is not kept for other runs: %s", error)
-    return {shape: algorithm for shape, algorithm in plan.items() if algorithm != NATIVE}
 
 
 def cache_home() -> Path:

@@ -67,6 +67,20 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} ({platform.processor() or platform.machine()})"
 
 
+def cpu_facts() -> dict[str, str]:
+    """What Linux reports about the first CPU, by name (`/proc/cpuinfo`); elsewhere nothing."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return {}
+    pairs = [line.partition(":") for line in path.read_text().split("\n\n")[0].splitlines()]
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def cpu_name() -> str:
+    """The model of the CPU, as far as the operating system names it."""
+    return cpu_facts().get("model name") or platform.processor() or platform.machine()
+
+
 def _git_commit() -> str | None:
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():

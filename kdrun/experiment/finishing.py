@@ -83,7 +83,6 @@ def exported(
             **environment(device),
             "compile": choices.compile,
             "cuda_graphs": choices.cuda_graphs,
-            "conv_plan": len(choices.conv_plan),
         },
         "versions": versions(),
     }

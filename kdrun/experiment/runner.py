@@ -350,7 +350,7 @@ class Runner:
     def _choices(self, spec: Spec) -> Choices:
         """How a run computes: as it began, else as is chosen now."""
         torch.set_num_threads(self._threads(spec))
-        return recorded_choices(self.store.run(spec)) or choose(spec, self._runtime)
+        return recorded_choices(self.store.run(spec), to_train=True) or choose(spec, self._runtime)
 
 
 def _still(attempts: Iterable[Attempt]) -> list[Attempt]:

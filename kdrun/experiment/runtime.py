@@ -21,7 +21,6 @@ class Computation:
         sweep: `lockstep` trains runs that share their views and their teacher together, `one_by_one` each alone.
         compile: `torch.compile` of the student: off, auto or on.
         cuda_graphs: capture of whole steps on CUDA: off, auto or on.
-        conv_plan: faster algorithms for convolutions' gradients on the CPU in bf16, found by timing: off or auto.
         replay_gb: how many gigabytes (10^9 bytes) of teachers' logits are kept for later runs; 0 keeps none.
         keep: what a finished run keeps of its training: `weights` alone, or `all`, its checkpoints too.
 
@@ -33,7 +32,6 @@ class Computation:
     sweep: Literal["lockstep", "one_by_one"] = "lockstep"
     compile: Literal["off", "auto", "on"] = "auto"
     cuda_graphs: Literal["off", "auto", "on"] = "auto"
-    conv_plan: Literal["off", "auto"] = "auto"
     replay_gb: float = 10.0
     keep: Literal["weights", "all"] = "weights"
 

@@ -10,20 +10,18 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from kdrun.experiment.choices import cache_home
 from kdrun.experiment.cost import macs_per_example
-from kdrun.experiment.environment import device_name
+from kdrun.experiment.environment import cpu_name, device_name
 from kdrun.files import DamagedError, read_record, sha256, write_record
 from kdrun.log import log
 from kdrun.models.cost import num_parameters
 from kdrun.spec.components import resolve
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Component, Spec
-from kdrun.training.convolution_tuning import machine
 from kdrun.training.trainer import Timing, Training
 
 MIN_SECONDS = 1.0
@@ -156,5 +154,5 @@ def _mean(timings: Sequence[Timing]) -> Timing | None:
 
 def _directory(device: torch.device, threads: int) -> Path:
     """Of this machine, library, device and number of threads."""
-    place: dict[str, Any] = {**machine(), "threads": threads, "device": device_name(device)}
+    place = {"cpu": cpu_name(), "torch": torch.__version__, "threads": threads, "device": device_name(device)}
     return cache_home() / "speeds" / sha256(json.dumps(place, sort_keys=True).encode())[:10]

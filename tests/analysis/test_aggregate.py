@@ -30,12 +30,6 @@ def test_standard_error_is_of_the_mean():
     assert Statistic.of([60.0]).standard_error is None
 
 
-def test_statistic_as_text():
-    assert Statistic.of([60.0, 64.0]).text() == "62.00 ± 2.83"
-    assert Statistic.of([60.0, 60.0]).text(1) == "60.0 ± 0.0"
-    assert Statistic.of([71.256]).text() == "71.26"
-
-
 def test_groups_differ_in_everything_but_the_seed(sweep):
     groups = group_by_seed(sweep)
     assert [group.label for group in groups] == [f"method.temperature={t}" for t in ("1", "4", "16")]
@@ -125,13 +119,6 @@ def test_generations_and_assistants_are_told_apart_and_pooled_over_seeds(archive
         "teacher resnet20 born_again generation 2": 2,
         "teacher resnet14 kd ← resnet20": 2,
     }
-
-
-def test_a_teacher_of_another_dataset_is_said_to_be(archive):
-    teacher = archive.teacher()
-    elsewhere = replace(teacher, dataset=replace(teacher.dataset, target="kdrun.data.digits"))
-    (group,) = teachers_by_seed([taught(archive, archive.student(), elsewhere)])
-    assert group.label == "teacher resnet20 ce on digits"
 
 
 def test_peers_are_groups_beside_their_student(archive):

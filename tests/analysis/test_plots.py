@@ -88,19 +88,6 @@ def test_accuracy_against_a_number_is_a_line_in_its_order(archive, drawn, values
     assert ticks == {value: f"{value:g}" for value in values}
 
 
-def test_accuracy_against_words_has_points_at_the_words(archive, drawn):
-    jobs = []
-    for i, (word, top1) in enumerate((("resnet18", 70.0), ("cnn", 60.0))):
-        spec = archive.student(temperature=1.0 + i)
-        jobs.append(SweepRun({"student": word}, archive.finish(spec, top1)))
-    plots.accuracy_against(archive.root / "student.png", "student", group_by_seed(jobs), [], "title")
-    (axes,) = drawn
-    (line,) = [container.lines[0] for container in axes.containers]
-    assert points(line) == [(0, 70), (1, 60)]
-    assert line.get_linestyle() == "None"
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["resnet18", "cnn"]
-
-
 def test_accuracy_against_one_key_has_a_line_for_each_choice_of_the_others(sweep, archive, drawn):
     jobs = [archive.job(60.0 + t + 10 * a, temperature=t, alpha=a) for t in (1.0, 2.0) for a in (0.1, 0.9)]
     jobs.append(archive.job(None, temperature=3.0, alpha=0.1))  # a value that no run has finished is not drawn
@@ -115,14 +102,6 @@ def test_accuracy_against_one_key_has_a_line_for_each_choice_of_the_others(sweep
     (teacher,) = [line for line in axes.get_lines() if line.get_label().startswith("teacher")]
     assert (teacher.get_label(), set(teacher.get_ydata())) == ("teacher resnet20 ce (81.0 ± 1.4)", {81.0})
     assert len(axes.get_xticks()) == 2
-
-
-def test_error_bars_are_the_deviation(sweep, archive, drawn):
-    plots.accuracy_against(archive.root / "t.png", "method.temperature", group_by_seed(sweep), [], "title")
-    (container,) = drawn[0].containers
-    (bars,) = container.lines[2]
-    lengths = [float(segment[1, 1] - segment[0, 1]) for segment in bars.get_segments()]
-    assert lengths == pytest.approx([2 * math.sqrt(8), 2 * math.sqrt(0.125), 0.0])
 
 
 def test_many_curves_differ_in_colour_or_marker_and_the_legend_is_beside_them(archive, drawn):

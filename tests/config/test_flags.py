@@ -56,7 +56,7 @@ def test_flags_that_do_not_fit(kdrun, here, line):
 @pytest.mark.parametrize("form", ["", "+", "++", "~"])
 def test_swept_keys_typed_for_the_sweeper_are_one_problem(kdrun, form):
     for rest in ("hydra.sweeper.params", "hydra.sweeper.params.seed"):
-        for value in ("", "=", "=1", "=null", "=abc", "=[a]", "={seed:1}", '={seed:"1,2"}'):
+        for value in ("", "=1", '={seed:"1,2"}'):
             if not value and form != "~":
                 continue
             said = kdrun("-m", f"{form}{rest}{value}", "--dry-run")

@@ -186,16 +186,6 @@ def test_cifar100_alone_is_the_recipe_of_the_tfkd_paper(job):
     assert (spec.dataset.train_fraction, spec.dataset.val_fraction) == (1, 0)
 
 
-def test_tiny_imagenet_is_the_papers_recipe_too(job):
-    recipe = job("dataset=tiny_imagenet", "method=ce", "student=resnet50").spec.recipe
-    assert recipe.augmentation == Augmentation(crop_padding=0, flip=True, rotation=20.0)
-    assert (
-        dataclasses.replace(recipe, augmentation=Augmentation(4, True, 15.0), gamma=0.2)
-        == job("dataset=cifar100", "method=ce").spec.recipe
-    )
-    assert recipe.gamma == 0.1
-
-
 def test_the_experiments_are_the_released_settings(job):
     """params.json of the released code: MobileNetV2 from ResNet18, and from the virtual teacher."""
     kd = job("experiment=tfkd_kd_mobilenetv2").spec

@@ -5,9 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from kdrun.spec.components import student_component
-from kdrun.spec.spec import Component
-
 EXTRA_MODULE = """
 from subprocess import Popen
 from torch import nn
@@ -141,10 +138,6 @@ def test_editing_own_code_makes_another_run_and_says_what_differs(kdrun, own_con
     assert "already finished" in kdrun(*words, "recipe.epochs=1").out
     parts.write_text(parts.read_text() + "# edited\n")
     assert "is equal except for its code: my_extras.parts changed" in kdrun(*words, "recipe.epochs=1").out
-
-
-def test_kdruns_own_components_have_no_source():
-    assert student_component({"_target_": "kdrun.models.cnn"}, "student", []) == Component("kdrun.models.cnn")
 
 
 @pytest.mark.parametrize(

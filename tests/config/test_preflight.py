@@ -76,13 +76,6 @@ def test_the_jobs_of_a_sweep_share_where_they_run(kdrun, swept):
     assert "the jobs of a sweep must share one" in said.err
 
 
-def test_every_option_that_a_constructor_refuses_is_told(kdrun):
-    said = kdrun("recipe.lr=-1", "recipe.augmentation.rotation=-4", "method.temperature=0", "method.alpha=2")
-    assert "4 problems" in said.err
-    for text in ("recipe.lr=-1.0", "recipe.augmentation.rotation=-4.0", "method.temperature=0.0", "method.alpha=2.0"):
-        assert f"  {text}: must be" in said.err
-
-
 def test_what_was_found_to_fit_is_tried_again_where_its_name_stands_for_another_network(job, monkeypatch):
     @functools.wraps(kdrun.models.mlp)
     def mlp(**options):

@@ -169,10 +169,10 @@ SHOWN_BADLY = [
 
 
 @pytest.mark.parametrize("words", SHOWN_BADLY)
-@pytest.mark.parametrize("variable", ["KDRUN_TEST_TOKEN", "KDRUN_TEST_PLAIN"])
-def test_bad_input_does_not_quote_what_was_read_from_the_environment(kdrun, monkeypatch, words, variable):
-    monkeypatch.setenv(variable, VALUE)
-    said = kdrun("--dry-run", *words.replace("KDRUN_TEST_TOKEN", variable).split())
+def test_bad_input_does_not_quote_what_was_read_from_the_environment(kdrun, monkeypatch, words):
+    """Of any variable, whatever it is called."""
+    monkeypatch.setenv("KDRUN_TEST_PLAIN", VALUE)
+    said = kdrun("--dry-run", *words.replace("KDRUN_TEST_TOKEN", "KDRUN_TEST_PLAIN").split())
     assert said.code == 2
     assert VALUE not in said.out + said.err
     assert list(Path().iterdir()) == []

@@ -2,7 +2,6 @@
 
 import pytest
 
-from kdrun.spec.components import all_options, method_component
 from kdrun.store.result import describe
 
 SAME = [
@@ -36,11 +35,3 @@ def test_the_result_has_every_term_with_its_weight_and_options(job):
             "kd": {"weight": 0.9, "temperature": 2.0, "kl_reduction": "batchmean", "standardize": False},
         },
     }
-
-
-def test_other_methods_options_are_theirs():
-    problems: list[str] = []
-    kd = method_component({"_target_": "kdrun.methods.KD", "temperature": 2}, "method", problems)
-    assert kd is not None
-    assert "weight" not in all_options(kd)
-    assert problems == []

@@ -155,11 +155,6 @@ def test_bad_options_are_refused_by_name(options, message):
         Augmentation(**options)
 
 
-def test_padding_as_large_as_the_image_is_refused():
-    with pytest.raises(ValueError, match=r"crop_padding=8: must be smaller than the images, which are 8 x 8"):
-        augment(random_images(2, 8, 8, 1), torch.arange(2), Augmentation(crop_padding=8), seed=0, epoch=0)
-
-
 @pytest.mark.gpu
 def test_views_are_the_same_on_the_gpu():
     images, index = random_images(300, 32, 32, 3), shuffled(300)

@@ -4,7 +4,6 @@ import dataclasses
 import gzip
 import hashlib
 import io
-import os
 import pickle
 import struct
 import tarfile
@@ -105,17 +104,6 @@ def test_every_missing_file_is_named(dataset, tmp_path, no_network):
     assert no_network == []
 
 
-def test_a_root_inside_of_the_dataset_is_told_with_the_right_one(dataset, tmp_path, monkeypatch, no_network):
-    loader, place = dataset
-    data = tmp_path / "data"
-    for root in (place, *(parent for parent in place.parents if parent.is_relative_to(data) and parent != data)):
-        for named in (root, Path(os.path.relpath(root, place))):  # from within, where the path has no parents
-            monkeypatch.chdir(place)
-            with pytest.raises(DataError, match=f"dataset.root={named} is .* too deep; use dataset.root={data}$"):
-                loader(named)
-    assert no_network == []
-
-
 def test_a_root_beside_or_above_the_right_one_is_told_with_it(dataset, tmp_path, no_network):
     """Not downloaded a second time, whichever form it is in; what a download under way has is not looked at."""
     loader, place = dataset
@@ -177,18 +165,13 @@ def test_a_root_that_is_a_file_is_named(dataset, tmp_path, no_network):
 # --- archives -------------------------------------------------------------------------------------------------------
 
 
-def tar_of(*members: tuple[str, bytes, str]) -> bytes:
-    """A .tar.gz of files, and of links to what a member's third entry names."""
+def tar_of(name: str, content: bytes) -> bytes:
+    """A .tar.gz of one file."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as opened:
-        for name, kind, link in members:
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname, member.size = kind, link, 5 if kind == tarfile.REGTYPE else 0
-            opened.addfile(member, io.BytesIO(b"hello"))
+        (member := tarfile.TarInfo(name)).size = len(content)
+        opened.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
-
-
-GOOD = ("toy/a.txt", tarfile.REGTYPE, "")
 
 
 def toy(content: bytes) -> Archive:
@@ -196,7 +179,7 @@ def toy(content: bytes) -> Archive:
 
 
 def test_every_damaged_archive_is_named_and_nothing_is_unpacked(tmp_path, no_network):
-    archive, content = toy(tar_of(GOOD)), tar_of(GOOD)
+    content = tar_of("toy/a.txt", b"hello")
     archive = toy(content)
     path = tmp_path / archive.name
     for bad in damaged(content):
@@ -207,30 +190,3 @@ def test_every_damaged_archive_is_named_and_nothing_is_unpacked(tmp_path, no_net
     path.write_bytes(content)
     assert (unpack_archive(archive, tmp_path) / "a.txt").read_bytes() == b"hello"
     assert no_network == []
-
-
-@pytest.mark.parametrize(
-    "member",
-    [
-        ("../outside.txt", tarfile.REGTYPE, ""),
-        ("toy/../../outside.txt", tarfile.REGTYPE, ""),
-        ("/tmp/outside.txt", tarfile.REGTYPE, ""),
-        ("toy\\..\\outside.txt", tarfile.REGTYPE, ""),
-        ("toy/link", tarfile.SYMTYPE, "../.."),
-        ("toy/link", tarfile.LNKTYPE, "../outside.txt"),
-        ("toy/pipe", tarfile.FIFOTYPE, ""),
-        ("toy/device", tarfile.CHRTYPE, ""),
-    ],
-    ids=lambda member: f"{member[0]} {member[1].decode()}",
-)
-def test_an_archive_that_would_leave_its_directory_is_named_and_nothing_is_unpacked(tmp_path, member):
-    """Even with the checksum that is expected."""
-    content = tar_of(GOOD, member)
-    path = tmp_path / "root" / "toy.tar.gz"
-    path.parent.mkdir()
-    path.write_bytes(content)
-    with pytest.raises(DataError) as told:
-        unpack_archive(toy(content), path.parent)
-    assert str(told.value).startswith(f"{path}: refused, ")
-    assert repr(member[0]) in str(told.value)
-    assert list(tmp_path.rglob("*")) == [path.parent, path]

@@ -75,12 +75,11 @@ def spoil(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["empty", "text", "half", "flipped", "broken link", "loop"])
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_an_unreadable_image_is_named(tree, data_home, split, how):
-    spoil(tree / split / "bee" / "1.png", how)
+def test_an_unreadable_image_is_named(tree, data_home, how):
+    spoil(tree / "test" / "bee" / "1.png", how)
     with pytest.raises(DataError, match="1 of 8 images cannot be read") as told:
         folder(tree, image_size=12, in_channels=3)
-    assert str(tree / split / "bee" / "1.png") in str(told.value)
+    assert str(tree / "test" / "bee" / "1.png") in str(told.value)
     assert not (data_home / "decoded").exists()
 
 

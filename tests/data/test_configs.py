@@ -10,7 +10,7 @@ import yaml
 
 from kdrun.data import Splits, check_images, check_sequences, digits
 from kdrun.data.lexicon import VOCABULARY
-from kdrun.data.loaders import cifar, mnist, tiny_imagenet
+from kdrun.data.loaders import cifar, mnist
 from kdrun.data.loaders import digits as digits_module
 
 FOLDER = Path(__file__).parents[2] / "conf" / "dataset"
@@ -80,10 +80,6 @@ def test_mnist_is_torchvisions(name, known):
     assert len(ours.class_names) == len(known.classes) == read(name)["num_classes"]
 
 
-def test_tiny_imagenet_is_its_archive():
-    assert read("tiny_imagenet")["identity"] == f"md5:{tiny_imagenet.ARCHIVE.md5}"
-
-
 def test_digits_config_says_what_the_data_are():
     config, splits = read("digits"), digits()
     assert config["identity"] == f"sha256:{digits_module.SHA256}"
@@ -92,11 +88,3 @@ def test_digits_config_says_what_the_data_are():
     pixels = splits.train.images.double() / 255
     assert config["mean"] == [round(float(pixels.mean()), 4)]
     assert config["std"] == [round(float(pixels.std(correction=0)), 4)]
-
-
-def test_synthetic_config_builds():
-    config = read("synthetic")
-    names = ("num_classes", "in_channels", "image_size", "train_size", "test_size")
-    splits = target("synthetic")(**{name: config[name] for name in names})
-    check_images(splits, **{name: config[name] for name in names[:3]})  # raises where they disagree
-    assert (len(splits.train.labels), len(splits.test.labels)) == (config["train_size"], config["test_size"])

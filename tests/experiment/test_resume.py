@@ -120,6 +120,20 @@ def test_resumed_run_keeps_its_number_of_threads(lab):
     assert lab.execute(lab.plain(), "fresh", threads=1).result["environment"]["threads"] == 1
 
 
+@pytest.mark.parametrize("plan", [{}, {"data gradient, input 64x3x8x8": "zero_stuffed"}])
+def test_run_that_began_with_planned_convolutions_is_refused_if_any_was_planned(lab, plan):
+    """Older runs record `conv_plan`, empty unless in bf16 on a CPU."""
+    run = lab.run(lab.plain())
+    run.open(config=None)
+    run.write_status("interrupted", choices={"threads": 1, "compile": False, "cuda_graphs": False, "conv_plan": plan})
+    if plan:
+        with pytest.raises(RuntimeError, match=f"conv_plan.*{run.spec.run_id}"):
+            lab.execute(lab.plain())
+        assert not run.last_checkpoint.exists()
+    else:
+        assert lab.bits(lab.execute(lab.plain()).run) == lab.bits(lab.execute(lab.plain(), "fresh").run)
+
+
 def test_divergence_is_a_state_of_its_own_and_keeps_the_last_good_epoch(lab):
     forward = CE.forward
 

@@ -48,17 +48,6 @@ def test_feature_maps(name):
     assert maps == FEATURE_MAPS[name]
 
 
-def test_which_convolutions_have_a_bias():
-    with_bias = set()
-    for name in models.IMAGE:
-        with torch.device("meta"):
-            network = getattr(models, name)(10)
-        biases = {module.bias is not None for module in network.modules() if isinstance(module, nn.Conv2d)}
-        assert len(biases) <= 1, name
-        with_bias |= {name} if biases == {True} else set()
-    assert with_bias == {"cnn", "mobilenetv2", "shufflenetv2", "googlenet", "vgg8", "vgg13", "maxout_cnn"}
-
-
 def test_cnn_pools_before_relu():
     network = models.cnn(10)
     for layer in (network.layer1, network.layer2, network.layer3):
@@ -126,13 +115,6 @@ def test_kaiming_fan_out(name):
     if name == "resnext29_8x64d":
         assert network.classifier.weight.std().item() == pytest.approx(math.sqrt(2 / 1024), rel=0.02)
         assert not network.classifier.bias.any()
-
-
-def test_pytorch_init_elsewhere():
-    weight = models.mobilenetv2(10).head.conv.weight
-    bound = 1 / math.sqrt(320)
-    assert weight.abs().max() <= bound
-    assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.01)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -208,18 +190,6 @@ def test_mlp_normalises_what_the_relu_returns():
         y = (y @ layer.fc.weight.T + layer.fc.bias).relu()
         y = (y - layer.bn.running_mean) / (layer.bn.running_var + 1e-5).sqrt() * layer.bn.weight + layer.bn.bias
     assert_close(network(x), y @ network.classifier.weight.T + network.classifier.bias)
-
-
-def test_mlp_draws_the_same_weights_with_batch_norm():
-    networks = []
-    for batch_norm in (False, True):
-        torch.manual_seed(0)
-        networks.append(models.mlp(10, 1, 8, hidden=[20, 30], batch_norm=batch_norm).state_dict())
-    without, with_it = networks
-    assert list(without) == [
-        f"{layer}.{name}" for layer in ("layer1.fc", "layer2.fc", "classifier") for name in ("weight", "bias")
-    ]
-    assert all(torch.equal(value, with_it[name]) for name, value in without.items())
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
