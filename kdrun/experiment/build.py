@@ -31,6 +31,7 @@ from kdrun.data import NOT_DECODED as NOT_DECODED  # how config reaches it
 from kdrun.data import DataError as DataError
 from kdrun.files import expanded, is_dry_run
 from kdrun.methods import Method as Method
+from kdrun.methods import shipped_methods
 from kdrun.methods.base import Needs, Pair, TrainingSet
 from kdrun.models import SEQUENCE
 from kdrun.spec.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, resolve, told_to
@@ -178,10 +179,11 @@ def check_tasks(spec: Spec, needs: Needs) -> None:
     """
     others = [teacher.dataset for teacher in spec.all_teachers() if not teacher.dataset.same_task(spec.dataset)]
     if others and not needs.any_task:
+        featured = sorted(name for name, kind in shipped_methods().items() if kind.needs.any_task)
         raise ValueError(
             f"teacher.trained_on={others[0].name}: method {method_class(spec.method).name} compares the teacher's "
             f"classes with those of {spec.dataset.name}; a teacher of another dataset is for methods on features or "
-            "relations alone: at, crd, fsp, rkd, sp, fitnet with method.stage1_epochs=0, and sum of these"
+            f"relations alone: {', '.join(featured)}, in a form that compares no logits"
         )
     for other in others:
         if not (other.same_views(spec.dataset) or _converts(spec.dataset, other)):

@@ -27,6 +27,7 @@ class BornAgain(Distillation):
     name = "born_again"
     scheme = "self"
     needs = Needs(logits=True, own_architecture=True, generations=True)
+    of_teachers = ("generation",)
 
     def __init__(
         self,

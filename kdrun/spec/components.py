@@ -13,8 +13,11 @@ from typing import Any
 from torch import nn
 
 from kdrun.methods import Method as Method
+from kdrun.methods import Weights as Weights
+from kdrun.methods import shipped_methods
 from kdrun.methods.base import Distillation
-from kdrun.methods.sum import Sum, check_term, shipped_methods, shipped_terms, term_weight
+from kdrun.methods.facts import INJECTED as METHOD_INJECTED
+from kdrun.methods.sum import Sum, check_term, shipped_terms, term_weight
 from kdrun.spec.own_code import sources as sources  # how config reaches it
 from kdrun.spec.signature import bind, unknown, without_defaults
 from kdrun.spec.spec import Component
@@ -23,7 +26,6 @@ TRUST_VARIABLE = "KDRUN_TRUST"
 IMAGE_INJECTED = ("num_classes", "in_channels", "image_size")
 SEQUENCE_INJECTED = ("num_classes", "num_tokens", "length", "per_token")
 """What a network is told of images, and of sequences: `DatasetSpec.told`."""
-METHOD_INJECTED = ("student", "pair", "training")
 
 
 def trusted_packages() -> tuple[str, ...]:
@@ -182,7 +184,7 @@ def _with_terms(method: Component, path: str, problems: list[str]) -> Component:
         named = {} if kind is shipped_methods().get(name) else {"_target_": options["_target_"]}
         terms[name] = {**named, **_term_options(kind, own, place, problems)}
         # The code of the terms is part of the run's identity as that of a method is.
-        code |= sources(kind, named.get("_target_", ""), {**_term_defaults(kind), **own}) or {}
+        code |= sources(kind, named.get("_target_", ""), {**kind.term_options(), **own}) or {}
     return dataclasses.replace(method, options={**method.options, "terms": terms}, source=code or None)
 
 
@@ -203,7 +205,7 @@ def _term_options(
     kind: type[Distillation], options: Mapping[str, Any], place: str, problems: list[str]
 ) -> dict[str, Any]:
     """The options of a sum's term that are not at their default, and its weight where that is not the method's own."""
-    known = _term_defaults(kind)
+    known = kind.term_options()
     weight, own = {}, {}
     for option, value in options.items():
         if option == "weight":
@@ -221,14 +223,6 @@ def _term_options(
     if bound.get("weight") in (None, kind.default_weight()):
         bound = {}
     return {**bound, **without_defaults(kind, bind(kind, own, place, problems, injected=METHOD_INJECTED))}
-
-
-def _term_defaults(kind: type[Distillation]) -> dict[str, Any]:
-    """What a term of a sum has where nothing is said: its weight, and the options of its method that mean something."""
-    absent = (*METHOD_INJECTED, *kind.alone)
-    parameters = inspect.signature(kind).parameters
-    own = {option: parameter.default for option, parameter in parameters.items() if option not in absent}
-    return {"weight": kind.default_weight(), **own}
 
 
 def asks_for(method: Component) -> set[str]:
@@ -253,7 +247,7 @@ def all_options(method: Component) -> dict[str, Any]:
     options = {**_defaults(resolve(method.target)), **method.options}
     if is_sum(method):
         options["terms"] = {
-            name: {**_term_defaults(check_term(name, _term_method(name, given))), **given}
+            name: {**check_term(name, _term_method(name, given)).term_options(), **given}
             for name, given in sorted(options["terms"].items())
             if given is not None
         }

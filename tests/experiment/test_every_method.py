@@ -10,7 +10,7 @@ import torch
 from kdrun import methods
 from kdrun.experiment.attempt import Request
 
-KINDS = {kind.name: kind for kind in vars(methods).values() if isinstance(kind, type) and getattr(kind, "name", None)}
+KINDS = methods.shipped_methods()
 TAUGHT = [name for name, kind in KINDS.items() if kind.needs.teacher]
 WITHOUT_EFFECT = {
     "sum": {"terms": {"kd": {"weight": 0.0}, "at": {"weight": 0.0}, "fitnet": {"weight": 0.0}}},
