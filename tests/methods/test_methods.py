@@ -8,15 +8,27 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from kdrun import losses, methods
-from kdrun.methods import CE, KD, LSR, Batch, KDSim, KDTopK, KDUniform, Method, Needs, TeacherOutput, TfKDReg, TfKDSelf
+from kdrun import losses
+from kdrun.methods import (
+    CE,
+    KD,
+    LSR,
+    Batch,
+    KDSim,
+    KDTopK,
+    KDUniform,
+    Method,
+    TeacherOutput,
+    TfKDReg,
+    TfKDSelf,
+    shipped_methods,
+)
 
 K = 6
-EXPORTED = [kind for name in methods.__all__ if issubclass(kind := getattr(methods, name), Method)]
 METHODS = [
     kind
-    for kind in EXPORTED
-    if (not inspect.isabstract(kind) and "pair" not in inspect.signature(kind).parameters) or kind in (KDSim, KDTopK)
+    for kind in shipped_methods().values()
+    if "pair" not in inspect.signature(kind).parameters or kind in (KDSim, KDTopK)
 ]
 """All that need no features, no second network and no terms: the others are tested in files of their own."""
 CONVEX = [kind for kind in METHODS if {"alpha", "multiplier"} <= inspect.signature(kind).parameters.keys()]
@@ -151,33 +163,6 @@ def test_another_teacher_teaches_something_else(build, batch, teacher, kind):
     assert first.loss != second.loss
     batch.generator.manual_seed(1)
     assert method(batch, teacher).loss == first.loss
-
-
-def test_what_a_method_asks_of_a_teacher():
-    nothing, logits, own = "", "logits", "logits own_architecture"
-    assert {kind.name: needs(kind) for kind in METHODS} == {
-        "ce": nothing,
-        "lsr": nothing,
-        "kd": logits,
-        "kd_uniform": nothing,
-        "takd": "logits assistant",
-        "tfkd_self": own,
-        "tfkd_reg": nothing,
-        "logit_matching": logits,
-        "kd_topk": logits,
-        "kd_pt": logits,
-        "kd_sim": "logits weights",
-        "kd_ensemble": "logits several",
-        "dkd": logits,
-        "dist": logits,
-        "triplet": logits,
-        "born_again": "logits own_architecture generations",
-    }
-    assert all(kind.knowledge == ("response" if kind not in (CE, LSR) else "labels") for kind in METHODS)
-
-
-def needs(kind: type[Method]) -> str:
-    return " ".join(name for name, asked in vars(kind.needs).items() if asked != getattr(Needs(), name))
 
 
 @pytest.mark.parametrize(
