@@ -33,7 +33,7 @@ from kdrun.files import expanded, is_dry_run
 from kdrun.methods import Method as Method
 from kdrun.methods import shipped_methods
 from kdrun.methods.base import Needs, Pair, TrainingSet
-from kdrun.models import SEQUENCE
+from kdrun.models import sequence_networks
 from kdrun.spec.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, resolve, told_to
 from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec
 from kdrun.spec.signature import unknown
@@ -73,7 +73,7 @@ def check_kind(student: Component, dataset: DatasetSpec) -> None:
     takes_sequences = told_to(resolve(student.target)) == SEQUENCE_INJECTED
     if takes_sequences != ("num_tokens" in dataset.told):
         kind = "sequences" if takes_sequences else "images"
-        theirs = f"{dataset.example}s, which {', '.join(SEQUENCE)} take" if not takes_sequences else "images"
+        theirs = f"{dataset.example}s, which {', '.join(sequence_networks())} take" if not takes_sequences else "images"
         raise ValueError(f"{student.name}: is a network for {kind}, and {dataset.name} has {theirs}")
 
 

@@ -50,7 +50,7 @@ def test_feature_maps(name):
 
 def test_which_convolutions_have_a_bias():
     with_bias = set()
-    for name in models.IMAGE:
+    for name in models.image_networks():
         with torch.device("meta"):
             network = getattr(models, name)(10)
         biases = {module.bias is not None for module in network.modules() if isinstance(module, nn.Conv2d)}

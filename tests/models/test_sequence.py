@@ -50,11 +50,6 @@ def padded(tokens, *num_pads):
     return tokens
 
 
-def test_every_network_is_of_one_kind():
-    assert set(models.SEQUENCE) == {"lstm", "transformer"}
-    assert sorted((*models.SEQUENCE, *models.IMAGE)) == sorted(models.__all__)
-
-
 @pytest.mark.parametrize("length", [1, 2, LENGTH])
 @pytest.mark.parametrize(("kind", "per_token"), BOTH)
 def test_trains_on_any_length(kind, per_token, length):
@@ -324,7 +319,7 @@ def test_lstm_is_initialised_by_pytorch_but_for_its_embeddings():
         assert parameter.std().item() == pytest.approx(0.1 / math.sqrt(3), rel=0.06)
 
 
-@pytest.mark.parametrize("name", models.SEQUENCE)
+@pytest.mark.parametrize("name", models.sequence_networks())
 @pytest.mark.parametrize("wrong", [1, 0, -3, True, 10.0, "10"])
 def test_refuses_numbers_of_classes_and_of_tokens(name, wrong):
     with pytest.raises(ValueError, match=r"num_classes=.*at least 2"):

@@ -114,7 +114,7 @@ def test_maxout_cnn_sizes(filters, units):
     assert num_macs(network, (1, 28, 28)) == macs + units[2] * 10
 
 
-@pytest.mark.parametrize("name", models.IMAGE)
+@pytest.mark.parametrize("name", models.image_networks())
 def test_macs_equal_a_count_from_layer_shapes(name):
     network = getattr(models, name)(10, in_channels=1, **({"image_size": 12} if name in SIZED else {})).eval()
     counted = []
@@ -154,9 +154,10 @@ def test_counting_leaves_everything_as_it_was():
 
 def test_every_network_has_a_config_with_its_defaults():
     configs = {path.stem: yaml.safe_load(path.read_text()) for path in CONF.glob("*.yaml")}
-    assert {config["_target_"] for config in configs.values()} == {f"kdrun.models.{name}" for name in models.__all__}
+    names = [*models.image_networks(), *models.sequence_networks()]
+    assert {config["_target_"] for config in configs.values()} == {f"kdrun.models.{name}" for name in names}
     injected = {"num_classes", "in_channels", "image_size", "num_tokens", "length", "per_token"}
-    for name in models.__all__:
+    for name in names:
         parameters = inspect.signature(getattr(models, name)).parameters
         defaults = {key: parameter.default for key, parameter in parameters.items() if key not in injected}
         config = configs["abnar_cnn" if name == "maxout_cnn" else name]
@@ -171,7 +172,7 @@ def test_configs_have_all_options_and_state_their_true_size(path):
     name = options.pop("_target_").removeprefix("kdrun.models.")
     comment = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
     parameters = inspect.signature(getattr(models, name)).parameters
-    if name in models.SEQUENCE:
+    if name in models.sequence_networks():
         assert set(options) == set(parameters) - {"num_classes", "num_tokens", "length", "per_token"}
         of_class = re.search(r"([\d,]+) parameters for 2 classes, 500 tokens, length 32", comment)
         network = build(name, 2, num_tokens=500, length=32, **options)
