@@ -296,7 +296,28 @@ NOT_IN_A_SUM = ("forward", "ask", "objective", "trained", "delivered", "peers")
 class Distillation(Method):
     """`hard_weight * CE + weight * term`: what most methods are, and what `sum` adds up.
 
-    Subclasses compute their term in `distill`, without its weight.
+    Subclasses compute their term in `distill`, without its weight:
+
+    >>> class Cosine(Distillation):
+    ...     name = "cosine"
+    ...
+    ...     def __init__(self, student: nn.Module, *, weight: float = 2.0) -> None:
+    ...         super().__init__(student)
+    ...         losses.check_weight("weight", weight)
+    ...         self.weight = weight
+    ...
+    ...     def distill(self, student, batch, teacher):
+    ...         return 1 - torch.cosine_similarity(student.logits, teacher.logits).mean()
+    >>> x, y = torch.eye(2), torch.tensor([0, 1])
+    >>> batch = Batch(x, y, index=y, epoch=0, step=0, progress=0.0, generator=torch.Generator())
+    >>> objective = Cosine(nn.Identity(), weight=0.5)(batch, TeacherOutput(logits=-x))
+    >>> {name: round(value.item(), 3) for name, value in objective.terms.items()}
+    {'ce': 0.313, 'cosine': 2.0}
+    >>> Cosine.objective_text(Cosine.defaults(), num_classes=2)
+    'CE + 2 cosine'
+
+    A `method/cosine.yaml` with `_target_: PACKAGE.Cosine` and `weight: 2.0` makes it `kdrun method=cosine`, and a term:
+    `method.terms.NAME._target_=PACKAGE.Cosine`.
 
     Attributes:
         term: the name that the term is logged by; empty where it is the method's own.
