@@ -74,10 +74,11 @@ def untrained(spec: Spec) -> Spec | None:
 
 def uniform(spec: Spec) -> Spec | None:
     """KD from soft targets without information, 1/K on every class, where the method's options are those of KD."""
+    options = all_options(spec.method)
     known = inspect.signature(resolve("kdrun.methods.KDUniform")).parameters.keys()
-    if not spec.teachers or effective_weights(spec) is None or spec.method.options.keys() - known:
+    if not spec.teachers or effective_weights(spec) is None or options.keys() - known:
         return None
-    return _taught_by(spec, "kdrun.methods.KDUniform", **spec.method.options)
+    return _taught_by(spec, "kdrun.methods.KDUniform", **options)
 
 
 CONTROLS: dict[str, Callable[[Spec], Spec | None]] = {

@@ -33,6 +33,7 @@ METHODS = [
 """All that need no features, no second network and no terms: the others are tested in files of their own."""
 CONVEX = [kind for kind in METHODS if {"alpha", "multiplier"} <= inspect.signature(kind).parameters.keys()]
 WEIGHED = [kind for kind in METHODS if "weight" in inspect.signature(kind).parameters]
+BOTH_WEIGHED = [kind for kind in WEIGHED if "hard_weight" in inspect.signature(kind).parameters]
 SOFT = {"temperature": 3.0, "alpha": 0.7, "kl_reduction": "mean", "multiplier": 2.5}
 VIRTUAL = {"temperature": 5.0, "alpha": 0.3, "correct_prob": 0.9, "multiplier": 4.0, "variant": "released"}
 
@@ -176,7 +177,10 @@ def test_without_its_term_a_method_is_cross_entropy_to_the_bit(objective, teache
 
 @pytest.mark.parametrize(
     ("kind", "on"),
-    [*((kind, {"alpha": 1.0}) for kind in CONVEX), *((kind, {"hard_weight": 0.0, "weight": 1.0}) for kind in WEIGHED)],
+    [
+        *((kind, {"alpha": 1.0}) for kind in CONVEX),
+        *((kind, {"hard_weight": 0.0, "weight": 1.0}) for kind in BOTH_WEIGHED),
+    ],
 )
 def test_without_the_labels_its_term_is_left(objective, teacher, kind, on):
     soft = objective(kind, teacher, **on)
