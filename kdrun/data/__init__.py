@@ -4,7 +4,7 @@ The names that the rest of kdrun uses are all here; a loader (`_target_: kdrun.d
 the modules of `kdrun.data.loaders`.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 from kdrun import lazy
 from kdrun.spec.augmentation import Augmentation as Augmentation
@@ -68,5 +68,6 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    return lazy.attribute(f"{__name__}.loaders", name)
+def __getattr__(name: str) -> Callable[..., Splits]:
+    loader: Callable[..., Splits] = lazy.attribute(f"{__name__}.loaders", name)
+    return loader

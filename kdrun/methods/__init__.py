@@ -5,7 +5,8 @@ in every checkpoint, as the memories of CRD: a run that is resumed ends with the
 is not kept: the teacher's FSP matrices are computed at every step, since its views change with every epoch, and what
 was computed for an image in another batch equals what is computed now only up to rounding.
 
-The protocol is imported here; the methods (`kdrun.methods.KD`) are found in the modules by their names.
+The protocol is imported here; the methods (`kdrun.methods.KD`) are found in the modules by their names. For a type
+checker they are of any type: code that needs theirs imports from the module (`kdrun.methods.kd`).
 """
 
 import functools

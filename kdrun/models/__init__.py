@@ -43,7 +43,9 @@ logits `[N, K]`, or `[N * L', K]` with a label for each token (a language model)
 
 import functools
 import inspect
-from typing import Any
+from collections.abc import Callable
+
+from torch import nn
 
 from kdrun import lazy
 
@@ -67,5 +69,6 @@ def sequence_networks() -> tuple[str, ...]:
     return shipped_networks("num_classes", "num_tokens", "length")
 
 
-def __getattr__(name: str) -> Any:
-    return lazy.attribute(__name__, name)
+def __getattr__(name: str) -> Callable[..., nn.Module]:
+    network: Callable[..., nn.Module] = lazy.attribute(__name__, name)
+    return network
