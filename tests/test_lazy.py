@@ -24,7 +24,7 @@ def test_the_name_of_a_component_is_not_that_of_a_module_beside_it():
         module = importlib.import_module(package)
         assert name not in {each.name for each in pkgutil.iter_modules(module.__path__)}
         assert callable(getattr(module, name))
-    with pytest.raises(AttributeError, match="'kdrun.methods' has no attribute 'NoMethod'"):
+    with pytest.raises(AttributeError, match=r"'kdrun.methods' has no attribute 'NoMethod'"):
         methods.NoMethod  # noqa: B018
 
 

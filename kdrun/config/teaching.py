@@ -54,7 +54,7 @@ class Teaching:
 
     def teachers_of(self, own: Spec) -> tuple[Spec, ...]:
         """The teachers of a run."""
-        generation = own.method.options.get("generation", 1)
+        generation = all_options(own.method).get("generation", 1)
         if method_class(own.method).needs.generations and generation > 1:
             options = {**own.method.options, "generation": generation - 1}
             method = dataclasses.replace(own.method, options=without_defaults(method_class(own.method), options))
