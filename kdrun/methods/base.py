@@ -302,9 +302,7 @@ class Distillation(Method):
     ...     name = "cosine"
     ...
     ...     def __init__(self, student: nn.Module, *, weight: float = 2.0) -> None:
-    ...         super().__init__(student)
-    ...         losses.check_weight("weight", weight)
-    ...         self.weight = weight
+    ...         super().__init__(student, weight=weight)
     ...
     ...     def distill(self, student, batch, teacher):
     ...         return 1 - torch.cosine_similarity(student.logits, teacher.logits).mean()
@@ -321,8 +319,8 @@ class Distillation(Method):
 
     Attributes:
         term: the name that the term is logged by; empty where it is the method's own.
-        hard_weight: of the cross-entropy with the labels.
-        weight: of the term.
+        hard_weight: of the cross-entropy with the labels, from 0 to 1e9; an argument of the constructor or the class's.
+        weight: of the term, likewise.
         alone: options that only weigh and time the term, and so have no meaning where it is one of a sum.
     """
 
@@ -332,6 +330,13 @@ class Distillation(Method):
     alone: ClassVar[tuple[str, ...]] = ("weight", "hard_weight")
     hard_weight: float = 1.0
     weight: float = 1.0
+
+    def __init__(self, student: nn.Module, *, weight: float | None = None, hard_weight: float | None = None) -> None:
+        super().__init__(student)
+        for name, value in {"weight": weight, "hard_weight": hard_weight}.items():
+            if value is not None:
+                losses.check_weight(name, value)
+                setattr(self, name, value)
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         ce = losses.cross_entropy(student.logits, batch.y)

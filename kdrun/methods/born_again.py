@@ -38,15 +38,11 @@ class BornAgain(Distillation):
         hard_weight: float = 1.0,
         weight: float = 1.0,
     ) -> None:
-        super().__init__(student)
+        super().__init__(student, weight=weight, hard_weight=hard_weight)
         losses.check_range("generation", generation, 1, 100)
         losses.check_choice("variant", variant, VARIANTS)
-        losses.check_weight("hard_weight", hard_weight)
-        losses.check_weight("weight", weight)
         self.generation = generation
         self.variant = variant
-        self.hard_weight = hard_weight
-        self.weight = weight
 
     def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
         assert teacher is not None, "needs.logits was not met"

@@ -35,17 +35,13 @@ class DIST(Distillation):
         hard_weight: float = 1.0,
         weight: float = 32.0,
     ) -> None:
-        super().__init__(student)
+        super().__init__(student, weight=weight, hard_weight=hard_weight)
         losses.check_temperature("temperature", temperature)
         losses.check_weight("beta", beta)
         losses.check_weight("gamma", gamma)
-        losses.check_weight("hard_weight", hard_weight)
-        losses.check_weight("weight", weight)
         self.temperature = temperature
         self.beta = beta
         self.gamma = gamma
-        self.hard_weight = hard_weight
-        self.weight = weight
 
     def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
         assert teacher is not None, "needs.logits was not met"

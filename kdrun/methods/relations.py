@@ -40,15 +40,11 @@ class RKD(Distillation):
         student_tap: str | None = None,
         teacher_tap: str | None = None,
     ) -> None:
-        super().__init__(student)
+        super().__init__(student, weight=weight, hard_weight=hard_weight)
         losses.check_weight("distance_weight", distance_weight)
         losses.check_weight("angle_weight", angle_weight)
-        losses.check_weight("weight", weight)
-        losses.check_weight("hard_weight", hard_weight)
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight
-        self.weight = weight
-        self.hard_weight = hard_weight
         self.student_tap, self.teacher_tap = one_tap(pair, student_tap, teacher_tap, lambda network: network.vector)
         self.taps = (self.student_tap,)
         self._ask_features(self.teacher_tap)
@@ -87,11 +83,7 @@ class SimilarityPreserving(Distillation):
         student_tap: str | None = None,
         teacher_tap: str | None = None,
     ) -> None:
-        super().__init__(student)
-        losses.check_weight("weight", weight)
-        losses.check_weight("hard_weight", hard_weight)
-        self.weight = weight
-        self.hard_weight = hard_weight
+        super().__init__(student, weight=weight, hard_weight=hard_weight)
         self.student_tap, self.teacher_tap = one_tap(pair, student_tap, teacher_tap, _last)
         self.taps = (self.student_tap,)
         self._ask_features(self.teacher_tap)

@@ -122,7 +122,7 @@ class Sum(Method):
         return Objective.of(student.logits, values, {"ce": self.hard_weight, **self.weights})
 
 
-def _term(name: str, given: Mapping[str, object], options: Mapping[str, Any]) -> Distillation:
+def _term(name: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> Distillation:
     """A method without a student of its own: it sees what the sum's student says."""
     own = {option: value for option, value in options.items() if option not in ("weight", "_target_")}
     try:
