@@ -111,7 +111,7 @@ def taught_spec(findings: Findings, own: Spec, teaching: Teaching, *, starts: bo
     if len({teacher.run_id for teacher in teachers}) < len(teachers):
         findings.problems.append("teacher: the same teacher is there twice; see teacher.seeds and teacher.also")
     method = method_class(own.method)
-    if "num_teachers" in all_options(own.method):
+    if method.needs.several and "num_teachers" in all_options(own.method):
         options = without_defaults(method, {**own.method.options, "num_teachers": len(teachers)})
         own = dataclasses.replace(own, method=dataclasses.replace(own.method, options=options))
     return dataclasses.replace(own, teachers=teachers if method.needs.teacher else ())

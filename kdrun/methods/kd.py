@@ -47,7 +47,7 @@ class Blend(Distillation):
         return {"multiplier": options["multiplier"] * other / num_classes} if divided else {}
 
     @classmethod
-    def blend(cls, options: Options, num_classes: int) -> Weights:
+    def blend_weights(cls, options: Options, num_classes: int) -> Weights:
         """The weights of cross-entropy and term, the KL per image."""
         hard, weight = cls.weighting(options)
         return Weights(hard, weight / (num_classes if cls.divides_by_classes(options) else 1))
@@ -101,7 +101,7 @@ class KD(SoftTargets):
 
     @classmethod
     def effective_weights(cls, options: Options, num_classes: int) -> Weights | None:
-        weights = cls.blend(options, num_classes)
+        weights = cls.blend_weights(options, num_classes)
         return dataclasses.replace(weights, epsilon=weights.share)
 
     @classmethod

@@ -73,7 +73,7 @@ class TfKDReg(Blend):
     @classmethod
     def effective_weights(cls, options: Options, num_classes: int) -> Weights | None:
         """As released the objective is `c LSR(K w u / c)`, with `u = softmax(p^d / T)` on a wrong class."""
-        weights = cls.blend(options, num_classes)
+        weights = cls.blend_weights(options, num_classes)
         if options["variant"] != "released":
             return weights
         temperature, correct = options["temperature"], options["correct_prob"]
@@ -83,7 +83,7 @@ class TfKDReg(Blend):
 
     @classmethod
     def objective_text(cls, options: Options, num_classes: int) -> str:
-        weights = cls.blend(options, num_classes)
+        weights = cls.blend_weights(options, num_classes)
         side = ", student at T=1" if options["variant"] == "released" else ""
         return f"{weights.hard:.4g} CE + {weights.soft:.4g} KL, T={options['temperature']:g}{side}"
 

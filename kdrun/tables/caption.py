@@ -97,7 +97,8 @@ def _what_the_losses_are(definition: Definition, lines: Sequence[Line]) -> Itera
             "Objective: KL is per image (batchmean), its weight as it counts (alpha m / K where the loss averages "
             f"over classes){square}."
         )
-    classes = sorted({spec.dataset.num_classes for spec in specs if rescaled(spec, 1, 1)})
+    divided = [spec for spec in specs if rescaled(spec, 1, 1)]  # their weights depend on the number of classes
+    classes = sorted({spec.dataset.num_classes for spec in divided})
     if definition.num_classes is not None and classes and _keeps_weights(definition.num_classes, definition, lines):
         yield (
             f"The loss divides the KL by K: multipliers are m K/{definition.num_classes} "
@@ -108,7 +109,7 @@ def _what_the_losses_are(definition: Definition, lines: Sequence[Line]) -> Itera
 def _keeps_weights(published: int, definition: Definition, lines: Sequence[Line]) -> bool:
     """Whether every row has the effective weights of the paper's, at another number of classes than `published`.
 
-    It has not where the user has set an option that decides them.
+    Options that neither the row nor the table sets are 1 there. A row has others where the user has set such an option.
     """
     rows = [line.entry for line in lines if line.entry.specs and line.entry.row.control is None]
     found = False
