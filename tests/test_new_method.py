@@ -26,7 +26,8 @@ class SoftLabels(Distillation):
     name = "soft_labels"
 
     def __init__(self, student: nn.Module, *, weight: float = 0.25) -> None:
-        super().__init__(student, weight=weight)
+        super().__init__(student)
+        self.weigh(weight)
 
     def distill(self, student, batch, teacher):
         return losses.soft_target_loss(student.logits, teacher.logits, temperature=1.0)

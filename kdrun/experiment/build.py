@@ -34,10 +34,11 @@ from kdrun.methods import Method as Method
 from kdrun.methods import shipped_methods
 from kdrun.methods.base import Needs, Pair, TrainingSet
 from kdrun.models import sequence_networks
-from kdrun.spec.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, resolve, told_to
+from kdrun.spec.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, method_of, resolve, told_to
 from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec
 from kdrun.spec.signature import unknown
 from kdrun.spec.spec import Component, Recipe, Spec, as_tuples
+from kdrun.spec.terms import terms_with_classes
 from kdrun.taps import Outline, outline
 from kdrun.training.conversion import Conversion
 from kdrun.training.optimisation import (
@@ -217,10 +218,7 @@ def build_method(method: Component, student: nn.Module, given: Mapping[str, Any]
     """
     options = dict(method.options)
     if is_sum(method) and "terms" in options:  # it gets classes: only here names are resolved
-        options["terms"] = {
-            name: term and {**term, **({"_target_": resolve(term["_target_"])} if "_target_" in term else {})}
-            for name, term in options["terms"].items()
-        }
+        options["terms"] = terms_with_classes(options["terms"], method_of)
     built: Method = resolve(method.target)(student, **(given or {}), **options)
     return built
 

@@ -42,7 +42,8 @@ class AT(Distillation):
         student_taps: tuple[str, ...] | None = None,
         teacher_taps: tuple[str, ...] | None = None,
     ) -> None:
-        super().__init__(student, weight=weight, hard_weight=hard_weight)
+        super().__init__(student)
+        self.weigh(weight, hard_weight)
         losses.check_choice("variant", variant, losses.AT_VARIANTS)
         self.variant = variant
         self.taps, self.teacher_taps = map_taps(pair, student_taps, teacher_taps, lambda pair: stage_ends(pair, 2))

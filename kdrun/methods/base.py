@@ -302,7 +302,8 @@ class Distillation(Method):
     ...     name = "cosine"
     ...
     ...     def __init__(self, student: nn.Module, *, weight: float = 2.0) -> None:
-    ...         super().__init__(student, weight=weight)
+    ...         super().__init__(student)
+    ...         self.weigh(weight)
     ...
     ...     def distill(self, student, batch, teacher):
     ...         return 1 - torch.cosine_similarity(student.logits, teacher.logits).mean()
@@ -319,7 +320,7 @@ class Distillation(Method):
 
     Attributes:
         term: the name that the term is logged by; empty where it is the method's own.
-        hard_weight: of the cross-entropy with the labels, from 0 to 1e9; an argument of the constructor or the class's.
+        hard_weight: of the cross-entropy with the labels, from 0 to 1e9.
         weight: of the term, likewise.
         alone: options that only weigh and time the term, and so have no meaning where it is one of a sum.
     """
@@ -331,8 +332,8 @@ class Distillation(Method):
     hard_weight: float = 1.0
     weight: float = 1.0
 
-    def __init__(self, student: nn.Module, *, weight: float | None = None, hard_weight: float | None = None) -> None:
-        super().__init__(student)
+    def weigh(self, weight: float | None = None, hard_weight: float | None = None) -> None:
+        """Checks and sets the weights, of a subclass that has them as options; None is the class's."""
         for name, value in {"weight": weight, "hard_weight": hard_weight}.items():
             if value is not None:
                 losses.check_weight(name, value)

@@ -38,7 +38,8 @@ class BornAgain(Distillation):
         hard_weight: float = 1.0,
         weight: float = 1.0,
     ) -> None:
-        super().__init__(student, weight=weight, hard_weight=hard_weight)
+        super().__init__(student)
+        self.weigh(weight, hard_weight)
         losses.check_range("generation", generation, 1, 100)
         losses.check_choice("variant", variant, VARIANTS)
         self.generation = generation

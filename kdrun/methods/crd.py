@@ -60,7 +60,8 @@ class CRD(Distillation):
         student_tap: str | None = None,
         teacher_tap: str | None = None,
     ) -> None:
-        super().__init__(student, weight=weight, hard_weight=hard_weight)
+        super().__init__(student)
+        self.weigh(weight, hard_weight)
         losses.check_range("num_negatives", num_negatives, 1, 1_000_000)
         losses.check_range("embedding_size", embedding_size, 1, 1_000_000)
         losses.check_temperature("temperature", temperature)

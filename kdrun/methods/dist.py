@@ -35,7 +35,8 @@ class DIST(Distillation):
         hard_weight: float = 1.0,
         weight: float = 32.0,
     ) -> None:
-        super().__init__(student, weight=weight, hard_weight=hard_weight)
+        super().__init__(student)
+        self.weigh(weight, hard_weight)
         losses.check_temperature("temperature", temperature)
         losses.check_weight("beta", beta)
         losses.check_weight("gamma", gamma)

@@ -38,7 +38,8 @@ class DKD(Distillation):
         weight: float = 1.0,
         standardize: bool = False,
     ) -> None:
-        super().__init__(student, weight=weight, hard_weight=hard_weight)
+        super().__init__(student)
+        self.weigh(weight, hard_weight)
         losses.check_temperature("temperature", temperature)
         losses.check_weight("alpha", alpha)
         losses.check_weight("beta", beta)

@@ -66,7 +66,8 @@ class FitNet(Distillation):
         student_tap: str | None = None,
         teacher_tap: str | None = None,
     ) -> None:
-        super().__init__(student, weight=weight, hard_weight=hard_weight)
+        super().__init__(student)
+        self.weigh(weight, hard_weight)
         self._stage1_recipe = stage1_recipe(stage1_epochs, stage1_lr, stage1_milestones, stage1_gamma)
         self.stage1_epochs = stage1_epochs
         if stage1_epochs:  # the second stage is KD

@@ -64,7 +64,8 @@ class FSP(Distillation):
         student_taps: tuple[str, ...] | None = None,
         teacher_taps: tuple[str, ...] | None = None,
     ) -> None:
-        super().__init__(student, weight=weight, hard_weight=hard_weight)
+        super().__init__(student)
+        self.weigh(weight, hard_weight)
         self._stage1_recipe = stage1_recipe(stage1_epochs, stage1_lr, stage1_milestones, stage1_gamma)
         self.stage1_epochs = stage1_epochs
         losses.check_choice("pooling", pooling, losses.POOLINGS)

@@ -25,11 +25,11 @@ class Blend(Distillation):
     alone = ("alpha", "multiplier")
 
     def __init__(self, student: nn.Module, *, alpha: float, multiplier: float | None) -> None:
+        super().__init__(student)
         losses.check_range("alpha", alpha, 0, 1)
         if multiplier is not None:
             losses.check_weight("multiplier", multiplier)
-        hard_weight, weight = self.weighting({"alpha": alpha, "multiplier": multiplier})
-        super().__init__(student, weight=weight, hard_weight=hard_weight)
+        self.hard_weight, self.weight = self.weighting({"alpha": alpha, "multiplier": multiplier})
 
     @classmethod
     def weighting(cls, options: Options) -> tuple[float, float]:

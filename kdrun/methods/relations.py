@@ -40,7 +40,8 @@ class RKD(Distillation):
         student_tap: str | None = None,
         teacher_tap: str | None = None,
     ) -> None:
-        super().__init__(student, weight=weight, hard_weight=hard_weight)
+        super().__init__(student)
+        self.weigh(weight, hard_weight)
         losses.check_weight("distance_weight", distance_weight)
         losses.check_weight("angle_weight", angle_weight)
         self.distance_weight = distance_weight
@@ -83,7 +84,8 @@ class SimilarityPreserving(Distillation):
         student_tap: str | None = None,
         teacher_tap: str | None = None,
     ) -> None:
-        super().__init__(student, weight=weight, hard_weight=hard_weight)
+        super().__init__(student)
+        self.weigh(weight, hard_weight)
         self.student_tap, self.teacher_tap = one_tap(pair, student_tap, teacher_tap, _last)
         self.taps = (self.student_tap,)
         self._ask_features(self.teacher_tap)

@@ -33,7 +33,8 @@ class Triplet(Distillation):
         hard_weight: float = 1.0,
         weight: float = 1.0,
     ) -> None:
-        super().__init__(student, weight=weight, hard_weight=hard_weight)
+        super().__init__(student)
+        self.weigh(weight, hard_weight)
         losses.check_weight("triplet_weight", triplet_weight)
         losses.check_weight("margin", margin)
         self.triplet_weight = triplet_weight
