@@ -71,6 +71,7 @@ def observed(kind: type[Method], teacher: nn.Module, options: dict) -> list:
         batch = Batch(x, LABELS, torch.arange(N), epoch=0, step=step, progress=0.5, generator=generator)
         method.zero_grad()
         loss = method(batch, answer(teacher, x)).loss
+        assert loss.isfinite(), "two that are no numbers are never equal"
         loss.backward()
         found += [loss.item(), *(p.grad.sum().item() for p in method.parameters() if p.grad is not None)]
     return found
