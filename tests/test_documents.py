@@ -302,3 +302,8 @@ def test_the_documents_have_what_is_looked_for():
     assert PYTHON
     assert len(TABLES) == 4
     assert {block.file for block in BLOCKS if block.file} >= {"my_package/parts.py", "my_conf/method/my_method.yaml"}
+
+
+def test_every_method_is_in_its_document():
+    text = (ROOT / "docs" / "methods.md").read_text()
+    assert not [path.stem for path in (ROOT / "conf" / "method").glob("*.yaml") if f"`{path.stem}`" not in text]

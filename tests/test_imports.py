@@ -10,7 +10,20 @@ import pytest
 ROOT = Path(__file__).parents[1] / "kdrun"
 
 # No other part of kdrun; anybody may use them.
-LEAVES = {"console", "escaping", "files", "limits", "log", "memory", "redaction", "seeds", "start", "stopping", "taps"}
+LEAVES = {
+    "console",
+    "escaping",
+    "files",
+    "lazy",
+    "limits",
+    "log",
+    "memory",
+    "redaction",
+    "seeds",
+    "start",
+    "stopping",
+    "taps",
+}
 RUNS = {"spec", "store"}
 ALLOWED = {
     "cli": {"config", "tables", "experiment", "analysis", *RUNS},
@@ -32,6 +45,7 @@ ALLOWED = {
     "console": set(),
     "escaping": set(),
     "files": set(),
+    "lazy": set(),
     "limits": set(),
     "log": set(),
     "memory": set(),

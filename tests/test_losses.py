@@ -74,14 +74,6 @@ def test_kd_at_temperature_one_is_cross_entropy_with_the_blended_target(logits):
     assert torch.autograd.grad(loss, teacher, allow_unused=True)[0] is None
 
 
-def test_high_temperature_tends_to_matching_centred_logits(logits):
-    student, teacher, _ = logits
-    centred = [tensor - tensor.mean(1, keepdim=True) for tensor in (student, teacher)]
-    matching = ((centred[0] - centred[1]) ** 2).sum(1).mean() / (2 * K)
-    soft = losses.soft_target_loss(student, teacher, temperature=1e4)
-    assert_close(soft, matching, rtol=1e-3, atol=0)
-
-
 @pytest.mark.parametrize(("spread", "wrong", "right"), [("uniform", 0.2 / K, 0.8 + 0.2 / K), ("others", 0.2 / 6, 0.8)])
 def test_label_smoothing_equals_cross_entropy_with_the_smoothed_target(logits, spread, wrong, right):
     student, _, labels = logits
@@ -155,17 +147,6 @@ def test_narrow_logits_are_computed_in_float32_even_under_autocast(logits):
     assert loss.dtype == torch.float32
     wide = losses.kd_loss(*(tensor.double() for tensor in narrow), labels, temperature=4.0, alpha=0.9)
     assert_close(loss.double(), wide, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("temperature", [LOWEST_TEMPERATURE, 0.1, 1.0, 100.0, HIGHEST_TEMPERATURE])
-def test_large_logits_give_finite_losses_and_gradients(temperature):
-    generator = torch.Generator().manual_seed(3)
-    student = (torch.randn(8, K, generator=generator) * 1e4).requires_grad_()
-    teacher = torch.randn(8, K, generator=generator) * 1e4
-    loss = losses.kd_loss(student, teacher, torch.zeros(8, dtype=torch.int64), temperature=temperature, alpha=0.5)
-    loss.backward()
-    assert loss.isfinite()
-    assert student.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(

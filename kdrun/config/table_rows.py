@@ -12,11 +12,10 @@ from tqdm import tqdm
 from kdrun.config.compose import ConfigError, compose_job
 from kdrun.config.preflight import Job, check_job
 from kdrun.experiment.evaluations import names_for
-from kdrun.spec.components import all_options
 from kdrun.spec.signature import unknown
 from kdrun.spec.spec import Spec
 from kdrun.tables import Definition, Entry, Row
-from kdrun.tables.controls import CONTROLS, divided_by_classes
+from kdrun.tables.controls import CONTROLS, rescaled
 from kdrun.tables.waypoints import both
 
 OF_ROWS = ("student", "teacher", "method")
@@ -236,23 +235,17 @@ def _row_jobs(definition: Definition, row: Row, user: UserOverrides, num_seeds: 
         problems += error.problems
     if problems:
         raise ConfigError(problems)
-    multiplier = _multiplier(first.spec, definition)
-    if multiplier is not None and not user.sets("method.multiplier"):
-        config.method.multiplier = multiplier
-        first = user.check(config)
+    published = definition.num_classes or first.spec.dataset.num_classes
+    if published != first.spec.dataset.num_classes:  # the options that keep the published weights in the loss
+        options = rescaled(first.spec, published, first.spec.dataset.num_classes)
+        changes = {name: value for name, value in options.items() if not user.sets(f"{METHOD}{name}")}
+        if changes:
+            config.method.update(changes)
+            first = user.check(config)
     yield first
     for seed in range(1, num_seeds):
         config.seed = seed
         yield user.check(config)
-
-
-def _multiplier(spec: Spec, definition: Definition) -> float | None:
-    """At another number of classes than the paper's: m K / K_paper, which keeps the weights in the loss."""
-    classes = spec.dataset.num_classes
-    if definition.num_classes in (None, classes) or not divided_by_classes(spec.method):
-        return None
-    multiplier: float = all_options(spec.method)["multiplier"]
-    return multiplier * classes / definition.num_classes
 
 
 def _controls(definition: Definition, row: Row, jobs: Sequence[Job]) -> Iterator[tuple[Entry, list[Job]]]:

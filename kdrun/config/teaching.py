@@ -54,7 +54,7 @@ class Teaching:
 
     def teachers_of(self, own: Spec) -> tuple[Spec, ...]:
         """The teachers of a run."""
-        generation = own.method.options.get("generation", 1)
+        generation = all_options(own.method).get("generation", 1)
         if method_class(own.method).needs.generations and generation > 1:
             options = {**own.method.options, "generation": generation - 1}
             method = dataclasses.replace(own.method, options=without_defaults(method_class(own.method), options))
@@ -111,7 +111,7 @@ def taught_spec(findings: Findings, own: Spec, teaching: Teaching, *, starts: bo
     if len({teacher.run_id for teacher in teachers}) < len(teachers):
         findings.problems.append("teacher: the same teacher is there twice; see teacher.seeds and teacher.also")
     method = method_class(own.method)
-    if method.needs.several:
+    if method.needs.several and "num_teachers" in all_options(own.method):
         options = without_defaults(method, {**own.method.options, "num_teachers": len(teachers)})
         own = dataclasses.replace(own, method=dataclasses.replace(own.method, options=options))
     return dataclasses.replace(own, teachers=teachers if method.needs.teacher else ())

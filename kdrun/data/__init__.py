@@ -1,8 +1,12 @@
 """Datasets as tensors (images in uint8, sequences of tokens), their selection, augmentation and batches.
 
-The names a config uses (`_target_: kdrun.data.cifar100`) and the ones the rest of kdrun uses are all here.
+The names that the rest of kdrun uses are all here; a loader (`_target_: kdrun.data.cifar100`) is found by its name in
+the modules of `kdrun.data.loaders`.
 """
 
+from collections.abc import Callable
+
+from kdrun import lazy
 from kdrun.spec.augmentation import Augmentation as Augmentation
 
 from .augmentation import Parameters, angle_degrees, augment
@@ -11,13 +15,6 @@ from .decoding import undecoded
 from .errors import DataError
 from .files import data_home
 from .image_files import composed
-from .loaders.agreement import agreement, agreement_lm
-from .loaders.cifar import cifar10, cifar100
-from .loaders.digits import digits
-from .loaders.folder import folder
-from .loaders.mnist import fashion_mnist, mnist
-from .loaders.synthetic import synthetic
-from .loaders.tiny_imagenet import tiny_imagenet
 from .resident import Resident, ResidentImages, ResidentSequences, batches, epoch_order, grouped_order
 from .splits import (
     CONTENT_HASH,
@@ -53,29 +50,24 @@ __all__ = [
     "SequenceSet",
     "Splits",
     "TrainingViews",
-    "agreement",
-    "agreement_lm",
     "angle_degrees",
     "augment",
     "batches",
     "check_images",
     "check_sequences",
-    "cifar10",
-    "cifar100",
     "claims_identity",
     "composed",
     "data_home",
-    "digits",
     "epoch_order",
-    "fashion_mnist",
-    "folder",
     "grouped_order",
     "identity",
-    "mnist",
     "relabelled",
     "select",
     "stratified_subset",
-    "synthetic",
-    "tiny_imagenet",
     "undecoded",
 ]
+
+
+def __getattr__(name: str) -> Callable[..., Splits]:
+    loader: Callable[..., Splits] = lazy.attribute(f"{__name__}.loaders", name)
+    return loader

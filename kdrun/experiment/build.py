@@ -31,12 +31,14 @@ from kdrun.data import NOT_DECODED as NOT_DECODED  # how config reaches it
 from kdrun.data import DataError as DataError
 from kdrun.files import expanded, is_dry_run
 from kdrun.methods import Method as Method
+from kdrun.methods import shipped_methods
 from kdrun.methods.base import Needs, Pair, TrainingSet
-from kdrun.models import SEQUENCE
-from kdrun.spec.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, resolve, told_to
+from kdrun.models import sequence_networks
+from kdrun.spec.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, method_of, resolve, told_to
 from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec
 from kdrun.spec.signature import unknown
 from kdrun.spec.spec import Component, Recipe, Spec, as_tuples
+from kdrun.spec.terms import terms_with_classes
 from kdrun.taps import Outline, outline
 from kdrun.training.conversion import Conversion
 from kdrun.training.optimisation import (
@@ -72,7 +74,7 @@ def check_kind(student: Component, dataset: DatasetSpec) -> None:
     takes_sequences = told_to(resolve(student.target)) == SEQUENCE_INJECTED
     if takes_sequences != ("num_tokens" in dataset.told):
         kind = "sequences" if takes_sequences else "images"
-        theirs = f"{dataset.example}s, which {', '.join(SEQUENCE)} take" if not takes_sequences else "images"
+        theirs = f"{dataset.example}s, which {', '.join(sequence_networks())} take" if not takes_sequences else "images"
         raise ValueError(f"{student.name}: is a network for {kind}, and {dataset.name} has {theirs}")
 
 
@@ -178,10 +180,11 @@ def check_tasks(spec: Spec, needs: Needs) -> None:
     """
     others = [teacher.dataset for teacher in spec.all_teachers() if not teacher.dataset.same_task(spec.dataset)]
     if others and not needs.any_task:
+        featured = sorted(name for name, kind in shipped_methods().items() if kind.needs.any_task)
         raise ValueError(
             f"teacher.trained_on={others[0].name}: method {method_class(spec.method).name} compares the teacher's "
             f"classes with those of {spec.dataset.name}; a teacher of another dataset is for methods on features or "
-            "relations alone: at, crd, fsp, rkd, sp, fitnet with method.stage1_epochs=0, and sum of these"
+            f"relations alone: {', '.join(featured)}, in a form that compares no logits"
         )
     for other in others:
         if not (other.same_views(spec.dataset) or _converts(spec.dataset, other)):
@@ -215,10 +218,7 @@ def build_method(method: Component, student: nn.Module, given: Mapping[str, Any]
     """
     options = dict(method.options)
     if is_sum(method) and "terms" in options:  # it gets classes: only here names are resolved
-        options["terms"] = {
-            name: term and {**term, **({"_target_": resolve(term["_target_"])} if "_target_" in term else {})}
-            for name, term in options["terms"].items()
-        }
+        options["terms"] = terms_with_classes(options["terms"], method_of)
     built: Method = resolve(method.target)(student, **(given or {}), **options)
     return built
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrun.experiment.build import build_student
-from kdrun.models import IMAGE
+from kdrun.models import image_networks
 from kdrun.models.foreign_keys import LAYOUTS, Layout
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Component
@@ -260,7 +260,7 @@ def _nearest(candidates: list[_Candidate], dataset: DatasetSpec) -> str | None:
     """The first network of kdrun that a file fits, perhaps with another number of classes."""
     if "image_size" not in dataset.told:
         return None
-    for name in IMAGE:
+    for name in image_networks():
         try:
             wanted = _tensors_of(Component(f"kdrun.models.{name}"), dataset)
         except ValueError:  # a network for larger images

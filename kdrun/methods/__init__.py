@@ -4,9 +4,16 @@ A method sees a batch and what the teacher says about it. What it keeps from one
 in every checkpoint, as the memories of CRD: a run that is resumed ends with the same bits. What can be computed again
 is not kept: the teacher's FSP matrices are computed at every step, since its views change with every epoch, and what
 was computed for an image in another batch equals what is computed now only up to rounding.
+
+The protocol is imported here; the methods (`kdrun.methods.KD`) are found in the modules by their names. For a type
+checker they are of any type: code that needs theirs imports from the module (`kdrun.methods.kd`).
 """
 
-from kdrun.methods.attention import AT
+import functools
+import inspect
+from typing import Any
+
+from kdrun import lazy
 from kdrun.methods.base import (
     Batch,
     Distillation,
@@ -18,57 +25,30 @@ from kdrun.methods.base import (
     TeacherOutput,
     TrainingSet,
 )
-from kdrun.methods.born_again import BornAgain
-from kdrun.methods.crd import CRD
-from kdrun.methods.dist import DIST
-from kdrun.methods.dkd import DKD
-from kdrun.methods.dml import DML
-from kdrun.methods.fitnet import FitNet
-from kdrun.methods.fsp import FSP
-from kdrun.methods.hard_labels import CE, LSR
-from kdrun.methods.kd import KD, TAKD, KDUniform, TfKDSelf
-from kdrun.methods.kd_ensemble import KDEnsemble
-from kdrun.methods.logit_matching import LogitMatching
-from kdrun.methods.partial_kd import KDPt, KDSim, KDTopK
-from kdrun.methods.relations import RKD, SimilarityPreserving
-from kdrun.methods.sum import Sum
-from kdrun.methods.tfkd_reg import TfKDReg
-from kdrun.methods.triplet import Triplet
-from kdrun.methods.weight_distillation import WeightDistillation
+from kdrun.methods.facts import Weights
 
 __all__ = [
-    "AT",
-    "CE",
-    "CRD",
-    "DIST",
-    "DKD",
-    "DML",
-    "FSP",
-    "KD",
-    "LSR",
-    "RKD",
-    "TAKD",
     "Batch",
-    "BornAgain",
     "Distillation",
-    "FitNet",
-    "KDEnsemble",
-    "KDPt",
-    "KDSim",
-    "KDTopK",
-    "KDUniform",
-    "LogitMatching",
     "Method",
     "Needs",
     "Objective",
     "Pair",
-    "SimilarityPreserving",
     "StudentOutput",
-    "Sum",
     "TeacherOutput",
-    "TfKDReg",
-    "TfKDSelf",
     "TrainingSet",
-    "Triplet",
-    "WeightDistillation",
+    "Weights",
+    "shipped_methods",
 ]
+
+
+@functools.cache
+def shipped_methods() -> dict[str, type[Method]]:
+    """The methods of kdrun by name: the concrete ones among the classes of this package's modules."""
+    found = [lazy.attribute(__name__, name) for name in lazy.definitions(__name__)]
+    kinds = [kind for kind in found if inspect.isclass(kind) and issubclass(kind, Method) and hasattr(kind, "name")]
+    return {kind.name: kind for kind in kinds if not inspect.isabstract(kind)}
+
+
+def __getattr__(name: str) -> Any:
+    return lazy.attribute(__name__, name)

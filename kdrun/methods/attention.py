@@ -43,10 +43,7 @@ class AT(Distillation):
         teacher_taps: tuple[str, ...] | None = None,
     ) -> None:
         super().__init__(student)
-        losses.check_weight("weight", weight)
-        losses.check_weight("hard_weight", hard_weight)
-        self.weight = weight
-        self.hard_weight = hard_weight
+        self.weigh(weight, hard_weight)
         losses.check_choice("variant", variant, losses.AT_VARIANTS)
         self.variant = variant
         self.taps, self.teacher_taps = map_taps(pair, student_taps, teacher_taps, lambda pair: stage_ends(pair, 2))

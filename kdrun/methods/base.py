@@ -14,16 +14,14 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kdrun import losses
+from kdrun.methods.facts import INJECTED, Facts, Knowledge, Options, added
 from kdrun.taps import Outline, tapped
-
-Knowledge = Literal["labels", "response", "feature", "relation"]
-Scheme = Literal["offline", "online", "self"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +32,14 @@ class Needs:
         logits: the teacher's logits on the very views the student sees: that there is a teacher at all.
         features: what the teacher's modules of these paths return on them, see `kdrun.taps`.
         weights: the teacher's parameters and buffers.
-        several: any number of teachers is taken, one at least.
+        several: any number of teachers is taken, one at least. The option `num_teachers`, of a method that has it, is
+            how many are trained where the config names none, and becomes their number where it names them.
         own_architecture: the teacher must be another training of the student's own architecture
             (self-distillation), whatever teacher the config names.
-        generations: the teacher is the same run with `generation` one less, and an ordinary training before the first.
-        assistant: the teacher is a network of its own choice that was itself taught by the teacher the config names.
+        generations: the teacher is the same run with the option `generation` one less, and an ordinary training before
+            the first.
+        assistant: the teacher is a network of its own choice that was itself taught, by `KD` with the same options, by
+            the teacher that the config names.
         any_task: the teacher may have learned another dataset: its logits are compared with nothing. A class whose
             options decide says so, too, and its instances what holds.
         views: how many random views of each image a batch has, at least 1. A batch of N images then has `views * N`
@@ -205,7 +206,7 @@ class Objective:
         return cls(functools.reduce(operator.add, parts.values()), logits, terms, weighted or parts)
 
 
-class Method(nn.Module, ABC):
+class Method(Facts, nn.Module, ABC):
     """Owns the student, and whatever else is learned with it. Subclasses are `methods` of the command line.
 
     The subclass's constructor takes the student first, `pair` and `training` (`Pair`, `TrainingSet`) if it has use for
@@ -214,24 +215,15 @@ class Method(nn.Module, ABC):
     resumed has it.
 
     Attributes:
-        name: as it is called in directories and tables.
-        knowledge: what is taught: labels, or the teacher's responses (logits), features, or relations between images.
-        scheme: `offline` from a trained teacher, `online` together with it, `self` from the own architecture.
         needs: what is asked of the teacher and the batches; known in full once the method is built.
         taps: the student's, whose features `objective` gets.
         stage: 0, or 1 once the second of two stages has begun.
-        stage1_epochs: length of a first stage before the one of `recipe.epochs`; 0 where there is none.
+        stage1_epochs: length of a first stage before the one of `recipe.epochs`; 0 where there is none. A method that
+            can have two stages has an option of this name.
         notices: what the user should know of the method as it is built, one line each.
-        of_one_stage: options that have an effect only without a first stage, of a method that has both forms.
-        of_two_stages: options that have an effect only with one.
         doubtful: terms whose share of the gradient is a notice as soon as it is measured.
     """
 
-    name: ClassVar[str]
-    knowledge: ClassVar[Knowledge] = "labels"
-    scheme: ClassVar[Scheme] = "offline"
-    of_one_stage: ClassVar[tuple[str, ...]] = ()
-    of_two_stages: ClassVar[tuple[str, ...]] = ()
     needs: Needs = Needs()
     taps: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
@@ -280,17 +272,6 @@ class Method(nn.Module, ABC):
         own = {id(parameter) for parameter in self.student.parameters()}
         return [parameter for parameter in trained if id(parameter) in own] or trained
 
-    @classmethod
-    def about_sweep(cls, option: str, settings: Sequence[Mapping[str, Any]], num_classes: int) -> str | None:
-        """What should be known before an option is swept: nothing.
-
-        Args:
-            option: that is swept.
-            settings: all options of each of the sweep's runs.
-            num_classes: K.
-        """
-        return None
-
     def stage1_recipe(self) -> Mapping[str, Any]:
         """What the first of two stages changes of the recipe, by the names of its fields: nothing but the epochs."""
         return {}
@@ -308,15 +289,39 @@ class Method(nn.Module, ABC):
         return {}
 
 
+NOT_IN_A_SUM = ("forward", "ask", "objective", "trained", "delivered", "peers")
+"""Methods of a class that a sum does not use; a class that can have two stages uses them for these alone."""
+
+
 class Distillation(Method):
     """`hard_weight * CE + weight * term`: what most methods are, and what `sum` adds up.
 
-    Subclasses compute their term in `distill`, without its weight.
+    Subclasses compute their term in `distill`, without its weight:
+
+    >>> class Cosine(Distillation):
+    ...     name = "cosine"
+    ...
+    ...     def __init__(self, student: nn.Module, *, weight: float = 2.0) -> None:
+    ...         super().__init__(student)
+    ...         self.weigh(weight)
+    ...
+    ...     def distill(self, student, batch, teacher):
+    ...         return 1 - torch.cosine_similarity(student.logits, teacher.logits).mean()
+    >>> x, y = torch.eye(2), torch.tensor([0, 1])
+    >>> batch = Batch(x, y, index=y, epoch=0, step=0, progress=0.0, generator=torch.Generator())
+    >>> objective = Cosine(nn.Identity(), weight=0.5)(batch, TeacherOutput(logits=-x))
+    >>> {name: round(value.item(), 3) for name, value in objective.terms.items()}
+    {'ce': 0.313, 'cosine': 2.0}
+    >>> Cosine.objective_text(Cosine.defaults(), num_classes=2)
+    'CE + 2 cosine'
+
+    A `method/cosine.yaml` with `_target_: PACKAGE.Cosine` and `weight: 2.0` makes it `kdrun method=cosine`, and a term:
+    `method.terms.NAME._target_=PACKAGE.Cosine`.
 
     Attributes:
         term: the name that the term is logged by; empty where it is the method's own.
-        hard_weight: of the cross-entropy with the labels.
-        weight: of the term.
+        hard_weight: of the cross-entropy with the labels, from 0 to 1e9.
+        weight: of the term, likewise.
         alone: options that only weigh and time the term, and so have no meaning where it is one of a sum.
     """
 
@@ -326,6 +331,13 @@ class Distillation(Method):
     alone: ClassVar[tuple[str, ...]] = ("weight", "hard_weight")
     hard_weight: float = 1.0
     weight: float = 1.0
+
+    def weigh(self, weight: float | None = None, hard_weight: float | None = None) -> None:
+        """Checks and sets the weights, of a subclass that has them as options; None is the class's."""
+        for name, value in {"weight": weight, "hard_weight": hard_weight}.items():
+            if value is not None:
+                losses.check_weight(name, value)
+                setattr(self, name, value)
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         ce = losses.cross_entropy(student.logits, batch.y)
@@ -338,15 +350,40 @@ class Distillation(Method):
         """The distillation term, a scalar."""
 
     @classmethod
+    def weighting(cls, options: Options) -> tuple[float, float]:
+        """The weights of cross-entropy and term: the options of these names, or what the class has."""
+        return options.get("hard_weight", cls.hard_weight), options.get("weight", cls.weight)
+
+    @classmethod
+    def objective_text(cls, options: Options, num_classes: int) -> str:
+        if options.get("stage1_epochs"):
+            return super().objective_text(options, num_classes)
+        hard, weight = cls.weighting(options)
+        return added((hard, "CE"), (weight, cls.name))
+
+    @classmethod
+    def why_no_term(cls) -> str | None:
+        first_stage = inspect.signature(cls).parameters.get("stage1_epochs")
+        own = [name for name in NOT_IN_A_SUM if getattr(cls, name) is not getattr(Distillation, name)]
+        reasons = {
+            f"a sum uses its distill alone, and it has its own {' and '.join(own)}": bool(own) and first_stage is None,
+            "it has several teachers, a sum has one": cls.needs.several,
+            "its teacher is of the student's own architecture": cls.needs.own_architecture,
+            "its teacher is an assistant with a teacher of its own": cls.needs.assistant,
+            "it has no form of one stage": first_stage is not None and first_stage.default is first_stage.empty,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
+
+    @classmethod
     def default_weight(cls) -> float:
-        """The weight of the term where none is given: that of the constructor, alpha times the multiplier, or 1."""
-        default = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
-        weight: float = cls.weight
-        if "weight" in default:
-            weight = default["weight"]
-        elif "alpha" in default:
-            weight = default["alpha"] * (default.get("multiplier") or 1.0)
-        return weight
+        """The weight of the term where none is given."""
+        return cls.weighting(cls.defaults())[1]
+
+    @classmethod
+    def term_options(cls) -> dict[str, Any]:
+        """As a term of a sum: its weight, and the options that have a meaning there, at their defaults."""
+        options = [name for name in inspect.signature(cls).parameters if name not in (*INJECTED, *cls.alone)]
+        return {"weight": cls.default_weight(), **{name: cls.defaults().get(name) for name in options}}
 
     def _ask_features(self, *taps: str) -> None:
         """Asks for what the teacher's modules of these paths return."""

@@ -27,6 +27,7 @@ class BornAgain(Distillation):
     name = "born_again"
     scheme = "self"
     needs = Needs(logits=True, own_architecture=True, generations=True)
+    of_teachers = ("generation",)
 
     def __init__(
         self,
@@ -38,14 +39,11 @@ class BornAgain(Distillation):
         weight: float = 1.0,
     ) -> None:
         super().__init__(student)
+        self.weigh(weight, hard_weight)
         losses.check_range("generation", generation, 1, 100)
         losses.check_choice("variant", variant, VARIANTS)
-        losses.check_weight("hard_weight", hard_weight)
-        losses.check_weight("weight", weight)
         self.generation = generation
         self.variant = variant
-        self.hard_weight = hard_weight
-        self.weight = weight
 
     def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
         assert teacher is not None, "needs.logits was not met"

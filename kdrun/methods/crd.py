@@ -61,19 +61,16 @@ class CRD(Distillation):
         teacher_tap: str | None = None,
     ) -> None:
         super().__init__(student)
+        self.weigh(weight, hard_weight)
         losses.check_range("num_negatives", num_negatives, 1, 1_000_000)
         losses.check_range("embedding_size", embedding_size, 1, 1_000_000)
         losses.check_temperature("temperature", temperature)
         losses.check_range("momentum", momentum, 0, 1)
         if momentum == 1:
             raise ValueError("momentum=1: must be less than 1, or the memories stay as they are drawn")
-        losses.check_weight("weight", weight)
-        losses.check_weight("hard_weight", hard_weight)
         self.num_negatives = num_negatives
         self.temperature = temperature
         self.momentum = momentum
-        self.weight = weight
-        self.hard_weight = hard_weight
         self.student_tap, self.teacher_tap = one_tap(pair, student_tap, teacher_tap, lambda network: network.vector)
         if len(training.labels) != training.size:
             raise ValueError(

@@ -36,16 +36,13 @@ class DIST(Distillation):
         weight: float = 32.0,
     ) -> None:
         super().__init__(student)
+        self.weigh(weight, hard_weight)
         losses.check_temperature("temperature", temperature)
         losses.check_weight("beta", beta)
         losses.check_weight("gamma", gamma)
-        losses.check_weight("hard_weight", hard_weight)
-        losses.check_weight("weight", weight)
         self.temperature = temperature
         self.beta = beta
         self.gamma = gamma
-        self.hard_weight = hard_weight
-        self.weight = weight
 
     def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
         assert teacher is not None, "needs.logits was not met"

@@ -39,18 +39,15 @@ class DKD(Distillation):
         standardize: bool = False,
     ) -> None:
         super().__init__(student)
+        self.weigh(weight, hard_weight)
         losses.check_temperature("temperature", temperature)
         losses.check_weight("alpha", alpha)
         losses.check_weight("beta", beta)
         losses.check_range("warmup_epochs", warmup_epochs, 0, MOST_EPOCHS)
-        losses.check_weight("hard_weight", hard_weight)
-        losses.check_weight("weight", weight)
         self.temperature = temperature
         self.alpha = alpha
         self.beta = beta
         self.warmup_epochs = warmup_epochs
-        self.hard_weight = hard_weight
-        self.weight = weight
         self.standardize = standardize
 
     def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:

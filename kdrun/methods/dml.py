@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kdrun import losses
 from kdrun.methods.base import Batch, Method, Objective, Pair, StudentOutput, TeacherOutput
+from kdrun.methods.facts import Options, added
 
 
 class DML(Method):
@@ -56,6 +57,10 @@ class DML(Method):
         others = [logits for i, logits in enumerate(answers) if i != k]
         kls = [losses.soft_target_loss(answers[k], logits, temperature=self.temperature) for logits in others]
         return torch.stack(kls).mean()
+
+    @classmethod
+    def objective_text(cls, options: Options, num_classes: int) -> str:
+        return added((1.0, "CE"), (options["weight"], cls.name))
 
     def peers(self) -> Mapping[str, nn.Module]:
         """The other networks: `peer1`, `peer2`, ..."""

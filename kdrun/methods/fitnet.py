@@ -67,6 +67,7 @@ class FitNet(Distillation):
         teacher_tap: str | None = None,
     ) -> None:
         super().__init__(student)
+        self.weigh(weight, hard_weight)
         self._stage1_recipe = stage1_recipe(stage1_epochs, stage1_lr, stage1_milestones, stage1_gamma)
         self.stage1_epochs = stage1_epochs
         if stage1_epochs:  # the second stage is KD
@@ -74,13 +75,9 @@ class FitNet(Distillation):
         losses.check_temperature("temperature", temperature)
         losses.check_weight("kd_weight_start", kd_weight_start)
         losses.check_weight("kd_weight_end", kd_weight_end)
-        losses.check_weight("weight", weight)
-        losses.check_weight("hard_weight", hard_weight)
         self.temperature = temperature
         self.kd_weight_start = kd_weight_start
         self.kd_weight_end = kd_weight_end
-        self.weight = weight
-        self.hard_weight = hard_weight
         default = _middle if pair.student.maps and pair.teacher.maps else _vector
         self.student_tap, self.teacher_tap = one_tap(pair, student_tap, teacher_tap, default)
         self.taps = (self.student_tap,)

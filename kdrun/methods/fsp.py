@@ -65,14 +65,11 @@ class FSP(Distillation):
         teacher_taps: tuple[str, ...] | None = None,
     ) -> None:
         super().__init__(student)
+        self.weigh(weight, hard_weight)
         self._stage1_recipe = stage1_recipe(stage1_epochs, stage1_lr, stage1_milestones, stage1_gamma)
         self.stage1_epochs = stage1_epochs
-        losses.check_weight("weight", weight)
-        losses.check_weight("hard_weight", hard_weight)
         losses.check_choice("pooling", pooling, losses.POOLINGS)
         losses.check_choice("reduction", reduction, losses.FSP_REDUCTIONS)
-        self.weight = weight
-        self.hard_weight = hard_weight
         self.pooling = pooling
         self.reduction = reduction
         ours, theirs = map_taps(pair, student_taps, teacher_taps, _flow)

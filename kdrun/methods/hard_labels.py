@@ -6,6 +6,7 @@ from torch import nn
 
 from kdrun import losses
 from kdrun.methods.base import Batch, Method, Objective, StudentOutput, TeacherOutput
+from kdrun.methods.facts import Options, added
 
 SMALLEST_SCALE = 1e-9
 """Of a loss; below, its gradients begin to vanish in float32."""
@@ -30,6 +31,10 @@ class CE(Method):
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         ce = losses.cross_entropy(student.logits, batch.y)
         return Objective.of(student.logits, {"ce": ce}, {"ce": self.scale})
+
+    @classmethod
+    def objective_text(cls, options: Options, num_classes: int) -> str:
+        return added((options["scale"], "CE"))
 
 
 class LSR(Method):
@@ -59,3 +64,8 @@ class LSR(Method):
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         lsr = losses.label_smoothing_loss(student.logits, batch.y, epsilon=self.epsilon, spread=self.spread)
         return Objective.of(student.logits, {"lsr": lsr}, {"lsr": self.scale})
+
+    @classmethod
+    def objective_text(cls, options: Options, num_classes: int) -> str:
+        others = ", on the wrong classes" if options["spread"] == "others" else ""
+        return added((options["scale"], f"LSR, ε={options['epsilon']:.4g}{others}"))

@@ -2,33 +2,64 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from kdrun import losses
 from kdrun.methods.base import Batch, Distillation, Needs, StudentOutput, TeacherOutput
+from kdrun.methods.facts import Options, Weights
 
 
-class SoftTargets(Distillation):
+class Blend(Distillation):
     """`(1 - alpha) CE + alpha * multiplier * term`: the blend of Hinton, Vinyals, Dean 2015.
 
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
-        temperature: T, from 0.001 to 10,000.
         alpha: weight of the term, in [0, 1].
-        multiplier: further weight of the term, from 0 to 1e9.
+        multiplier: further weight of the term, from 0 to 1e9; None is 1.
     """
 
     alone = ("alpha", "multiplier")
 
-    def __init__(self, student: nn.Module, *, temperature: float, alpha: float, multiplier: float) -> None:
+    def __init__(self, student: nn.Module, *, alpha: float, multiplier: float | None) -> None:
         super().__init__(student)
-        losses.check_temperature("temperature", temperature)
         losses.check_range("alpha", alpha, 0, 1)
-        losses.check_weight("multiplier", multiplier)
+        if multiplier is not None:
+            losses.check_weight("multiplier", multiplier)
+        self.hard_weight, self.weight = self.weighting({"alpha": alpha, "multiplier": multiplier})
+
+    @classmethod
+    def weighting(cls, options: Options) -> tuple[float, float]:
+        multiplier = options.get("multiplier")
+        return 1 - options["alpha"], options["alpha"] * (1.0 if multiplier is None else multiplier)
+
+    @classmethod
+    def divides_by_classes(cls, options: Options) -> bool:
+        """Whether the term is averaged over the K classes, as in the released Tf-KD code."""
+        return False
+
+    @classmethod
+    def rescaled(cls, options: Options, num_classes: int, other: int) -> dict[str, Any]:
+        divided = cls.divides_by_classes(options)
+        return {"multiplier": options["multiplier"] * other / num_classes} if divided else {}
+
+    @classmethod
+    def blend_weights(cls, options: Options, num_classes: int) -> Weights:
+        """The weights of cross-entropy and term, the KL per image."""
+        hard, weight = cls.weighting(options)
+        return Weights(hard, weight / (num_classes if cls.divides_by_classes(options) else 1))
+
+
+class SoftTargets(Blend):
+    """A blend with a term at temperature T, from 0.001 to 10,000."""
+
+    def __init__(self, student: nn.Module, *, temperature: float, alpha: float, multiplier: float) -> None:
+        super().__init__(student, alpha=alpha, multiplier=multiplier)
+        losses.check_temperature("temperature", temperature)
         self.temperature = temperature
-        self.hard_weight = 1 - alpha
-        self.weight = alpha * multiplier
 
 
 class KD(SoftTargets):
@@ -63,6 +94,22 @@ class KD(SoftTargets):
         losses.check_choice("kl_reduction", kl_reduction, losses.KL_REDUCTIONS)
         self.kl_reduction = kl_reduction
         self.standardize = standardize
+
+    @classmethod
+    def divides_by_classes(cls, options: Options) -> bool:
+        return options.get("kl_reduction") == "mean"
+
+    @classmethod
+    def effective_weights(cls, options: Options, num_classes: int) -> Weights | None:
+        weights = cls.blend_weights(options, num_classes)
+        return dataclasses.replace(weights, epsilon=weights.share)
+
+    @classmethod
+    def objective_text(cls, options: Options, num_classes: int) -> str:
+        weights = cls.effective_weights(options, num_classes)
+        if weights is None:
+            return super().objective_text(options, num_classes)
+        return f"{weights.hard:.4g} CE + {weights.soft:.4g} T²KL, T={options['temperature']:g}"
 
     def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
         targets = self.target_logits(student.logits, teacher)

@@ -24,6 +24,7 @@ class KDEnsemble(SoftTargets):
 
     name = "kd_ensemble"
     needs = Needs(logits=True, several=True)
+    of_teachers = ("num_teachers",)
 
     def __init__(
         self,

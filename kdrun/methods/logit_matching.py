@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from kdrun import losses
-from kdrun.methods.base import Batch, Distillation, StudentOutput, TeacherOutput
-from kdrun.methods.kd import maybe_standardized
+from kdrun.methods.base import Batch, StudentOutput, TeacherOutput
+from kdrun.methods.kd import Blend, maybe_standardized
 
 
-class LogitMatching(Distillation):
+class LogitMatching(Blend):
     """Logit matching (Hinton, Vinyals, Dean 2015, part 2.1): `(1 - alpha) CE + alpha * multiplier * 1/2 ||z - v||^2`.
 
     Args:
@@ -21,7 +21,6 @@ class LogitMatching(Distillation):
     """
 
     name = "logit_matching"
-    alone = ("alpha", "multiplier")
 
     def __init__(
         self,
@@ -32,12 +31,8 @@ class LogitMatching(Distillation):
         multiplier: float = 1.0,
         standardize: bool = False,
     ) -> None:
-        super().__init__(student)
-        losses.check_range("alpha", alpha, 0, 1)
+        super().__init__(student, alpha=alpha, multiplier=multiplier)
         losses.check_choice("class_reduction", class_reduction, losses.CLASS_REDUCTIONS)
-        losses.check_weight("multiplier", multiplier)
-        self.hard_weight = 1 - alpha
-        self.weight = alpha * multiplier
         self.class_reduction = class_reduction
         self.standardize = standardize
 

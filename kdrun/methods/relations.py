@@ -41,14 +41,11 @@ class RKD(Distillation):
         teacher_tap: str | None = None,
     ) -> None:
         super().__init__(student)
+        self.weigh(weight, hard_weight)
         losses.check_weight("distance_weight", distance_weight)
         losses.check_weight("angle_weight", angle_weight)
-        losses.check_weight("weight", weight)
-        losses.check_weight("hard_weight", hard_weight)
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight
-        self.weight = weight
-        self.hard_weight = hard_weight
         self.student_tap, self.teacher_tap = one_tap(pair, student_tap, teacher_tap, lambda network: network.vector)
         self.taps = (self.student_tap,)
         self._ask_features(self.teacher_tap)
@@ -88,10 +85,7 @@ class SimilarityPreserving(Distillation):
         teacher_tap: str | None = None,
     ) -> None:
         super().__init__(student)
-        losses.check_weight("weight", weight)
-        losses.check_weight("hard_weight", hard_weight)
-        self.weight = weight
-        self.hard_weight = hard_weight
+        self.weigh(weight, hard_weight)
         self.student_tap, self.teacher_tap = one_tap(pair, student_tap, teacher_tap, _last)
         self.taps = (self.student_tap,)
         self._ask_features(self.teacher_tap)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from kdrun import losses
+from kdrun.methods import shipped_methods
 from kdrun.methods.base import (
     Batch,
     Distillation,
@@ -23,40 +23,15 @@ from kdrun.methods.base import (
     TrainingSet,
     together,
 )
+from kdrun.methods.facts import Options, added
 
 TAKEN = ("loss", "ce", "top1", "teacher_top1", "agreement")
 """Names in the metrics that no term can have."""
-NOT_IN_A_SUM = ("forward", "ask", "objective", "trained", "delivered", "peers")
-"""What of a method a sum does not use; methods that can have two stages use it for these alone."""
-
-
-@functools.cache
-def shipped_methods() -> dict[str, type[Method]]:
-    """The methods of kdrun by name."""
-    from kdrun import methods  # where all of them are imported, this one too
-
-    kinds = [kind for kind in vars(methods).values() if inspect.isclass(kind) and issubclass(kind, Method)]
-    return {kind.name: kind for kind in kinds if not inspect.isabstract(kind)}
 
 
 def shipped_terms() -> list[str]:
     """Those of kdrun's methods that can be a term."""
-    return sorted(name for name, kind in shipped_methods().items() if not_a_term(kind) is None)
-
-
-def not_a_term(kind: type[Method]) -> str | None:
-    """Why a method cannot be a term of a sum; None where it can."""
-    first_stage = inspect.signature(kind).parameters.get("stage1_epochs")
-    own = [name for name in NOT_IN_A_SUM if getattr(kind, name) is not getattr(Distillation, name)]
-    reasons = {
-        "it is not cross-entropy and one term more (kdrun.methods.Distillation)": not issubclass(kind, Distillation),
-        f"a sum uses its distill alone, and it has its own {' and '.join(own)}": bool(own) and first_stage is None,
-        "it has several teachers, a sum has one": kind.needs.several,
-        "its teacher is of the student's own architecture": kind.needs.own_architecture,
-        "its teacher is an assistant with a teacher of its own": kind.needs.assistant,
-        "it has no form of one stage": first_stage is not None and first_stage.default is first_stage.empty,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), None)
+    return sorted(name for name, kind in shipped_methods().items() if kind.why_no_term() is None)
 
 
 def check_term(name: str, kind: type[Method] | None) -> type[Distillation]:
@@ -67,7 +42,7 @@ def check_term(name: str, kind: type[Method] | None) -> type[Distillation]:
     """
     if kind is None:
         raise ValueError(f"there is no such method; terms are {', '.join(shipped_terms())}")
-    if reason := not_a_term(kind):
+    if reason := kind.why_no_term():
         raise ValueError(f"cannot be a term: {reason}; terms are {', '.join(shipped_terms())}")
     if name in TAKEN or not name.isidentifier() or hasattr(nn.ModuleDict, name):
         raise ValueError(f"is no name for a term: it must be a word, and none of {', '.join(TAKEN)}")
@@ -132,6 +107,11 @@ class Sum(Method):
         self.needs = dataclasses.replace(together([term.needs for _, term in self._terms()]), logits=True)
         self.notices = tuple(f"{name}: {line}" for name, term in self._terms() for line in term.notices)
 
+    @classmethod
+    def objective_text(cls, options: Options, num_classes: int) -> str:
+        terms = [(term["weight"], name) for name, term in options["terms"].items()]
+        return added((options["hard_weight"], "CE"), *terms)
+
     def _terms(self) -> list[tuple[str, Distillation]]:
         return [(name, term) for name, term in self.terms.items() if isinstance(term, Distillation)]
 
@@ -142,7 +122,7 @@ class Sum(Method):
         return Objective.of(student.logits, values, {"ce": self.hard_weight, **self.weights})
 
 
-def _term(name: str, given: Mapping[str, object], options: Mapping[str, Any]) -> Distillation:
+def _term(name: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> Distillation:
     """A method without a student of its own: it sees what the sum's student says."""
     own = {option: value for option, value in options.items() if option not in ("weight", "_target_")}
     try:

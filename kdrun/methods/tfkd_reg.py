@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import dataclasses
+import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from kdrun import losses
-from kdrun.methods.base import Batch, Distillation, Needs, StudentOutput, TeacherOutput
+from kdrun.methods.base import Batch, Needs, StudentOutput, TeacherOutput
+from kdrun.methods.facts import Options, Weights
+from kdrun.methods.kd import Blend
 
 
-class TfKDReg(Distillation):
+class TfKDReg(Blend):
     """Tf-KD_reg (Yuan et al. 2020, eq. 8-9): `(1 - alpha) CE + alpha * multiplier * KL(p_T^d || p)`.
 
     As released it is label smoothing up to a constant, and T hardly acts: `softmax(p^d / T)` is nearly uniform. The
@@ -31,7 +34,6 @@ class TfKDReg(Distillation):
     scheme = "self"
     needs = Needs()
     term = "virtual_teacher"
-    alone = ("alpha", "multiplier")
 
     def __init__(
         self,
@@ -43,16 +45,11 @@ class TfKDReg(Distillation):
         multiplier: float | None = None,
         variant: str = "released",
     ) -> None:
-        super().__init__(student)
+        super().__init__(student, alpha=alpha, multiplier=multiplier)
         losses.check_temperature("temperature", temperature)
-        losses.check_range("alpha", alpha, 0, 1)
         losses.check_range("correct_prob", correct_prob, 0, 1, open_low=True)
-        if multiplier is not None:
-            losses.check_weight("multiplier", multiplier)
         losses.check_choice("variant", variant, losses.TFKD_REG_VARIANTS)
         self.temperature = temperature
-        self.hard_weight = 1 - alpha
-        self.weight = alpha * (1.0 if multiplier is None else multiplier)
         self.kl_reduction = "batchmean" if multiplier is None else None
         self.correct_prob = correct_prob
         self.variant = variant
@@ -70,7 +67,28 @@ class TfKDReg(Distillation):
         )
 
     @classmethod
-    def about_sweep(cls, option: str, settings: Sequence[Mapping[str, Any]], num_classes: int) -> str | None:
+    def divides_by_classes(cls, options: Options) -> bool:
+        return options["variant"] == "released" and options["multiplier"] is not None
+
+    @classmethod
+    def effective_weights(cls, options: Options, num_classes: int) -> Weights | None:
+        """As released the objective is `c LSR(K w u / c)`, with `u = softmax(p^d / T)` on a wrong class."""
+        weights = cls.blend_weights(options, num_classes)
+        if options["variant"] != "released":
+            return weights
+        temperature, correct = options["temperature"], options["correct_prob"]
+        wrong = math.exp((1 - correct) / (num_classes - 1) / temperature)
+        epsilon = num_classes * weights.share * wrong / (math.exp(correct / temperature) + (num_classes - 1) * wrong)
+        return dataclasses.replace(weights, epsilon=epsilon, is_smoothing=True)
+
+    @classmethod
+    def objective_text(cls, options: Options, num_classes: int) -> str:
+        weights = cls.blend_weights(options, num_classes)
+        side = ", student at T=1" if options["variant"] == "released" else ""
+        return f"{weights.hard:.4g} CE + {weights.soft:.4g} KL, T={options['temperature']:g}{side}"
+
+    @classmethod
+    def about_sweep(cls, option: str, settings: Sequence[Options], num_classes: int) -> str | None:
         if option != "temperature" or any(each["variant"] != "released" for each in settings):
             return None
         targets = {

@@ -34,14 +34,11 @@ class Triplet(Distillation):
         weight: float = 1.0,
     ) -> None:
         super().__init__(student)
+        self.weigh(weight, hard_weight)
         losses.check_weight("triplet_weight", triplet_weight)
         losses.check_weight("margin", margin)
-        losses.check_weight("hard_weight", hard_weight)
-        losses.check_weight("weight", weight)
         self.triplet_weight = triplet_weight
         self.margin = margin
-        self.hard_weight = hard_weight
-        self.weight = weight
 
     def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
         assert teacher is not None, "needs.logits was not met"

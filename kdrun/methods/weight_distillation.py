@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrun.methods.base import Batch, Needs, Pair, StudentOutput, TeacherOutput
+from kdrun.methods.facts import Options, Weights
 from kdrun.methods.kd import KD
 from kdrun.taps import Outline, Shape
 
@@ -60,6 +61,10 @@ class WeightDistillation(KD):
             for name, group in self._sources.items()
         )
         self._weights: Mapping[str, Tensor] = {}
+
+    @classmethod
+    def effective_weights(cls, options: Options, num_classes: int) -> Weights | None:
+        return None  # a run by another objective would differ in more than the objective: nothing generates its student
 
     def ask(self, batch: Batch, teacher: TeacherOutput | None) -> StudentOutput:
         if self.stage == 1:

@@ -1,6 +1,7 @@
 """The networks. `kdrun.models.NAME(num_classes=K, in_channels=C)` makes one; it maps `[N, C, H, W]` to logits `[N, K]`.
 
-Those are `IMAGE`. The others, `SEQUENCE`, are on tokens: see below.
+Those are `image_networks()`. The others, `sequence_networks()`, are on tokens: see below. A network is found in the
+modules of this package by its name.
 
     name                family                                     file           init
     cnn                 the Tf-KD paper's plain 5-layer CNN        plain.py       PyTorch's
@@ -17,7 +18,7 @@ Those are `IMAGE`. The others, `SEQUENCE`, are on tokens: see below.
     mobilenetv2         inverted residuals                         mobilenet.py   PyTorch's
     shufflenetv2        channel split and shuffle                  shufflenet.py  PyTorch's
     densenet121         dense connectivity                         densenet.py    PyTorch's
-    googlenet           Inception with BatchNorm                   googlenet.py   PyTorch's
+    googlenet           Inception with BatchNorm                   inception.py   PyTorch's
 
     lstm                LSTM on tokens                             sequence.py    PyTorch's, embeddings N(0, 0.1)
     transformer         BERT's, GPT's and universal Transformers   sequence.py    N(0, 0.05)
@@ -40,59 +41,34 @@ logits `[N, K]`, or `[N * L', K]` with a label for each token (a language model)
 ... (not an LSTM's, which return tuples), [`norm`], `pool` (one vector per label) and `classifier`.
 """
 
-from kdrun.models.densenet import densenet121
-from kdrun.models.googlenet import googlenet
-from kdrun.models.maxout import maxout_cnn
-from kdrun.models.mobilenet import mobilenetv2
-from kdrun.models.plain import cnn, mlp
-from kdrun.models.resnet import (
-    resnet8,
-    resnet8x4,
-    resnet14,
-    resnet18,
-    resnet20,
-    resnet26,
-    resnet32,
-    resnet32x4,
-    resnet50,
-    resnet56,
-    resnet110,
-)
-from kdrun.models.resnext import resnext29_8x64d
-from kdrun.models.sequence import lstm, transformer
-from kdrun.models.shufflenet import shufflenetv2
-from kdrun.models.vgg import vgg8, vgg13
-from kdrun.models.wide_resnet import wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
+import functools
+import inspect
+from collections.abc import Callable
 
-__all__ = [
-    "cnn",
-    "densenet121",
-    "googlenet",
-    "lstm",
-    "maxout_cnn",
-    "mlp",
-    "mobilenetv2",
-    "resnet8",
-    "resnet8x4",
-    "resnet14",
-    "resnet18",
-    "resnet20",
-    "resnet26",
-    "resnet32",
-    "resnet32x4",
-    "resnet50",
-    "resnet56",
-    "resnet110",
-    "resnext29_8x64d",
-    "shufflenetv2",
-    "transformer",
-    "vgg8",
-    "vgg13",
-    "wrn_16_1",
-    "wrn_16_2",
-    "wrn_40_1",
-    "wrn_40_2",
-]
+from torch import nn
 
-SEQUENCE = ("lstm", "transformer")
-IMAGE = tuple(name for name in __all__ if name not in SEQUENCE)
+from kdrun import lazy
+
+
+@functools.cache
+def shipped_networks(*given: str) -> tuple[str, ...]:
+    """Names of the networks that need these arguments and no others: the functions of this package's modules."""
+    found = []
+    for name in sorted(lazy.definitions(__name__)):
+        parameters = inspect.signature(lazy.attribute(__name__, name)).parameters.values()
+        if {each.name for each in parameters if each.default is each.empty} == set(given):
+            found.append(name)
+    return tuple(found)
+
+
+def image_networks() -> tuple[str, ...]:
+    return shipped_networks("num_classes")
+
+
+def sequence_networks() -> tuple[str, ...]:
+    return shipped_networks("num_classes", "num_tokens", "length")
+
+
+def __getattr__(name: str) -> Callable[..., nn.Module]:
+    network: Callable[..., nn.Module] = lazy.attribute(__name__, name)
+    return network

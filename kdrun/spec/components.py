@@ -13,17 +13,18 @@ from typing import Any
 from torch import nn
 
 from kdrun.methods import Method as Method
-from kdrun.methods.base import Distillation
-from kdrun.methods.sum import Sum, check_term, shipped_methods, shipped_terms, term_weight
+from kdrun.methods import Weights as Weights
+from kdrun.methods.facts import INJECTED as METHOD_INJECTED
+from kdrun.methods.sum import Sum
 from kdrun.spec.own_code import sources as sources  # how config reaches it
-from kdrun.spec.signature import bind, unknown, without_defaults
+from kdrun.spec.signature import bind, without_defaults
 from kdrun.spec.spec import Component
+from kdrun.spec.terms import bound_terms, whole_terms
 
 TRUST_VARIABLE = "KDRUN_TRUST"
 IMAGE_INJECTED = ("num_classes", "in_channels", "image_size")
 SEQUENCE_INJECTED = ("num_classes", "num_tokens", "length", "per_token")
 """What a network is told of images, and of sequences: `DatasetSpec.told`."""
-METHOD_INJECTED = ("student", "pair", "training")
 
 
 def trusted_packages() -> tuple[str, ...]:
@@ -145,7 +146,9 @@ def method_component(node: Any, path: str, problems: list[str]) -> Component | N
     if found is None:
         return None
     if is_sum(found):
-        return _with_terms(found, path, problems)
+        terms, code = bound_terms(found.options["terms"], f"{path}.terms", problems, method_of)
+        code |= found.source if isinstance(found.source, Mapping) else {}
+        return dataclasses.replace(found, options={**found.options, "terms": terms}, source=code or None)
     made = resolve(found.target)
     if inspect.isclass(made) and issubclass(made, Method):
         staged = all_options(found).get("stage1_epochs", 0) > 0
@@ -165,72 +168,6 @@ def is_sum(method: Component) -> bool:
     return inspect.isclass(found) and issubclass(found, Sum)
 
 
-def _with_terms(method: Component, path: str, problems: list[str]) -> Component:
-    """Binds the options of each term of a sum to its method; a term that is null is left out."""
-    terms: dict[str, Any] = {}
-    code = dict(method.source) if isinstance(method.source, Mapping) else {}
-    for name, options in sorted(method.options["terms"].items()):
-        place = f"{path}.terms.{name}"
-        if options is None:
-            continue
-        try:
-            kind = check_term(name, _term_method(name, options))
-        except ValueError as error:
-            problems.append(f"{place}: {error}")
-            continue
-        own = {option: value for option, value in options.items() if option != "_target_"}
-        named = {} if kind is shipped_methods().get(name) else {"_target_": options["_target_"]}
-        terms[name] = {**named, **_term_options(kind, own, place, problems)}
-        # The code of the terms is part of the run's identity as that of a method is.
-        code |= sources(kind, named.get("_target_", ""), {**_term_defaults(kind), **own}) or {}
-    return dataclasses.replace(method, options={**method.options, "terms": terms}, source=code or None)
-
-
-def _term_method(name: str, options: Mapping[str, Any]) -> type[Method]:
-    """The method of a sum's term: what its `_target_` names, or kdrun's of the term's name.
-
-    Raises:
-        ValueError: there is none, or it is no method.
-    """
-    if "_target_" in options:
-        return method_class(Component(str(options["_target_"])))
-    if name not in shipped_methods():
-        raise ValueError(f"{unknown(name, shipped_terms(), 'term')}; one of your own: _target_=PACKAGE.CLASS")
-    return shipped_methods()[name]
-
-
-def _term_options(
-    kind: type[Distillation], options: Mapping[str, Any], place: str, problems: list[str]
-) -> dict[str, Any]:
-    """The options of a sum's term that are not at their default, and its weight where that is not the method's own."""
-    known = _term_defaults(kind)
-    weight, own = {}, {}
-    for option, value in options.items():
-        if option == "weight":
-            weight = {option: value}
-        elif option in known:
-            own[option] = value
-        elif option in kind.alone:
-            problems.append(
-                f"{place}.{option}: has no meaning in a sum, where a term's weight is {place}.weight, that of the "
-                f"labels hard_weight, and there is one stage; Allowed: {', '.join(sorted(known))}"
-            )
-        else:
-            problems.append(f"{place}.{option}: {unknown(option, known, 'option')}")
-    bound = bind(term_weight, weight, place, problems)
-    if bound.get("weight") in (None, kind.default_weight()):
-        bound = {}
-    return {**bound, **without_defaults(kind, bind(kind, own, place, problems, injected=METHOD_INJECTED))}
-
-
-def _term_defaults(kind: type[Distillation]) -> dict[str, Any]:
-    """What a term of a sum has where nothing is said: its weight, and the options of its method that mean something."""
-    absent = (*METHOD_INJECTED, *kind.alone)
-    parameters = inspect.signature(kind).parameters
-    own = {option: parameter.default for option, parameter in parameters.items() if option not in absent}
-    return {"weight": kind.default_weight(), **own}
-
-
 def asks_for(method: Component) -> set[str]:
     """What a method's constructor asks for: `pair` (of networks) and `training` (the examples)."""
     return {"pair", "training"} & set(inspect.signature(method_class(method)).parameters)
@@ -242,9 +179,14 @@ def method_class(method: Component) -> type[Method]:
     Raises:
         ValueError: it cannot be resolved, or is no method.
     """
-    found = resolve(method.target)
+    return method_of(method.target)
+
+
+def method_of(target: str) -> type[Method]:
+    """The class that a method's `_target_` names; raises as `method_class`."""
+    found = resolve(target)
     if not (inspect.isclass(found) and issubclass(found, Method)):
-        raise ValueError(f"{method.target!r} is no Method")
+        raise ValueError(f"{target!r} is no Method")
     return found
 
 
@@ -252,11 +194,7 @@ def all_options(method: Component) -> dict[str, Any]:
     """A component's options with those at their default filled in, for people to read; of a sum, its terms' too."""
     options = {**_defaults(resolve(method.target)), **method.options}
     if is_sum(method):
-        options["terms"] = {
-            name: {**_term_defaults(check_term(name, _term_method(name, given))), **given}
-            for name, given in sorted(options["terms"].items())
-            if given is not None
-        }
+        options["terms"] = whole_terms(options["terms"], method_of)
     return options
 
 

@@ -8,12 +8,10 @@ from pathlib import Path
 
 from kdrun.experiment.evaluations import EVALUATIONS, MEANINGS
 from kdrun.metrics import ECE_BINS
-from kdrun.spec.components import all_options
-from kdrun.spec.spec import Spec
 from kdrun.tables import Definition, Row
 from kdrun.tables.compare import Line, baseline_of
 from kdrun.tables.contrasts import Contrast
-from kdrun.tables.controls import divided_by_classes, objective
+from kdrun.tables.controls import objective, rescaled
 from kdrun.tables.labels import counted, has_published, listed, scale_of
 from kdrun.tables.noise import pairing, what_differences_are, what_it_can_show
 
@@ -99,32 +97,31 @@ def _what_the_losses_are(definition: Definition, lines: Sequence[Line]) -> Itera
             "Objective: KL is per image (batchmean), its weight as it counts (alpha m / K where the loss averages "
             f"over classes){square}."
         )
-    classes = sorted({spec.dataset.num_classes for spec in specs if divided_by_classes(spec.method)})
-    if definition.num_classes is not None and classes and _keeps_weights(definition, lines):
+    divided = [spec for spec in specs if rescaled(spec, 1, 1)]  # their weights depend on the number of classes
+    classes = sorted({spec.dataset.num_classes for spec in divided})
+    if definition.num_classes is not None and classes and _keeps_weights(definition.num_classes, definition, lines):
         yield (
             f"The loss divides the KL by K: multipliers are m K/{definition.num_classes} "
             f"(K={listed(map(str, classes))}), so that the effective weights are the published ones."
         )
 
 
-def _keeps_weights(definition: Definition, lines: Sequence[Line]) -> bool:
-    """Whether every row's multiplier is the published one times K / K_paper, at another K than the paper's.
+def _keeps_weights(published: int, definition: Definition, lines: Sequence[Line]) -> bool:
+    """Whether every row has the effective weights of the paper's, at another number of classes than `published`.
 
-    It is not where the user has set it.
+    Options that neither the row nor the table sets are 1 there. A row has others where the user has set such an option.
     """
     rows = [line.entry for line in lines if line.entry.specs and line.entry.row.control is None]
-    pairs = [(entry, entry.specs[0]) for entry in rows if divided_by_classes(entry.specs[0].method)]
-    for entry, spec in pairs:
+    found = False
+    for entry, spec in ((entry, entry.specs[0]) for entry in rows):
+        num_classes = spec.dataset.num_classes
+        wanted = rescaled(spec, num_classes, published)
         typed = dict(text.split("=", 1) for text in (*definition.overrides, *entry.row.overrides))
-        kept = float(typed.get("method.multiplier", 1)) * spec.dataset.num_classes / (definition.num_classes or 1)
-        if spec.dataset.num_classes == definition.num_classes or not math.isclose(kept, _multiplier(spec)):
+        printed = {name: float(typed.get(f"method.{name}", 1)) for name in wanted}
+        if wanted and (num_classes == published or not all(map(math.isclose, printed.values(), wanted.values()))):
             return False
-    return bool(pairs)
-
-
-def _multiplier(spec: Spec) -> float:
-    multiplier: float = all_options(spec.method)["multiplier"]
-    return multiplier
+        found = found or bool(wanted)
+    return found
 
 
 def _what_stands_where(definition: Definition, lines: Sequence[Line], *, published: bool) -> Iterator[str]:

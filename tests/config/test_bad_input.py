@@ -158,7 +158,7 @@ BAD = [
     ("teacher.trained_on=cifar100", "teacher.trained_on=cifar100: method kd compares the teacher's classes"),
     ("method=takd method.assistant=resnet20 teacher.trained_on=cifar100", "method takd compares"),
     ("method=kd_sim student=resnet8 teacher=resnet8 teacher.trained_on=cifar100", "method kd_sim compares"),
-    ("method=fitnet teacher.trained_on=cifar100", "method fitnet compares", "fitnet with method.stage1_epochs=0"),
+    ("method=fitnet teacher.trained_on=cifar100", "method fitnet compares", "at, crd, fitnet, fsp, rkd, sp, sum"),
     ("method=at teacher.trained_on=cifar100 teacher.trained_on.mean=[0]", "teacher.trained_on.mean=[0.0]: must be one"),
     ("method=at teacher.trained_on=mnist teacher.trained_on.num_classes=5", "trained_on.num_classes=5: is what"),
     ("teacher.also.b=cnn", "teacher.also=['b']: method kd takes one teacher"),

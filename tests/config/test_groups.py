@@ -10,7 +10,7 @@ from PIL import Image
 
 from kdrun.config.compose import config_directory
 from kdrun.data import Augmentation
-from kdrun.methods.sum import shipped_methods
+from kdrun.methods import shipped_methods
 from kdrun.spec.components import METHOD_INJECTED, all_options, resolve, told_to
 from kdrun.spec.spec import Component, Recipe
 

@@ -74,7 +74,7 @@ class Lab:
 
     def every(self, name: str, **options: Any) -> Spec:
         """A resnet8 by the method of this name, two stages where it has them, and the teachers it asks for."""
-        kind = next(kind for kind in vars(methods).values() if getattr(kind, "name", None) == name)
+        kind = methods.shipped_methods()[name]
         if "stage1_epochs" in inspect.signature(kind).parameters:
             options = {"stage1_epochs": 2, **options}
         if name == "sum":

@@ -10,7 +10,7 @@ from kdrun.experiment.attempt import Request
 from kdrun.experiment.build import build_method, offered
 from kdrun.training import step
 
-NAMES = [kind.name for kind in vars(methods).values() if isinstance(kind, type) and hasattr(kind, "name")]
+NAMES = list(methods.shipped_methods())
 
 
 def specs_with_taps(lab):

@@ -9,10 +9,9 @@ from torch import nn
 
 from kdrun import methods
 from kdrun.experiment.failures import far_from_defaults
-from kdrun.methods.base import Method
 from kdrun.spec.components import METHOD_INJECTED
 
-KINDS = [kind for kind in vars(methods).values() if inspect.isclass(kind) and issubclass(kind, Method)]
+KINDS = methods.shipped_methods().values()
 PAIRS = [
     (kind, option)
     for kind in KINDS

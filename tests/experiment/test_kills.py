@@ -79,8 +79,7 @@ def killed_again_and_again(execute: Callable[[], None], duration: float, rng: ra
 
 def specs_of(lab) -> dict[str, list[Spec]]:
     """Every method, and groups in lockstep: of one stage, and of one and two."""
-    kinds = [kind for kind in vars(methods).values() if isinstance(kind, type) and hasattr(kind, "name")]
-    alone = {kind.name: [lab.every(kind.name)] for kind in kinds}
+    alone = {name: [lab.every(name)] for name in methods.shipped_methods()}
     group = [lab.taught(temperature=2.0), lab.taught("cnn", temperature=8.0), lab.plain()]
     return {**alone, "lockstep": group, "stages": [lab.every(name) for name in ("fsp", "at", "weight_distillation")]}
 

@@ -30,7 +30,7 @@ def breaking(method: type, error: BaseException, *, epoch: int, step: int):
         yield
 
 
-METHODS = [kind for kind in vars(methods).values() if isinstance(kind, type) and hasattr(kind, "name")]
+METHODS = list(methods.shipped_methods().values())
 STAGED = [kind for kind in METHODS if "stage1_epochs" in inspect.signature(kind).parameters]
 EPOCHS = {kind.name: (1, 2, 3) if kind in STAGED else (1,) for kind in METHODS}
 """Of each method, the epochs (from 0) in whose middle it is interrupted: in both stages and at their border."""

@@ -98,7 +98,7 @@ REFUSED = {
     "agreement": {"at": MAPS, "fsp": MAPS},
     "agreement_lm": {"at": MAPS, "fsp": MAPS, "fitnet": VECTORS, "rkd": VECTORS, "sp": VECTORS, "crd": VECTORS},
 }
-NAMES = [kind.name for kind in vars(methods).values() if isinstance(kind, type) and hasattr(kind, "name")]
+NAMES = list(methods.shipped_methods())
 
 
 @pytest.mark.parametrize("dataset", REFUSED)

@@ -1,7 +1,6 @@
-"""Methods of features and relations: what they compare by default, whom their gradient moves, and every option."""
+"""Methods of features and relations: what they compare by default, and whom their gradient moves."""
 
 import dataclasses
-import inspect
 
 import pytest
 import torch
@@ -9,13 +8,12 @@ from torch import nn
 from torch.testing import assert_close
 
 from kdrun import losses, models
-from kdrun.methods import AT, CE, FSP, RKD, Batch, FitNet, SimilarityPreserving, TeacherOutput
+from kdrun.methods import AT, FSP, RKD, Batch, FitNet, SimilarityPreserving, TeacherOutput
 from kdrun.methods.base import Pair
 from kdrun.models.resnet import basic_block, residual_network
 from kdrun.taps import Outline, outline, tapped
 
 N, K, IMAGE = 6, 5, (3, 8, 8)
-KINDS = [AT, RKD, SimilarityPreserving, FitNet, FSP]
 STAGES = ["layer1", "layer2", "layer3"]
 
 
@@ -89,7 +87,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EXPECTED)
 def test_the_objective_is_cross_entropy_and_the_weighed_term_at_the_default_taps(batch, teacher, kind):
     method = build(kind)
     found = method(batch, teacher)
@@ -101,16 +99,7 @@ def test_the_objective_is_cross_entropy_and_the_weighed_term_at_the_default_taps
     assert found.terms.keys() == {"ce", method.term or method.name}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_weight_0_is_cross_entropy_bit_for_bit(batch, teacher, kind):
-    method, plain = build(kind, weight=0.0), CE(made(0, 4, 6, 8))
-    method(batch, teacher).loss.backward()
-    plain(batch, None).loss.backward()
-    for (name, ours), theirs in zip(method.student.named_parameters(), plain.student.parameters(), strict=True):
-        assert torch.equal(ours.grad, theirs.grad), name
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EXPECTED)
 def test_gradients_reach_the_student_and_what_is_learned_with_it_alone(batch, teacher, kind):
     features = {name: tensor.clone().requires_grad_() for name, tensor in teacher.features.items()}
     method = build(kind, WIDE if kind is FSP else PAIR, **({"adapt": True} if kind is FSP else {}))
@@ -125,81 +114,10 @@ def test_gradients_reach_the_student_and_what_is_learned_with_it_alone(batch, te
     assert method.delivered().state_dict().keys() == made(0, 4, 6, 8).state_dict().keys()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_term_is_the_teachers(batch, teacher, kind):
-    method = build(kind)
-    other = answer(made(7, 4, 6, 8, depth=2).eval(), batch)
-    assert method(batch, teacher).loss != method(batch, other).loss
-
-
-CHANGES = [
-    *((kind, "hard_weight", 0.3) for kind in KINDS),
-    *((kind, "weight", 3.0) for kind in KINDS),
-    (AT, "student_taps", ("stem", "layer2", "layer3")),
-    (AT, "teacher_taps", ("layer1.0", "layer2.0", "layer3.0")),
-    (RKD, "distance_weight", 1.0),
-    (RKD, "angle_weight", 1.0),
-    *((kind, option, "layer1") for kind in (RKD, SimilarityPreserving) for option in ("student_tap", "teacher_tap")),
-    (AT, "variant", "paper"),
-    (FitNet, "regressor_relu", True),
-    (FitNet, "student_tap", "layer1"),
-    (FitNet, "teacher_tap", "layer1"),
-    (FSP, "pooling", "average"),
-    (FSP, "reduction", "mean"),
-    (FSP, "shuffle_teacher", 3),
-    (FSP, "student_taps", ("layer1.0.branch", "layer1", "layer1", "layer2", "layer2.0.branch", "layer3")),
-    (FSP, "teacher_taps", ("layer1.0", "layer1", "layer1", "layer2", "layer2", "layer3.0")),
-]
-IN_STAGES = {
-    FitNet: {"temperature", "kd_weight_start", "kd_weight_end"},
-    FSP: {"adapt"},  # these have tests of their own
-}
-SCHEDULE = {"stage1_epochs", "stage1_lr", "stage1_milestones", "stage1_gamma"}
-
-
-@pytest.mark.parametrize(("kind", "option", "value"), CHANGES)
-def test_every_option_changes_the_loss(batch, teacher, kind, option, value):
-    assert build(kind)(batch, teacher).loss != build(kind, **{option: value})(batch, teacher).loss
-
-
-def test_no_option_is_left_out():
-    for kind in KINDS:
-        options = set(inspect.signature(kind).parameters) - {"student", "pair"}
-        assert {row[1] for row in CHANGES if row[0] is kind} == options - SCHEDULE - IN_STAGES.get(kind, set())
-
-
 @pytest.mark.parametrize(("option", "expected"), [("hard_weight", "ce"), ("weight", "fsp")])
 def test_a_weight_multiplies_its_own_term(batch, teacher, option, expected):
     whole, more = (build(FSP, **{"weight": 1.0, option: value})(batch, teacher) for value in (1.0, 3.0))
     assert_close(more.loss - whole.loss, 2 * whole.terms[expected])
-
-
-WRONG = [
-    *((kind, option, -1.0) for kind in KINDS for option in ("weight", "hard_weight")),
-    (RKD, "distance_weight", -1.0),
-    (RKD, "angle_weight", float("nan")),
-    *((kind, option, "layer9") for kind in (RKD, SimilarityPreserving) for option in ("student_tap", "teacher_tap")),
-    *((kind, option, ("layer9",)) for kind in (AT, FSP) for option in ("student_taps", "teacher_taps")),
-    *((kind, "student_taps", ("pool",)) for kind in (AT, FSP)),
-    *((kind, "student_taps", ()) for kind in (AT, FSP)),
-    *((kind, "stage1_epochs", -1) for kind in (FitNet, FSP)),
-    *((kind, "stage1_lr", 0.0) for kind in (FitNet, FSP)),
-    *((kind, "stage1_gamma", 1.5) for kind in (FitNet, FSP)),
-    *((kind, "stage1_milestones", value) for kind in (FitNet, FSP) for value in ((0.5, 0.5), (0.0,), (1.0,))),
-    (AT, "variant", "published"),
-    (FitNet, "temperature", 0.0),
-    (FitNet, "kd_weight_start", -1.0),
-    (FitNet, "kd_weight_end", -1.0),
-    (FSP, "pooling", "avg"),
-    (FSP, "reduction", "batchmean"),
-    (FSP, "shuffle_teacher", -1),
-]
-
-
-@pytest.mark.parametrize(("kind", "option", "value"), WRONG)
-def test_wrong_options_are_refused_by_name(kind, option, value):
-    with pytest.raises(ValueError, match=f"^{option}="):
-        build(kind, **{option: value})
 
 
 @pytest.mark.parametrize("side", ["student", "teacher"])
@@ -357,19 +275,6 @@ def test_fitnet_in_two_stages_first_moves_the_student_up_to_the_hint_then_all_of
         assert_close(found.loss, losses.cross_entropy(found.logits, batch.y) + weight * soft)
         assert found.terms.keys() == {"ce", "kd"}
     assert gradients(method, found) == {"stem", *STAGES, "classifier"}
-
-
-@pytest.mark.parametrize(
-    ("option", "value"), [("temperature", 1.0), ("kd_weight_start", 1.0), ("kd_weight_end", 4.0), ("hard_weight", 0.0)]
-)
-def test_the_second_stage_of_fitnet_follows_its_options(batch, teacher, option, value):
-    late = dataclasses.replace(batch, progress=0.5)
-    found = []
-    for options in ({}, {option: value}):
-        method = build(FitNet, stage1_epochs=1, **options)
-        method.begin_stage2()
-        found.append(method(late, teacher).loss)
-    assert found[0] != found[1]
 
 
 def test_fsp_in_two_stages_is_first_the_matrices_alone_then_the_labels_alone(batch, teacher):

@@ -1,175 +1,154 @@
-"""Every option of the methods that use labels and logits moves the loss its way, or is refused."""
+"""Every option of every method has an effect, and a wrong value is refused by name; methods are found by themselves."""
 
+import copy
+import functools
 import inspect
+import itertools
+import re
 
 import pytest
 import torch
+import yaml
+from torch import nn
 
-from kdrun import methods
-from kdrun.methods import (
-    CE,
-    DIST,
-    DKD,
-    KD,
-    LSR,
-    TAKD,
-    BornAgain,
-    KDEnsemble,
-    KDPt,
-    KDSim,
-    KDTopK,
-    KDUniform,
-    LogitMatching,
-    Method,
-    TfKDReg,
-    TfKDSelf,
-    Triplet,
-)
+from kdrun.config.compose import config_directory
+from kdrun.methods import KD, Batch, Method, Pair, TeacherOutput, TrainingSet
+from kdrun.methods.facts import INJECTED
+from kdrun.models.resnet import basic_block, residual_network
+from kdrun.spec.components import resolve
+from kdrun.spec.signature import bind
+from kdrun.taps import Outline, outline, tapped
 
-BAD_WEIGHTS = (-1.0, float("inf"), float("nan"))
-OF_THE_PROGRAM = {(KDEnsemble, "num_teachers"), (BornAgain, "generation")}
-"""They say which teachers there are, and change nothing in a step."""
+N, K, IMAGE = 6, 5, (3, 8, 8)
+LABELS = torch.arange(N) % K
+NODES = [yaml.safe_load(path.read_text()) for path in sorted((config_directory() / "method").glob("*.yaml"))]
+METHODS = {resolve(node["_target_"]): node for node in NODES}
+POOL = [True, False, 1, 2, 3, 0.25, 0.5, 5.0, "layer1", ("stem", "layer1"), (0.25,), {"kd": {}}]
+"""Values to try; those of another type than the option's are left out, and names are added that a refusal lists."""
+WRONG = [-1, "nonsense", ("nonsense",), (2.0,)]
 
 
-def share(method: Method, found, y) -> float:
-    """How far from the cross-entropy to the other term the loss has gone."""
-    soft = next(term for name, term in found.terms.items() if name != "ce")
-    return ((found.loss - found.terms["ce"]) / (soft - found.terms["ce"])).item()
+def network(seed: int, *widths: int, depth: int = 1) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return residual_network(K, 3, stem=4, widths=widths, blocks=(depth,) * len(widths), block=basic_block)
 
 
-def divergence(method: Method, found, y) -> float:
-    """The KL divergence per image of the softened distributions: without T^2."""
-    return soft_loss(method, found, y) / method.temperature**2
+STUDENT = network(0, 4, 6, 8)
+TEACHERS = {"equal": network(1, 4, 6, 8, depth=2).eval(), "wide": network(1, 8, 6, 12, depth=2).eval()}
 
 
-def soft_loss(method: Method, found, y) -> float:
-    return next(term for name, term in found.terms.items() if name != "ce").item()
+@functools.cache
+def outline_of(net: nn.Module) -> Outline:
+    return outline(copy.deepcopy(net).to("meta"), IMAGE, "net")
 
 
-def loss(method: Method, found, y) -> float:
-    return found.loss.item()
+def built(kind: type[Method], teacher: nn.Module, options: dict) -> Method:
+    shapes = [outline_of(net) for net in (STUDENT, teacher)]
+    given = {"pair": Pair(*shapes, fresh=lambda: network(3, 4, 6, 8)), "training": TrainingSet(LABELS, N, K)}
+    given = {name: value for name, value in given.items() if name in inspect.signature(kind).parameters}
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return kind(copy.deepcopy(STUDENT), **given, **options)
 
 
-def pull(method: Method, found, y) -> float:
-    """How hard a step of gradient descent pulls the logit of the label up."""
-    gradient = torch.autograd.grad(found.loss, found.logits)[0]
-    return -gradient.gather(1, y[:, None]).mean().item()
+def answer(teacher: nn.Module, x: torch.Tensor) -> TeacherOutput:
+    with torch.no_grad(), tapped(teacher, [name for name, _ in teacher.named_modules() if name]) as features:
+        logits = teacher(x)
+    members = torch.stack([logits, 2 * logits.flip(1), logits.roll(1, 1)])
+    return TeacherOutput(logits, dict(features), dict(teacher.state_dict()), members)
 
 
-ALPHA = ("alpha", (0.0, 0.3, 0.9, 1.0), {}, share, "rises")
-TEMPERATURE = ("temperature", (0.5, 1.0, 4.0, 20.0), {}, divergence, "falls")
-MULTIPLIER = ("multiplier", (0.0, 1.0, 50.0), {}, loss, "rises")
-WEIGHTS = [
-    ("weight", (0.0, 1.0, 50.0), {}, loss, "rises"),
-    ("hard_weight", (0.0, 1.0, 50.0), {}, loss, "rises"),
-]
-STANDARDIZE = ("standardize", (True, False), {}, soft_loss, "rises")  # these logits deviate by more than 1
-KD_DIRECTIONS = [ALPHA, TEMPERATURE, STANDARDIZE, ("kl_reduction", ("mean", "batchmean"), {}, soft_loss, "rises")]
-AT_ONCE = {"warmup_epochs": 0}
-DIRECTIONS = [
-    *((kind, *row) for kind in (KD, TfKDSelf, TAKD, KDUniform) for row in KD_DIRECTIONS if row[0] != "standardize"),
-    *((kind, *STANDARDIZE) for kind in (KD, TfKDSelf, TAKD)),
-    (KDUniform, "standardize", (True, False), {}, soft_loss, "changes"),
-    # This teacher disagrees with the labels.
-    *((kind, "multiplier", (0.0, 1.0, 50.0), {}, pull, "falls") for kind in (KD, TfKDSelf, TAKD)),
-    (KDUniform, "multiplier", (0.0, 1.0, 50.0), {}, pull, "rises"),  # the label has less than 1/K here
-    (CE, "scale", (0.1, 1.0, 2.0), {}, pull, "rises"),
-    (LSR, "scale", (0.1, 1.0, 2.0), {}, pull, "rises"),
-    (LSR, "epsilon", (0.0, 0.1, 0.5, 1.0), {}, pull, "falls"),
-    (LSR, "spread", ("uniform", "others"), {}, pull, "falls"),
-    (TfKDReg, *ALPHA),
-    (TfKDReg, "multiplier", (0.0, 1.0, 50.0), {"temperature": 1.0}, pull, "rises"),
-    (TfKDReg, "temperature", (1.0, 5.0, 20.0, 40.0), {"alpha": 1.0}, pull, "falls"),
-    (TfKDReg, "correct_prob", (0.2, 0.5, 0.9, 1.0), {"alpha": 1.0}, pull, "rises"),
-    # As released the KL is divided by K. (At T=1, where the other difference vanishes.)
-    (TfKDReg, "variant", ("released", "paper"), {"temperature": 1.0, "multiplier": 1.0}, soft_loss, "rises"),
-    *((LogitMatching, *row) for row in (ALPHA, MULTIPLIER, STANDARDIZE)),
-    (LogitMatching, "class_reduction", ("mean", "sum"), {}, soft_loss, "rises"),
-    *((kind, *row) for kind in (KDTopK, KDPt, KDEnsemble) for row in (ALPHA, MULTIPLIER, TEMPERATURE)),
-    (KDTopK, *STANDARDIZE),
-    (KDTopK, "k", (1.0, 5, 0.5, 1), {}, soft_loss, "rises"),  # the more is cut off, the sharper the target
-    (KDTopK, "renormalize", (False, True), {}, soft_loss, "rises"),
-    *((KDSim, *row) for row in (ALPHA, MULTIPLIER)),
-    (KDSim, "temperature", (0.5, 1.0, 4.0), {}, soft_loss, "changes"),  # the target has a temperature of its own
-    (KDSim, "similarity_temperature", (0.05, 0.2, 1.0), {}, soft_loss, "falls"),
-    (KDSim, "normalize", (True, False), {}, soft_loss, "rises"),
-    (KDEnsemble, *STANDARDIZE),
-    (KDEnsemble, "mean", ("arithmetic", "geometric"), {}, soft_loss, "changes"),
-    *((DKD, name, values, {**AT_ONCE, **fixed}, *way) for name, values, fixed, *way in (TEMPERATURE, *WEIGHTS)),
-    (DKD, "alpha", (0.0, 1.0, 8.0), AT_ONCE, soft_loss, "rises"),
-    (DKD, "beta", (0.0, 1.0, 8.0), AT_ONCE, soft_loss, "rises"),
-    (DKD, "warmup_epochs", (0, 2, 20), {}, soft_loss, "falls"),
-    (DKD, "standardize", (True, False), AT_ONCE, soft_loss, "rises"),
-    *((kind, *row) for kind in (DIST, Triplet, BornAgain) for row in WEIGHTS),
-    (DIST, "temperature", (1.0, 4.0), {}, soft_loss, "changes"),
-    (DIST, "beta", (0.0, 1.0, 2.0), {}, soft_loss, "rises"),
-    (DIST, "gamma", (0.0, 1.0, 2.0), {}, soft_loss, "rises"),
-    (Triplet, "triplet_weight", (0.0, 1.0, 2.0), {}, soft_loss, "rises"),
-    (Triplet, "margin", (0.0, 5.0, 10.0), {}, soft_loss, "rises"),
-    (BornAgain, "variant", ("kd", "cwtm", "dkpp"), {}, soft_loss, "changes"),
-]
+def observed(kind: type[Method], teacher: nn.Module, options: dict) -> list:
+    """What a run would notice of a method: its needs, its stages, and losses and gradients of two steps in each."""
+    method = built(kind, teacher, options)
+    x = torch.randn(N, *IMAGE, generator=torch.Generator().manual_seed(0))
+    found: list = [method.needs, method.taps, method.stage1_epochs, method.stage1_recipe()]
+    for stage, step in itertools.product(range(2 if method.stage1_epochs else 1), range(2)):
+        if stage > method.stage:
+            method.begin_stage2()
+        generator = torch.Generator().manual_seed(step)
+        batch = Batch(x, LABELS, torch.arange(N), epoch=0, step=step, progress=0.5, generator=generator)
+        method.zero_grad()
+        loss = method(batch, answer(teacher, x)).loss
+        assert loss.isfinite(), "two that are no numbers are never equal"
+        loss.backward()
+        found += [loss.item(), *(p.grad.sum().item() for p in method.parameters() if p.grad is not None)]
+    return found
 
 
-@pytest.mark.parametrize(
-    ("kind", "option", "values", "fixed", "measure", "direction"),
-    DIRECTIONS,
-    ids=[f"{row[0].name}-{row[1]}" for row in DIRECTIONS],
-)
-def test_every_option_moves_the_loss_its_way(build, batch, teacher, kind, option, values, fixed, measure, direction):
-    seen = []
-    for value in values:
-        method = build(kind, **fixed, **{option: value})
-        batch.generator.manual_seed(1)
-        seen.append(measure(method, method(batch, teacher), batch.y))
-    ordered = seen if direction == "changes" else sorted(seen, reverse=direction == "falls")
-    assert seen == ordered, f"{option} {direction} strictly"
-    assert len(set(seen)) == len(values)
+def options_of(kind: type[Method]) -> list[str]:
+    return [name for name in inspect.signature(kind).parameters if name not in INJECTED]
 
 
-def test_no_option_is_left_out_of_the_directions():
-    exported = [kind for name in methods.__all__ if issubclass(kind := getattr(methods, name), Method)]
-    complete = [kind for kind in exported if not inspect.isabstract(kind)]
-    alone = {kind for kind in complete if "pair" not in inspect.signature(kind).parameters}
-    kinds = {row[0] for row in DIRECTIONS}
-    assert kinds == alone | {KDSim, KDTopK}, "those that need features or networks are tested in files of their own"
-    options = {(kind, name) for kind in kinds for name in inspect.signature(kind).parameters}
-    options -= {(kind, given) for kind in kinds for given in ("student", "pair")}
-    assert {(kind, option) for kind, option, *_ in DIRECTIONS} == options - OF_THE_PROGRAM
+def fitting(kind: type[Method], option: str, values: list) -> list:
+    """Those of the values that have the option's type."""
+    others = inspect.signature(kind).parameters.keys() - {option}
+    return [value for value in values if option in bind(kind, {option: value}, "", [], injected=others)]
 
 
-@pytest.mark.parametrize(
-    ("kind", "option", "wrong"),
-    [
-        *(
-            (kind, "temperature", value)
-            for kind in (KD, TfKDSelf, TfKDReg, KDTopK, KDPt, KDSim, KDEnsemble, DKD, DIST)
-            for value in (0.0, -1.0, float("nan"))
-        ),
-        *((kind, "alpha", value) for kind in (KD, TfKDSelf, TfKDReg, LogitMatching, KDPt) for value in (-0.1, 1.1)),
-        *((kind, "multiplier", value) for kind in (KD, TfKDReg, LogitMatching, KDPt) for value in BAD_WEIGHTS),
-        *((kind, "weight", value) for kind in (DKD, DIST, Triplet, BornAgain) for value in BAD_WEIGHTS),
-        *((kind, "hard_weight", value) for kind in (DKD, DIST, Triplet, BornAgain) for value in BAD_WEIGHTS),
-        *((DKD, option, value) for option in ("alpha", "beta") for value in BAD_WEIGHTS),
-        *((DIST, option, value) for option in ("beta", "gamma") for value in BAD_WEIGHTS),
-        *((Triplet, option, value) for option in ("triplet_weight", "margin") for value in BAD_WEIGHTS),
-        (KD, "kl_reduction", "sum"),
-        (TfKDReg, "correct_prob", 0.0),
-        (TfKDReg, "correct_prob", 1.01),
-        (TfKDReg, "variant", "published"),
-        (LSR, "epsilon", -0.1),
-        (LSR, "epsilon", 1.1),
-        (LSR, "spread", "even"),
-        *((kind, "scale", value) for kind in (CE, LSR) for value in (0.0, -1.0, float("inf"))),
-        (LogitMatching, "class_reduction", "max"),
-        *((KDTopK, "k", value) for value in (0, -2, 7, 0.0, 1.5, float("nan"))),
-        (KDSim, "similarity_temperature", 0.0),
-        (KDEnsemble, "mean", "median"),
-        (KDEnsemble, "num_teachers", 0),
-        (DKD, "warmup_epochs", -1),
-        (BornAgain, "variant", "ban"),
-        (BornAgain, "generation", 0),
-    ],
-)
-def test_wrong_options_are_refused_before_training(build, kind, option, wrong):
-    with pytest.raises(ValueError, match=rf"^{option}={wrong!r}: must be"):
-        build(kind, **{option: wrong})
+def refusal(kind: type[Method], options: dict) -> str:
+    """The first line of the refusal of these options; empty where they are accepted."""
+    try:
+        built(kind, TEACHERS["equal"], options)
+    except ValueError as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+def forms(kind: type[Method], node: dict) -> list[dict]:
+    """The options that must be given, once for each number of stages that the method can have."""
+    needed = {name: value for name, value in node.items() if name == "terms"}
+    if "stage1_epochs" not in options_of(kind):
+        return [needed]
+    has_one = "stage1_epochs" in kind.defaults()
+    return [{**needed, "stage1_epochs": epochs} for epochs in ((0, 2) if has_one else (2,))]
+
+
+def idle_options(kind: type[Method], node: dict) -> list[str]:
+    """Options of which no other value than the default changes anything, but those that decide about teachers."""
+    found = []
+    settings = [(form, teacher) for form in forms(kind, node) for teacher in TEACHERS.values()]
+    usual = [_observed_or_none(kind, teacher, form) for form, teacher in settings]
+    for option in options_of(kind):
+        names = fitting(kind, option, ["nonsense"]) and refusal(kind, {**forms(kind, node)[-1], option: "nonsense"})
+        listed = re.search(r"must be one of (.*)", names or "")
+        values = fitting(kind, option, [*POOL, *(listed[1].split(", ") if listed else ())])
+        acts = any(
+            (other := _observed_or_none(kind, teacher, {**form, option: value})) is not None and other != before
+            for value in values
+            for (form, teacher), before in zip(settings, usual, strict=True)
+        )
+        found += [] if acts else [option]
+    return [option for option in found if option not in kind.of_teachers]
+
+
+def _observed_or_none(kind: type[Method], teacher: nn.Module, options: dict) -> list | None:
+    try:
+        return observed(kind, teacher, options)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize(("kind", "node"), METHODS.items(), ids=[kind.name for kind in METHODS])
+def test_every_option_of_a_method_has_an_effect(kind, node):
+    assert idle_options(kind, node) == []
+
+
+def test_an_option_without_effect_is_found():
+    class Idle(KD):
+        name = "idle"
+
+        def __init__(self, student: nn.Module, *, temperature: float = 4.0, depth: int = 3) -> None:
+            super().__init__(student, temperature=temperature)
+
+    assert idle_options(Idle, {}) == ["depth"]
+
+
+@pytest.mark.parametrize(("kind", "node"), METHODS.items(), ids=[kind.name for kind in METHODS])
+def test_a_wrong_value_is_refused_by_the_name_of_its_option(kind, node):
+    """A number out of range, none at all, a name that does not exist: those of an option's type."""
+    for option in options_of(kind):
+        for value in [*fitting(kind, option, WRONG), *([float("nan")] if fitting(kind, option, [0.5]) else [])]:
+            said = refusal(kind, {**forms(kind, node)[-1], option: value})
+            assert said.startswith(f"{option}="), (option, value, said)

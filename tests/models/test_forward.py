@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from kdrun import models
 
-NAMES = models.IMAGE
+NAMES = models.image_networks()
 CONVOLUTIONAL = [name for name in NAMES if name != "mlp"]
 SIZED = ("cnn", "maxout_cnn", "mlp")
 SMALLEST = {"maxout_cnn": 12}  # side of the images, elsewhere 8

@@ -285,7 +285,7 @@ def test_transformer_is_initialised_as_gpt2():
             assert abs(parameter.mean().item()) < 0.002
 
 
-@pytest.mark.parametrize("name", models.SEQUENCE)
+@pytest.mark.parametrize("name", models.sequence_networks())
 @pytest.mark.parametrize("wrong", [1, True, 10.0])
 def test_refuses_numbers_of_classes_and_of_tokens(name, wrong):
     with pytest.raises(ValueError, match=r"num_classes=.*at least 2"):

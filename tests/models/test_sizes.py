@@ -130,7 +130,7 @@ def test_configs_have_all_options_and_state_their_true_size(path):
     name = options.pop("_target_").removeprefix("kdrun.models.")
     comment = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
     parameters = inspect.signature(getattr(models, name)).parameters
-    if name in models.SEQUENCE:
+    if name in models.sequence_networks():
         assert set(options) == set(parameters) - {"num_classes", "num_tokens", "length", "per_token"}
         of_class = re.search(r"([\d,]+) parameters for 2 classes, 500 tokens, length 32", comment)
         network = build(name, 2, num_tokens=500, length=32, **options)

@@ -11,7 +11,7 @@ from kdrun.experiment.build import build_method
 from kdrun.methods import Batch
 from kdrun.spec.dataset import ImageDatasetSpec
 from kdrun.spec.spec import Component, Spec
-from kdrun.tables.controls import CONTROLS, divided_by_classes, effective_weights, matched_epsilon, objective
+from kdrun.tables.controls import CONTROLS, effective_weights, objective, rescaled
 
 DATASET = ImageDatasetSpec("kdrun.data.synthetic", "none", 100, 3, 32, 500, 100, (0.5,) * 3, (0.25,) * 3)
 TEACHER = Spec(DATASET, Component("kdrun.models.resnet18"), Component("kdrun.methods.CE"), stop_epoch=50)
@@ -81,7 +81,7 @@ def test_controls_that_do_not_apply_are_none():
 def test_the_scaled_control_of_tfkd_reg_as_released_has_its_gradient(alpha, temperature, multiplier, epsilon):
     """Up to the six digits of a control's numbers."""
     spec = run("TfKDReg", alpha=alpha, temperature=temperature, multiplier=multiplier, variant="released")
-    assert matched_epsilon(spec) == pytest.approx(epsilon, abs=2e-4)
+    assert effective_weights(spec).epsilon == pytest.approx(epsilon, abs=2e-4)
     generator = torch.Generator().manual_seed(5)
     logits = torch.randn(16, 100, generator=generator, dtype=torch.float64, requires_grad=True)
     y = torch.randint(100, (16,), generator=generator)
@@ -95,12 +95,16 @@ def test_the_scaled_control_of_tfkd_reg_as_released_has_its_gradient(alpha, temp
     assert (gradients[0] - ce).abs().max() > 1e-3 * ce.abs().max(), "which cross-entropy has not"
 
 
-def test_what_is_divided_by_the_classes():
-    assert divided_by_classes(KD.method)
-    assert divided_by_classes(REG.method)
-    assert not divided_by_classes(run("KD", TEACHER).method)
-    assert not divided_by_classes(run("TfKDReg").method), "multiplied by K"
-    assert not divided_by_classes(run("CE").method)
+def test_the_weights_are_kept_at_another_number_of_classes():
+    """The multiplier of a KL that is divided by K grows with K; elsewhere nothing depends on K."""
+    for spec in (KD, REG):
+        options = {**spec.method.options, **rescaled(spec, 100, 10)}
+        method = dataclasses.replace(spec.method, options=options)
+        small = dataclasses.replace(spec, method=method, dataset=dataclasses.replace(DATASET, num_classes=10))
+        assert options["multiplier"] == pytest.approx(0.1)
+        assert effective_weights(small).soft == pytest.approx(effective_weights(spec).soft)
+    for spec in (run("KD", TEACHER), run("TfKDReg"), run("CE"), run("FitNet", TEACHER)):
+        assert rescaled(spec, 100, 10) == {}
 
 
 def test_objectives_read_as_formulas():
@@ -109,6 +113,10 @@ def test_objectives_read_as_formulas():
     assert objective(run("TfKDReg")) == "0.9 CE + 0.1 KL, T=20, student at T=1"
     assert objective(run("TfKDReg", variant="paper")) == "0.9 CE + 0.1 KL, T=20"
     assert objective(run("KDSim", TEACHER, alpha=0.5, multiplier=0.34)) == "0.5 CE + 0.17 kd_sim"
+    assert objective(run("KDEnsemble", TEACHER, alpha=1.0)) == "kd_ensemble"
+    assert objective(run("FitNet", TEACHER, stage1_epochs=1)) == "fitnet, 1 epoch of stage 1 first"
+    assert objective(run("FitNet", TEACHER)) == "CE + 100 fitnet"
+    assert objective(run("DML", weight=0.5)) == "CE + 0.5 dml"
     assert objective(run("CE")) == "CE"
     assert objective(run("CE", scale=0.406)) == "0.406 CE"
     assert objective(run("LSR", spread="others")) == "LSR, ε=0.1, on the wrong classes"

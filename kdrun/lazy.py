@@ -1,0 +1,40 @@
+"""Public names of a package, found in the modules that define them when they are first used.
+
+A file that is added to the package is found by itself, and only modules in use are imported. A package takes part with
+
+    def __getattr__(name: str) -> Any:
+        return lazy.attribute(__name__, name)
+"""
+
+import functools
+import importlib
+import pkgutil
+import re
+from collections.abc import Mapping
+from typing import Any
+
+
+@functools.cache
+def definitions(package: str) -> Mapping[str, str]:
+    """Public classes and functions at the top level of a package's modules: the module of each, by name.
+
+    Sources are read and nothing is imported but the package itself.
+    """
+    found: dict[str, str] = {}
+    for info in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+        module = info.module_finder.find_spec(info.name, None)
+        source = module and module.loader and module.loader.get_source(info.name)  # type: ignore[attr-defined]
+        found |= dict.fromkeys(re.findall(r"^(?:class|def) ([^\W_]\w*)", source or "", re.MULTILINE), info.name)
+    return found
+
+
+def attribute(package: str, name: str) -> Any:
+    """A class or function of one of a package's modules.
+
+    Raises:
+        AttributeError: no module defines it.
+    """
+    module = definitions(package).get(name)
+    if module is None:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(module), name)
