@@ -245,8 +245,8 @@ def _draw_soft_targets(path: Path, table: ComposedTable, store: Store, *, comput
 
     To compute it takes weights and data. A picture of which there is nothing to draw is not there afterwards.
     """
-    from kdrun.analysis.soft_targets import draw_soft_targets
-    from kdrun.experiment.soft_targets import kept, soft_targets
+    from kdrun.papers.tfkd2020.soft_targets_plot import draw_soft_targets
+    from kdrun.papers.tfkd2020.soft_targets import kept, soft_targets
     from kdrun.log import counted, log
 
     runs = {entry.student: store.find(entry.specs[0]) for entry in table.entries if entry.specs}

@@ -10,7 +10,7 @@ from kdrun.experiment.dry_run import Estimator, duration, with_teachers
 from kdrun.spec.spec import Spec
 from kdrun.store.store import Store
 from kdrun.tables.controls import objective
-from kdrun.tables.waypoints import ways
+from kdrun.papers.abnar2020.paths_figure import ways
 
 
 def plan(table: ComposedTable, store: Store) -> str:

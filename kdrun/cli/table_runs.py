@@ -15,7 +15,7 @@ from kdrun.log import log
 from kdrun.spec.spec import Spec
 from kdrun.store.store import Store
 from kdrun.tables import Entry
-from kdrun.tables.waypoints import both
+from kdrun.papers.abnar2020.paths_figure import both
 
 
 def run_missing(table: ComposedTable, store: Store, so_far: Callable[[], None]) -> int:

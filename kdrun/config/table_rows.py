@@ -17,7 +17,7 @@ from kdrun.spec.signature import unknown
 from kdrun.spec.spec import Spec
 from kdrun.tables import Definition, Entry, Row
 from kdrun.tables.controls import CONTROLS, divided_by_classes
-from kdrun.tables.waypoints import both
+from kdrun.papers.abnar2020.paths_figure import both
 
 OF_ROWS = ("student", "teacher", "method")
 """Nodes that differ from row to row."""

@@ -13,7 +13,7 @@ from kdrun.experiment.teachers import recorded_weights
 from kdrun.experiment.weights import load_weights
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Component
-from kdrun.specialists import oversampling_correction
+from kdrun.papers.hinton2015.joint_prediction import oversampling_correction
 from kdrun.store.run import Run
 
 Outputs = Sequence[tuple[int, ...]]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from kdrun.experiment.derived.paths import check_epochs
+from kdrun.papers.abnar2020.paths import check_epochs
 from kdrun.experiment.evaluations import EVALUATIONS
 from kdrun.spec.components import all_options
 from kdrun.spec.signature import construct, unknown

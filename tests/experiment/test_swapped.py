@@ -8,8 +8,8 @@ import torch
 
 from kdrun.cli.ls import ls_main
 from kdrun.experiment.derived import Evaluation, compute, kept
-from kdrun.experiment.soft_targets import kept as kept_targets
-from kdrun.experiment.soft_targets import soft_targets
+from kdrun.papers.tfkd2020.soft_targets import kept as kept_targets
+from kdrun.papers.tfkd2020.soft_targets import soft_targets
 from kdrun.files import DamagedError, read_record, write_record
 from kdrun.store.checkpoint import CheckpointError
 from kdrun.store.run import Run

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 from kdrun.experiment.derived.base import Derived, compute, kept
-from kdrun.experiment.derived.bias import Bias
+from kdrun.papers.hinton2015.bias import Bias
 from kdrun.experiment.derived.ensemble import Ensemble
 from kdrun.experiment.derived.evaluation import Evaluation
-from kdrun.experiment.derived.paths import Paths
-from kdrun.experiment.derived.specialists import Specialists
+from kdrun.papers.abnar2020.paths import Paths
+from kdrun.papers.hinton2015.specialists import Specialists
 
 KINDS: Mapping[str, type[Derived]] = {kind.kind: kind for kind in (Ensemble, Bias, Specialists)}
 """Those that can be a row, by the name that a table's definition has for it."""

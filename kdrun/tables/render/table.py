@@ -18,8 +18,8 @@ from kdrun.tables.content import Cells, Content, content
 from kdrun.tables.contrasts import contrasts
 from kdrun.tables.labels import has_published
 from kdrun.tables.measure import MEASURES
-from kdrun.tables.render.buckets import buckets
-from kdrun.tables.render.cover import cover
+from kdrun.papers.abnar2020.buckets import buckets
+from kdrun.papers.hinton2015.coverage import cover
 from kdrun.tables.render.csv_files import differences_csv, paper_csv
 from kdrun.tables.render.curves import curves, teacher_accuracy
 from kdrun.tables.render.differences_plot import draw_differences
@@ -27,7 +27,7 @@ from kdrun.tables.render.dots import dots
 from kdrun.tables.render.evaluations import evaluations
 from kdrun.tables.render.heatmap import heatmap
 from kdrun.tables.render.latex import latex_table
-from kdrun.tables.render.paths import paths
+from kdrun.papers.abnar2020.paths_plot import paths
 
 
 def render(

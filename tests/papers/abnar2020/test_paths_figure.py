@@ -12,7 +12,7 @@ from kdrun.config.table import compose_table
 from kdrun.experiment.derived import Paths
 from kdrun.store.store import Store
 from kdrun.tables import TableError, Waypoints, read_definition
-from kdrun.tables.waypoints import both, ends, followed, ways
+from kdrun.papers.abnar2020.paths_figure import both, ends, followed, ways
 
 ROWS = ("cnn/ce", "cnn/kd/resnet20")
 WAYPOINTS = Waypoints(ROWS, epochs=(0, 1))

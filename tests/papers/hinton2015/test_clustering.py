@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from kdrun.clustering import _lloyd, kmeans
+from kdrun.papers.hinton2015.clustering import _lloyd, kmeans
 
 
 def inertia(points, assignment):

@@ -15,7 +15,7 @@ from kdrun.files import write_atomically
 from kdrun.tables import Waypoints
 from kdrun.tables.compare import Line
 from kdrun.tables.render.looks import Look, looks
-from kdrun.tables.waypoints import ends, followed, ways
+from kdrun.papers.abnar2020.paths_figure import ends, followed, ways
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from kdrun.similarity import (
+from kdrun.papers.abnar2020.similarity import (
     cka_matrix,
     classical_mds,
     distance_matrix,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from kdrun.specialists import (
+from kdrun.papers.hinton2015.joint_prediction import (
     Cover,
     accuracy_by_cover,
     active,

@@ -14,7 +14,7 @@ from torch import Tensor
 from kdrun import stopping
 from kdrun.experiment.build import outline_of
 from kdrun.experiment.derived.base import Derived
-from kdrun.similarity import BATCH_SIZE, cka_matrix, classical_mds, distance_matrix, similarity_matrix
+from kdrun.papers.abnar2020.similarity import BATCH_SIZE, cka_matrix, classical_mds, distance_matrix, similarity_matrix
 from kdrun.spec.spec import Spec
 from kdrun.taps import tapped
 from kdrun.training.precision import autocast

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from kdrun.analysis.soft_targets import distance_to_uniform, draw_soft_targets, smoothed, virtual_teacher
-from kdrun.experiment.soft_targets import TEMPERATURES, describe, kl_to_uniform, soft_targets
+from kdrun.papers.tfkd2020.soft_targets_plot import distance_to_uniform, draw_soft_targets, smoothed, virtual_teacher
+from kdrun.papers.tfkd2020.soft_targets import TEMPERATURES, describe, kl_to_uniform, soft_targets
 from kdrun.files import read_record
 from kdrun.losses import label_smoothing_loss, virtual_teacher_loss
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdrun.clustering import kmeans, squared_distances
+from kdrun.papers.hinton2015.clustering import kmeans, squared_distances
 
 Sets = Sequence[tuple[int, ...]]
 

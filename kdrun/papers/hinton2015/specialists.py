@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from kdrun import specialists
+from kdrun.papers.hinton2015 import joint_prediction as specialists
 from kdrun.experiment.derived.base import Derived, described
 from kdrun.experiment.start import has_bias, last_layer
 from kdrun.log import log
