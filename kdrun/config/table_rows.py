@@ -17,7 +17,6 @@ from kdrun.spec.signature import unknown
 from kdrun.spec.spec import Spec
 from kdrun.tables import Definition, Entry, Row
 from kdrun.tables.controls import CONTROLS, divided_by_classes
-from kdrun.papers.abnar2020.paths_figure import both
 
 OF_ROWS = ("student", "teacher", "method")
 """Nodes that differ from row to row."""
@@ -130,7 +129,7 @@ def checked_rows(
         for entry, members in [(own, found), *_controls(definition, row, found)]:
             entries.append(entry)
             jobs.update({job.spec.run_id: job for job in members})
-    problems += [*_shared_cells(definition, entries), *_faulty_paths(definition, entries)]
+    problems += _unfit_figures(definition, entries)
     if not (problems or faults):
         entries = _with_derived(definition, entries, jobs, faults)
     for text, (first, *more) in faults.items():
@@ -156,12 +155,12 @@ def _with_derived(
     by_name = {entry.row.name: entry for entry in entries}
     whole = []
     for row in definition.rows:
-        if row.ingredients is None or definition.unavailable:
+        if row.derived is None or definition.unavailable:
             whole += [each for each in entries if row.name == _owner(each.row)]
             continue
-        parts = [by_name[name].specs for name in row.ingredients.rows]
+        parts = [by_name[name].specs for name in row.derived.rows]
         try:
-            derived = tuple(row.ingredients.of_a_seed(specs) for specs in zip(*parts, strict=True))
+            derived = tuple(row.derived.of_a_seed(specs) for specs in zip(*parts, strict=True))
         except ValueError as error:
             for text in str(error).splitlines():
                 faults.setdefault(f"derived: {text}", []).append(row.name)
@@ -175,32 +174,15 @@ def _with_derived(
     return whole
 
 
-def _shared_cells(definition: Definition, entries: Sequence[Entry]) -> list[str]:
-    """A problem for each cell of the heat map that several rows would stand in, and one where none has a place."""
-    grid = definition.grid
-    rows = [entry for entry in entries if entry.specs and entry.row.control is None]
-    if "heatmap" not in definition.figures or not rows:
-        return []
-    places = {entry.specs[0].run_id: (grid.place(entry.specs[0]), entry.row) for entry in rows}
-    for axis, chosen in enumerate((grid.rows, grid.columns)):
-        if all(place[axis] is None for place, _ in places.values()):
-            return [f"grid: no row has {chosen}"]
-    cells: dict[str, list[str]] = {}
-    for (row, column), owner in places.values():
-        if row is not None:
-            cells.setdefault(repr((row, owner.kind if column is None else column)), []).append(owner.name)
-    return [f"grid: {' and '.join(names)} stand in one cell" for names in cells.values() if len(names) > 1]
-
-
-def _faulty_paths(definition: Definition, entries: Sequence[Entry]) -> list[str]:
-    """A problem for each reason why networks of the rows cannot be drawn on one plane."""
-    if "paths" not in definition.figures:
-        return []
-    try:
-        list(both(entries, definition.paths))
-    except ValueError as error:
-        return [f"paths: {line}" for line in str(error).splitlines()]
-    return []
+def _unfit_figures(definition: Definition, entries: Sequence[Entry]) -> list[str]:
+    """A problem for each reason why a figure cannot show the rows' runs."""
+    problems = []
+    for figure in definition.figures:
+        try:
+            figure.needs(entries)
+        except ValueError as error:
+            problems += [f"figures: {figure.name}: {line}" for line in str(error).splitlines()]
+    return problems
 
 
 def _unknown_classes(row: Row, spec: Spec) -> list[str]:

@@ -67,28 +67,6 @@ def class_sets(
     return kept
 
 
-def oversampling_correction(num_rest_drawn: int, num_rest: int) -> float:
-    """What to add to the logit of a specialist's dustbin once it is trained: `log(num_rest / num_rest_drawn)`.
-
-    The specialist sees all images of its classes, and of the rest a random part, so the classes are oversampled
-    against the dustbin by num_rest / num_rest_drawn. What it learns is `p(y|x) ~ p(x|y) pi(y)` with the priors pi of
-    its training images: each pi(k) in proportion to the images of class k, pi(dustbin) to num_rest_drawn. A random
-    part of the rest looks as the rest does, so p(x|y) is the true one; only pi(dustbin) has to be multiplied by
-    num_rest / num_rest_drawn, and that is adding its log to the logit. The number of special images cancels.
-
-    Args:
-        num_rest_drawn: images of other classes in an epoch of the specialist, at least 1.
-        num_rest: images of other classes there are, at least 1.
-
-    Raises:
-        ValueError: a number below 1.
-    """
-    for name, value in (("num_rest_drawn", num_rest_drawn), ("num_rest", num_rest)):
-        if value < 1:
-            raise ValueError(f"{name}={value!r}: must be at least 1")
-    return math.log(num_rest / num_rest_drawn)
-
-
 def active(generalist_probabilities: Tensor, sets: Sets, num_top: int = 1) -> Tensor:
     """Whose sets hold one of the classes the generalist finds likeliest: bool `[N, M]`, a column for each set.
 
@@ -157,7 +135,7 @@ def combined(
     Args:
         generalist_log_probabilities: `[N, K]`, finite.
         specialist_log_probabilities: for each set `[N, |S_m| + 1]`: its classes in the set's order, the dustbin last,
-            after `oversampling_correction`.
+            after `kdrun.experiment.start.oversampling_correction`.
         sets: M sets of classes. The dustbin of a set of all the classes must have probability 0.
         active: bool `[N, M]`. An image without an active specialist keeps the generalist's answer exactly.
         tolerance: in nats, more than 0.
@@ -269,7 +247,7 @@ def conditional_accuracy(log_q: Tensor, labels: Tensor, sets: Sets) -> float:
 
 
 @dataclass(frozen=True)
-class Cover:
+class Coverage:
     """A row of Table 4: the test images whose class so many specialists know, and how many of them are right."""
 
     num_specialists: int
@@ -278,9 +256,9 @@ class Cover:
     num_correct_combined: int
 
 
-def accuracy_by_cover(
+def accuracy_by_coverage(
     generalist_log_probabilities: Tensor, log_q: Tensor, labels: Tensor, sets: Sets
-) -> tuple[Cover, ...]:
+) -> tuple[Coverage, ...]:
     """What the specialists change, by how many of them know the class of the image (Table 4).
 
     Args:
@@ -301,5 +279,5 @@ def accuracy_by_cover(
     rows = []
     for number in cover.unique().tolist():
         images = cover == number
-        rows.append(Cover(number, *(int(counted.sum()) for counted in (images, images & before, images & after))))
+        rows.append(Coverage(number, *(int(counted.sum()) for counted in (images, images & before, images & after))))
     return tuple(rows)

@@ -1,76 +1,76 @@
-"""What a trained teacher's soft targets look like as the temperature grows: numbers for a figure."""
+"""What a trained network's soft targets look like as the temperature grows, as numbers and as a figure."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdrun.experiment.resident import load_resident
-from kdrun.experiment.teachers import load_teacher
-from kdrun.files import read_record, write_record
-from kdrun.store.run import Run
+from kdrun.experiment.derived import Derived
+from kdrun.log import counted
+from kdrun.papers.tfkd2020.soft_targets_plot import draw_soft_targets
+from kdrun.tables import Entry
+from kdrun.tables.figures import Figure, Rendering
 from kdrun.training.evaluation import predict
 from kdrun.training.precision import autocast
+
+if TYPE_CHECKING:
+    from kdrun.experiment.runner import Runner
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0, 40.0, 80.0)
 NUM_IMAGES = 1000
 """The first test images; all where there are fewer."""
 
 
-def kept(run: Run) -> dict[str, Any] | None:
-    """What `soft_targets` left beside a run's result; None where it was never asked for, or of other weights.
+@dataclass(frozen=True)
+class SoftTargets(Derived):
+    """A finished run's outputs on test images, see `describe`."""
 
-    Raises:
-        DamagedError: it is not what was left there.
-    """
-    path = _file(run)
-    if not path.exists():
-        return None
-    record = read_record(path)
-    weights = record.pop("weights_sha256", None)  # runs of semantics 1 may lack it
-    is_own = weights == _weights(run) or (weights is None and run.spec.semantics == 1)
-    return record if is_own else None
+    def words(self) -> str:
+        return "soft targets by temperature"
 
-
-def _weights(run: Run) -> str:
-    digest: str = run.result()["student"]["weights_sha256"]
-    return digest
+    def compute(self, runner: Runner) -> dict[str, Any]:
+        (spec,) = self.specs
+        test = runner.data(spec.dataset).test
+        logits = predict(runner.network(spec), test, autocast(runner.device, spec.precision), limit=NUM_IMAGES).double()
+        return describe(logits, test.labels[: len(logits)])
 
 
-def soft_targets(run: Run, data_root: Path, device: torch.device) -> dict[str, Any]:
-    """Describes a finished run's outputs on test images; kept as `soft_targets.json` beside its result.
+class SoftTargetsFigure(Figure):
+    """The outputs of the first seed's networks on test images, against a smoothed label."""
+
+    files = ("soft_targets.png",)
+
+    def needs(self, entries: Sequence[Entry]) -> list[SoftTargets]:
+        return list(_of_students(entries).values())
+
+    def draw(self, table: Rendering) -> None:
+        asked = _of_students([line.entry for line in table.lines])
+        found = {name: record for name, each in asked.items() if (record := table.kept(each)) is not None}
+        if found:
+            (spec,) = asked[next(iter(found))].specs
+            title = f"{spec.dataset.name}, {counted(spec.epochs_trained, 'epoch')}, seed {spec.seed}"
+            draw_soft_targets(table.directory / "soft_targets.png", found, title=title)
+
+
+def _of_students(entries: Sequence[Entry]) -> dict[str, SoftTargets]:
+    """By student, of its last row."""
+    return {entry.student: SoftTargets(entry.specs[:1]) for entry in entries if entry.specs}
+
+
+def describe(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Logits `[N, K]` with labels `[N]` in numbers.
 
     Returns:
         `num_classes`; `temperatures`; `kl_to_uniform`, the mean KL(p_T || u) in nats at each; and of the image with
         the median confidence among those it gets right: `index`, `label`, `classes` (the ten likeliest at T=1, or all
         where there are fewer) and `probs`, their probabilities at each temperature.
-
-    Raises:
-        kdrun.data.DataError: the data is absent or damaged.
-        kdrun.store.checkpoint.CheckpointError: the weights are not those of the result.
     """
-    found = kept(run)
-    if found is None:
-        spec = run.spec
-        test = load_resident(spec.dataset, data_root, device).test
-        model = load_teacher(run, lambda: test, device, spec.precision)
-        logits = predict(model, test, autocast(device, spec.precision), limit=NUM_IMAGES).double()
-        found = describe(logits, test.labels[: len(logits)])
-        write_record(_file(run), {**found, "weights_sha256": _weights(run)})
-    return found
-
-
-def _file(run: Run) -> Path:
-    return run.directory / "soft_targets.json"
-
-
-def describe(logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """The numbers of `soft_targets` from logits `[N, K]` and labels `[N]`."""
     confidence = F.softmax(logits, dim=1).gather(1, labels[:, None]).squeeze(1)
     right = (logits.argmax(dim=1) == labels).nonzero().squeeze(1)
     order = right[confidence[right].argsort()] if len(right) else confidence.argsort()

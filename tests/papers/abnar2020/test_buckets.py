@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from kdrun.papers.abnar2020.buckets import BucketsFigure
+
 NAMES = ("agreement", "blimp")
 ATTRACTORS = [{"0": 90.0, "1": 70.0}, {"0": 94.0, "1": 60.0}, {"0": 92.0}]
 DISTANCES = {"2": 95.0, "10": 80.0, "16": 75.0, "17": 10.0}
@@ -21,7 +23,7 @@ def asked(paper_table):
             records[each.key] = {"figures": {}, "buckets": {"attractors": shares}}
         records[entry.evaluations("agreement")[0].key]["buckets"]["distance"] = DISTANCES
     records[kd.evaluations("blimp")[0].key] = {"figures": {"accuracy": 62.5}, "buckets": {"paradigm": PARADIGMS}}
-    definition = replace(paper_table.definition, rows=(base.row, kd.row), figures=("buckets",), evaluations=NAMES)
+    definition = replace(paper_table.definition, rows=(base.row, kd.row), figures=(BucketsFigure(),), evaluations=NAMES)
     return {"definition": definition, "entries": [base, kd], "kept": lambda each: records.get(each.key)}
 
 

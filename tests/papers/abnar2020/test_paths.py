@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from kdrun.experiment.build import build_student
-from kdrun.experiment.derived import Paths, compute, kept, paths
+from kdrun.experiment.derived import compute, kept
 from kdrun.experiment.resident import load_resident
+from kdrun.papers.abnar2020 import paths
+from kdrun.papers.abnar2020.paths import Paths
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.spec.dataset import SequenceDatasetSpec
 from kdrun.spec.spec import Component, Spec
@@ -102,7 +104,7 @@ def test_checkpoints_are_stopped_runs_which_are_beginnings_of_the_run(lab, pair,
     found = compute(asked, lab.runner())
     assert [(each["run"], each["epoch"]) for each in found["networks"]] == [(i, e) for i in (0, 1) for e in range(4)]
     stopped = [dataclasses.replace(student, stop_epoch=epoch) for epoch in (0, 1, 2)]
-    assert asked.stopped[:3] == stopped
+    assert asked.further[:3] == stopped
     assert [each["run_id"] for each in found["networks"][:4]] == [spec.run_id for spec in (*stopped, student)]
     whole = lab.run(student).rows()
     for epoch, spec in enumerate(stopped):

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from kdrun.experiment.derived import Specialists
+from kdrun.papers.hinton2015.coverage import CoverageFigure
+from kdrun.papers.hinton2015.specialists import Specialists
 from kdrun.tables import Entry, Row
+from kdrun.tables.derivation import Derivation
 
 # By seed: specialists that know the class, test images, of them right before and after.
 BY_SEED = [
@@ -20,7 +22,9 @@ SUMS = [(0, 22, 11, 11, 0.0), (1, 42, 20, 26, 30.0), (2, 6, 4, 3, -25.0), (3, 10
 def asked(paper_table):
     """The toy table with specialists, of three seeds; and what is kept of the first two."""
     first, *_ = paper_table.entries
-    row = Row("cnn/specialists", baseline="cnn/ce", derived={"kind": "specialists", "of": "cnn/ce"})
+    row = Row(
+        "cnn/specialists", baseline="cnn/ce", derived=Derivation(Specialists, ("cnn/ce",), teachers=False, options={})
+    )
     entry = Entry(row, derived=tuple(Specialists((spec,)) for spec in first.specs))
     names = ("num_specialists", "num_images", "num_correct_generalist", "num_correct_combined")
     figures = {"conditional": 70.0, "generalist's": 65.0, "specialists": 3}
@@ -33,7 +37,7 @@ def asked(paper_table):
         }
         for each, rows in zip(entry.derived, BY_SEED, strict=False)
     }
-    definition = replace(paper_table.definition, rows=(first.row, row), figures=("cover",))
+    definition = replace(paper_table.definition, rows=(first.row, row), figures=(CoverageFigure(),))
     return {"definition": definition, "entries": [first, entry]}, lambda each: records.get(each.key)
 
 

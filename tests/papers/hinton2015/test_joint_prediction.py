@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
+from kdrun.experiment.start import oversampling_correction
 from kdrun.papers.hinton2015.joint_prediction import (
-    Cover,
-    accuracy_by_cover,
+    Coverage,
+    accuracy_by_coverage,
     active,
     class_sets,
     combined,
     conditional_accuracy,
-    oversampling_correction,
 )
 
 SETS = ((0, 1, 2), (1, 2, 3), (2, 4))
@@ -214,10 +214,10 @@ def test_accuracies_by_hand():
     joint = torch.nn.functional.one_hot(torch.tensor([0, 2, 2, 2, 5]), 6) * 4.0
     # Without class 5, which no set holds: 0 and 2 right, 4 taken for 3; the image of class 5 does not count.
     assert conditional_accuracy(generalist, labels, SETS) == pytest.approx(75)
-    assert accuracy_by_cover(generalist, joint, labels, SETS) == (
-        Cover(0, 1, 1, 0),
-        Cover(1, 2, 1, 1),
-        Cover(3, 2, 1, 2),
+    assert accuracy_by_coverage(generalist, joint, labels, SETS) == (
+        Coverage(0, 1, 1, 0),
+        Coverage(1, 2, 1, 1),
+        Coverage(3, 2, 1, 2),
     )
     with pytest.raises(ValueError, match="no image is of a class that a specialist knows"):
         conditional_accuracy(generalist, torch.full((5,), 5), SETS)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from kdrun.experiment.derived import Specialists, compute, kept
-from kdrun.experiment.derived import specialists as module
+from kdrun.experiment.derived import compute, kept
 from kdrun.losses import soft_target_loss
+from kdrun.papers.hinton2015 import specialists as module
+from kdrun.papers.hinton2015.joint_prediction import class_sets
+from kdrun.papers.hinton2015.specialists import Specialists
 from kdrun.spec.dataset import ImageDatasetSpec
 from kdrun.spec.spec import Spec
-from kdrun.papers.hinton2015.joint_prediction import class_sets
 
 SIX = ImageDatasetSpec("kdrun.data.synthetic", "none", 6, 1, 8, 122, 90, (0.5,), (0.25,))
 """Six classes of 21, 21, 20, 20, 20 and 20 training images."""
