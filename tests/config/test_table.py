@@ -249,7 +249,10 @@ def test_a_problem_of_all_rows_is_told_once_and_one_of_a_row_by_its_name(mine):
         (DERIVED_FAULT % ", teachers_of: a/c", "a/b: derived: a/c has no runs of its own"),
         (DERIVED_FAULT % ", teachers_of: a/d", "a/b: derived: a/d is no row"),
         (DERIVED_FAULT % ", teachers_of: a/c, mean: median", "derived.mean='median': must be one of arithmetic, geo"),
-        (DERIVED_FAULT.replace("derived", "overrides: [method=ce], derived") % ", teachers_of: a/c", "is no training"),
+        (
+            DERIVED_FAULT.replace("derived:", "overrides: [method=ce], derived:") % ", teachers_of: a/c",
+            "is no training",
+        ),
         ("title: x\nmeasure: loss", "measure='loss': must be one of top1, errors"),
         ("title: x\nmeasure: errors\nrows: [{name: a/b, published: {top1: 9}}]", "this table's measure is errors"),
         ("title: x\nrows: [{name: a/b, published: {errors_on: 9}}]", "published.errors_on: needs errors_on"),
