@@ -63,6 +63,8 @@ class Figure(ABC):
     ...         if lines:
     ...             best = max(lines, key=lambda line: line.last.mean)
     ...             (table.directory / "best.txt").write_text(best.entry.row.name)
+    >>> BestFigure().name
+    'best'
 
     In a table's YAML: `figures: [curves, {_target_: my_package.BestFigure}]`.
     """
