@@ -144,7 +144,7 @@ def compose_table(
         try:
             names, rows = _asked(definition, patterns)
             narrowed = dataclasses.replace(definition, rows=rows)
-            entries, jobs = checked_rows(narrowed, user, num_seeds, problems)
+            entries, jobs = checked_rows(narrowed, user, num_seeds, names, problems)
         except TableError as error:
             raise ConfigError([*dict.fromkeys((*problems, *error.problems))]) from error
     assert shared is not None, "its problems have been raised"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -101,12 +101,19 @@ class UserOverrides:
 
 
 def checked_rows(
-    definition: Definition, user: UserOverrides, num_seeds: int, problems: list[str]
+    definition: Definition, user: UserOverrides, num_seeds: int, shown: Set[str], problems: list[str]
 ) -> tuple[list[Entry], dict[str, Job]]:
     """Every row with its specs, each followed by its controls; and the jobs.
 
+    Args:
+        definition: with the rows to compose.
+        user: overrides of the command.
+        num_seeds: of each row.
+        shown: names of the rows that the table shows, those of controls among them.
+        problems: known so far.
+
     Raises:
-        ConfigError: the `problems` known so far, and each further one with its row.
+        ConfigError: with these problems, and each further one with its row.
     """
     entries: list[Entry] = []
     jobs: dict[str, Job] = {}
@@ -129,9 +136,9 @@ def checked_rows(
         for entry, members in [(own, found), *_controls(definition, row, found)]:
             entries.append(entry)
             jobs.update({job.spec.run_id: job for job in members})
-    problems += _unfit_figures(definition, entries)
     if not (problems or faults):
         entries = _with_derived(definition, entries, jobs, faults)
+    problems += _unfit_figures(definition, [entry for entry in entries if entry.row.name in shown])
     for text, (first, *more) in faults.items():
         if text not in problems:
             problems.append(f"row {first}{f' and {len(more)} more' if more else ''}: {text}")

@@ -325,6 +325,7 @@ def test_rows_have_a_cell_each_in_a_heat_map(derived):
     assert problems(str(derived), rows=("mlp/kd*",)) == ["figures: heatmap: mlp/kd and mlp/kd_ensemble share one cell"]
     assert problems(str(derived), rows=("mlp/ce",)) == ["figures: heatmap: no row has method.temperature"]
     assert composed(str(derived), rows=("mlp/kd",))
+    assert problems(str(derived), rows=("mlp/both",)), "the rows it is computed from are not shown"
 
 
 def test_tables_of_different_numbers_of_classes_are_not_collected(tmp_path):
