@@ -58,13 +58,6 @@ def test_images_are_added_up_over_the_seeds_that_are_finished(rendered, drawn, a
     assert (tmp_path / "out" / "cover.png").stat().st_size > 5000
 
 
-def test_where_nothing_is_computed_there_is_no_older_picture(rendered, asked, tmp_path):
-    table, kept = asked
-    rendered(**table, kept=kept)
-    rendered(**table)
-    assert not list((tmp_path / "out").glob("cover.*"))
-
-
 def test_a_panel_for_each_row_of_specialists(rendered, drawn, asked):
     table, kept = asked
     more = replace(table["entries"][1], row=replace(table["entries"][1].row, name="cnn/specialists_soft"))
