@@ -101,5 +101,5 @@ def test_runs_of_different_data_are_no_ensemble(lab):
 def test_options_at_their_default_leave_keys_as_they_are(lab):
     """Keys are those of files that have been computed."""
     spec = lab.plain()
-    assert Ensemble((spec,)).options == {}
+    assert Ensemble((spec,)).identity == {"kind": "ensemble", "options": {}, "run_ids": [spec.run_id]}
     assert Ensemble((spec,)).key == Ensemble((spec,), mean="arithmetic").key != Ensemble((spec,), mean="geometric").key

@@ -37,6 +37,13 @@ class Derived(ABC):
 
     specs: tuple[Spec, ...]
 
+    kind: ClassVar[str]
+    """In the key; by default the class's name in lower case."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.kind = vars(cls).get("kind", cls.__name__.lower())
+
     @abstractmethod
     def compute(self, runner: Runner) -> dict[str, Any]:
         """The figures, as plain values.
@@ -63,12 +70,11 @@ class Derived(ABC):
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """Kind (the class's name in lower case), options and run_ids, as plain values; of code from outside kdrun its
-        source, too."""
-        kind = type(self)
-        source = sources(kind, f"{kind.__module__}.{kind.__qualname__}", self.options)
+        """Kind, options and run_ids, as plain values; of code from outside kdrun its source, too."""
+        cls = type(self)
+        source = sources(cls, f"{cls.__module__}.{cls.__qualname__}", self.options)
         return {
-            "kind": kind.__name__.lower(),
+            "kind": self.kind,
             "options": self.options,
             "run_ids": [spec.run_id for spec in self.specs],
             **({} if source is None else {"source": source}),
