@@ -1,5 +1,6 @@
 """Runs made up here, so that every number in their files is known."""
 
+import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from kdrun.store.run import Run
 from kdrun.store.store import Store
 from kdrun.tables import Definition, Entry, Published, Row
 from kdrun.tables.controls import no_kl
-from kdrun.tables.render import buckets, cover, curves, differences_plot, dots, evaluations, heatmap, paths
+from kdrun.tables.figures import Figure, Rendering
 from kdrun.tables.render.table import render
 
 DATASET = ImageDatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 64, 40, (0.5,), (0.25,))
@@ -166,12 +167,20 @@ def drawn(monkeypatch) -> list:
             figures.append(figure)
             yield figure
 
-    for module in (
-        *(curves, cover, dots, heatmap),
-        *(evaluations, buckets, paths, differences_plot),
-    ):
-        monkeypatch.setattr(module, "figure", recording)
+    for module in list(sys.modules.values()):
+        if getattr(module, "figure", None) is original and module is not plots:
+            monkeypatch.setattr(module, "figure", recording)
     return figures
+
+
+@pytest.fixture
+def draw(paper_table, tmp_path):
+    """Draws one figure of given lines into `tmp_path`, of the toy table or another definition."""
+
+    def draw(figure: Figure, lines, *, title: str = "title", definition: Definition = paper_table.definition) -> None:
+        figure.write(Rendering(tmp_path, definition, lines, lambda _: None, published=True, title=title))
+
+    return draw
 
 
 COMMAND = "kdrun table toy --seeds 3"

@@ -276,16 +276,23 @@ def test_the_documented_conversion_makes_weights_that_can_be_read(place):
 TABLES = [block for block in BLOCKS if block.language == "yaml" and "\nrows:\n" in block.text]
 
 
+@pytest.fixture
+def trusting(place, monkeypatch):
+    """The documents' own rows and figures can be imported."""
+    monkeypatch.syspath_prepend(str(place))
+    monkeypatch.setenv("KDRUN_TRUST", "my_rows")
+
+
 @pytest.mark.parametrize("block", TABLES, ids=lambda block: block.file)
-def test_a_table_of_the_documents_is_accepted_whole(place, block):
-    (place / block.file).write_text(block.text)
+def test_a_table_of_the_documents_is_accepted_whole(place, trusting, block):
+    write_files(block.document, place)
     assert main(["table", block.file, "--dry-run", "--seeds", "2"]) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [block for block in TABLES if "dataset=digits" in block.text], ids=lambda b: b.file)
-def test_a_table_of_the_documents_runs(place, block):
-    (place / block.file).write_text(block.text)
+def test_a_table_of_the_documents_runs(place, trusting, block):
+    write_files(block.document, place)
     assert main(["table", block.file, "--seeds", "1", *smaller([])]) == 0
 
 
@@ -300,7 +307,7 @@ def test_the_documents_have_what_is_looked_for():
     }
     assert len(HEADERS) > 40
     assert PYTHON
-    assert len(TABLES) == 4
+    assert len(TABLES) == 5
     assert {block.file for block in BLOCKS if block.file} >= {"my_package/parts.py", "my_conf/method/my_method.yaml"}
 
 

@@ -115,25 +115,6 @@ def test_rendering_needs_no_data_and_runs_nothing(finished, here, kdrun):
     assert sorted(path for path in here.rglob("*") if "tables" not in path.parts) == before
 
 
-def test_the_soft_targets_are_drawn_without_data_once_they_were_computed(here, kdrun, monkeypatch):
-    text = MINE.replace("controls:", "figures: [soft_targets]\ncontrols:")
-    (here / "mine.yaml").write_text(text)
-    picture = here / "outputs" / "tables" / "mine" / "soft_targets.png"
-    words = ("table", "mine.yaml", "--seeds", "1", "--rows", "mlp/ce")
-    assert kdrun(*words)[0] == 0
-    assert picture.exists()
-    picture.unlink()
-    monkeypatch.setattr("kdrun.experiment.soft_targets.load_resident", None)
-    assert kdrun(*words, "--render-only")[0] == 0
-    assert picture.exists()
-    (kept,) = here.glob("outputs/runs/**/soft_targets.json")
-    kept.unlink()
-    code, out, _ = kdrun(*words, "--render-only")
-    assert code == 0
-    assert any(line.startswith("no soft_targets.png: it takes the weights") for line in out)
-    assert not picture.exists(), "none that is older than the table"
-
-
 DERIVED = """
 title: Derived
 measure: errors
@@ -143,8 +124,10 @@ overrides: [dataset=synthetic, dataset.train_size=96, dataset.test_size=50, reci
 rows:
   - {name: mlp/ce, overrides: [method=ce], errors_on: [1, 3]}
   - {name: mlp/kd_ensemble, overrides: [teacher=cnn, method=kd_ensemble, method.num_teachers=2], baseline: mlp/ce}
-  - {name: mlp/teachers, derived: {kind: ensemble, teachers_of: mlp/kd_ensemble}, baseline: mlp/ce, errors_on: [1, 3]}
-  - {name: mlp/bias, derived: {kind: bias, of: mlp/ce, classes: [3]}, baseline: mlp/ce}
+  - {name: mlp/teachers, derived: {_target_: kdrun.experiment.derived.Ensemble, teachers_of: mlp/kd_ensemble},
+     baseline: mlp/ce, errors_on: [1, 3]}
+  - {name: mlp/both, derived: {_target_: kdrun.experiment.derived.Ensemble, of: [mlp/ce, mlp/kd_ensemble]},
+     baseline: mlp/ce}
 """
 
 
@@ -157,7 +140,7 @@ def test_derived_rows_are_computed_once_rendered_without_data_and_told_where_dam
     assert len(list(here.glob("outputs/runs/**/result.json"))) == 6
     assert kdrun(*words)[0] == 0
     assert len(list(here.glob("outputs/runs/**/result.json"))) == 8
-    # two of teachers, two of the bias, two of the baseline by class, and the ensembles of the two rows
+    # two of teachers, two of both rows, two of the baseline by class, and the ensembles of the two rows
     assert len(list(here.glob("outputs/derived/*.json"))) == 8
     computed = table_of(here)
     rows = {row["row"]: row for row in csv.DictReader(computed.decode().splitlines())}
@@ -168,12 +151,12 @@ def test_derived_rows_are_computed_once_rendered_without_data_and_told_where_dam
     errors = [50 * (100 - last[run_id]) / 100 for run_id in rows["mlp/ce"]["run_ids"].split()]
     assert float(rows["mlp/ce"]["last_mean"]) == pytest.approx(sum(errors) / 2)
     assert 0 < float(rows["mlp/ce"]["errors_on_classes_mean"]) <= float(rows["mlp/ce"]["last_mean"])
-    assert rows["mlp/bias"]["difference_last_n"] == "2"
+    assert rows["mlp/both"]["difference_last_n"] == "2"
     for path in here.glob("outputs/runs/**/student.safetensors"):
         path.unlink()
     code, _, err = kdrun(*words, "--render-only", "dataset.root=/nowhere")
     assert (code, err, table_of(here)) == (0, "", computed)
-    key = rows["mlp/bias"]["derived"].split()[0]
+    key = rows["mlp/both"]["derived"].split()[0]
     (here / "outputs" / "derived" / f"{key}.json").write_text("{}\n")
     code, _, err = kdrun(*words, "--render-only")
     assert code == 1

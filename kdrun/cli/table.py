@@ -98,7 +98,7 @@ def _run_or_show(options: argparse.Namespace, words: Sequence[str]) -> int:
             sheet.table = _at_best_precision(table, sheet.store, options.overrides)
         else:
             failed = run_missing(table, sheet.store, sheet.so_far)
-        sheet.show(compute=not options.render_only)
+        sheet.show()
     except (RuntimeError, OSError) as error:  # a result that cannot be read, a directory that cannot be written
         log.error("kdrun: %s", error)
         return 1
@@ -199,17 +199,14 @@ class _Sheet:
         self.write()
         log.info("so far: %s", self.directory / "table.md")
 
-    def show(self, *, compute: bool) -> None:
-        """Renders everything, and tells the table and where it lies.
-
-        Args:
-            compute: whether figures may run networks on data.
-        """
+    def show(self) -> None:
+        """Renders everything, and tells the table and where it lies."""
         from kdrun.log import log
 
         text = self.write()
-        if "soft_targets" in self.table.definition.figures:
-            _draw_soft_targets(self.directory / "soft_targets.png", self.table, self.store, compute=compute)
+        for figure in self.table.definition.figures:
+            if not any((self.directory / name).exists() for name in figure.files):
+                log.info("no %s: there is nothing to show yet", figure.name)
         log.info("\n%s", text)
         specs = {spec.run_id: spec for entry in self.table.entries for spec in entry.specs}
         missing = [spec for spec in specs.values() if self.store.find(spec) is None]
@@ -238,30 +235,3 @@ def _at_best_precision(table: ComposedTable, store: Store, overrides: Sequence[s
     own = table.shared.spec.precision
     best = max(sorted(PRECISIONS, key=lambda precision: precision != own), key=finished)
     return dataclasses.replace(table, entries=[entry.at_precision(best) for entry in table.entries])
-
-
-def _draw_soft_targets(path: Path, table: ComposedTable, store: Store, *, compute: bool) -> None:
-    """Draws what the first seed's networks say about test images; without `compute`, what was computed before.
-
-    To compute it takes weights and data. A picture of which there is nothing to draw is not there afterwards.
-    """
-    from kdrun.analysis.soft_targets import draw_soft_targets
-    from kdrun.experiment.soft_targets import kept, soft_targets
-    from kdrun.log import counted, log
-
-    runs = {entry.student: store.find(entry.specs[0]) for entry in table.entries if entry.specs}
-    finished = {name: run for name, run in runs.items() if run is not None}
-    if compute:  # published runs have no weights
-        shared = next(iter(table.jobs.values()))
-        for run in finished.values():
-            if run.weights.exists():
-                soft_targets(run, shared.runtime.data_root, shared.runtime.device)
-    seen = {name: found for name, run in finished.items() if (found := kept(run)) is not None}
-    if not seen:
-        path.unlink(missing_ok=True)
-        log.info("no %s: it takes the weights and the data of these networks; run the table to have it", path.name)
-        return
-    spec = next(finished[name] for name in seen).spec
-    draw_soft_targets(
-        path, seen, title=f"{spec.dataset.name}, {counted(spec.epochs_trained, 'epoch')}, seed {spec.seed}"
-    )

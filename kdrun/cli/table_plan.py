@@ -10,14 +10,13 @@ from kdrun.experiment.dry_run import Estimator, duration, with_teachers
 from kdrun.spec.spec import Spec
 from kdrun.store.store import Store
 from kdrun.tables.controls import objective
-from kdrun.tables.waypoints import ways
 
 
 def plan(table: ComposedTable, store: Store) -> str:
     """Every run of the table with what it costs; runs that differ in their seed in one line, teachers once.
 
-    What is computed of runs follows, and costs next to nothing; runs that are made for it alone are among the runs, but
-    for the stopped ones of paths, which are told last.
+    What is computed from runs follows, and costs next to nothing; its runs are among the runs, except those that
+    figures execute themselves, which come last.
     """
     shown = {spec.run_id: entry.row.name for entry in table.entries for spec in entry.specs}
     parts = {spec.run_id: spec for entry in table.entries for each in entry.derived for spec in each.specs}
@@ -62,24 +61,25 @@ def plan(table: ComposedTable, store: Store) -> str:
         f"{runs} runs, {teachers} of them only as teachers"
         f"{f' and {only_parts} only as parts of rows' if only_parts else ''}; "
         f"what is missing takes about {duration(total)} on {table.shared.runtime.device.type}"
-        f"{_stopped(table, store, estimator)}"
+        f"{_further(table, store, estimator)}"
     )
 
 
-def _stopped(table: ComposedTable, store: Store, estimator: Estimator) -> str:
-    """The runs that are trained to draw the paths alone, each going on from the one before."""
-    asked = ways(table.entries, table.definition.paths) if "paths" in table.definition.figures else None
-    if asked is None or not asked.stopped:
-        return ""
-    missing = [run for run in asked.stopped if store.find(run) is None]
-    # of a row's runs the last is as long as all of them
-    longest = {dataclasses.replace(run, stop_epoch=None).run_id: run for run in missing}
-    seconds = sum(estimator.estimate(run).seconds for run in longest.values())
-    finished = len(asked.stopped) - len(missing)
-    return (
-        f"\npaths: {len(asked.stopped)} runs{f' ({finished} finished)' if finished else ''} that stop early, of seed "
-        f"{asked.specs[0].seed}, are trained afterwards; what is missing of them takes about {duration(seconds)} more"
-    )
+def _further(table: ComposedTable, store: Store, estimator: Estimator) -> str:
+    """A line for each figure that executes runs of its own; of those that continue one another the last counts."""
+    lines = []
+    for figure in table.definition.figures:
+        runs = [run for derived in figure.needs(table.entries) for run in derived.further]
+        missing = [run for run in runs if store.find(run) is None]
+        longest = {dataclasses.replace(run, stop_epoch=None).run_id: run for run in missing}
+        seconds = sum(estimator.estimate(run).seconds for run in longest.values())
+        finished = f" ({len(runs) - len(missing)} finished)" if len(missing) < len(runs) else ""
+        if runs:
+            lines.append(
+                f"\n{figure.name}: {len(runs)} runs{finished} for this figure alone are trained afterwards; "
+                f"what is missing of them takes about {duration(seconds)} more"
+            )
+    return "".join(lines)
 
 
 def _teacher_name(spec: Spec) -> str:

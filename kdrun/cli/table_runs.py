@@ -15,7 +15,6 @@ from kdrun.log import log
 from kdrun.spec.spec import Spec
 from kdrun.store.store import Store
 from kdrun.tables import Entry
-from kdrun.tables.waypoints import both
 
 
 def run_missing(table: ComposedTable, store: Store, so_far: Callable[[], None]) -> int:
@@ -90,13 +89,13 @@ def _derive(table: ComposedTable, store: Store, runner: Runner) -> int:
 def _asked_of_runs(table: ComposedTable) -> Iterator[tuple[str, Derived]]:
     """Everything that the table shows and that is computed of finished runs, with the name of its row or figure."""
     for entry in table.entries:
-        asked = [*entry.derived, *(entry.by_class if entry.row.errors_on else ())]
+        asked: list[Derived] = [*entry.derived, *(entry.by_class if entry.row.errors_on else ())]
         if entry.ensemble is not None and "ensemble" in table.definition.columns:
             asked.append(entry.ensemble)
         asked += [each for on in table.definition.evaluations for each in entry.evaluations(on)]
         yield from ((entry.row.name, derived) for derived in asked)
-    if "paths" in table.definition.figures:
-        yield from (("paths", derived) for derived in both(table.entries, table.definition.paths))
+    for figure in table.definition.figures:
+        yield from ((figure.name, derived) for derived in figure.needs(table.entries))
 
 
 def _rounds(entries: Sequence[Entry]) -> list[list[tuple[str, Spec]]]:

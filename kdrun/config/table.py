@@ -25,6 +25,7 @@ from kdrun.spec.signature import unknown
 from kdrun.tables import Definition, Entry, Published, Row, TableError, read_definition, select
 from kdrun.tables.definition import with_baselines
 from kdrun.tables.entry import without_repetition
+from kdrun.tables.figures import figure_problems
 
 CHOSEN_BY_ROWS = ("student", "teacher", "method", "experiment", "seed", "start", "evaluation", "teacher.stop_epoch")
 """What a user cannot override in a table: it is what the rows, or --seeds, are for."""
@@ -143,7 +144,7 @@ def compose_table(
         try:
             names, rows = _asked(definition, patterns)
             narrowed = dataclasses.replace(definition, rows=rows)
-            entries, jobs = checked_rows(narrowed, user, num_seeds, problems)
+            entries, jobs = checked_rows(narrowed, user, num_seeds, names, problems)
         except TableError as error:
             raise ConfigError([*dict.fromkeys((*problems, *error.problems))]) from error
     assert shared is not None, "its problems have been raised"
@@ -173,7 +174,7 @@ def _asked(definition: Definition, patterns: Sequence[str]) -> tuple[set[str], t
         for row in definition.rows
     }
     names = {row.name for row in select([*definition.rows, *itertools.chain(*controls.values())], patterns)}
-    parts = {name for row in definition.rows if row.name in names and row.ingredients for name in row.ingredients.rows}
+    parts = {name for row in definition.rows if row.name in names and row.derived for name in row.derived.rows}
     composed = names | with_baselines(definition.rows, parts)
     wanted = [row for row in definition.rows if {row.name, *(each.name for each in controls[row.name])} & composed]
     return names, tuple(wanted)
@@ -185,7 +186,8 @@ def _with_included(definition: Definition, known: dict[Path, Definition | None])
     A row that stands in several of them (as in tables 1 and 9 of Tf-KD) is the same run, and is taken once.
 
     Raises:
-        ConfigError: no such table, or tables whose published runs differ in their number of classes.
+        ConfigError: no such table, tables whose published runs differ in their number of classes, or rows that a
+            figure needs.
     """
     parts = [load_table(name, known) for name in definition.include]
     (num_classes, *others) = dict.fromkeys(part.num_classes for part in parts)
@@ -199,7 +201,10 @@ def _with_included(definition: Definition, known: dict[Path, Definition | None])
                 bare = dataclasses.replace(row, overrides=overrides, published=Published(), note="", departs="")
                 rows.setdefault(row.name, bare)
     controls = tuple(dict.fromkeys(name for part in parts for name in part.controls))
-    return dataclasses.replace(definition, rows=tuple(rows.values()), controls=controls, num_classes=num_classes)
+    whole = dataclasses.replace(definition, rows=tuple(rows.values()), controls=controls, num_classes=num_classes)
+    if problems := figure_problems(whole):
+        raise ConfigError([f"table {definition.name}: {problem}" for problem in problems])
+    return whole
 
 
 def _harmless(overrides: Sequence[str]) -> list[str]:

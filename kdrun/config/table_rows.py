@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -16,7 +16,6 @@ from kdrun.spec.signature import unknown
 from kdrun.spec.spec import Spec
 from kdrun.tables import Definition, Entry, Row
 from kdrun.tables.controls import CONTROLS, rescaled
-from kdrun.tables.waypoints import both
 
 OF_ROWS = ("student", "teacher", "method")
 """Nodes that differ from row to row."""
@@ -101,12 +100,19 @@ class UserOverrides:
 
 
 def checked_rows(
-    definition: Definition, user: UserOverrides, num_seeds: int, problems: list[str]
+    definition: Definition, user: UserOverrides, num_seeds: int, shown: Set[str], problems: list[str]
 ) -> tuple[list[Entry], dict[str, Job]]:
     """Every row with its specs, each followed by its controls; and the jobs.
 
+    Args:
+        definition: with the rows to compose.
+        user: overrides of the command.
+        num_seeds: of each row.
+        shown: names of the rows that the table shows, those of controls among them.
+        problems: known so far.
+
     Raises:
-        ConfigError: the `problems` known so far, and each further one with its row.
+        ConfigError: with these problems, and each further one with its row.
     """
     entries: list[Entry] = []
     jobs: dict[str, Job] = {}
@@ -129,9 +135,9 @@ def checked_rows(
         for entry, members in [(own, found), *_controls(definition, row, found)]:
             entries.append(entry)
             jobs.update({job.spec.run_id: job for job in members})
-    problems += [*_shared_cells(definition, entries), *_faulty_paths(definition, entries)]
     if not (problems or faults):
         entries = _with_derived(definition, entries, jobs, faults)
+    problems += _unfit_figures(definition, [entry for entry in entries if entry.row.name in shown])
     for text, (first, *more) in faults.items():
         if text not in problems:
             problems.append(f"row {first}{f' and {len(more)} more' if more else ''}: {text}")
@@ -155,12 +161,12 @@ def _with_derived(
     by_name = {entry.row.name: entry for entry in entries}
     whole = []
     for row in definition.rows:
-        if row.ingredients is None or definition.unavailable:
+        if row.derived is None or definition.unavailable:
             whole += [each for each in entries if row.name == _owner(each.row)]
             continue
-        parts = [by_name[name].specs for name in row.ingredients.rows]
+        parts = [by_name[name].specs for name in row.derived.rows]
         try:
-            derived = tuple(row.ingredients.of_a_seed(specs) for specs in zip(*parts, strict=True))
+            derived = tuple(row.derived.of_a_seed(specs) for specs in zip(*parts, strict=True))
         except ValueError as error:
             for text in str(error).splitlines():
                 faults.setdefault(f"derived: {text}", []).append(row.name)
@@ -174,32 +180,15 @@ def _with_derived(
     return whole
 
 
-def _shared_cells(definition: Definition, entries: Sequence[Entry]) -> list[str]:
-    """A problem for each cell of the heat map that several rows would stand in, and one where none has a place."""
-    grid = definition.grid
-    rows = [entry for entry in entries if entry.specs and entry.row.control is None]
-    if "heatmap" not in definition.figures or not rows:
-        return []
-    places = {entry.specs[0].run_id: (grid.place(entry.specs[0]), entry.row) for entry in rows}
-    for axis, chosen in enumerate((grid.rows, grid.columns)):
-        if all(place[axis] is None for place, _ in places.values()):
-            return [f"grid: no row has {chosen}"]
-    cells: dict[str, list[str]] = {}
-    for (row, column), owner in places.values():
-        if row is not None:
-            cells.setdefault(repr((row, owner.kind if column is None else column)), []).append(owner.name)
-    return [f"grid: {' and '.join(names)} stand in one cell" for names in cells.values() if len(names) > 1]
-
-
-def _faulty_paths(definition: Definition, entries: Sequence[Entry]) -> list[str]:
-    """A problem for each reason why networks of the rows cannot be drawn on one plane."""
-    if "paths" not in definition.figures:
-        return []
-    try:
-        list(both(entries, definition.paths))
-    except ValueError as error:
-        return [f"paths: {line}" for line in str(error).splitlines()]
-    return []
+def _unfit_figures(definition: Definition, entries: Sequence[Entry]) -> list[str]:
+    """A problem for each reason why a figure cannot show the rows' runs."""
+    problems = []
+    for figure in definition.figures:
+        try:
+            figure.needs(entries)
+        except ValueError as error:
+            problems += [f"figures: {figure.name}: {line}" for line in str(error).splitlines()]
+    return problems
 
 
 def _unknown_classes(row: Row, spec: Spec) -> list[str]:

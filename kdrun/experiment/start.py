@@ -13,7 +13,6 @@ from kdrun.experiment.teachers import recorded_weights
 from kdrun.experiment.weights import load_weights
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Component
-from kdrun.specialists import oversampling_correction
 from kdrun.store.run import Run
 
 Outputs = Sequence[tuple[int, ...]]
@@ -49,6 +48,28 @@ def begin_from(student: nn.Module, dataset: DatasetSpec, start: Run, rest: tuple
         shift = torch.tensor([0.0 if special.issuperset(classes) else lowered for classes in ours])
         state.update({name: state[name] + shift for name, shape in last.items() if len(shape) == 1})
     load_weights(student, state, start.weights)
+
+
+def oversampling_correction(num_rest_drawn: int, num_rest: int) -> float:
+    """What to add to the logit of a specialist's dustbin once it is trained: `log(num_rest / num_rest_drawn)`.
+
+    The specialist sees all images of its classes, and of the rest a random part, so the classes are oversampled
+    against the dustbin by num_rest / num_rest_drawn. What it learns is `p(y|x) ~ p(x|y) pi(y)` with the priors pi of
+    its training images: each pi(k) in proportion to the images of class k, pi(dustbin) to num_rest_drawn. A random
+    part of the rest looks as the rest does, so p(x|y) is the true one; only pi(dustbin) has to be multiplied by
+    num_rest / num_rest_drawn, and that is adding its log to the logit. The number of special images cancels.
+
+    Args:
+        num_rest_drawn: images of other classes in an epoch of the specialist, at least 1.
+        num_rest: images of other classes there are, at least 1.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+    for name, value in (("num_rest_drawn", num_rest_drawn), ("num_rest", num_rest)):
+        if value < 1:
+            raise ValueError(f"{name}={value!r}: must be at least 1")
+    return math.log(num_rest / num_rest_drawn)
 
 
 def last_layer(student: Component, dataset: DatasetSpec) -> dict[str, tuple[int, ...]]:

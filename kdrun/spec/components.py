@@ -93,6 +93,28 @@ def told_to(network: Callable[..., Any]) -> tuple[str, ...]:
     return SEQUENCE_INJECTED if of_sequences else IMAGE_INJECTED
 
 
+def target_of(
+    node: Any, path: str, problems: list[str], *, kind: type
+) -> tuple[Callable[..., Any], dict[str, Any]] | None:
+    """What a `_target_` node of the config names, and its options, not yet bound; None after a line in `problems`.
+
+    Args:
+        node: `{"_target_": dotted path, option: value, ...}`.
+        path: where it stands in the config.
+        problems: faults found so far.
+        kind: what the target must be a subclass of, or return.
+    """
+    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+        problems.append(f"{path}: must be a group option or a mapping with a _target_, not {node!r}")
+        return None
+    try:
+        target = resolve(node["_target_"], kind)
+    except ValueError as error:
+        problems.append(f"{path}._target_: {error}")
+        return None
+    return target, {name: value for name, value in node.items() if name != "_target_"}
+
+
 def component(
     node: Any,
     path: str,
@@ -110,16 +132,11 @@ def component(
         injected: parameters the program supplies, or what says them of the target.
         kind: what the target must be a subclass of, or return.
     """
-    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-        problems.append(f"{path}: must be a group option or a mapping with a _target_, not {node!r}")
+    found = target_of(node, path, problems, kind=kind)
+    if found is None:
         return None
-    try:
-        target = resolve(node["_target_"], kind)
-    except ValueError as error:
-        problems.append(f"{path}._target_: {error}")
-        return None
+    target, options = found
     fault_count = len(problems)
-    options = {name: value for name, value in node.items() if name != "_target_"}
     supplied = injected(target) if callable(injected) else injected
     bound = bind(target, options, path, problems, injected=supplied)
     if len(problems) > fault_count:

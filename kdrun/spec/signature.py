@@ -27,7 +27,8 @@ def bind(
 ) -> dict[str, Any]:
     """Checks and normalises keyword arguments for `target`.
 
-    Integers become floats where a float is asked for, lists become tuples, mappings become dataclasses.
+    Integers become floats where a float is asked for, lists become tuples, mappings become dataclasses; a class with
+    `from_values(value, path, problems)` reads its own.
 
     Args:
         target: a class or function with annotated parameters.
@@ -82,6 +83,8 @@ def _normalise(value: Any, annotation: Any, path: str, problems: list[str]) -> A
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any:
         return value
+    if hasattr(annotation, "from_values"):
+        return annotation.from_values(value, path, problems)
     if origin is typing.Literal:
         if value not in arguments or isinstance(value, bool):
             problems.append(f"{path}={value!r}: must be {_describe(annotation)}")
@@ -90,7 +93,10 @@ def _normalise(value: Any, annotation: Any, path: str, problems: list[str]) -> A
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        for choice in (argument for argument in arguments if argument is not type(None)):
+        choices = [argument for argument in arguments if argument is not type(None)]
+        if hasattr(choices[0], "from_values"):
+            return _normalise(value, choices[0], path, problems)
+        for choice in choices:
             attempt: list[str] = []
             result = _normalise(value, choice, path, attempt)
             if not attempt:

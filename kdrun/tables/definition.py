@@ -8,19 +8,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from kdrun.experiment.derived.paths import check_epochs
 from kdrun.experiment.evaluations import EVALUATIONS
-from kdrun.spec.components import all_options
 from kdrun.spec.signature import construct, unknown
-from kdrun.spec.spec import Component, Spec
 from kdrun.tables.controls import CONTROLS
-from kdrun.tables.ingredients import Ingredients, check_ingredients, ingredients
+from kdrun.tables.derivation import Derivation
+from kdrun.tables.figures import Figure, figure_problems
 
-FIGURES = ("curves", "teacher_accuracy", "soft_targets", "heatmap", "cover", "evaluations", "buckets", "paths")
-OF_EVALUATIONS = ("evaluations", "buckets")
 COLUMNS = ("seconds", "extra_params", "ensemble", "teacher_confidence", "train_top1", "selected", "shares")
-GRID_PARTS = ("student", "method", "recipe", "dataset")
-"""What an axis of a heat map can be of: the student by its name, or an option such as `method.temperature`."""
 
 
 class TableError(ValueError):
@@ -75,7 +69,7 @@ class Row:
         published: what the paper prints.
         note: a doubt about the published figure, or an assumption of ours.
         unavailable: why kdrun cannot run it; then there are no overrides.
-        derived: computed from other runs, without training or overrides, see `kdrun.tables.ingredients`.
+        derived: how its figures are computed from other rows' runs, without training or overrides.
         errors_on: classes whose errors have a column of their own.
         against: further rows that it is compared with, by name, beside its baseline and its controls.
         departs: in what its run differs from the published one, so that the two figures do not compare in their level;
@@ -89,21 +83,14 @@ class Row:
     published: Published = Published()
     note: str = ""
     unavailable: str = ""
-    derived: Mapping[str, Any] | None = None
+    derived: Derivation | None = None
     errors_on: tuple[int, ...] = ()
     against: tuple[str, ...] = ()
     departs: str = ""
 
     def __post_init__(self) -> None:
-        if self.derived is not None:
-            check_ingredients(self.derived)
-            if self.overrides or self.recipe or self.unavailable:
-                raise ValueError("derived: is no training: overrides, recipe and unavailable have no place beside it")
-
-    @property
-    def ingredients(self) -> Ingredients | None:
-        """What a derived row is made of; None for rows with runs of their own."""
-        return None if self.derived is None else ingredients(self.derived)
+        if self.derived is not None and (self.overrides or self.recipe or self.unavailable):
+            raise ValueError("derived: is no training: overrides, recipe and unavailable have no place beside it")
 
     @property
     def student(self) -> str:
@@ -127,51 +114,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Where the rows stand in a heat map: by `student`, or by an option such as `method.temperature`."""
-
-    rows: str = "student"
-    columns: str = "method.temperature"
-
-    def __post_init__(self) -> None:
-        faulty = [
-            f"{name}={value!r}: must be student, or an option of {', '.join(GRID_PARTS)} such as method.temperature"
-            for name, value in (("rows", self.rows), ("columns", self.columns))
-            if value != "student" and (value.partition(".")[0] not in GRID_PARTS or not value.partition(".")[2])
-        ]
-        if faulty:
-            raise ValueError("\n".join(faulty))
-
-    def place(self, spec: Spec) -> tuple[Any, Any]:
-        """The values of a run; None for an option that its network or method does not have."""
-        return self._value(self.rows, spec), self._value(self.columns, spec)
-
-    @staticmethod
-    def _value(axis: str, spec: Spec) -> Any:
-        part, _, option = axis.partition(".")
-        if not option:
-            return spec.student.name
-        owner = getattr(spec, part)
-        return all_options(owner).get(option) if isinstance(owner, Component) else getattr(owner, option, None)
-
-
-@dataclass(frozen=True)
-class Waypoints:
-    """Whose paths are drawn, and where on them networks are looked at.
-
-    Attributes:
-        rows: by name, with runs of their own; none is all such rows.
-        epochs: after which a run of the first seed is looked at, beside its end; 0 is the network as initialised.
-    """
-
-    rows: tuple[str, ...] = ()
-    epochs: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
-
-    def __post_init__(self) -> None:
-        check_epochs(self.epochs)
-
-
-@dataclass(frozen=True)
 class Definition:
     """A whole table.
 
@@ -186,18 +128,13 @@ class Definition:
         rows: in the order they are shown.
         controls: which controls each row with a soft-target term gets, see `kdrun.tables.controls`.
         include: other tables whose rows with controls this one collects.
-        figures: drawn beside `table.png`: curves, teacher_accuracy, soft_targets, heatmap, cover (of specialists),
-            evaluations (their figures by row), buckets (accuracy in the evaluations by the value of something, such as
-            attractors), paths (`ends` and `paths`: where networks end, and on which way; see
-            `kdrun.experiment.derived.Paths`).
+        figures: drawn beside `table.png`, by name or with a `_target_` and options, see `kdrun.tables.figures`.
         evaluations: what each run is asked beside its result, by name (`kdrun.experiment.evaluations`).
         columns: shown beside the accuracies: seconds (of an epoch), extra_params (learned beside the student), ensemble
             (of the mean probabilities of a row's runs), teacher_confidence (their mean largest probability),
             train_top1 (of the last epoch, as logged in training), selected (of the epoch that is best on the
             validation images), shares (of each weighted term in the gradient, in the last epoch that has some).
         measure: what is shown of a run: `top1`, or `errors`, how many test images are wrong.
-        grid: the axes of the heat map.
-        paths: whose are drawn, with which checkpoints.
         notes: what a reader must know, a sentence each; of a table with published figures only beside these.
         departs: in what its runs differ from the published ones, of all rows; their figures are then shown as
             published for another setting.
@@ -214,12 +151,10 @@ class Definition:
     overrides: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
-    figures: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
     columns: tuple[str, ...] = ()
     evaluations: tuple[str, ...] = ()
     measure: Literal["top1", "errors"] = "top1"
-    grid: Grid = Grid()
-    paths: Waypoints = Waypoints()
     notes: tuple[str, ...] = ()
     departs: str = ""
     unavailable: str = ""
@@ -242,34 +177,20 @@ class Definition:
         problems += [f"rows: baseline {name} is no row" for name in sorted(missing)]
         for name, allowed in (
             ("controls", tuple(CONTROLS)),
-            ("figures", FIGURES),
             ("columns", COLUMNS),
             ("evaluations", tuple(EVALUATIONS)),
         ):
             chosen = [option for option in getattr(self, name) if option not in allowed]
             problems += [f"{name}: {option}: {unknown(option, allowed, 'option')}" for option in chosen]
         problems += list(self._faulty_rows())
-        if self.grid != Grid() and "heatmap" not in self.figures:
-            problems.append("grid: is of a heat map: figures has none")
-        if not self.evaluations:
-            problems += [
-                f"figures: {name}: is of evaluations: there are none" for name in OF_EVALUATIONS if name in self.figures
-            ]
-        if self.paths != Waypoints() and "paths" not in self.figures:
-            problems.append("paths: is of a figure: figures has no paths")
         if problems:
             raise ValueError("\n".join(problems))
 
     def _faulty_rows(self) -> Iterator[str]:
         """What is wrong with rows beside the others, and with figures of another measure than the table's."""
         rows = {row.name: row for row in self.rows}
-        for name in self.paths.rows if rows else ():  # an including table gets its rows later
-            if name not in rows:
-                yield f"paths: rows: {name} is no row"
-            elif rows[name].derived is not None or rows[name].unavailable:
-                yield f"paths: rows: {name} has no runs of its own"
         for row in self.rows:
-            for name in row.ingredients.rows if row.ingredients else ():
+            for name in row.derived.rows if row.derived else ():
                 if name not in rows:
                     yield f"rows: {row.name}: derived: {name} is no row"
                 elif rows[name].derived is not None or rows[name].unavailable:
@@ -306,6 +227,8 @@ def read_definition(name: str, values: Any) -> Definition:
         ]
         if definition.departs and not definition.has_published:
             problems.append("departs: no row has a published figure")
+        if not definition.include:  # it gets its rows later
+            problems += figure_problems(definition)
     if problems or definition is None:
         raise TableError(problems)
     return dataclasses.replace(definition, rows=tuple(_departing(row, definition.departs) for row in definition.rows))

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdrun.experiment.derived import Derived, Ensemble, Evaluation
+from kdrun.experiment.derived import DerivedRow, Ensemble, Evaluation
 from kdrun.spec.components import method_class
 from kdrun.spec.spec import Spec
 from kdrun.tables.definition import Row
@@ -26,7 +26,7 @@ class Entry:
     row: Row
     specs: tuple[Spec, ...] = ()
     same_as: tuple[str, ...] = ()
-    derived: tuple[Derived, ...] = ()
+    derived: tuple[DerivedRow, ...] = ()
 
     @property
     def asked(self) -> int:
@@ -48,12 +48,12 @@ class Entry:
         return next((spec for specs in (self.specs, *(each.specs for each in self.derived)) for spec in specs), None)
 
     @property
-    def ensemble(self) -> Derived | None:
+    def ensemble(self) -> DerivedRow | None:
         """All its runs as one; None for fewer than two."""
         return Ensemble(self.specs) if len(self.specs) > 1 else None
 
     @property
-    def by_class(self) -> tuple[Derived, ...]:
+    def by_class(self) -> tuple[DerivedRow, ...]:
         """What knows the errors on each class, one per seed: the derived figures, or those of each run alone."""
         return self.derived or tuple(Ensemble((spec,)) for spec in self.specs)
 

@@ -23,6 +23,13 @@ rows:
   - {name: mlp/kd/cnn, overrides: [teacher=cnn, method=kd, method.kl_reduction=mean], baseline: mlp/ce,
      recipe: [recipe.batch_size=32, teacher.recipe.batch_size=16]}
 """
+DERIVED_FAULT = """
+title: x
+rows:
+  - {name: a/c, unavailable: x}
+  - {name: a/b, derived: {_target_: kdrun.experiment.derived.Ensemble%s}}
+"""
+HEATMAP = "title: x\nfigures: [{_target_: kdrun.tables.render.heatmap.HeatmapFigure, %s}]"
 
 
 def composed(name: str, *overrides: str, num_seeds: int = 1, rows: tuple[str, ...] = ()) -> ComposedTable:
@@ -212,25 +219,22 @@ def test_a_problem_of_all_rows_is_told_once_and_one_of_a_row_by_its_name(mine):
         ("title: x\nrow: []", "no such option; did you mean rows?"),
         ("title: x\ncontrols: [uniformity]", "did you mean uniform?"),
         ("title: x\nrows: [{name: a/ce, published: {top1: many}}]", "published.top1='many': must be a finite number"),
-        ("title: x\nrows: [{name: a/b, derived: {kind: ensembel}}]", "did you mean ensemble?"),
-        ("title: x\nrows: [{name: a/b, derived: {kind: ensemble}}]", "derived: must have either of or teachers_of"),
+        ("title: x\nrows: [{name: a/b, derived: {kind: ensemble}}]", "rows[0].derived: must be"),
+        ("title: x\nrows: [{name: a/b, derived: {_target_: kdrun.methods.KD, of: a/c}}]", "is no concrete DerivedRow"),
+        ("title: x\nrows: [{name: a/b, derived: {_target_: os.system, of: a/c}}]", "is outside the trusted packages"),
+        ("title: x\nfigures: [curve]", "figures[0]=curve: no such figure; did you mean curves?"),
+        ("title: x\nfigures: [{_target_: os.system}]", "is outside the trusted packages"),
+        ("title: x\nfigures: [{_target_: kdrun.methods.KD}]", "is no concrete Figure"),
+        ("title: x\nfigures: [curves, curves]", "curves.png is written twice"),
+        ("title: x\nfigures: [evaluations]", "figures: evaluations: needs evaluations"),
+        (DERIVED_FAULT % "", "derived: must have either of or teachers_of"),
+        (DERIVED_FAULT % ", of: a/c", "derived.of='a/c': must name at least two"),
+        (DERIVED_FAULT % ", teachers_of: a/c", "a/b: derived: a/c has no runs of its own"),
+        (DERIVED_FAULT % ", teachers_of: a/d", "a/b: derived: a/d is no row"),
+        (DERIVED_FAULT % ", teachers_of: a/c, mean: median", "derived.mean='median': must be one of arithmetic, geo"),
         (
-            "title: x\nrows: [{name: a/b, derived: {kind: ensemble, of: a/c}}]",
-            "derived.of='a/c': must name at least two",
-        ),
-        ("title: x\nrows: [{name: a/b, derived: {kind: bias, of: a/c}}]", "derived.classes: is missing"),
-        ("title: x\nrows: [{name: a/b, derived: {kind: bias, of: a/c, classes: [3]}}]", "a/b: derived: a/c is no row"),
-        (
-            "title: x\nrows: [{name: a/c, unavailable: x}, {name: a/b, derived: {kind: bias, of: a/c, classes: [3]}}]",
-            "a/b: derived: a/c has no runs of its own",
-        ),
-        (
-            "title: x\nrows: [{name: a/b, overrides: [method=ce], derived: {kind: ensemble, teachers_of: a/c}}]",
-            "derived: is no training",
-        ),
-        (
-            "title: x\nrows: [{name: a/b, derived: {kind: ensemble, teachers_of: a/c, mean: median}}]",
-            "derived.mean='median': must be one of arithmetic, geometric",
+            DERIVED_FAULT.replace("derived:", "overrides: [method=ce], derived:") % ", teachers_of: a/c",
+            "is no training",
         ),
         ("title: x\nmeasure: loss", "measure='loss': must be one of top1, errors"),
         ("title: x\nmeasure: errors\nrows: [{name: a/b, published: {top1: 9}}]", "this table's measure is errors"),
@@ -239,11 +243,9 @@ def test_a_problem_of_all_rows_is_told_once_and_one_of_a_row_by_its_name(mine):
         ("title: x\nrows: [{name: a/b, departs: y}]", "rows: a/b: departs: the row has no published figure"),
         ("title: x\nrows: [{name: a/b, against: [a/c]}]", "rows: a/b: against: a/c is no other row"),
         ("title: x\nrows: [{name: a/b, against: [a/b]}]", "rows: a/b: against: a/b is no other row"),
-        ("title: x\ngrid: {rows: student.width}", "grid: is of a heat map: figures has none"),
-        (
-            "title: x\nfigures: [heatmap]\ngrid: {columns: seeds}",
-            "grid.columns='seeds': must be student, or an option of",
-        ),
+        ("title: x\ngrid: {rows: student}", "grid: no such option"),
+        (HEATMAP % "columns: seeds", "figures[0].columns='seeds': must be student, or an option of"),
+        (HEATMAP % "column: student", "figures[0].column: no such option; did you mean columns?"),
     ],
 )
 def test_a_faulty_definition_is_told_by_its_file(tmp_path, text, problem):
@@ -262,9 +264,9 @@ rows:
   - {name: mlp/ce, overrides: [method=ce]}
   - {name: mlp/kd, overrides: [teacher=cnn, method=kd], baseline: mlp/ce}
   - {name: mlp/kd_ensemble, overrides: [teacher=cnn, method=kd_ensemble, method.num_teachers=2]}
-  - {name: mlp/both, derived: {kind: ensemble, of: [mlp/ce, mlp/kd]}, baseline: mlp/ce}
-  - {name: mlp/teachers, derived: {kind: ensemble, teachers_of: mlp/kd_ensemble, mean: geometric}}
-  - {name: mlp/bias, derived: {kind: bias, of: mlp/kd, classes: [3]}, errors_on: [3]}
+  - {name: mlp/both, derived: {_target_: kdrun.experiment.derived.Ensemble, of: [mlp/ce, mlp/kd]}, baseline: mlp/ce}
+  - {name: mlp/teachers,
+     derived: {_target_: kdrun.experiment.derived.Ensemble, teachers_of: mlp/kd_ensemble, mean: geometric}}
 """
 
 
@@ -277,42 +279,36 @@ def derived(tmp_path) -> Path:
 
 def test_a_derived_row_is_made_of_the_runs_of_its_seed(derived):
     entries = {entry.row.name: entry for entry in composed(str(derived), num_seeds=2).entries}
-    assert [entry.asked for entry in entries.values()] == [2] * 6
+    assert [entry.asked for entry in entries.values()] == [2] * 5
     for seed in range(2):
         ce, kd, taught = (entries[f"mlp/{kind}"].specs[seed] for kind in ("ce", "kd", "kd_ensemble"))
-        both, teachers, bias = (entries[f"mlp/{kind}"].derived[seed] for kind in ("both", "teachers", "bias"))
+        both, teachers = (entries[f"mlp/{kind}"].derived[seed] for kind in ("both", "teachers"))
         assert sorted(both.specs, key=repr) == sorted((ce, kd), key=repr)
         assert sorted(teachers.specs, key=repr) == sorted(taught.teachers, key=repr)
         assert (len(teachers.specs), teachers.mean) == (2, "geometric")
-        assert (bias.specs, bias.classes, bias.chosen_on) == ((kd,), (3,), "val")
 
 
 def test_what_a_derived_row_is_made_of_is_run_where_it_is_no_row(derived):
-    table = composed(str(derived), num_seeds=2, rows=("mlp/teachers", "mlp/bias"))
-    assert [entry.row.name for entry in table.entries] == ["mlp/teachers", "mlp/bias"]
+    table = composed(str(derived), num_seeds=2, rows=("mlp/teachers",))
+    assert [entry.row.name for entry in table.entries] == ["mlp/teachers"]
     parts = [spec for entry in table.entries for each in entry.derived for spec in each.specs]
-    assert len(parts) == 6
+    assert len(parts) == 4
     assert set(table.jobs) == {spec.run_id for spec in parts}
     assert all(table.jobs[spec.run_id].spec == spec for spec in parts)
 
 
 def test_what_does_not_fit_the_runs_is_told_by_the_row(derived):
-    rows = ("mlp/bias",)
-    (said,) = problems(str(derived), "dataset.val_fraction=0", rows=rows)
-    assert said == ("row mlp/bias: derived: chosen_on=val: no images are held out; needs dataset.val_fraction above 0")
-    said = problems(str(derived), "dataset.num_classes=3", rows=rows)
-    assert [text.split(": must")[0] for text in said] == ["row mlp/bias: derived: classes=[3]"]
     derived.write_text(DERIVED.replace("teachers_of: mlp/kd_ensemble", "teachers_of: mlp/kd"))
     (said,) = problems(str(derived), rows=("mlp/teachers",))
     assert said.endswith("teachers_of=mlp/kd: must be a row with at least two teachers, it has 1")
 
 
 def test_rows_have_a_cell_each_in_a_heat_map(derived):
-    grid = "title: Derived\nfigures: [heatmap]\ngrid: {columns: method.temperature}"
-    derived.write_text(DERIVED.replace("title: Derived", grid))
-    assert problems(str(derived), rows=("mlp/kd*",)) == ["grid: mlp/kd and mlp/kd_ensemble stand in one cell"]
-    assert problems(str(derived), rows=("mlp/ce",)) == ["grid: no row has method.temperature"]
-    assert composed(str(derived), rows=("mlp/kd",)).definition.grid.rows == "student"
+    derived.write_text(f"figures: [heatmap]{DERIVED}")
+    assert problems(str(derived), rows=("mlp/kd*",)) == ["figures: heatmap: mlp/kd and mlp/kd_ensemble share one cell"]
+    assert problems(str(derived), rows=("mlp/ce",)) == ["figures: heatmap: no row has method.temperature"]
+    assert composed(str(derived), rows=("mlp/kd",))
+    assert problems(str(derived), rows=("mlp/both",)), "the rows it is computed from are not shown"
 
 
 def test_tables_of_different_numbers_of_classes_are_not_collected(tmp_path):

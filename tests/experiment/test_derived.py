@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdrun.experiment.build import build_student
-from kdrun.experiment.derived import Bias, Ensemble, compute, kept
+from kdrun.experiment.derived import Ensemble, compute, kept
 from kdrun.experiment.resident import load_resident
 from kdrun.files import DamagedError
 from kdrun.store.store import Store
@@ -92,47 +92,6 @@ def test_a_damaged_record_is_told(lab, specs):
         compute(derived, lab.runner())
 
 
-@pytest.fixture
-def half_blind(lab):
-    """A finished run that was trained without classes 1 and 2, with a third of the images held out."""
-    dataset = dataclasses.replace(lab.dataset, train_size=300, val_fraction=0.33)
-    recipe = dataclasses.replace(lab.recipe, epochs=5)
-    teacher = lab.plain("cnn", dataset=dataset, recipe=recipe)
-    method = lab.by("KD", alpha=1.0)
-    restricted = dataclasses.replace(dataset, classes=(0, 3))
-    spec = lab.plain("cnn", dataset=restricted, recipe=recipe, method=method, teachers=(teacher,))
-    lab.execute(spec)
-    return spec
-
-
-@pytest.mark.parametrize("chosen_on", ["val", "test"])
-def test_the_bias_is_that_with_the_fewest_errors_by_brute_force(lab, half_blind, chosen_on):
-    classes = [1, 2]
-
-    def corrected(logits: np.ndarray, bias: float) -> np.ndarray:
-        return logits + bias * np.isin(np.arange(4), classes)
-
-    logits, labels = answers(lab, half_blind, chosen_on)
-    grid = [round(-20 + 0.1 * i, 1) for i in range(401)]
-    errors = {b: int((corrected(logits, b).argmax(axis=1) != labels).sum()) for b in grid}
-    fewest = [b for b in grid if errors[b] == min(errors.values())]
-    found = compute(Bias((half_blind,), classes=tuple(classes), chosen_on=chosen_on), lab.runner())
-    bias = found["figures"]["bias"]
-    assert bias in fewest
-    assert abs(bias) == min(map(abs, fewest))
-    assert errors[bias] < errors[0.0], "it has something to correct"
-    test_logits, test_labels = answers(lab, half_blind)
-    agrees(found, softmax(corrected(test_logits, bias)), test_labels)
-
-
-def test_a_bias_that_cannot_be_chosen_is_refused(lab, half_blind):
-    with pytest.raises(ValueError, match=r"chosen_on=val: no images are held out; needs dataset.val_fraction above 0"):
-        Bias((lab.plain(),), classes=(1,))
-    for classes in ((), (4,), (1, 1), (0, 1, 2, 3)):
-        with pytest.raises(ValueError, match="some of the class indices from 0 to 3, each once, not all"):
-            Bias((half_blind,), classes=classes)
-
-
 def test_runs_of_different_data_are_no_ensemble(lab):
     other = dataclasses.replace(lab.dataset, identity="another")
     with pytest.raises(ValueError, match="must be of one dataset"):
@@ -142,5 +101,5 @@ def test_runs_of_different_data_are_no_ensemble(lab):
 def test_options_at_their_default_leave_keys_as_they_are(lab):
     """Keys are those of files that have been computed."""
     spec = lab.plain()
-    assert Ensemble((spec,)).options == {}
+    assert Ensemble((spec,)).identity == {"kind": "ensemble", "options": {}, "run_ids": [spec.run_id]}
     assert Ensemble((spec,)).key == Ensemble((spec,), mean="arithmetic").key != Ensemble((spec,), mean="geometric").key

@@ -4,17 +4,12 @@ import json
 import shutil
 
 import pytest
-import torch
 
 from kdrun.cli.ls import ls_main
 from kdrun.experiment.derived import Evaluation, compute, kept
-from kdrun.experiment.soft_targets import kept as kept_targets
-from kdrun.experiment.soft_targets import soft_targets
 from kdrun.files import DamagedError, read_record, write_record
 from kdrun.store.checkpoint import CheckpointError
 from kdrun.store.run import Run
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -140,7 +135,6 @@ def test_figures_of_weights_that_are_no_longer_there_are_computed_again(lab):
     figure, _ = asked(lab, spec)
     run = lab.execute(spec).run
     first = compute(figure, lab.runner())
-    soft_targets(run, lab.root, CPU)
     assert compute(figure, lab.runner()) == first
     shutil.rmtree(run.directory)
     assert kept(lab.runner().store, figure) == first, "it stays where the run is gone"
@@ -150,11 +144,6 @@ def test_figures_of_weights_that_are_no_longer_there_are_computed_again(lab):
     write_record(run.result_path, record)
     assert kept(lab.runner().store, figure) is None
     assert compute(figure, lab.runner())["weights_sha256"] == [record["student"]["weights_sha256"]]
-    soft_targets(other, lab.root, CPU)
-    shutil.copy(other.directory / "soft_targets.json", run.directory)
-    assert kept_targets(run) is not None, "they are of the same weights"
-    write_record(run.result_path, {**record, "student": {**record["student"], "weights_sha256": "0"}})
-    assert kept_targets(run) is None
 
 
 def test_another_figure_is_never_shown(lab, seeds):

@@ -9,16 +9,16 @@ from kdrun.spec.spec import Component
 from kdrun.tables import Entry, Row
 from kdrun.tables.compare import Archive, compare
 from kdrun.tables.measure import TOP1
-from kdrun.tables.render.curves import curves, teacher_accuracy
+from kdrun.tables.render.curves import CurvesFigure, TeacherAccuracyFigure
 from kdrun.tables.render.dots import dots
 
 
-def test_a_picture_of_nothing_is_not_there(paper_table, tmp_path):
+def test_a_figure_with_nothing_to_show_is_deleted(paper_table, draw, tmp_path):
     lines = compare(paper_table.entries, Archive(lambda spec: None))
-    path = tmp_path / "picture.png"
-    for draw in (curves, teacher_accuracy):
+    for figure in (CurvesFigure(), TeacherAccuracyFigure()):
+        path = tmp_path / figure.files[0]
         path.write_bytes(b"of another time")
-        draw(path, lines, title="title")
+        draw(figure, lines)
         assert not path.exists()
     path.write_bytes(b"of another time")
     dots(path, lines, TOP1, published=False, published_runs=None, title="title")
@@ -39,7 +39,7 @@ def with_reg(archive, paper_table):
     return with_reg
 
 
-def test_curves_are_of_students_that_have_a_teacher_free_row(archive, paper_table, drawn, tmp_path):
+def test_curves_are_of_students_that_have_a_teacher_free_row(archive, paper_table, drawn, draw):
     method = Component("kdrun.methods.TfKDReg")
     specs = [replace(archive.student(seed), method=method, teachers=()) for seed in range(2)]
     for spec, top1 in zip(specs, (70.0, 72.0), strict=True):
@@ -48,7 +48,7 @@ def test_curves_are_of_students_that_have_a_teacher_free_row(archive, paper_tabl
     specs = [replace(spec, student=Component("kdrun.models.resnet20")) for spec in paper_table.entries[0].specs]
     alone = Entry(Row("resnet20/ce"), tuple(specs))
     lines = compare([*paper_table.entries, reg, alone], Archive(paper_table.find))
-    curves(tmp_path / "curves.png", lines, title="title")
+    draw(CurvesFigure(), lines)
     (axes,) = drawn[0].axes
     assert axes.get_title() == "cnn"
     drawn_curves = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
@@ -59,9 +59,9 @@ def test_curves_are_of_students_that_have_a_teacher_free_row(archive, paper_tabl
     }
 
 
-def test_a_student_stands_against_its_teachers_accuracy(paper_table, drawn, tmp_path):
+def test_a_student_stands_against_its_teachers_accuracy(paper_table, drawn, draw):
     lines = compare(paper_table.entries, Archive(paper_table.find))
-    teacher_accuracy(tmp_path / "teacher_accuracy.png", lines, title="title")
+    draw(TeacherAccuracyFigure(), lines)
     (axes,) = drawn[0].axes
     (container,) = axes.containers
     assert container.get_label() == "cnn ← resnet20"
@@ -70,9 +70,9 @@ def test_a_student_stands_against_its_teachers_accuracy(paper_table, drawn, tmp_
     assert (baseline.get_label(), set(baseline.get_ydata())) == ("cnn baseline (63.0 ± 2.6)", {63.0})
 
 
-def test_curves_can_be_read(paper_table, with_reg, drawn, tmp_path):
+def test_curves_can_be_read(paper_table, with_reg, drawn, draw):
     title = "Tf-KD_reg against normal KD and label smoothing on synthetic, 2 epochs (not the paper's scale)"
-    curves(tmp_path / "curves.png", compare(with_reg(70.0, 72.0), Archive(paper_table.find)), title=title)
+    draw(CurvesFigure(), compare(with_reg(70.0, 72.0), Archive(paper_table.find)), title=title)
     figure, axes = drawn[0], drawn[0].axes[0]
     figure.canvas.draw()
     whole, heading = figure.bbox, figure._suptitle
@@ -83,14 +83,14 @@ def test_curves_can_be_read(paper_table, with_reg, drawn, tmp_path):
     assert legend.y0 >= 0
 
 
-def test_one_seed_has_no_deviation(paper_table, with_reg, drawn, tmp_path):
+def test_one_seed_has_no_deviation(paper_table, with_reg, drawn, draw):
     entries = [replace(entry, specs=entry.specs[:1]) for entry in with_reg(70.0)]
-    curves(tmp_path / "curves.png", compare(entries, Archive(paper_table.find)), title="title")
+    draw(CurvesFigure(), compare(entries, Archive(paper_table.find)))
     assert drawn[0]._suptitle.get_text() == "title: last epoch in brackets"
 
 
-def test_a_failed_row_does_not_stretch_the_curves(paper_table, with_reg, drawn, tmp_path):
-    curves(tmp_path / "curves.png", compare(with_reg(10.0, 10.0), Archive(paper_table.find)), title="title")
+def test_a_failed_row_does_not_stretch_the_curves(paper_table, with_reg, drawn, draw):
+    draw(CurvesFigure(), compare(with_reg(10.0, 10.0), Archive(paper_table.find)))
     axes = drawn[0].axes[0]
     assert axes.get_ylim()[0] > 45
     labels = [line.get_label() for line in axes.get_lines()]

@@ -2,60 +2,74 @@
 
 import csv
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 
 from kdrun.analysis.aggregate import Statistic
-from kdrun.experiment.derived import Bias, Ensemble
+from kdrun.experiment.derived import DerivedRow, Ensemble
 from kdrun.spec.spec import Component
-from kdrun.tables import Entry, Grid, Published, Row
+from kdrun.tables import Entry, Published, Row
 from kdrun.tables.compare import Archive, compare
+from kdrun.tables.derivation import Derivation
 from kdrun.tables.measure import ERRORS, TOP1
-from kdrun.tables.render.heatmap import heatmap
+from kdrun.tables.render.heatmap import HeatmapFigure
 
 CLASSES = [4, 3, 2, 1]
 
 
+class Shift(DerivedRow):
+    """Stands in for a paper's row; its records are made up."""
+
+    figures: ClassVar[dict[str, str]] = {"shift": "what is added to the logits"}
+
+    def words(self) -> str:
+        return "shifted logits"
+
+    def compute(self, runner):
+        raise AssertionError("rendering computes nothing")
+
+
 @pytest.fixture
-def with_bias(paper_table):
-    """The toy table of errors, of 40 test images, with a bias chosen on test for seeds 0 and 1 of three."""
+def with_shift(paper_table):
+    """The toy table of errors, of 40 test images, with shifted logits of seeds 0 and 1 of three."""
     row = Row(
-        "cnn/bias",
+        "cnn/shift",
         baseline="cnn/ce",
         published=Published(errors=9, errors_on=3),
         errors_on=(1, 2),
-        derived={"kind": "bias", "of": "cnn/ce", "classes": [1, 2], "chosen_on": "test"},
+        derived=Derivation(Shift, ("cnn/ce",), teachers=False, options={}),
     )
     first, *_ = paper_table.entries
     base = Entry(Row("cnn/ce", published=Published(errors=12)), first.specs)
-    derived = Entry(row, derived=tuple(Bias((spec,), (1, 2), "test") for spec in first.specs))
+    derived = Entry(row, derived=tuple(Shift((spec,)) for spec in first.specs))
     definition = replace(
         paper_table.definition, rows=(base.row, row), measure="errors", columns=("selected",), runs=None
     )
     records = {
-        each.key: {"test": {"last": {"top1": top1}}, "class_errors": CLASSES, "figures": {"bias": bias}}
-        for each, top1, bias in zip(derived.derived, (70.0, 75.0), (3.0, 4.0), strict=False)
+        each.key: {"test": {"last": {"top1": top1}}, "class_errors": CLASSES, "figures": {"shift": shift}}
+        for each, top1, shift in zip(derived.derived, (70.0, 75.0), (3.0, 4.0), strict=False)
     }
     return definition, [base, derived], lambda each: records.get(each.key)
 
 
-def test_a_derived_row_stands_beside_runs_like_any_other(rendered, cells, with_bias):
-    definition, entries, kept = with_bias
+def test_a_derived_row_stands_beside_runs_like_any_other(rendered, cells, with_shift):
+    definition, entries, kept = with_shift
     texts = rendered(definition=definition, entries=entries, kept=kept)
-    baseline, bias = cells(texts["md"])
+    baseline, shift = cells(texts["md"])
     # 60, 65 and 64 % of 40 images are 16, 14 and 14.4 errors, which no run can have: they are counted whole
     assert (baseline["published"], baseline["ours, last epoch"]) == ("12", "14.7 ± 1.2")
-    assert bias == {
-        **{"student": "cnn", "method": "bias corrected", "published": "9", "Δ published": "-3.0", "runs": "2 of 3"},
-        "objective": "bias of 1, 2 by the fewest errors on the test images (optimistic)",
+    assert shift == {
+        **{"student": "cnn", "method": "shift", "published": "9", "Δ published": "-3.0", "runs": "2 of 3"},
+        "objective": "shifted logits",
         **{"ours, last epoch": "11.0 ± 1.4", "Δ last": "-4.0 ± 0.0"},  # 12 - 16, 10 - 14
-        **{"errors on 1, 2": "5.0 ± 0.0 (3)", "bias": "3.50 ± 0.71"},
+        **{"errors on 1, 2": "5.0 ± 0.0 (3)", "shift": "3.50 ± 0.71"},
     }
     for sentence in (
         "- Errors: how many test images are wrong, mean ± sample deviation over the seeds.",
         "fewer errors are negative",
-        "- Not all is computed of cnn/bias",
-        '- "bias": what is added to the logits of the corrected classes.',
+        "- Not all is computed of cnn/shift",
+        '- "shift": what is added to the logits.',
         "errors at the mean of these rows, 12.8,",
     ):
         assert sentence in texts["md"]
@@ -66,11 +80,11 @@ def test_a_derived_row_stands_beside_runs_like_any_other(rendered, cells, with_b
         *("1 2", "5.0", "3"),
     )
     assert record["derived"].split() == [each.key for each in entries[1].derived]
-    assert (record["bias_mean"], record["run_ids"]) == ("3.5", "")
+    assert (record["shift_mean"], record["run_ids"]) == ("3.5", "")
 
 
-def test_errors_are_drawn_as_errors(rendered, drawn, with_bias):
-    definition, entries, kept = with_bias
+def test_errors_are_drawn_as_errors(rendered, drawn, with_shift):
+    definition, entries, kept = with_shift
     rendered(definition=definition, entries=entries, kept=kept)
     left, right = drawn[0].axes
     assert (left.get_xlabel(), right.get_xlabel()) == ("errors on the test set", "Δ to the baseline (errors)")
@@ -116,7 +130,9 @@ def test_students_of_one_name_are_told_apart(archive, paper_table):
 
 
 @pytest.mark.parametrize(("measure", "best"), [(TOP1, [62.0, 70.0]), (ERRORS, [15.0, 12.0])])
-def test_a_heat_map_has_each_mean_in_its_cell_and_frames_the_best(archive, paper_table, drawn, measure, best, tmp_path):
+def test_a_heat_map_has_each_mean_in_its_cell_and_frames_the_best(
+    archive, paper_table, drawn, draw, measure, best, tmp_path
+):
     entries = []
     for name, hidden, temperatures in (
         ("small", (8,), {1.0: 62.0, 20.0: 60.0}),
@@ -132,7 +148,8 @@ def test_a_heat_map_has_each_mean_in_its_cell_and_frames_the_best(archive, paper
         entries.append(Entry(Row(f"{name}/ce"), (plain,)))
     lines = compare(entries, Archive(paper_table.find, measure=measure))
     path = tmp_path / "heatmap.png"
-    heatmap(path, lines, Grid("student.hidden", "method.temperature"), measure, title="title")
+    definition = replace(paper_table.definition, measure="top1" if measure is TOP1 else "errors", rows=())
+    draw(HeatmapFigure("student.hidden", "method.temperature"), lines, definition=definition)
     axes, bar = drawn[0].axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["baseline", "1", "20"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["8", "64"]
@@ -147,5 +164,5 @@ def test_a_heat_map_has_each_mean_in_its_cell_and_frames_the_best(archive, paper
     assert [float(numbers[place]) for place in framed] == best
     assert bar.get_ylabel() == measure.unit
     assert path.stat().st_size > 5000
-    heatmap(path, [], Grid(), measure, title="title")
+    draw(HeatmapFigure(), [])
     assert not path.exists()

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from kdrun.tables import Published
+from kdrun.tables.render.evaluations import EvaluationsFigure
 
 NAMES = ("test", "translate")
 FINE = "ECE of 10⁶ bins"
@@ -31,7 +32,7 @@ def asked(paper_table):
         if answer is not None
     }
     definition = replace(
-        paper_table.definition, rows=tuple(e.row for e in entries), figures=("evaluations",), evaluations=NAMES
+        paper_table.definition, rows=tuple(e.row for e in entries), figures=(EvaluationsFigure(),), evaluations=NAMES
     )
     return {"definition": definition, "entries": entries, "kept": lambda each: records.get(each.key)}
 

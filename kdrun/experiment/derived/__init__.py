@@ -1,15 +1,7 @@
-"""Figures that are computed from finished runs: what a table's row shows that is no training of its own."""
+"""Figures computed from finished runs: of a table's row without a training of its own, or of a table's figure."""
 
-from collections.abc import Mapping
-
-from kdrun.experiment.derived.base import Derived, compute, kept
-from kdrun.experiment.derived.bias import Bias
+from kdrun.experiment.derived.base import Derived, DerivedRow, compute, described, kept
 from kdrun.experiment.derived.ensemble import Ensemble
 from kdrun.experiment.derived.evaluation import Evaluation
-from kdrun.experiment.derived.paths import Paths
-from kdrun.experiment.derived.specialists import Specialists
 
-KINDS: Mapping[str, type[Derived]] = {kind.kind: kind for kind in (Ensemble, Bias, Specialists)}
-"""Those that can be a row, by the name that a table's definition has for it."""
-
-__all__ = ["KINDS", "Bias", "Derived", "Ensemble", "Evaluation", "Paths", "Specialists", "compute", "kept"]
+__all__ = ["Derived", "DerivedRow", "Ensemble", "Evaluation", "compute", "described", "kept"]

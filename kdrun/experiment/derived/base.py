@@ -1,19 +1,21 @@
-"""What all derived figures have: the runs they are made of, a key, and a record that is kept."""
+"""What all derived figures have: the runs they are computed from, a key, and a stored record."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from kdrun.files import DamagedError, read_record, sha256, write_record
 from kdrun.metrics import classification_metrics
+from kdrun.spec.own_code import sources
 from kdrun.spec.spec import Spec
 from kdrun.store.run import read_written
 from kdrun.store.store import Store
@@ -24,10 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Derived(ABC):
-    """One figure, of one seed. A kind is a subclass: its further fields are the options of a definition.
+    """Figures of one seed, computed from finished runs. A kind is a subclass: its further fields are its options.
 
     Attributes:
-        specs: of the runs it is made of, all on the same test images.
+        specs: of the runs, all on the same test images.
 
     Raises:
         ValueError: runs or options that do not fit, a line `option: reason` for each.
@@ -36,47 +38,70 @@ class Derived(ABC):
     specs: tuple[Spec, ...]
 
     kind: ClassVar[str]
-    several: ClassVar[bool]
-    """Whether it is made of several runs of a seed, or of one."""
+    """In the key; by default the class's name in lower case."""
 
-    figures: ClassVar[Mapping[str, str]] = {}
-    """What it finds beside the metrics on the test set: names of columns, and what they are."""
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.kind = vars(cls).get("kind", cls.__name__.lower())
 
     @abstractmethod
     def compute(self, runner: Runner) -> dict[str, Any]:
-        """The figures.
+        """The figures, as plain values.
 
         Args:
-            runner: has the finished runs of `specs`, says what their networks answer, and executes further specs.
-
-        Returns:
-            What `described` returns; with `figures`, a number for each of the class's `figures`, where it has some.
+            runner: has the finished runs of `specs`, returns their networks' logits, and executes further specs.
         """
 
     @abstractmethod
     def words(self) -> str:
-        """What is computed, in place of a run's objective."""
+        """What is computed, instead of a run's objective."""
+
+    @property
+    def further(self) -> Sequence[Spec]:
+        """Runs that `compute` executes for these figures alone, where they are known before; for the dry run."""
+        return ()
 
     @property
     def options(self) -> dict[str, Any]:
-        """By name, as in JSON; those at their default are left out, so that a new one changes no key that there is."""
+        """By name, as in JSON; those at their default are left out, so a new option changes no existing key."""
         fields = [field for field in dataclasses.fields(self) if field.name != "specs"]
         changed = {field.name: value for field in fields if (value := getattr(self, field.name)) != field.default}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
 
-    @property
-    def made_of(self) -> dict[str, Any]:
-        """Kind, options and run_ids, as plain values."""
-        return {"kind": self.kind, "options": self.options, "run_ids": [spec.run_id for spec in self.specs]}
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """Kind, options and run_ids, as plain values; of code from outside kdrun its source, too."""
+        cls = type(self)
+        source = sources(cls, f"{cls.__module__}.{cls.__qualname__}", self.options)
+        return {
+            "kind": self.kind,
+            "options": self.options,
+            "run_ids": [spec.run_id for spec in self.specs],
+            **({} if source is None else {"source": source}),
+        }
 
     @property
     def key(self) -> str:
-        """First 10 hex digits of the SHA-256 of kind, options and run_ids."""
-        return sha256(json.dumps(self.made_of, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())[:10]
+        """First 10 hex digits of the SHA-256 of the identity."""
+        return sha256(json.dumps(self.identity, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())[:10]
 
-    def at_precision(self, precision: str) -> Derived:
+    def at_precision(self, precision: str) -> Self:
         """The same of the runs in another precision."""
         return dataclasses.replace(self, specs=tuple(spec.at_precision(precision) for spec in self.specs))
+
+
+class DerivedRow(Derived):
+    """Derived figures that can be a table's row: predictions on the test set.
+
+    Its `compute` returns what `described` returns; with `figures`, a number for each of the class's `figures`, where
+    it has some.
+    """
+
+    several: ClassVar[bool] = False
+    """Whether it is computed from several runs of a seed, or from one."""
+
+    figures: ClassVar[Mapping[str, str]] = {}
+    """What it computes beside the metrics on the test set: names of columns, and what they are."""
 
 
 def kept(store: Store, derived: Derived) -> dict[str, Any] | None:
@@ -89,7 +114,7 @@ def kept(store: Store, derived: Derived) -> dict[str, Any] | None:
     if path is None:
         return None
     record: dict[str, Any] = read_written(path, read_record)
-    if any(record.get(name) != value for name, value in derived.made_of.items()):
+    if any(record.get(name) != value for name, value in derived.identity.items()):
         raise DamagedError(f"{path} is another figure, {record.get('kind')} of {record.get('run_ids')}; move it away")
     recorded = record.get("weights_sha256")  # older records lack it
     return None if recorded is not None and _weights(derived, store, recorded) != recorded else record
@@ -115,7 +140,7 @@ def compute(derived: Derived, runner: Runner) -> dict[str, Any]:
     if found is None:
         figures = derived.compute(runner)
         weights = _weights(derived, runner.store, [None] * len(derived.specs))
-        found = {**derived.made_of, "weights_sha256": weights, **figures}
+        found = {**derived.identity, "weights_sha256": weights, **figures}
         path = runner.store.derived(derived.key)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_record(path, found)

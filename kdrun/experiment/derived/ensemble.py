@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
-from kdrun.experiment.derived.base import Derived, described
+from kdrun.experiment.derived.base import DerivedRow, described
 
 if TYPE_CHECKING:
     from kdrun.experiment.runner import Runner
 
 
 @dataclass(frozen=True)
-class Ensemble(Derived):
+class Ensemble(DerivedRow):
     """The mean of the runs' probabilities (Hinton, Vinyals, Dean 2015); of one run it is the run itself.
 
     Attributes:
@@ -24,7 +24,6 @@ class Ensemble(Derived):
 
     mean: Literal["arithmetic", "geometric"] = "arithmetic"
 
-    kind: ClassVar[str] = "ensemble"
     several: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from kdrun.experiment.derived.base import Derived
 from kdrun.experiment.evaluations import EVALUATIONS
@@ -21,9 +21,6 @@ class Evaluation(Derived):
     """
 
     on: str
-
-    kind: ClassVar[str] = "evaluation"
-    several: ClassVar[bool] = False
 
     def words(self) -> str:
         return EVALUATIONS[self.on].what

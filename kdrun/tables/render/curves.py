@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdrun.analysis.aggregate import Group, Statistic
@@ -19,6 +18,7 @@ from kdrun.analysis.plots import (
 )
 from kdrun.escaping import legend_label
 from kdrun.tables.compare import Line, baseline_of
+from kdrun.tables.figures import Figure, Rendering
 from kdrun.tables.labels import method_label
 
 if TYPE_CHECKING:
@@ -34,30 +34,34 @@ WITH_CURVES = ("kd", "lsr")
 """Kinds that are drawn beside Tf-KD, where they are few."""
 
 
-def curves(path: Path, lines: Sequence[Line], *, title: str) -> None:
+class CurvesFigure(Figure):
     """Test top-1 after each epoch: a panel for each student of a Tf-KD row, its baseline beside it.
 
     A row that lies far out does not stretch the axis; the legend says so.
     """
-    panels = {student: groups for student, groups in _curves_by_student(lines) if groups}
-    if not panels:
-        path.unlink(missing_ok=True)
-        return
-    columns = min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    legends = rows * LEGEND_INCHES * max(len(groups) for groups in panels.values())
-    with figure(path, max(8, 0.6 + 4.4 * columns), 0.8 + 3.2 * rows + legends) as drawn:
-        grid = drawn.subplots(rows, columns, squeeze=False).flatten().tolist()
-        for axes, (student, groups) in zip(grid, panels.items(), strict=False):
-            style(axes)
-            _draw_curves(axes, groups)
-            axes.set_title(student, fontsize="medium")
-            axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.17))
-        for axes in grid[len(panels) :]:
-            axes.set_axis_off()
-        several = any(len(group.runs) > 1 for groups in panels.values() for group in groups)
-        spread = "mean ± deviation over seeds, " if several else ""
-        set_heading(drawn, f"{title}: {spread}last epoch in brackets")
+
+    files = ("curves.png",)
+
+    def draw(self, table: Rendering) -> None:
+        panels = {student: groups for student, groups in _curves_by_student(table.lines) if groups}
+        if not panels:
+            return
+        columns = min(3, len(panels))
+        rows = math.ceil(len(panels) / columns)
+        legends = rows * LEGEND_INCHES * max(len(groups) for groups in panels.values())
+        path = table.directory / "curves.png"
+        with figure(path, max(8, 0.6 + 4.4 * columns), 0.8 + 3.2 * rows + legends) as drawn:
+            grid = drawn.subplots(rows, columns, squeeze=False).flatten().tolist()
+            for axes, (student, groups) in zip(grid, panels.items(), strict=False):
+                style(axes)
+                _draw_curves(axes, groups)
+                axes.set_title(student, fontsize="medium")
+                axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.17))
+            for axes in grid[len(panels) :]:
+                axes.set_axis_off()
+            several = any(len(group.runs) > 1 for groups in panels.values() for group in groups)
+            spread = "mean ± deviation over seeds, " if several else ""
+            set_heading(drawn, f"{table.title}: {spread}last epoch in brackets")
 
 
 def _draw_curves(axes: Axes, groups: Sequence[Group]) -> None:
@@ -93,30 +97,32 @@ def _curves_by_student(lines: Sequence[Line]) -> Iterator[tuple[str, list[Group]
         yield student, groups if drawable else []
 
 
-def teacher_accuracy(path: Path, lines: Sequence[Line], *, title: str) -> None:
+class TeacherAccuracyFigure(Figure):
     """A student's top-1 against its teacher's, both of the last epoch: a line for each teacher architecture."""
-    series: dict[tuple[str, str], list[tuple[Statistic, Statistic]]] = {}
-    baselines: dict[str, Statistic] = {}
-    for line in lines:
-        if line.entry.row.control is not None or line.last is None or line.teacher is None:
-            continue
-        student = line.student
-        teacher = line.entry.teacher or student
-        series.setdefault((student, teacher), []).append((line.teacher, line.last))
-        base = baseline_of(line, lines)
-        if base is not None and base.last is not None:
-            baselines[student] = base.last
-    if not series:
-        path.unlink(missing_ok=True)
-        return
-    with figure(path, 7, 4.6) as drawn:
-        axes = drawn.add_subplot()
-        style(axes)
-        _draw_series(axes, series)
-        _draw_baselines(axes, baselines)
-        axes.set(xlabel="teacher's test top-1 (%)", ylabel="student's test top-1 (%)")
-        set_heading(drawn, title)
-        drawn.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+
+    files = ("teacher_accuracy.png",)
+
+    def draw(self, table: Rendering) -> None:
+        series: dict[tuple[str, str], list[tuple[Statistic, Statistic]]] = {}
+        baselines: dict[str, Statistic] = {}
+        for line in table.lines:
+            if line.entry.row.control is not None or line.last is None or line.teacher is None:
+                continue
+            teacher = line.entry.teacher or line.student
+            series.setdefault((line.student, teacher), []).append((line.teacher, line.last))
+            base = baseline_of(line, table.lines)
+            if base is not None and base.last is not None:
+                baselines[line.student] = base.last
+        if not series:
+            return
+        with figure(table.directory / "teacher_accuracy.png", 7, 4.6) as drawn:
+            axes = drawn.add_subplot()
+            style(axes)
+            _draw_series(axes, series)
+            _draw_baselines(axes, baselines)
+            axes.set(xlabel="teacher's test top-1 (%)", ylabel="student's test top-1 (%)")
+            set_heading(drawn, table.title)
+            drawn.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
 
 
 def _draw_series(axes: Axes, series: Mapping[tuple[str, str], Sequence[tuple[Statistic, Statistic]]]) -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from kdrun.analysis.evaluations import SHARES
 from kdrun.analysis.plots import figure, set_heading, style
+from kdrun.tables import Definition
 from kdrun.tables.compare import Line
+from kdrun.tables.figures import Figure, Rendering
 from kdrun.tables.render.dots import CONTROL, GAP, OURS, PUBLISHED, handle, name_of, name_rows, places_of
 
 if TYPE_CHECKING:
@@ -34,6 +36,20 @@ Panel = tuple[str, str]
 """Evaluation and figure."""
 
 
+class EvaluationsFigure(Figure):
+    """The figures of the table's evaluations, by row."""
+
+    files = ("evaluations.png",)
+
+    def check(self, definition: Definition) -> Iterator[str]:
+        if not definition.evaluations:
+            yield "needs evaluations, the table has none"
+
+    def draw(self, table: Rendering) -> None:
+        path, names = table.directory / "evaluations.png", table.definition.evaluations
+        evaluations(path, table.lines, names, published=table.published, title=table.title)
+
+
 def evaluations(path: Path, lines: Sequence[Line], names: Sequence[str], *, published: bool, title: str) -> None:
     """A panel for each figure of each evaluation: every row as a dot, with a bar of one deviation.
 
@@ -41,7 +57,7 @@ def evaluations(path: Path, lines: Sequence[Line], names: Sequence[str], *, publ
     one figure stand beside one another.
 
     Args:
-        path: of the PNG; a picture of nothing is not there afterwards.
+        path: of the PNG; nothing is written where there is nothing to show.
         lines: the rows; those that answered nothing, and of which nothing is published, are not drawn.
         names: of the evaluations, in order.
         published: whether the paper's figures are shown.
@@ -50,7 +66,6 @@ def evaluations(path: Path, lines: Sequence[Line], names: Sequence[str], *, publ
     lines = [line for line in lines if any(_values(line, names, published=published))]
     bands = _bands(_panels(lines, names, published=published))
     if not bands:
-        path.unlink(missing_ok=True)
         return
     places = places_of(lines)
     columns = max(map(len, bands))

@@ -16,18 +16,13 @@ from kdrun.tables import Definition, Entry
 from kdrun.tables.compare import Archive, compare
 from kdrun.tables.content import Cells, Content, content
 from kdrun.tables.contrasts import contrasts
+from kdrun.tables.figures import Rendering
 from kdrun.tables.labels import has_published
 from kdrun.tables.measure import MEASURES
-from kdrun.tables.render.buckets import buckets
-from kdrun.tables.render.cover import cover
 from kdrun.tables.render.csv_files import differences_csv, paper_csv
-from kdrun.tables.render.curves import curves, teacher_accuracy
 from kdrun.tables.render.differences_plot import draw_differences
 from kdrun.tables.render.dots import dots
-from kdrun.tables.render.evaluations import evaluations
-from kdrun.tables.render.heatmap import heatmap
 from kdrun.tables.render.latex import latex_table
-from kdrun.tables.render.paths import paths
 
 
 def render(
@@ -45,7 +40,7 @@ def render(
 
     Where rows have controls, or rows to be compared `against`, or evaluations: `differences.csv` and `.png`, too.
 
-    A picture of which there is nothing to draw is not there afterwards.
+    A figure with nothing to show is deleted.
 
     Args:
         directory: where they are written.
@@ -81,21 +76,9 @@ def render(
         published_runs=definition.runs,
         title=table.heading,
     )
-    if "curves" in definition.figures:
-        curves(directory / "curves.png", lines, title=table.heading)
-    if "teacher_accuracy" in definition.figures:
-        teacher_accuracy(directory / "teacher_accuracy.png", lines, title=table.heading)
-    if "heatmap" in definition.figures:
-        heatmap(directory / "heatmap.png", lines, definition.grid, measure, title=table.heading)
-    if "cover" in definition.figures:
-        cover(directory, lines, kept, title=table.heading)
-    if "evaluations" in definition.figures:
-        path, names = directory / "evaluations.png", definition.evaluations
-        evaluations(path, lines, names, published=published, title=table.heading)
-    if "buckets" in definition.figures:
-        buckets(directory, lines, definition.evaluations, kept, title=table.heading)
-    if "paths" in definition.figures:
-        paths(directory, lines, definition.paths, kept, title=table.heading)
+    rendering = Rendering(directory, definition, lines, kept, published=published, title=table.heading)
+    for figure in definition.figures:
+        figure.write(rendering)
     return text
 
 

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from kdrun import specialists
-from kdrun.experiment.derived.base import Derived, described
-from kdrun.experiment.start import has_bias, last_layer
+from kdrun.experiment.derived import DerivedRow, described
+from kdrun.experiment.start import has_bias, last_layer, oversampling_correction
 from kdrun.log import log
+from kdrun.papers.hinton2015.joint_prediction import (
+    accuracy_by_coverage,
+    active,
+    class_sets,
+    combined,
+    conditional_accuracy,
+)
 from kdrun.spec.dataset import ImageDatasetSpec
 from kdrun.spec.spec import Component, Spec
 
@@ -21,12 +27,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Specialists(Derived):
+class Specialists(DerivedRow):
     """The joint answer of a generalist and the specialists that are trained for it.
 
     The generalist's predictions on its training images say which classes are confused; for each such set a specialist
     begins with the generalist's weights and is trained on the images of the set and as many others, drawn by the
-    generalist's seed. Both answer together, see `kdrun.specialists`.
+    generalist's seed. Both answer together, see `joint_prediction`.
 
     A specialist begins at the prior of its training set (`begin_from`) and answers with its dustbin corrected, so the
     correction holds after any number of steps. Soft targets must have that prior too. With c the correction and 1_R
@@ -54,8 +60,6 @@ class Specialists(Derived):
     num_top: int = 1
     soft_targets: float | None = None
 
-    kind: ClassVar[str] = "specialists"
-    several: ClassVar[bool] = False
     figures: ClassVar[dict[str, str]] = {
         "conditional": "top-1 on images of the specialists' classes, among these classes",
         "generalist's": "the same of the generalist alone",
@@ -99,7 +103,7 @@ class Specialists(Derived):
     def compute(self, runner: Runner) -> dict[str, Any]:
         (generalist,) = self.specs
         predictions = runner.logits(generalist, "train")[0].double().softmax(dim=1)
-        sets = specialists.class_sets(predictions, self._num_sets, size=self._size, seed=generalist.seed)
+        sets = class_sets(predictions, self._num_sets, size=self._size, seed=generalist.seed)
         log.info("%d specialists, of %s classes", len(sets), ", ".join(str(len(classes)) for classes in sets))
         members = [self._specialist(generalist, classes) for classes in sets]
         for member in members:
@@ -107,14 +111,14 @@ class Specialists(Derived):
         logits, labels = runner.logits(generalist)
         alone = logits.double().log_softmax(dim=1)
         answers = [_answer(runner, member) for member in members]
-        asked = specialists.active(alone, sets, self.num_top)
-        together = specialists.combined(alone, answers, sets, asked).log_q
-        cover = specialists.accuracy_by_cover(alone, together, labels, sets)
+        asked = active(alone, sets, self.num_top)
+        together = combined(alone, answers, sets, asked).log_q
+        cover = accuracy_by_coverage(alone, together, labels, sets)
         return {
             **described(together, labels),
             "figures": {
-                "conditional": specialists.conditional_accuracy(together, labels, sets),
-                "generalist's": specialists.conditional_accuracy(alone, labels, sets),
+                "conditional": conditional_accuracy(together, labels, sets),
+                "generalist's": conditional_accuracy(alone, labels, sets),
                 "specialists": len(sets),
             },
             "sets": [list(classes) for classes in sets],
@@ -163,5 +167,5 @@ def _answer(runner: Runner, specialist: Spec) -> Tensor:
         special = list(specialist.dataset.special or ())
         others = [label for label in range(answer.shape[1]) if label not in special]
         answer = torch.cat([answer[:, special], answer[:, others].logsumexp(dim=1, keepdim=True)], dim=1)
-    answer[:, -1] += specialists.oversampling_correction(*rest)
+    answer[:, -1] += oversampling_correction(*rest)
     return answer.log_softmax(dim=1)

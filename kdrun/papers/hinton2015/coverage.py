@@ -13,6 +13,7 @@ from kdrun.escaping import csv_text
 from kdrun.experiment.derived import Derived
 from kdrun.files import write_atomically
 from kdrun.tables.compare import Line
+from kdrun.tables.figures import Figure, Rendering
 from kdrun.tables.labels import method_label
 
 HEADER = ("student", "method", "num_specialists", "num_images", "num_correct_generalist", "num_correct", "change")
@@ -40,33 +41,22 @@ class Bar:
         return 100 * (self.after - self.before) / self.before if self.before else None
 
 
-def cover(
-    directory: Path,
-    lines: Sequence[Line],
-    kept: Callable[[Derived], Mapping[str, Any] | None],
-    *,
-    title: str,
-) -> None:
-    """Writes `cover.csv` and `cover.png`; neither is there afterwards where nothing was computed.
+class CoverageFigure(Figure):
+    """`cover.csv` and `cover.png`, for the rows of specialists."""
 
-    Args:
-        directory: of the table.
-        lines: its rows; those of specialists are shown.
-        kept: what was computed of finished runs, or None.
-        title: of the picture.
-    """
-    found = [(line, bars) for line in lines if (bars := _bars(line, kept))]
-    if not found:
-        for name in ("cover.csv", "cover.png"):
-            (directory / name).unlink(missing_ok=True)
-        return
-    rows = [
-        (line.student, method_label(line.entry), bar.number, bar.images, bar.before, bar.after, bar.change)
-        for line, bars in found
-        for bar in bars
-    ]
-    write_atomically(directory / "cover.csv", csv_text([HEADER, *rows]))
-    _draw(directory / "cover.png", found, title)
+    files = ("cover.png", "cover.csv")
+
+    def draw(self, table: Rendering) -> None:
+        found = [(line, bars) for line in table.lines if (bars := _bars(line, table.kept))]
+        if not found:
+            return
+        rows = [
+            (line.student, method_label(line.entry), bar.number, bar.images, bar.before, bar.after, bar.change)
+            for line, bars in found
+            for bar in bars
+        ]
+        write_atomically(table.directory / "cover.csv", csv_text([HEADER, *rows]))
+        _draw(table.directory / "cover.png", found, table.title)
 
 
 def _bars(line: Line, kept: Callable[[Derived], Mapping[str, Any] | None]) -> list[Bar]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from kdrun.experiment.derived.base import Derived, described
+from kdrun.experiment.derived import DerivedRow, described
 
 if TYPE_CHECKING:
     from kdrun.experiment.runner import Runner
@@ -18,7 +18,7 @@ GRID = tuple(step / 10 for step in range(-200, 201))
 
 
 @dataclass(frozen=True)
-class Bias(Derived):
+class Bias(DerivedRow):
     """One number of `GRID` is added to the logits of some classes: that with which a split has the fewest errors.
 
     Of equally few errors it is the smallest in size, of b and -b the positive one.
@@ -32,8 +32,6 @@ class Bias(Derived):
     classes: tuple[int, ...]
     chosen_on: Literal["val", "test"] = "val"
 
-    kind: ClassVar[str] = "bias"
-    several: ClassVar[bool] = False
     figures: ClassVar[dict[str, str]] = {"bias": "what is added to the logits of the corrected classes"}
 
     def __post_init__(self) -> None:

@@ -16,17 +16,15 @@ def kmeans(points: Tensor, num_clusters: int, *, seed: int) -> Tensor:
 
     Args:
         points: `[n, d]`, finite.
-        num_clusters: from 1 to n. Where fewer points differ, so many clusters come out.
+        num_clusters: from 1 to n; at most as many clusters as distinct points come out.
         seed: of the starts, at least 0.
 
     Returns:
         The cluster of each point, int64 `[n]`. Clusters are numbered as they first occur.
 
     Raises:
-        ValueError: a number of clusters outside what is said above, or points that are not finite.
+        ValueError: points that are not finite.
     """
-    if not 1 <= num_clusters <= len(points):
-        raise ValueError(f"num_clusters={num_clusters!r}: must be from 1 to the number of points, {len(points)}")
     if not points.isfinite().all():
         raise ValueError("the points to cluster must be finite")
     points = points.detach().cpu().double()

@@ -9,13 +9,14 @@ import pytest
 from kdrun.cli.table_plan import plan
 from kdrun.config.compose import ConfigError
 from kdrun.config.table import compose_table
-from kdrun.experiment.derived import Paths
+from kdrun.papers.abnar2020.paths import Paths
+from kdrun.papers.abnar2020.paths_figure import PathsFigure
 from kdrun.store.store import Store
-from kdrun.tables import TableError, Waypoints, read_definition
-from kdrun.tables.waypoints import both, ends, followed, ways
+from kdrun.tables import TableError, read_definition
 
 ROWS = ("cnn/ce", "cnn/kd/resnet20")
-WAYPOINTS = Waypoints(ROWS, epochs=(0, 1))
+FIGURE = PathsFigure(ROWS, epochs=(0, 1))
+TARGET = "kdrun.papers.abnar2020.paths_figure.PathsFigure"
 
 
 def record(asked: Paths) -> dict:
@@ -35,30 +36,28 @@ def record(asked: Paths) -> dict:
 @pytest.fixture
 def table(paper_table):
     """The toy table with the paths of its baseline and of KD: three seeds of two epochs each."""
-    definition = replace(paper_table.definition, figures=("paths",), paths=WAYPOINTS)
+    definition = replace(paper_table.definition, figures=(FIGURE,))
     return {"definition": definition, "entries": paper_table.entries}
 
 
 @pytest.fixture
 def kept(table):
-    records = {each.key: record(each) for each in both(table["entries"], WAYPOINTS)}
+    records = {each.key: record(each) for each in FIGURE.needs(table["entries"])}
     return lambda each: records.get(each.key)
 
 
 def test_two_things_are_asked_of_the_rows(table):
     base, kd, *_ = table["entries"]
-    assert ends(table["entries"], WAYPOINTS) == Paths((*base.specs, *kd.specs))
-    assert ways(table["entries"], WAYPOINTS) == Paths((base.specs[0], kd.specs[0]), epochs=(0, 1))
-    everything = followed(table["entries"], Waypoints())
-    assert [entry.row.name for entry in everything] == [*ROWS, "cnn/de_kd/resnet20@1"], (
-        "no control, no row without runs"
-    )
+    assert FIGURE.ends(table["entries"]) == Paths((*base.specs, *kd.specs))
+    assert FIGURE.ways(table["entries"]) == Paths((base.specs[0], kd.specs[0]), epochs=(0, 1))
+    everything = [entry.row.name for entry in table["entries"] if PathsFigure().shows(entry)]
+    assert everything == [*ROWS, "cnn/de_kd/resnet20@1"], "no control, no row without runs"
     alone = replace(base, specs=base.specs[:1])
-    assert ends([alone], WAYPOINTS) is None, "one network is like no other"
-    assert len(ways([alone], WAYPOINTS).networks) == 3
-    assert ways([alone], Waypoints(epochs=(2,))) is None, "it has no epoch before its end"
+    assert FIGURE.ends([alone]) is None, "one network is like no other"
+    assert len(FIGURE.ways([alone]).networks) == 3
+    assert PathsFigure(epochs=(2,)).ways([alone]) is None, "it has no epoch before its end"
     renamed = replace(base, row=replace(base.row, name="cnn/other"), same_as=("cnn/ce",))
-    assert followed([renamed], WAYPOINTS) == [renamed], "the same runs under another name"
+    assert FIGURE.shows(renamed), "the same runs under another name"
 
 
 def test_every_pair_is_in_the_csv_once(rendered, table, kept, tmp_path):
@@ -108,63 +107,61 @@ def test_the_ends_of_all_seeds_and_the_paths_of_the_first(rendered, drawn, table
 
 def test_what_was_not_computed_is_not_there_afterwards(rendered, table, kept, tmp_path):
     rendered(**table, kept=kept)
-    only_ends = {ends(table["entries"], WAYPOINTS).key}
+    only_ends = {FIGURE.ends(table["entries"]).key}
     rendered(**table, kept=lambda each: kept(each) if each.key in only_ends else None)
     out = tmp_path / "out"
     assert (out / "ends.png").exists()
     assert not (out / "paths.png").exists()
     assert len((out / "similarity.csv").read_text().splitlines()) == 1 + 15
-    rendered(**table)
-    assert not [path for pattern in ("ends.*", "paths.*", "similarity.*") for path in out.glob(pattern)]
 
 
-PLAIN = {
-    "title": "Small",
-    "overrides": ["dataset=digits", "recipe.epochs=4"],
-    "figures": ["paths"],
-    "rows": [
-        {"name": "mlp/ce", "overrides": ["student=mlp", "method=ce"]},
-        {"name": "mlp/kd/cnn", "overrides": ["student=mlp", "teacher=cnn", "method=kd"], "baseline": "mlp/ce"},
-        {"name": "mlp/ensemble", "derived": {"kind": "ensemble", "of": ["mlp/ce", "mlp/kd/cnn"]}},
-        {"name": "mlp/crd", "unavailable": "kdrun has none"},
+def definition(**options) -> dict:
+    ensemble = {"_target_": "kdrun.experiment.derived.Ensemble", "of": ["mlp/ce", "mlp/kd/cnn"]}
+    return {
+        "title": "Small",
+        "overrides": ["dataset=digits", "recipe.epochs=4"],
+        "figures": [{"_target_": TARGET, **options}],
+        "rows": [
+            {"name": "mlp/ce", "overrides": ["student=mlp", "method=ce"]},
+            {"name": "mlp/kd/cnn", "overrides": ["student=mlp", "teacher=cnn", "method=kd"], "baseline": "mlp/ce"},
+            {"name": "mlp/ensemble", "derived": ensemble},
+            {"name": "mlp/crd", "unavailable": "kdrun has none"},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "problems"),
+    [
+        (
+            {"rows": ["mlp/ensemble", "mlp/crd", "mlp/none"]},
+            ["mlp/ensemble has", "mlp/crd has", "mlp/none is no"],
+        ),
+        ({"epochs": [2, 1]}, ["epochs=[2, 1]: must be whole numbers from 0"]),
+        ({"epochs": [1, 1]}, ["epochs=[1, 1]: must be whole numbers from 0"]),
+        ({"epochs": [-1]}, ["epochs=[-1]: must be whole numbers from 0"]),
+        ({"row": ["mlp/ce"]}, ["row: no such option; did you mean rows?"]),
     ],
-}
-
-
-def refusal(**changes) -> list[str]:
+)
+def test_faulty_options_are_refused(options, problems):
+    read = read_definition("small", definition(epochs=[0, 2]))
+    assert read.figures == (PathsFigure(epochs=(0, 2)),)
     with pytest.raises(TableError) as refused:
-        read_definition("small", {**PLAIN, **changes})
-    return refused.value.problems
-
-
-def test_a_definition_says_whose_paths_and_what_is_wrong_with_it():
-    definition = read_definition("small", {**PLAIN, "paths": {"rows": ["mlp/ce"], "epochs": [0, 2]}})
-    assert definition.paths == Waypoints(("mlp/ce",), (0, 2))
-    assert refusal(paths={"rows": ["mlp/ensemble", "mlp/crd", "mlp/none"]}) == [
-        "small.paths: rows: mlp/ensemble has no runs of its own",
-        "small.paths: rows: mlp/crd has no runs of its own",
-        "small.paths: rows: mlp/none is no row",
-    ]
-    assert refusal(figures=[], paths={"epochs": [0]}) == ["small.paths: is of a figure: figures has no paths"]
-    for epochs in ([2, 1], [1, 1], [-1]):
-        (problem,) = refusal(paths={"epochs": epochs})
-        assert problem == (
-            f"small.paths.epochs={epochs}: must be whole numbers from 0 (as initialised) on, each once, in order"
-        )
+        read_definition("small", definition(**options))
+    assert all(text in problem for text, problem in zip(problems, refused.value.problems, strict=True))
 
 
 def test_runs_that_cannot_be_compared_are_refused_before_anything_is_run():
-    rows = [*PLAIN["rows"][:1], {"name": "mlp/other", "overrides": ["student=mlp", "method=ce", "dataset=synthetic"]}]
-    definition = read_definition("small", {**PLAIN, "rows": rows})
+    other = {"name": "mlp/other", "overrides": ["student=mlp", "method=ce", "dataset=synthetic"]}
+    values = definition()
     with pytest.raises(ConfigError) as refused:
-        compose_table(definition, [], num_seeds=1)
-    assert any(text.startswith("paths: rows: their runs must be of one dataset") for text in refused.value.problems)
+        compose_table(read_definition("small", {**values, "rows": [values["rows"][0], other]}), [], num_seeds=1)
+    assert any(text.startswith("figures: paths: rows: their runs must be of one") for text in refused.value.problems)
 
 
-def test_a_dry_run_tells_of_the_stopped_runs(tmp_path):
-    definition = read_definition("small", {**PLAIN, "rows": PLAIN["rows"][:1], "paths": {"epochs": [0, 1, 3, 4]}})
+def test_a_dry_run_lists_the_stopped_runs(tmp_path):
+    values = definition(epochs=[0, 1, 3, 4])
     overrides = ["runtime.device=cpu", f"runtime.output_root={tmp_path}"]
-    table = compose_table(definition, overrides, num_seeds=2)
-    last = plan(table, Store(tmp_path)).splitlines()[-1]
-    assert last.startswith("paths: 3 runs that stop early, of seed 0, are trained afterwards; what is missing of them ")
+    table = compose_table(read_definition("small", {**values, "rows": values["rows"][:1]}), overrides, num_seeds=2)
+    assert plan(table, Store(tmp_path)).splitlines()[-1].startswith("paths: 3 runs for this figure alone ")
     assert not list(tmp_path.iterdir())

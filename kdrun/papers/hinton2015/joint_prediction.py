@@ -1,7 +1,7 @@
-"""Specialists (Hinton et al. 2015, section 5): which classes each knows, and how they and a generalist answer together.
+"""Specialists (Hinton et al. 2015, section 5): the classes of each, and their joint prediction with a generalist.
 
-A generalist knows all K classes. Specialist m knows the set S_m, and has one more output, the last, for all the other
-classes: its dustbin. Everything here is a function of predictions and computes in float64; probabilities are at T = 1.
+A generalist has all K classes. Specialist m has the set S_m, and one more output, the last, for all the other classes:
+its dustbin. Pure functions of predictions, in float64; probabilities are at T = 1.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdrun.clustering import kmeans, squared_distances
+from kdrun.papers.hinton2015.clustering import kmeans, squared_distances
 
 Sets = Sequence[tuple[int, ...]]
-
-NORMALIZED_WITHIN = 1e-3  # nats; tells log-probabilities, in float16 too, from logits
 
 
 def class_sets(
@@ -40,15 +38,9 @@ def class_sets(
         Sorted sets of 2 to K - 1 classes, in sorted order.
 
     Raises:
-        ValueError: a number outside what is said above, or no set of 2 to K - 1 classes.
+        ValueError: no set of 2 to K - 1 classes comes out.
     """
-    num_images, num_classes = probabilities.shape
-    if num_images < 2:
-        raise ValueError(f"predictions of {num_images} image(s): their covariance needs at least 2")
-    if not 1 <= num_sets <= num_classes:
-        raise ValueError(f"num_sets={num_sets!r}: must be from 1 to the number of classes, {num_classes}")
-    if size is not None and not 2 <= size < num_classes:
-        raise ValueError(f"size={size!r}: must be from 2 to one less than the number of classes, {num_classes - 1}")
+    num_classes = probabilities.shape[1]
     columns = torch.cov(probabilities.detach().cpu().double().T)  # symmetric: row k is column k
     cluster = kmeans(columns, num_sets, seed=seed)
     members = F.one_hot(cluster).T.double()
@@ -67,28 +59,6 @@ def class_sets(
     return kept
 
 
-def oversampling_correction(num_rest_drawn: int, num_rest: int) -> float:
-    """What to add to the logit of a specialist's dustbin once it is trained: `log(num_rest / num_rest_drawn)`.
-
-    The specialist sees all images of its classes, and of the rest a random part, so the classes are oversampled
-    against the dustbin by num_rest / num_rest_drawn. What it learns is `p(y|x) ~ p(x|y) pi(y)` with the priors pi of
-    its training images: each pi(k) in proportion to the images of class k, pi(dustbin) to num_rest_drawn. A random
-    part of the rest looks as the rest does, so p(x|y) is the true one; only pi(dustbin) has to be multiplied by
-    num_rest / num_rest_drawn, and that is adding its log to the logit. The number of special images cancels.
-
-    Args:
-        num_rest_drawn: images of other classes in an epoch of the specialist, at least 1.
-        num_rest: images of other classes there are, at least 1.
-
-    Raises:
-        ValueError: a number below 1.
-    """
-    for name, value in (("num_rest_drawn", num_rest_drawn), ("num_rest", num_rest)):
-        if value < 1:
-            raise ValueError(f"{name}={value!r}: must be at least 1")
-    return math.log(num_rest / num_rest_drawn)
-
-
 def active(generalist_probabilities: Tensor, sets: Sets, num_top: int = 1) -> Tensor:
     """Whose sets hold one of the classes the generalist finds likeliest: bool `[N, M]`, a column for each set.
 
@@ -96,13 +66,8 @@ def active(generalist_probabilities: Tensor, sets: Sets, num_top: int = 1) -> Te
         generalist_probabilities: `[N, K]`; logits or log-probabilities do as well, being in the same order.
         sets: of classes, M of them.
         num_top: how many of the likeliest classes count, from 1 to K; 1 in the paper.
-
-    Raises:
-        ValueError: a number or a set outside what is said above.
     """
     num_classes = generalist_probabilities.shape[1]
-    if not 1 <= num_top <= num_classes:
-        raise ValueError(f"num_top={num_top!r}: must be from 1 to the number of classes, {num_classes}")
     likeliest = generalist_probabilities.topk(num_top, dim=1).indices
     return _membership(sets, num_classes, likeliest.device)[:, likeliest].any(dim=2).T
 
@@ -111,8 +76,6 @@ def _membership(sets: Sets, num_classes: int, device: torch.device) -> Tensor:
     """Which classes are in which set: bool `[M, K]`."""
     inside = torch.zeros(len(sets), num_classes, dtype=torch.bool)
     for row, classes in zip(inside, sets, strict=True):
-        if not classes or len(set(classes)) < len(classes) or not all(0 <= k < num_classes for k in classes):
-            raise ValueError(f"set {classes!r}: must be one or more different classes from 0 to {num_classes - 1}")
         row[list(classes)] = True
     return inside.to(device)
 
@@ -157,20 +120,14 @@ def combined(
     Args:
         generalist_log_probabilities: `[N, K]`, finite.
         specialist_log_probabilities: for each set `[N, |S_m| + 1]`: its classes in the set's order, the dustbin last,
-            after `oversampling_correction`.
+            after `kdrun.experiment.start.oversampling_correction`.
         sets: M sets of classes. The dustbin of a set of all the classes must have probability 0.
         active: bool `[N, M]`. An image without an active specialist keeps the generalist's answer exactly.
         tolerance: in nats, more than 0.
         steps: at most so many for an image, at least 1; see `Combination.excess` for what they reached.
-
-    Raises:
-        ValueError: shapes or numbers outside what is said above, or rows that are not log-probabilities.
     """
-    if not tolerance > 0 or steps < 1:
-        raise ValueError(f"tolerance={tolerance!r}, steps={steps!r}: must be more than 0, and at least 1")
     generalist = generalist_log_probabilities.detach()
     inside = _membership(sets, generalist.shape[1], generalist.device)
-    _check_predictions(generalist, specialist_log_probabilities, sets, active)
     log_q = generalist.to(torch.float64 if generalist.dtype == torch.float64 else torch.float32, copy=True)
     excess = torch.zeros(len(generalist), dtype=torch.float64, device=generalist.device)
     rows = active.any(dim=1).nonzero()[:, 0]
@@ -228,27 +185,6 @@ def _minimised(
     return final, excess
 
 
-def _check_predictions(generalist: Tensor, specialists: Sequence[Tensor], sets: Sets, active: Tensor) -> None:
-    num_images, num_classes = generalist.shape
-    if len(specialists) != len(sets) or active.shape != (num_images, len(sets)) or active.dtype != torch.bool:
-        raise ValueError(
-            f"{len(sets)} sets need as many specialists, got {len(specialists)}, and active as bool "
-            f"[{num_images}, {len(sets)}], got {active.dtype} {list(active.shape)}"
-        )
-    if not generalist.isfinite().all():
-        raise ValueError("the generalist's log-probabilities must be finite")
-    for m, (values, classes) in enumerate(zip(specialists, sets, strict=True)):
-        if values.shape != (num_images, len(classes) + 1):
-            expected = [num_images, len(classes) + 1]
-            raise ValueError(f"specialist {m}: predictions must be {expected}, got {list(values.shape)}")
-        if len(classes) == num_classes and (values[:, -1] > -math.inf).any():
-            raise ValueError(f"specialist {m} knows every class: its dustbin must have probability 0")
-    for name, values in (("generalist", generalist), *((f"specialist {m}", v) for m, v in enumerate(specialists))):
-        # `not all` and not `any`, so that NaN fails too.
-        if not (values.double().logsumexp(dim=1).abs() < NORMALIZED_WITHIN).all():
-            raise ValueError(f"{name}: rows must be log-probabilities, whose exponentials sum to 1")
-
-
 def conditional_accuracy(log_q: Tensor, labels: Tensor, sets: Sets) -> float:
     """Top-1 in percent on the images of classes that some set holds, predicting only such classes (Table 3).
 
@@ -258,7 +194,7 @@ def conditional_accuracy(log_q: Tensor, labels: Tensor, sets: Sets) -> float:
         sets: of classes.
 
     Raises:
-        ValueError: no image of such a class, or a set that is not of classes.
+        ValueError: no image of such a class.
     """
     special = _membership(sets, log_q.shape[1], log_q.device).any(dim=0)
     counts = special[labels]
@@ -269,7 +205,7 @@ def conditional_accuracy(log_q: Tensor, labels: Tensor, sets: Sets) -> float:
 
 
 @dataclass(frozen=True)
-class Cover:
+class Coverage:
     """A row of Table 4: the test images whose class so many specialists know, and how many of them are right."""
 
     num_specialists: int
@@ -278,9 +214,9 @@ class Cover:
     num_correct_combined: int
 
 
-def accuracy_by_cover(
+def accuracy_by_coverage(
     generalist_log_probabilities: Tensor, log_q: Tensor, labels: Tensor, sets: Sets
-) -> tuple[Cover, ...]:
+) -> tuple[Coverage, ...]:
     """What the specialists change, by how many of them know the class of the image (Table 4).
 
     Args:
@@ -291,9 +227,6 @@ def accuracy_by_cover(
 
     Returns:
         A row for each number of specialists that some image has, ascending; the images add up to N.
-
-    Raises:
-        ValueError: a set that is not of classes.
     """
     cover = _membership(sets, log_q.shape[1], log_q.device).sum(dim=0)[labels]
     before = generalist_log_probabilities.argmax(dim=1) == labels
@@ -301,5 +234,5 @@ def accuracy_by_cover(
     rows = []
     for number in cover.unique().tolist():
         images = cover == number
-        rows.append(Cover(number, *(int(counted.sum()) for counted in (images, images & before, images & after))))
+        rows.append(Coverage(number, *(int(counted.sum()) for counted in (images, images & before, images & after))))
     return tuple(rows)

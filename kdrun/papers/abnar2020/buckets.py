@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,9 @@ from kdrun.escaping import csv_text
 from kdrun.experiment.agreement import LONGEST
 from kdrun.experiment.derived import Derived
 from kdrun.files import write_atomically
+from kdrun.tables import Definition
 from kdrun.tables.compare import Line
+from kdrun.tables.figures import Figure, Rendering
 from kdrun.tables.render.looks import Look, looks
 
 if TYPE_CHECKING:
@@ -50,40 +52,31 @@ class Series:
     buckets: Mapping[str, Statistic]
 
 
-def buckets(
-    directory: Path,
-    lines: Sequence[Line],
-    names: Sequence[str],
-    kept: Callable[[Derived], Mapping[str, Any] | None],
-    *,
-    title: str,
-) -> None:
-    """Writes `buckets.csv`, with every bucket, and `buckets.png`; neither is there afterwards where nothing was asked.
+class BucketsFigure(Figure):
+    """Accuracies in the table's evaluations by bucket: `buckets.csv`, with every bucket, and `buckets.png`."""
 
-    Args:
-        directory: of the table.
-        lines: its rows; those whose runs answered are shown.
-        names: of the evaluations, in order.
-        kept: what was computed of finished runs, or None.
-        title: of the picture.
-    """
-    found: dict[Kind, list[Series]] = {}
-    for name in names:
-        for line in lines:
-            for kind, shares in _shares(line, name, kept).items():
-                found.setdefault((name, kind), []).append(Series(line, shares))
-    if not found:
-        for file in ("buckets.csv", "buckets.png"):
-            (directory / file).unlink(missing_ok=True)
-        return
-    rows = [
-        (series.line.entry.row.name, *kind, bucket, share.mean, share.deviation, share.n)
-        for kind, members in found.items()
-        for series in members
-        for bucket, share in series.buckets.items()
-    ]
-    write_atomically(directory / "buckets.csv", csv_text([HEADER, *rows]))
-    _draw(directory / "buckets.png", found, title)
+    files = ("buckets.png", "buckets.csv")
+
+    def check(self, definition: Definition) -> Iterator[str]:
+        if not definition.evaluations:
+            yield "needs evaluations, the table has none"
+
+    def draw(self, table: Rendering) -> None:
+        found: dict[Kind, list[Series]] = {}
+        for name in table.definition.evaluations:
+            for line in table.lines:
+                for kind, shares in _shares(line, name, table.kept).items():
+                    found.setdefault((name, kind), []).append(Series(line, shares))
+        if not found:
+            return
+        rows = [
+            (series.line.entry.row.name, *kind, bucket, share.mean, share.deviation, share.n)
+            for kind, members in found.items()
+            for series in members
+            for bucket, share in series.buckets.items()
+        ]
+        write_atomically(table.directory / "buckets.csv", csv_text([HEADER, *rows]))
+        _draw(table.directory / "buckets.png", found, table.title)
 
 
 def _shares(

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from kdrun.analysis.soft_targets import distance_to_uniform, draw_soft_targets, smoothed, virtual_teacher
-from kdrun.experiment.soft_targets import TEMPERATURES, describe, kl_to_uniform, soft_targets
 from kdrun.files import read_record
 from kdrun.losses import label_smoothing_loss, virtual_teacher_loss
+from kdrun.papers.tfkd2020.soft_targets import TEMPERATURES, describe, kl_to_uniform
+from kdrun.papers.tfkd2020.soft_targets_plot import distance_to_uniform, smoothed, virtual_teacher
 
 
 def test_distance_to_uniform_in_closed_form():
@@ -51,13 +51,32 @@ def test_the_smoothed_label_and_the_virtual_teacher_are_those_of_the_losses():
     assert loss.item() == pytest.approx(0, abs=1e-12)
 
 
-def test_they_are_kept_beside_the_run_and_drawn(finished, tmp_path):
-    run = finished.run
-    first = soft_targets(run, tmp_path, torch.device("cpu"))
-    kept = read_record(run.directory / "soft_targets.json")
-    assert kept == {**first, "weights_sha256": run.result()["student"]["weights_sha256"]}
-    assert len(first["probs"]) == len(first["temperatures"]) == len(first["kl_to_uniform"])
-    assert len(first["classes"]) == first["num_classes"] == 4
-    assert sum(first["probs"][0]) == pytest.approx(1)
-    draw_soft_targets(tmp_path / "drawn.png", {"mlp": first}, title="synthetic, 3 epochs, seed 0")
-    assert (tmp_path / "drawn.png").stat().st_size > 20_000
+TABLE = """
+title: Soft targets
+figures: [{_target_: kdrun.papers.tfkd2020.soft_targets.SoftTargetsFigure}]
+rows:
+  - {name: mlp/ce, overrides: [dataset=synthetic, recipe.epochs=1, runtime.device=cpu, student=mlp, method=ce]}
+"""
+
+
+def test_they_are_computed_once_and_drawn_without_data(here, kdrun):
+    (here / "mine.yaml").write_text(TABLE)
+    picture = here / "outputs" / "tables" / "mine" / "soft_targets.png"
+    words = ("table", "mine.yaml", "--seeds", "1")
+    assert kdrun(*words)[0] == 0
+    size = picture.stat().st_size
+    assert size > 20_000
+    (kept,) = here.glob("outputs/derived/*.json")
+    record = read_record(kept)
+    assert (record["kind"], record["num_classes"], record["temperatures"]) == ("softtargets", 10, list(TEMPERATURES))
+    assert [len(values) for values in record["probs"]] == [10] * len(TEMPERATURES)
+    picture.unlink()
+    for path in here.glob("outputs/runs/**/student.safetensors"):
+        path.unlink()
+    assert kdrun(*words, "--render-only", "dataset.root=/nowhere")[0] == 0
+    assert picture.stat().st_size == size
+    kept.unlink()
+    code, out, _ = kdrun(*words, "--render-only")
+    assert code == 0
+    assert any("soft_targets" in line for line in out)
+    assert not picture.exists(), "none that is older than the table"

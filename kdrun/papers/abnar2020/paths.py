@@ -6,15 +6,15 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from kdrun import stopping
 from kdrun.experiment.build import outline_of
-from kdrun.experiment.derived.base import Derived
-from kdrun.similarity import BATCH_SIZE, cka_matrix, classical_mds, distance_matrix, similarity_matrix
+from kdrun.experiment.derived import Derived
+from kdrun.papers.abnar2020.similarity import BATCH_SIZE, cka_matrix, classical_mds, distance_matrix, similarity_matrix
 from kdrun.spec.spec import Spec
 from kdrun.taps import tapped
 from kdrun.training.precision import autocast
@@ -41,7 +41,7 @@ class Paths(Derived):
     The networks are those of the runs at their end and, with `epochs`, those of the same runs stopped earlier. Stopped
     runs are runs of their own; computing this executes them, each going on from the one before.
 
-    Similarity and distances are those of `kdrun.similarity`, by the paper's text: its code takes the logits, in
+    Similarity and distances are those of `similarity`, by the paper's text: its code takes the logits, in
     training mode. The paper has a plane for each path; here all networks share one, so that paths can be compared.
 
     Attributes:
@@ -50,9 +50,6 @@ class Paths(Derived):
     """
 
     epochs: tuple[int, ...] = ()
-
-    kind: ClassVar[str] = "paths"
-    several: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         problems = []
@@ -86,8 +83,8 @@ class Paths(Derived):
         ]
 
     @property
-    def stopped(self) -> list[Spec]:
-        """The runs that are executed for this alone: of each run in order, so that they go on from one another."""
+    def further(self) -> Sequence[Spec]:
+        """The stopped runs: of each run in order, so that they continue one another."""
         return [run for i, run in self.networks if run != self.specs[i]]
 
     def words(self) -> str:
@@ -102,8 +99,8 @@ class Paths(Derived):
             `num_examples`; `similarity` and `cka`, `[M, M]`; `coordinates`, `[M, 2]`, and `kept`, the share of the
             variance that this plane keeps.
         """
-        runner.announce(self.stopped)
-        for run in self.stopped:
+        runner.announce(self.further)
+        for run in self.further:
             runner.execute(run, role="stopped")
         seen = [_representations(runner, run) for _, run in self.networks]
         similarity = similarity_matrix(seen, batch_size=min(BATCH_SIZE, len(seen[0])))

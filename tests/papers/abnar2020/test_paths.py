@@ -1,4 +1,4 @@
-"""How alike networks are, against numpy on what the exported weights answer; and the stopped runs that it takes."""
+"""The similarity of networks, from their exported weights; and the stopped runs that it takes."""
 
 import dataclasses
 
@@ -8,8 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from kdrun.experiment.build import build_student
-from kdrun.experiment.derived import Paths, compute, kept, paths
+from kdrun.experiment.derived import compute, kept
 from kdrun.experiment.resident import load_resident
+from kdrun.papers.abnar2020 import paths
+from kdrun.papers.abnar2020.paths import Paths
+from kdrun.papers.abnar2020.similarity import cka_matrix, similarity_matrix
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.spec.dataset import SequenceDatasetSpec
 from kdrun.spec.spec import Component, Spec
@@ -42,57 +45,34 @@ def representation(lab, spec: Spec, network: torch.nn.Module | None = None) -> n
     return seen[0].numpy().astype(np.float64)
 
 
-def directions(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def similarity(a: np.ndarray, b: np.ndarray, size: int) -> float:
-    """The mean over whole batches of the mean cosine between rows of the matrices of cosines."""
-    found = []
-    for start in range(0, len(a) - size + 1, size):
-        cosines = [directions(x[start : start + size]) for x in (a, b)]
-        in_a, in_b = (directions(x @ x.T) for x in cosines)
-        found.append((in_a * in_b).sum(axis=1).mean())
-    return float(np.mean(found))
-
-
-def cka(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    return float(np.sum((a.T @ b) ** 2) / np.linalg.norm(a.T @ a) / np.linalg.norm(b.T @ b))
+def expected(specs, lab, num: int, batch_size: int) -> tuple[float, float]:
+    """Similarity and CKA of two networks on the first images."""
+    ours = [torch.from_numpy(representation(lab, spec)[:num]) for spec in specs]
+    return similarity_matrix(ours, batch_size=batch_size)[0, 1].item(), cka_matrix(ours)[0, 1].item()
 
 
 def test_the_record_is_that_of_a_direct_computation(lab, pair):
     found = compute(Paths(pair), lab.runner())
-    ours = [representation(lab, spec) for spec in pair]
     assert found["networks"] == [{"run": i, "epoch": 3, "run_id": spec.run_id} for i, spec in enumerate(pair)]
     assert found["num_examples"] == 150
-    expected = similarity(*ours, 64)  # 22 images are no whole batch
-    assert found["similarity"][0][1] == pytest.approx(expected, rel=1e-5)
-    assert found["similarity"][1][0] == found["similarity"][0][1]
-    assert found["cka"][0][1] == pytest.approx(cka(*ours), rel=1e-5)
-    assert found["similarity"][0][0] == pytest.approx(1)
-    assert found["kept"] == pytest.approx(1), "two points lie on a line"
+    similarity, cka = expected(pair, lab, 150, 64)
+    assert found["similarity"][0][1] == found["similarity"][1][0] == pytest.approx(similarity, rel=1e-5)
+    assert found["cka"][0][1] == pytest.approx(cka, rel=1e-5)
+    assert found["kept"] == pytest.approx(1), "two points are on a line"
     (a, b) = np.array(found["coordinates"])
     assert np.linalg.norm(a - b) == pytest.approx(1), "distances are divided by the largest"
 
 
-def test_no_more_images_are_taken_than_the_papers(lab, pair, monkeypatch):
-    monkeypatch.setattr(paths, "NUM_EXAMPLES", 70)
+@pytest.mark.parametrize(("most", "batch_size"), [(70, 64), (40, 40)])
+def test_no_more_images_are_taken_than_the_papers_and_fewer_than_a_batch_are_one(
+    lab, pair, monkeypatch, most, batch_size
+):
+    monkeypatch.setattr(paths, "NUM_EXAMPLES", most)
     found = compute(Paths(pair), lab.runner())
-    ours = [representation(lab, spec)[:70] for spec in pair]
-    assert found["num_examples"] == 70
-    assert found["similarity"][0][1] == pytest.approx(similarity(*ours, 64), rel=1e-5)
-    assert found["cka"][0][1] == pytest.approx(cka(*ours), rel=1e-5)
-
-
-def test_fewer_images_than_a_batch_are_one_batch(lab):
-    specs = (lab.plain(seed=0), lab.plain(seed=1))
-    for spec in specs:
-        lab.execute(spec)
-    found = compute(Paths(specs), lab.runner())
-    ours = [representation(lab, spec) for spec in specs]
-    assert found["num_examples"] == 40
-    assert found["similarity"][0][1] == pytest.approx(similarity(*ours, 40), rel=1e-5)
+    assert found["num_examples"] == most
+    similarity, cka = expected(pair, lab, most, batch_size)
+    assert found["similarity"][0][1] == pytest.approx(similarity, rel=1e-5)
+    assert found["cka"][0][1] == pytest.approx(cka, rel=1e-5)
 
 
 def test_checkpoints_are_stopped_runs_which_are_beginnings_of_the_run(lab, pair, caplog):
@@ -102,7 +82,7 @@ def test_checkpoints_are_stopped_runs_which_are_beginnings_of_the_run(lab, pair,
     found = compute(asked, lab.runner())
     assert [(each["run"], each["epoch"]) for each in found["networks"]] == [(i, e) for i in (0, 1) for e in range(4)]
     stopped = [dataclasses.replace(student, stop_epoch=epoch) for epoch in (0, 1, 2)]
-    assert asked.stopped[:3] == stopped
+    assert asked.further[:3] == stopped
     assert [each["run_id"] for each in found["networks"][:4]] == [spec.run_id for spec in (*stopped, student)]
     whole = lab.run(student).rows()
     for epoch, spec in enumerate(stopped):
@@ -113,8 +93,9 @@ def test_checkpoints_are_stopped_runs_which_are_beginnings_of_the_run(lab, pair,
 
     seed_global_generators(mix(student.seed, "init"), CPU)
     fresh = representation(lab, student, build_student(student.student, student.dataset))
-    expected = similarity(fresh, representation(lab, stopped[1]), 64)
-    assert found["similarity"][0][1] == pytest.approx(expected, rel=1e-5), "epoch 0 is the network as initialised"
+    both = [torch.from_numpy(each) for each in (fresh, representation(lab, stopped[1]))]
+    at_start = similarity_matrix(both)[0, 1].item()
+    assert found["similarity"][0][1] == pytest.approx(at_start, rel=1e-5), "epoch 0 is the network as initialised"
     ends = compute(Paths(pair), lab.runner())
     assert found["similarity"][3][7] == pytest.approx(ends["similarity"][0][1], rel=1e-12)
 

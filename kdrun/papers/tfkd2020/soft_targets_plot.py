@@ -28,7 +28,7 @@ def draw_soft_targets(path: Path, teachers: Mapping[str, Mapping[str, Any]], *, 
 
     Args:
         path: of the PNG.
-        teachers: what `kdrun.experiment.soft_targets` returns, by name of the teacher; at least one.
+        teachers: what `soft_targets.describe` returns, by name of the teacher; at least one.
         title: what the networks were trained on.
     """
     name, first = next(iter(teachers.items()))

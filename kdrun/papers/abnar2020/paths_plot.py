@@ -1,28 +1,19 @@
-"""Where the networks of a table end, and on which way: pictures of how alike they are (Abnar et al. 2020)."""
+"""Networks on a plane: where they end, and their paths there (Abnar et al. 2020)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrun.analysis.plots import figure, set_heading
-from kdrun.escaping import csv_text
-from kdrun.experiment.derived import Derived, Paths
-from kdrun.files import write_atomically
-from kdrun.tables import Waypoints
 from kdrun.tables.compare import Line
 from kdrun.tables.render.looks import Look, looks
-from kdrun.tables.waypoints import ends, followed, ways
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-FILES = ("ends.png", "paths.png", "similarity.csv")
-
-HEADER = ("row_a", "seed_a", "epoch_a", "row_b", "seed_b", "epoch_b", "similarity", "cka")
 
 PANEL, PLANE, PANEL_TITLE, LEGEND_LINE, AROUND = 4.0, 6.5, 0.25, 0.2, 0.8
 """Inches: the width of a panel of paths, and of the plane of ends."""
@@ -73,73 +64,7 @@ class Plane:
         return [network for network in self.networks if network.row == row]
 
 
-def paths(
-    directory: Path,
-    lines: Sequence[Line],
-    waypoints: Waypoints,
-    kept: Callable[[Derived], Mapping[str, Any] | None],
-    *,
-    title: str,
-) -> None:
-    """Writes `ends.png`, `paths.png` and `similarity.csv`; what was not computed is not there afterwards.
-
-    In both pictures networks lie near each other whose penultimate layers relate the test images alike: 1 - similarity
-    as distance, by classical MDS, on axes without a meaning. The paper has a plane for each path; here all share one,
-    which says how they lie to one another and shows each of them less faithfully.
-
-    Args:
-        directory: of the table.
-        lines: its rows.
-        waypoints: which of them are drawn.
-        kept: what was computed of finished runs, or None.
-        title: of the pictures.
-    """
-    for name in FILES:
-        (directory / name).unlink(missing_ok=True)
-    drawn = [line for line in lines if line.entry in followed([line.entry], waypoints)]
-    entries = [line.entry for line in drawn]
-    of_rows = [(row, spec.seed) for row, entry in enumerate(entries) for spec in entry.specs]
-    of_first = [(row, entry.specs[0].seed) for row, entry in enumerate(entries)]
-    at_end = _plane(ends(entries, waypoints), of_rows, kept)
-    on_way = _plane(ways(entries, waypoints), of_first, kept)
-    if at_end is not None:
-        _draw_ends(directory / "ends.png", at_end, looks(drawn), title)
-    if on_way is not None:
-        _draw_paths(directory / "paths.png", on_way, drawn, title)
-    if found := [plane for plane in (at_end, on_way) if plane is not None]:
-        write_atomically(directory / "similarity.csv", csv_text([HEADER, *_pairs(found, drawn)]))
-
-
-def _plane(
-    asked: Paths | None, runs: Sequence[tuple[int, int]], kept: Callable[[Derived], Mapping[str, Any] | None]
-) -> Plane | None:
-    """What is kept, with the row and seed of each of its runs; None where there is nothing."""
-    record = None if asked is None else kept(asked)
-    if record is None:
-        return None
-    networks = []
-    for each, (x, y) in zip(record["networks"], record["coordinates"], strict=True):
-        row, seed = runs[each["run"]]
-        networks.append(Network(row, seed, each["epoch"], each["run_id"], (x, y)))
-    return Plane(networks, record["similarity"], record["cka"], record["kept"])
-
-
-def _pairs(planes: Sequence[Plane], lines: Sequence[Line]) -> Iterator[tuple[str | int | float, ...]]:
-    """Each two networks once, the ends before the ways."""
-    told: set[tuple[str, str]] = set()
-
-    def named(network: Network) -> tuple[str, int, int]:
-        return lines[network.row].entry.row.name, network.seed, network.epoch
-
-    for plane in planes:
-        for i, a in enumerate(plane.networks):
-            for j, b in enumerate(plane.networks[:i]):
-                if (b.run_id, a.run_id) not in told:
-                    told.add((b.run_id, a.run_id))
-                    yield (*named(b), *named(a), plane.similarity[j][i], plane.cka[j][i])
-
-
-def _draw_ends(path: Path, plane: Plane, seen: Sequence[Look], title: str) -> None:
+def draw_ends(path: Path, plane: Plane, seen: Sequence[Look], title: str) -> None:
     """Each network as a marker, tied to the middle of its row's."""
     places = [network.place for network in plane.networks]
     ratio = _ratio(places)
@@ -159,7 +84,7 @@ def _draw_ends(path: Path, plane: Plane, seen: Sequence[Look], title: str) -> No
         drawn.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
 
 
-def _draw_paths(path: Path, plane: Plane, lines: Sequence[Line], title: str) -> None:
+def draw_paths(path: Path, plane: Plane, lines: Sequence[Line], title: str) -> None:
     """All paths, and beside them those of each student from their second network on, enlarged: a start lies far off."""
     students = list(dict.fromkeys(line.student for line in lines))
     ways = [(plane.of_row(row), look) for row, look in enumerate(looks(lines))]
