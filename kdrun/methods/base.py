@@ -214,7 +214,8 @@ class Method(nn.Module, ABC):
     resumed has it.
 
     Attributes:
-        name: as it is called in directories and tables.
+        name: as it is called in directories and configs.
+        label: as it is called in tables; the name where a subclass with a name of its own has none.
         knowledge: what is taught: labels, or the teacher's responses (logits), features, or relations between images.
         scheme: `offline` from a trained teacher, `online` together with it, `self` from the own architecture.
         needs: what is asked of the teacher and the batches; known in full once the method is built.
@@ -228,6 +229,7 @@ class Method(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    label: ClassVar[str]
     knowledge: ClassVar[Knowledge] = "labels"
     scheme: ClassVar[Scheme] = "offline"
     of_one_stage: ClassVar[tuple[str, ...]] = ()
@@ -238,6 +240,11 @@ class Method(nn.Module, ABC):
     stage: int = 0
     stage1_epochs: int = 0
     doubtful: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" in vars(cls) and "label" not in vars(cls):
+            cls.label = cls.name
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()

@@ -29,6 +29,7 @@ class DML(Method):
     """
 
     name = "dml"
+    label = "DML"
     knowledge = "response"
     scheme = "online"
 

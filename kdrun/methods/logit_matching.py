@@ -21,6 +21,7 @@ class LogitMatching(Distillation):
     """
 
     name = "logit_matching"
+    label = "logit matching"
     alone = ("alpha", "multiplier")
 
     def __init__(

@@ -28,6 +28,7 @@ class TfKDReg(Distillation):
     """
 
     name = "tfkd_reg"
+    label = "Tf-KD_reg"
     scheme = "self"
     needs = Needs()
     term = "virtual_teacher"

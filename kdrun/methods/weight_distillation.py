@@ -36,6 +36,7 @@ class WeightDistillation(KD):
     """
 
     name = "weight_distillation"
+    label = "weight distillation"
     knowledge = "feature"
     needs = Needs(logits=True, weights=True)
 
