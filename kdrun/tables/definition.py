@@ -73,6 +73,7 @@ class Row:
             dataset's recipe. Left out with another dataset.
         baseline: name of the row it is compared with; None for baselines.
         published: what the paper prints.
+        label: what stands for the kind in the table; else the label of the method of that name, or the kind itself.
         note: a doubt about the published figure, or an assumption of ours.
         unavailable: why kdrun cannot run it; then there are no overrides.
         derived: computed from other runs, without training or overrides, see `kdrun.tables.ingredients`.
@@ -87,6 +88,7 @@ class Row:
     recipe: tuple[str, ...] = ()
     baseline: str | None = None
     published: Published = Published()
+    label: str = ""
     note: str = ""
     unavailable: str = ""
     derived: Mapping[str, Any] | None = None
@@ -184,6 +186,7 @@ class Definition:
         num_classes: K of the published runs: at another K, losses that are divided by K keep their weights.
         overrides: of every row.
         rows: in the order they are shown.
+        labels: of rows without a label of their own, by kind.
         controls: which controls each row with a soft-target term gets, see `kdrun.tables.controls`.
         include: other tables whose rows with controls this one collects.
         figures: drawn beside `table.png`: curves, teacher_accuracy, soft_targets, heatmap, cover (of specialists),
@@ -208,6 +211,7 @@ class Definition:
     title: str
     data: str = ""
     rows: tuple[Row, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     runs: int | None = None
     num_classes: int | None = None
@@ -304,18 +308,20 @@ def read_definition(name: str, values: Any) -> Definition:
             for other in row.against
             if other not in names - {row.name}
         ]
+        kinds = {row.kind for row in definition.rows}
+        problems += [f"labels: {kind}: no row is of this kind" for kind in definition.labels if kind not in kinds]
         if definition.departs and not definition.has_published:
             problems.append("departs: no row has a published figure")
     if problems or definition is None:
         raise TableError(problems)
-    return dataclasses.replace(definition, rows=tuple(_departing(row, definition.departs) for row in definition.rows))
+    return dataclasses.replace(definition, rows=tuple(_completed(row, definition) for row in definition.rows))
 
 
-def _departing(row: Row, common: str) -> Row:
-    """The row with what the whole table departs in, where a figure is published for it."""
-    if row.published == Published():
-        return row
-    return dataclasses.replace(row, departs="; ".join(text for text in (common, row.departs) if text))
+def _completed(row: Row, table: Definition) -> Row:
+    """The row with its kind's label, and with what the whole table departs in where a figure is published for it."""
+    common = "" if row.published == Published() else table.departs
+    departs = "; ".join(text for text in (common, row.departs) if text)
+    return dataclasses.replace(row, label=row.label or table.labels.get(row.kind, ""), departs=departs)
 
 
 def select(rows: Sequence[Row], patterns: Sequence[str]) -> list[Row]:

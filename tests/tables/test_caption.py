@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from kdrun.spec.dataset import SequenceDatasetSpec
-from kdrun.spec.spec import Component, Recipe
-from kdrun.tables import Entry, Published, Row
+from kdrun.spec.spec import Component
+from kdrun.tables import Entry, Published, Row, read_definition
 from kdrun.tables.labels import method_label
 from kdrun.tables.measure import ERRORS, TOP1
 from kdrun.tables.render.table import render
@@ -88,7 +88,7 @@ def test_a_row_shows_what_ran_not_what_its_name_claims(rendered, paper_table, ar
     _, kd, _, de_kd, _ = paper_table.entries
     renamed = [
         replace(kd, row=Row("vgg/kd/wrn")),
-        replace(de_kd, row=Row("vgg/de_kd/wrn@0.5")),
+        replace(de_kd, row=Row("vgg/de_kd/wrn@0.5", label="De-KD")),
         Entry(Row("vgg/de_kd/wrn@0.5/untrained"), (replace(archive.student(), teachers=(archive.teacher(0, 0),)),)),
     ]
     texts = rendered(entries=renamed)
@@ -149,9 +149,8 @@ def test_published_results_are_counted(rendered, paper_table, tmp_path):
     [
         ("cnn/ce", None, "baseline"),
         ("cnn/ce", "cnn/lsr", "CE"),
-        ("cnn/re_kd/mobilenetv2", "cnn/ce", "Re-KD ← mobilenetv2"),
-        ("cnn/de_kd/resnet18@1", "cnn/ce", "De-KD ← resnet18 at epoch 1"),
-        ("cnn/de_kd/resnet18@0.25", "cnn/ce", "De-KD ← resnet18 at 0.25 of the epochs"),
+        ("cnn/kd/resnet18@1", "cnn/ce", "KD ← resnet18 at epoch 1"),
+        ("cnn/kd/resnet18@0.25", "cnn/ce", "KD ← resnet18 at 0.25 of the epochs"),
         ("cnn/tfkd_self", "cnn/ce", "Tf-KD_self"),
         ("cnn/tfkd_reg", "cnn/ce", "Tf-KD_reg"),
         ("cnn/mine/resnet18", "cnn/ce", "mine ← resnet18"),
@@ -171,15 +170,10 @@ def test_the_scaled_control_of_tfkd_reg_is_label_smoothing(archive):
     assert method_label(Entry(Row("cnn/tfkd_reg/scaled"), (spec,))) == "control scaled: LSR at the same weight"
 
 
-def test_a_short_row_is_called_so_at_the_scale_of_the_paper_alone(archive):
-    row = Row("cnn/fsp_short/resnet20", ("method=fsp",), ("recipe.epochs=54",), "cnn/ce")
-    spec = archive.student()
-    assert method_label(Entry(row, (spec,))) == "FSP ← resnet20"
-    short = replace(spec, recipe=Recipe(epochs=54))
-    assert method_label(Entry(row, (short,))) == "FSP, a third of the epochs ← resnet20"
-    assert method_label(Entry(Row("cnn/fitnet3_short/x", baseline="cnn/ce"))) == (
-        "FitNet, three hints, a third of the epochs ← x"
-    )
+def test_a_label_of_the_table_stands_for_the_kind_of_its_rows():
+    rows = [{"name": "cnn/kd_T1/x"}, {"name": "cnn/kd_T1/y", "label": "its own"}, {"name": "cnn/kd/z"}]
+    found = read_definition("mine", {"title": "x", "labels": {"kd_T1": "KD at T=1"}, "rows": rows}).rows
+    assert [method_label(Entry(row)) for row in found] == ["KD at T=1 ← x", "its own ← y", "KD ← z"]
 
 
 def test_an_assistant_is_named_with_its_teacher(archive):
