@@ -14,7 +14,8 @@ from torch import nn
 
 from kdrun.methods import Method as Method
 from kdrun.methods.base import Distillation
-from kdrun.methods.sum import Sum, check_term, shipped_methods, shipped_terms, term_weight
+from kdrun.methods.sum import Sum, check_term, shipped_terms, term_weight
+from kdrun.methods.sum import shipped_methods as shipped_methods  # how tables reach it
 from kdrun.spec.own_code import sources as sources  # how config reaches it
 from kdrun.spec.signature import bind, unknown, without_defaults
 from kdrun.spec.spec import Component

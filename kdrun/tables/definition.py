@@ -127,6 +127,11 @@ class Row:
         last = self.name.rpartition("/")[2]
         return last if last in CONTROLS and last != self.kind else None
 
+    @property
+    def owner(self) -> str:
+        """The name of the row that a control belongs to; of other rows their own."""
+        return self.name if self.control is None else self.name.removesuffix(f"/{self.control}")
+
 
 @dataclass(frozen=True)
 class Grid:

@@ -9,6 +9,7 @@ from kdrun.spec.spec import Spec
 from kdrun.tables import Definition, Entry
 from kdrun.tables.compare import Line
 
+
 def method_label(entry: Entry) -> str:
     """What a row is called beside its student, for instance `De-KD ← resnet18 at epoch 1 of 200`."""
     row = entry.row

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.differences import Difference
 
 
@@ -29,9 +28,6 @@ class Measure:
     def of(self, top1: float, num_images: int) -> float:
         """The measure of a top-1 in percent on so many images; errors are whole."""
         return float(round((100 - top1) * num_images / 100)) if self.fewer else top1
-
-    def text(self, statistic: Statistic | None) -> str:
-        return "" if statistic is None else statistic.text(self.digits)
 
     def number(self, value: float) -> str:
         """A published figure: counts of errors are printed whole."""
