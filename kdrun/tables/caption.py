@@ -8,21 +8,19 @@ from pathlib import Path
 from kdrun.experiment.evaluations import EVALUATIONS, MEANINGS
 from kdrun.metrics import ECE_BINS
 from kdrun.tables import Definition, Row
-from kdrun.tables.compare import BEST, CONFIDENCE, LAST, SECONDS, SELECTED, TEACHER, TRAIN, Line
+from kdrun.tables.compare import BEST, CONFIDENCE, SECONDS, SELECTED, TRAIN, Line
 from kdrun.tables.contrasts import Contrast
 from kdrun.tables.labels import counted, has_published, listed, scale_of
 from kdrun.tables.noise import what_it_can_show
 
 COLUMNS: Mapping[str, str] = {
     "objective": "the loss with its effective weights; KL per image (batchmean)",
-    LAST: "the headline",
     BEST: "at the epoch that is best on the test set: optimistic",
     SELECTED: "at the epoch that is best on the validation images (early stopping)",
     "Δ published": "the published figure less the published baseline",
     "Δ last": "less the baseline of the same student, paired by seed, mean ± standard error",
     TRAIN: "of the last epoch on its training views, in training mode, while the weights changed",
     "ensemble": "of the mean of the probabilities of a row's runs",
-    TEACHER: "of the teachers' last epoch, each teacher once",
     CONFIDENCE: "mean over the test images of the teachers' largest probability",
     "gradient %": "share of each weighted term in the gradient of the student's parameters, |g_i| / Σ |g_j|, on the "
     "first batch of the last epoch (of the last stage with several terms)",
@@ -123,6 +121,6 @@ def _shown_once(lines: Sequence[Line]) -> Iterator[str]:
             same.setdefault(place.name, []).append(row.name)
     yield from (f"The same runs as {name}: {listed(names)}." for name, names in same.items())
     yield from (
-        f"Controls that do not follow their rows are those of {name}: {listed(names)}."
+        f"Controls not listed under {listed(names)} are those of {name}."
         for name, names in controls.items()
     )

@@ -9,7 +9,7 @@ import pytest
 from kdrun.analysis.aggregate import Statistic
 from kdrun.spec.spec import Component
 from kdrun.tables import Entry, Row
-from kdrun.tables.compare import Archive, compare
+from kdrun.tables.compare import BEST, LAST, Archive, compare
 from kdrun.tables.measure import TOP1
 from kdrun.tables.render.dots import dots
 
@@ -27,6 +27,11 @@ def bars(axes) -> list[tuple]:
 
 def legend(figure) -> list[str]:
     return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def at(line, last: Statistic, best: Statistic | None = None, **changes):
+    """The line with other numbers."""
+    return replace(line, statistics={LAST: last, **({} if best is None else {BEST: best})}, **changes)
 
 
 def draw(directory, lines) -> None:
@@ -81,7 +86,7 @@ def test_rows_stand_by_student_with_a_gap(paper_table, drawn, tmp_path):
 def test_a_row_that_failed_does_not_stretch_the_axes(paper_table, drawn, tmp_path):
     line = compare(paper_table.entries, Archive(paper_table.find))[1]
     values = (70.0, 70.5, 71.0, 70.2, 10.0)
-    lines = [replace(line, last=Statistic.of([v]), difference_last=Statistic.of([v - 70])) for v in values]
+    lines = [at(line, Statistic.of([v]), difference_last=Statistic.of([v - 70])) for v in values]
     dots(tmp_path / "table.png", lines, TOP1, published=False, published_runs=5, title="title")
     left, right = drawn[0].axes
     assert left.get_xlim()[0] > 60
@@ -94,9 +99,9 @@ def test_a_row_that_failed_does_not_stretch_the_axes(paper_table, drawn, tmp_pat
 def test_baselines_and_the_bars_of_what_is_inside_are_never_cut(paper_table, drawn, tmp_path):
     base, row, *_ = compare(paper_table.entries, Archive(paper_table.find))
     lines = [
-        replace(base, last=Statistic(10.0, 3.0, 3), best=None),
-        *(replace(row, last=Statistic(mean, error, 3), best=None) for mean, error in ((90.0, 1.0), (92.0, 20.0))),
-        replace(base, last=Statistic(70.0, 9.0, 3), best=None),
+        at(base, Statistic(10.0, 3.0, 3)),
+        *(at(row, Statistic(mean, error, 3)) for mean, error in ((90.0, 1.0), (92.0, 20.0))),
+        at(base, Statistic(70.0, 9.0, 3)),
     ]
     draw(tmp_path, lines[1:])
     draw(tmp_path, lines)
@@ -109,8 +114,8 @@ def test_baselines_and_the_bars_of_what_is_inside_are_never_cut(paper_table, dra
 
 def test_controls_go_beyond_the_axis_before_rows_do(paper_table, drawn, tmp_path):
     _, row, control, *_ = compare(paper_table.entries, Archive(paper_table.find))
-    rows = [replace(row, last=Statistic.of([mean]), best=None) for mean in (75.0, 78.0, 80.0)]
-    far = [replace(control, last=Statistic.of([mean]), best=None) for mean in (40.0, 74.0)]
+    rows = [at(row, Statistic.of([mean])) for mean in (75.0, 78.0, 80.0)]
+    far = [at(control, Statistic.of([mean])) for mean in (40.0, 74.0)]
     draw(tmp_path, [*rows, *far])
     axes = drawn[0].axes[0]
     assert [text.get_text() for text in axes.texts] == ["40.0"]
@@ -119,15 +124,15 @@ def test_controls_go_beyond_the_axis_before_rows_do(paper_table, drawn, tmp_path
 
 def test_the_legend_has_only_what_is_to_be_seen(paper_table, drawn, tmp_path):
     base = compare(paper_table.entries, Archive(paper_table.find))[0]
-    draw(tmp_path, [replace(base, last=Statistic.of([70.0]), best=Statistic.of([70.0]))])
-    draw(tmp_path, [replace(base, last=Statistic.of([70.0]), best=Statistic.of([70.5]))])
+    draw(tmp_path, [at(base, Statistic.of([70.0]), Statistic.of([70.0]))])
+    draw(tmp_path, [at(base, Statistic.of([70.0]), Statistic.of([70.5]))])
     assert [legend(figure) for figure in drawn] == [["ours, last epoch"], ["ours, last epoch", "best on test"]]
     assert [len(figure.axes) for figure in drawn] == [1, 1], "nothing has a difference"
 
 
 def test_ticks_do_not_run_into_each_other(paper_table, drawn, tmp_path):
     base, row, *_ = compare(paper_table.entries, Archive(paper_table.find))
-    one = [replace(base, last=Statistic.of([11.6])), replace(row, last=Statistic.of([11.7]))]
+    one = [at(base, Statistic.of([11.6])), at(row, Statistic.of([11.7]))]
     for lines in ([base, row], one):
         draw(tmp_path, lines)
     for figure in drawn:
