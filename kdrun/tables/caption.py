@@ -52,7 +52,7 @@ def caption(
     return [
         *_runs(definition, lines, elsewhere),
         *_numbers(definition, lines, columns),
-        *(_published(definition, lines) if published else ()),
+        *_published(definition, lines),
         *what_it_can_show(definition, lines, contrasts),
         *_shown_once(lines),
         *(definition.notes if published or not definition.has_published else ()),
@@ -120,7 +120,4 @@ def _shown_once(lines: Sequence[Line]) -> Iterator[str]:
         else:
             same.setdefault(place.name, []).append(row.name)
     yield from (f"The same runs as {name}: {listed(names)}." for name, names in same.items())
-    yield from (
-        f"Controls not listed under {listed(names)} are those of {name}."
-        for name, names in controls.items()
-    )
+    yield from (f"Controls not listed under {listed(names)} are those of {name}." for name, names in controls.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from kdrun.experiment.derived import Derived
 from kdrun.spec.components import all_options
 from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
-from kdrun.tables import Entry, Row
+from kdrun.tables import Entry, Published, Row
 from kdrun.tables.measure import TOP1, Measure
 
 LAST, BEST, SELECTED = "ours, last epoch", "best on test", "selected on val"
@@ -64,6 +65,11 @@ class Line:
     difference_of_means_last: float | None = None
     difference_published: float | None = None
     difference_departs: bool = False
+
+    @property
+    def published(self) -> Published:
+        """The figures that a paper prints for the row."""
+        return self.entry.row.published
 
     @property
     def last(self) -> Statistic | None:
@@ -135,6 +141,12 @@ def baseline_of(line: Line, lines: Sequence[Line]) -> Line | None:
 def errors_column(row: Row) -> str:
     """The name of the column with a row's errors on some classes."""
     return f"errors on {', '.join(map(str, row.errors_on))}"
+
+
+def figures_of(lines: Sequence[Line]) -> list[str]:
+    """The columns of derived rows and evaluations, ours and the published ones, each once."""
+    ours, printed = ([*line.figures] for line in lines), ([*line.published.figures] for line in lines)
+    return list(dict.fromkeys(itertools.chain(*ours, *printed)))
 
 
 def _read(entry: Entry, student: str, archive: Archive) -> Line:
@@ -240,7 +252,7 @@ def _less(line: Line, base: Line | None) -> Line:
         column: difference(line.values.get(column, {}), base.values.get(column, {}), same_seeds=same_seeds)
         for column in (LAST, BEST)
     }
-    printed, other = row.published, base.entry.row.published.figure
+    printed, other = line.published, base.published.figure
     of_published, departs = printed.gain, bool(row.departs)
     if printed.figure is not None:
         of_published = None if other is None else printed.figure - other

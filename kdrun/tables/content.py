@@ -11,7 +11,18 @@ from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.evaluations import digits_of
 from kdrun.tables import Definition, Entry, Row
 from kdrun.tables.caption import caption
-from kdrun.tables.compare import BEST, CONFIDENCE, LAST, SECONDS, SELECTED, TEACHER, TRAIN, Line, errors_column
+from kdrun.tables.compare import (
+    BEST,
+    CONFIDENCE,
+    LAST,
+    SECONDS,
+    SELECTED,
+    TEACHER,
+    TRAIN,
+    Line,
+    errors_column,
+    figures_of,
+)
 from kdrun.tables.contrasts import Contrast, columns_of
 from kdrun.tables.controls import objective
 from kdrun.tables.labels import heading, method_label
@@ -77,10 +88,10 @@ def content(
         published: whether the paper's figures are shown.
         elsewhere: where published results of runs lie.
     """
-    notes = [_notes(line.entry.row) if published or not definition.has_published else [] for line in lines]
+    notes = [_notes(line.entry.row) for line in lines]
     numbers = {text: number for number, text in enumerate(dict.fromkeys(itertools.chain(*notes)), start=1)}
     marks = ["".join(f" [{numbers[text]}]" for text in texts) for texts in notes]
-    main = _main(lines, marks, definition, published=published)
+    main = _main(lines, marks, definition)
     return Content(
         heading=heading(definition, lines, published=published),
         source=definition.source,
@@ -91,28 +102,33 @@ def content(
     )
 
 
-def _main(lines: Sequence[Line], marks: Sequence[str], definition: Definition, *, published: bool) -> Cells:
+def _main(lines: Sequence[Line], marks: Sequence[str], definition: Definition) -> Cells:
     """The rows in text; `marks` follow each row's method."""
     measure = MEASURES[definition.measure]
 
     def numbers(column: str, digits: int) -> list[str]:
         return [_digits(line.statistics.get(column), digits) for line in lines]
 
+    def ensemble(line: Line) -> str:
+        return "" if line.ensemble is None else f"{line.ensemble:{measure.form}}"
+
     columns: dict[str, list[str]] = {
         "student": [line.student for line in lines],
         "method": [method_label(line.entry) + mark for line, mark in zip(lines, marks, strict=True)],
         "objective": [objective_of(line.entry) for line in lines],
         "batch": _batch_sizes(lines),
-        **(_published(lines, measure) if published else {}),
+        **_published(lines, measure),
         **{column: numbers(column, measure.digits) for column in (LAST, BEST, SELECTED)},
-        **(_published_differences(lines, measure) if published else {}),
+        **_published_differences(lines, measure),
         "Δ last": [measure.difference(line.difference_last) for line in lines],
         "Δ best on test": [measure.difference(line.difference_best) for line in lines],
         TRAIN: numbers(TRAIN, 2),
-        **_errors_on(lines, published=published),
-        **_figures(lines, published=published),
-        "ensemble": [_ensemble(line, measure, published=published) for line in lines],
-        TEACHER: [_teacher(line, measure, published=published) for line in lines],
+        **_errors_on(lines),
+        **_figures(lines),
+        "ensemble": [_beside(line, ensemble(line), line.published.ensemble, measure.form) for line in lines],
+        TEACHER: [
+            _beside(line, _digits(line.teacher, measure.digits), line.published.teacher_top1, ".2f") for line in lines
+        ],
         CONFIDENCE: numbers(CONFIDENCE, 3),
         "gradient %": [_shares(line) for line in lines],
         SECONDS: [f"{line.statistics[SECONDS].mean:.3g}" if SECONDS in line.statistics else "" for line in lines],
@@ -178,10 +194,10 @@ def _published(lines: Sequence[Line], measure: Measure) -> dict[str, list[str]]:
     """The published figures, or printed gains in brackets; those for another setting have a column of their own."""
 
     def text(line: Line) -> str:
-        printed = line.entry.row.published
+        printed = line.published
         if printed.figure is None:
             return "" if printed.gain is None else f"({measure.signed(printed.gain)})"
-        return measure.number(printed.figure) + ("" if printed.std is None else f" ± {measure.number(printed.std)}")
+        return " ± ".join(f"{value:{measure.form}}" for value in (printed.figure, printed.std) if value is not None)
 
     return _apart("published", [(text(line), bool(line.entry.row.departs)) for line in lines])
 
@@ -199,47 +215,32 @@ def _apart(name: str, cells: Sequence[tuple[str, bool]]) -> dict[str, list[str]]
     }
 
 
-def _teacher(line: Line, measure: Measure, *, published: bool) -> str:
-    printed = line.entry.row.published.teacher_top1 if published else None
-    return _with_published(line, _digits(line.teacher, measure.digits), "" if printed is None else f"{printed:.2f}")
-
-
-def _ensemble(line: Line, measure: Measure, *, published: bool) -> str:
-    printed = line.entry.row.published.ensemble if published else None
-    ours = "" if line.ensemble is None else measure.number(line.ensemble)
-    return _with_published(line, ours, "" if printed is None else measure.number(printed))
-
-
-def _errors_on(lines: Sequence[Line], *, published: bool) -> dict[str, list[str]]:
-    """A column for each set of classes that rows name, with the published count in brackets."""
+def _errors_on(lines: Sequence[Line]) -> dict[str, list[str]]:
+    """A column for each set of classes that rows name."""
     columns: dict[str, list[str]] = {}
     for i, line in enumerate(lines):
-        row = line.entry.row
-        if row.errors_on:
-            printed = row.published.errors_on if published else None
-            ours = _digits(line.statistics.get(errors_column(row)), 1)
-            text = _with_published(line, ours, "" if printed is None else f"{printed:g}")
-            columns.setdefault(errors_column(row), [""] * len(lines))[i] = text
+        if line.entry.row.errors_on:
+            name = errors_column(line.entry.row)
+            cell = _beside(line, _digits(line.statistics.get(name), 1), line.published.errors_on, "g")
+            columns.setdefault(name, [""] * len(lines))[i] = cell
     return columns
 
 
-def _figures(lines: Sequence[Line], *, published: bool) -> dict[str, list[str]]:
-    """A column for each figure of derived rows and of evaluations, with the published one in brackets."""
-    printed = [name for line in lines for name in line.entry.row.published.figures] if published else []
-    names = dict.fromkeys([*(name for line in lines for name in line.figures), *printed])
-    return {name: [_figure(line, name, published=published) for line in lines] for name in names}
+def _figures(lines: Sequence[Line]) -> dict[str, list[str]]:
+    """A column for each figure of derived rows and of evaluations."""
+
+    def cell(line: Line, name: str) -> str:
+        digits = digits_of(name)
+        return _beside(line, _digits(line.figures.get(name), digits), line.published.figures.get(name), f".{digits}f")
+
+    return {name: [cell(line, name) for line in lines] for name in figures_of(lines)}
 
 
-def _figure(line: Line, name: str, *, published: bool) -> str:
-    printed = line.entry.row.published.figures.get(name) if published else None
-    ours = _digits(line.figures.get(name), digits_of(name))
-    return _with_published(line, ours, "" if printed is None else f"{printed:.{digits_of(name)}f}")
-
-
-def _with_published(line: Line, ours: str, printed: str) -> str:
+def _beside(line: Line, ours: str, printed: float | None, form: str) -> str:
     """Our figure, and the published one in brackets, marked where it is of another setting."""
-    mark = ELSEWHERE if line.entry.row.departs else ""
-    return " ".join(text for text in (ours, f"({printed}{mark})" if printed else "") if text)
+    if printed is None:
+        return ours
+    return f"{ours} ({printed:{form}}{ELSEWHERE if line.entry.row.departs else ''})".lstrip()
 
 
 def _digits(statistic: Statistic | None, digits: int) -> str:

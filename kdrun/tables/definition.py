@@ -127,6 +127,10 @@ class Row:
         last = self.name.rpartition("/")[2]
         return last if last in CONTROLS and last != self.kind else None
 
+    def without_published(self) -> Row:
+        """The row without its published figures and the doubts about them."""
+        return dataclasses.replace(self, published=Published(), note="", departs="")
+
     @property
     def owner(self) -> str:
         """The name of the row that a control belongs to; of other rows their own."""

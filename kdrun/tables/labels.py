@@ -89,7 +89,7 @@ def specs_of(lines: Sequence[Line]) -> list[Spec]:
 
 def has_published(line: Line) -> bool:
     """Whether the paper prints a figure for the row."""
-    return line.entry.row.published.figure is not None or line.entry.row.published.gain is not None
+    return line.published.figure is not None or line.published.gain is not None
 
 
 def counted(numbers: Sequence[int], noun: str) -> str:

@@ -21,7 +21,7 @@ def test_a_picture_of_nothing_is_not_there(paper_table, tmp_path):
         draw(path, lines, title="title")
         assert not path.exists()
     path.write_bytes(b"of another time")
-    dots(path, lines, TOP1, published=False, published_runs=None, title="title")
+    dots(path, [], TOP1, published_runs=None, title="title")
     assert not path.exists()
 
 

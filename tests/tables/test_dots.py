@@ -35,13 +35,13 @@ def at(line, last: Statistic, best: Statistic | None = None, **changes):
 
 
 def draw(directory, lines) -> None:
-    dots(directory / "table.png", lines, TOP1, published=False, published_runs=None, title="title")
+    dots(directory / "table.png", lines, TOP1, published_runs=None, title="title")
 
 
 def test_every_row_is_a_dot_with_its_bar(paper_table, drawn, tmp_path):
     lines = compare(paper_table.entries, Archive(paper_table.find))
     path = tmp_path / "table.png"
-    dots(path, lines, TOP1, published=True, published_runs=5, title="title")
+    dots(path, lines, TOP1, published_runs=5, title="title")
     left, right = drawn[0].axes
     assert bars(left) == [
         *(("D", "C1", 68.0, 0.16, 0), ("o", "C0", 63.0, 0, 2.645751)),
@@ -66,18 +66,18 @@ def test_every_row_is_a_dot_with_its_bar(paper_table, drawn, tmp_path):
     assert path.stat().st_size > 10_000
 
 
-def test_at_another_scale_nothing_published_is_drawn(paper_table, drawn, tmp_path):
-    lines = compare(paper_table.entries, Archive(paper_table.find))
-    dots(tmp_path / "table.png", lines, TOP1, published=False, published_runs=5, title="title")
-    assert {bar[0] for axes in drawn[0].axes for bar in bars(axes)} == {"o"}
-    assert len(drawn[0].axes[0].get_yticks()) == 4, "the row without runs is left out"
+def test_at_another_scale_nothing_published_is_drawn(rendered, drawn):
+    rendered(published=False)
+    (table,) = [figure for figure in drawn if len(figure.axes) == 2]
+    assert {bar[0] for axes in table.axes for bar in bars(axes)} == {"o"}
+    assert len(table.axes[0].get_yticks()) == 4, "the row without runs is left out"
 
 
 def test_rows_stand_by_student_with_a_gap(paper_table, drawn, tmp_path):
     lines = compare(paper_table.entries, Archive(paper_table.find))
     specs = [replace(spec, student=Component("kdrun.models.resnet20")) for spec in lines[0].entry.specs]
     other = replace(lines[0], student="resnet20", entry=Entry(Row("resnet20/ce"), tuple(specs)))
-    dots(tmp_path / "table.png", [lines[0], other, lines[1]], TOP1, published=False, published_runs=5, title="title")
+    dots(tmp_path / "table.png", [lines[0], other, lines[1]], TOP1, published_runs=5, title="title")
     axes = drawn[0].axes[0]
     labels = [label.get_text().split()[0] for label in axes.get_yticklabels()]
     assert list(zip(labels, axes.get_yticks().tolist(), strict=True)) == [("cnn", 0), ("cnn", 1), ("resnet20", 2.7)]
@@ -87,13 +87,13 @@ def test_a_row_that_failed_does_not_stretch_the_axes(paper_table, drawn, tmp_pat
     line = compare(paper_table.entries, Archive(paper_table.find))[1]
     values = (70.0, 70.5, 71.0, 70.2, 10.0)
     lines = [at(line, Statistic.of([v]), difference_last=Statistic.of([v - 70])) for v in values]
-    dots(tmp_path / "table.png", lines, TOP1, published=False, published_runs=5, title="title")
+    dots(tmp_path / "table.png", lines, TOP1, published_runs=5, title="title")
     left, right = drawn[0].axes
     assert left.get_xlim()[0] > 60
     assert right.get_xlim()[0] > -3
     assert [text.get_text() for text in left.texts] == ["10.0"]
     assert [text.get_text() for text in right.texts] == ["-60.0"]
-    assert "beyond the axis: the number says where" in legend(drawn[0])
+    assert "beyond the axis: value given" in legend(drawn[0])
 
 
 def test_baselines_and_the_bars_of_what_is_inside_are_never_cut(paper_table, drawn, tmp_path):
@@ -150,6 +150,6 @@ def test_ticks_do_not_run_into_each_other(paper_table, drawn, tmp_path):
 @pytest.mark.parametrize("number", [1, 80])
 def test_the_height_grows_with_the_rows(paper_table, drawn, tmp_path, number):
     line = compare(paper_table.entries, Archive(paper_table.find))[0]
-    dots(tmp_path / "table.png", [line] * number, TOP1, published=True, published_runs=5, title="title")
+    dots(tmp_path / "table.png", [line] * number, TOP1, published_runs=5, title="title")
     assert drawn[0].get_figheight() == pytest.approx(1.8 + 0.28 * number)
     assert len(drawn[0].axes[0].containers) == 2 * number

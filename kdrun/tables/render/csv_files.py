@@ -10,7 +10,7 @@ from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.differences import Difference
 from kdrun.escaping import csv_text
 from kdrun.tables import Definition
-from kdrun.tables.compare import CONFIDENCE, SECONDS, SELECTED, TRAIN, Line, errors_column
+from kdrun.tables.compare import CONFIDENCE, SECONDS, SELECTED, TRAIN, Line, errors_column, figures_of
 from kdrun.tables.content import objective_of
 from kdrun.tables.contrasts import Contrast
 
@@ -27,8 +27,7 @@ def paper_csv(definition: Definition, lines: Sequence[Line], *, published: bool,
     that lie in `elsewhere`, the directory of published results; `derived` are the keys of what is computed from runs.
     Further columns are those that the definition asks for.
     """
-    printed = [name for line in lines for name in line.entry.row.published.figures] if published else []
-    figures = list(dict.fromkeys([*(name for line in lines for name in line.figures), *printed]))
+    figures = figures_of(lines)
     derived = any(line.entry.derived for line in lines)
     rows = [
         {
@@ -73,7 +72,7 @@ def _text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _record(definition: Definition, line: Line, *, published: bool, elsewhere: Path | None) -> dict[str, Cell]:
     entry, row, columns = line.entry, line.entry.row, definition.columns
-    printed = row.published
+    printed = line.published
     figures = {
         "published": printed.figure,
         "published_std": printed.std,
@@ -125,7 +124,7 @@ def _asked(definition: Definition, line: Line) -> Iterator[tuple[str, Mapping[st
 
 def _figures(line: Line, names: Sequence[str], *, published: bool) -> dict[str, Cell]:
     """What derived rows and evaluations found, by name."""
-    printed = line.entry.row.published.figures
+    printed = line.published.figures
     found: dict[str, Cell] = {}
     for name in names:
         found |= {f"published_{name}": printed.get(name)} if published else {}
@@ -135,7 +134,7 @@ def _figures(line: Line, names: Sequence[str], *, published: bool) -> dict[str, 
 
 def _on_classes(line: Line, *, published: bool) -> dict[str, Cell]:
     row = line.entry.row
-    printed = {"published_errors_on_classes": row.published.errors_on} if published else {}
+    printed = {"published_errors_on_classes": line.published.errors_on} if published else {}
     found = _mean_and_std("errors_on_classes", line.statistics.get(errors_column(row)))
     return {"classes": " ".join(map(str, row.errors_on)), **printed, **found}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,10 @@ def render(
     """
     directory.mkdir(parents=True, exist_ok=True)
     measure = MEASURES[definition.measure]
+    if definition.has_published and not published:
+        entries = [dataclasses.replace(entry, row=entry.row.without_published()) for entry in entries]
     compared = compare(entries, Archive(find, kept, definition.columns, measure, definition.evaluations))
-    lines = [line for line in compared if line.entry.asked or (published and has_published(line))]
+    lines = [line for line in compared if line.entry.asked or has_published(line)]
     differences = contrasts(lines)
     table = content(definition, lines, differences, published=published, elsewhere=elsewhere)
     text = _page(table, command=command)
@@ -73,14 +76,7 @@ def render(
     else:
         (directory / "differences.csv").unlink(missing_ok=True)
     draw_differences(directory / "differences.png", differences, measure, title=table.heading)
-    dots(
-        directory / "table.png",
-        lines,
-        measure,
-        published=published,
-        published_runs=definition.runs,
-        title=table.heading,
-    )
+    dots(directory / "table.png", lines, measure, published_runs=definition.runs, title=table.heading)
     if "curves" in definition.figures:
         curves(directory / "curves.png", lines, title=table.heading)
     if "teacher_accuracy" in definition.figures:
