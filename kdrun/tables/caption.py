@@ -96,8 +96,8 @@ def _published(definition: Definition, lines: Sequence[Line]) -> Iterator[str]:
     """How many runs the paper's figures are of, and in what they are of another setting than ours."""
     printed = [line.entry.row for line in lines if has_published(line)]
     if printed:
-        runs = f"over {counted([definition.runs], 'run')}" if definition.runs else "over an unpublished number of runs"
-        yield f"The paper's figures, also those in brackets, are {runs}."
+        runs = f"over {counted([definition.runs], 'run')}" if definition.runs else "number of runs not stated"
+        yield f"The paper's figures, also those in brackets: {runs}."
     reasons: dict[str, list[str]] = {}
     for row in printed:
         reasons.setdefault(row.departs, []).append(row.name)

@@ -22,7 +22,7 @@ def what_it_can_show(definition: Definition, lines: Sequence[Line], contrasts: S
         yield "One seed: whether a Δ is clear of zero cannot be determined."
     unpaired = [line.entry.row.name for line in lines if line.difference_last and line.difference_last.pairs is None]
     if unpaired:
-        yield f"Other seeds than the baseline, so not paired by seed: {listed(unpaired)}; Welch's standard error."
+        yield f"Not paired by seed, with Welch's standard error: {listed(unpaired)}."
     limits = {(each.pairs, each.clear_beyond) for each in found if each.clear_beyond is not None}
     paired = [f"{limit:.2f} standard errors (n = {n})" for n, limit in sorted((n, x) for n, x in limits if n)]
     welch = sorted({f"{limit:.2f}" for n, limit in limits if n is None}, key=float)
