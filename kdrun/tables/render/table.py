@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,7 @@ def render(
     directory.mkdir(parents=True, exist_ok=True)
     measure = MEASURES[definition.measure]
     if definition.has_published and not published:
-        entries = [dataclasses.replace(entry, row=entry.row.without_published()) for entry in entries]
+        entries = [entry.without_published() for entry in entries]
     compared = compare(entries, Archive(find, kept, definition.columns, measure, definition.evaluations))
     lines = [line for line in compared if line.entry.asked or has_published(line)]
     differences = contrasts(lines)
