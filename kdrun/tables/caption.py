@@ -66,7 +66,8 @@ def _runs(definition: Definition, lines: Sequence[Line], elsewhere: Path | None)
     if asked:
         yield f"Runs: {scale_of(lines)}."
     if missing:
-        yield f"Missing or failed: {missing} of {counted([asked], 'run')}; means are over the others."
+        rest = "; means are over the others" if missing < asked else ""
+        yield f"Missing or failed: {missing} of {counted([asked], 'run')}{rest}."
     taken = sum(line.published_runs(elsewhere) for line in lines)
     if taken:
         yield f"From {elsewhere}: {taken} of {counted([asked], 'run')}."
@@ -97,14 +98,14 @@ def _published(definition: Definition, lines: Sequence[Line]) -> Iterator[str]:
     printed = [line.entry.row for line in lines if has_published(line)]
     if printed:
         runs = f"over {counted([definition.runs], 'run')}" if definition.runs else "number of runs not stated"
-        yield f"The paper's figures, also those in brackets: {runs}."
+        yield f'"published", and figures in brackets: the paper\'s, {runs}.'
     reasons: dict[str, list[str]] = {}
     for row in printed:
         reasons.setdefault(row.departs, []).append(row.name)
     for reason, names in reasons.items():
         if reason:
-            which = "" if len(reasons) == 1 else f" {listed(names)}"
-            yield f"Published for another setting (†), so levels do not compare:{which} {reason}."
+            which = "" if len(reasons) == 1 else f" ({listed(names)})"
+            yield f"Published for another setting (†), so levels do not compare{which}: {reason}."
 
 
 def _shown_once(lines: Sequence[Line]) -> Iterator[str]:
