@@ -22,7 +22,7 @@ from kdrun.config.preflight import Job
 from kdrun.config.table_rows import UserOverrides, checked_rows, control_row, key_of
 from kdrun.config.yaml_files import parse_yaml, read_yaml_text, restart_resolving
 from kdrun.spec.signature import unknown
-from kdrun.tables import Definition, Entry, Published, Row, TableError, read_definition, select
+from kdrun.tables import Definition, Entry, Row, TableError, read_definition, select
 from kdrun.tables.definition import with_baselines
 from kdrun.tables.entry import without_repetition
 from kdrun.tables.figures import figure_problems
@@ -198,8 +198,7 @@ def _with_included(definition: Definition, known: dict[Path, Definition | None])
         for row in part.rows:
             if row.kind != "lsr" and not row.unavailable and row.derived is None:
                 overrides = (*part.overrides, *row.overrides)
-                bare = dataclasses.replace(row, overrides=overrides, published=Published(), note="", departs="")
-                rows.setdefault(row.name, bare)
+                rows.setdefault(row.name, dataclasses.replace(row.without_published(), overrides=overrides))
     controls = tuple(dict.fromkeys(name for part in parts for name in part.controls))
     whole = dataclasses.replace(definition, rows=tuple(rows.values()), controls=controls, num_classes=num_classes)
     if problems := figure_problems(whole):

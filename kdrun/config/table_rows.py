@@ -162,7 +162,7 @@ def _with_derived(
     whole = []
     for row in definition.rows:
         if row.derived is None or definition.unavailable:
-            whole += [each for each in entries if row.name == _owner(each.row)]
+            whole += [each for each in entries if row.name == each.row.owner]
             continue
         parts = [by_name[name].specs for name in row.derived.rows]
         try:
@@ -248,11 +248,6 @@ def _controls(definition: Definition, row: Row, jobs: Sequence[Job]) -> Iterator
 
 def control_row(row: Row, name: str) -> Row:
     return Row(f"{row.name}/{name}", baseline=row.baseline)
-
-
-def _owner(row: Row) -> str:
-    """The name of a row, or of the row that a control belongs to."""
-    return row.name if row.control is None else row.name.removesuffix(f"/{row.control}")
 
 
 def _merged(*overrides: str) -> list[str]:

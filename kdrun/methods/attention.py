@@ -28,6 +28,7 @@ class AT(Distillation):
     """
 
     name = "at"
+    label = "AT"
     knowledge = "feature"
     needs = Needs(logits=True, any_task=True)
 

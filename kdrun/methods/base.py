@@ -231,6 +231,11 @@ class Method(Facts, nn.Module, ABC):
     stage1_epochs: int = 0
     doubtful: tuple[str, ...] = ()
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" in vars(cls) and "label" not in vars(cls):
+            cls.label = cls.name
+
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
         self.student = student

@@ -25,6 +25,7 @@ class BornAgain(Distillation):
     """
 
     name = "born_again"
+    label = "born again"
     scheme = "self"
     needs = Needs(logits=True, own_architecture=True, generations=True)
     of_teachers = ("generation",)

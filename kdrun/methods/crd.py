@@ -39,6 +39,7 @@ class CRD(Distillation):
     """
 
     name = "crd"
+    label = "CRD"
     knowledge = "relation"
     needs = Needs(logits=True, any_task=True)
     student_memory: Tensor

@@ -24,6 +24,7 @@ class DIST(Distillation):
     """
 
     name = "dist"
+    label = "DIST"
 
     def __init__(
         self,

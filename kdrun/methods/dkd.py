@@ -25,6 +25,7 @@ class DKD(Distillation):
     """
 
     name = "dkd"
+    label = "DKD"
 
     def __init__(
         self,

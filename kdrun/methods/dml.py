@@ -30,6 +30,7 @@ class DML(Method):
     """
 
     name = "dml"
+    label = "DML"
     knowledge = "response"
     scheme = "online"
 

@@ -49,7 +49,8 @@ class Facts:
     """The facts of a method; what a class does not override is right for any method, and says little.
 
     Attributes:
-        name: used in directories and tables.
+        name: used in directories and configs.
+        label: used in tables; by default the name.
         knowledge: what is taught: labels, or the teacher's responses (logits), features, or relations between images.
         scheme: `offline` from a trained teacher, `online` together with it, `self` from the own architecture.
         of_one_stage: options that have an effect only without a first stage, of a method that has both forms.
@@ -58,6 +59,7 @@ class Facts:
     """
 
     name: ClassVar[str]
+    label: ClassVar[str]
     knowledge: ClassVar[Knowledge] = "labels"
     scheme: ClassVar[Scheme] = "offline"
     of_one_stage: ClassVar[tuple[str, ...]] = ()

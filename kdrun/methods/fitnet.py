@@ -41,6 +41,7 @@ class FitNet(Distillation):
     """
 
     name = "fitnet"
+    label = "FitNet"
     knowledge = "feature"
     needs = Needs(logits=True, any_task=True)
     term = "hint"

@@ -41,6 +41,7 @@ class FSP(Distillation):
     """
 
     name = "fsp"
+    label = "FSP"
     knowledge = "feature"
     needs = Needs(logits=True, any_task=True)
     of_two_stages = STAGE1_OPTIONS

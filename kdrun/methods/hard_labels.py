@@ -22,6 +22,7 @@ class CE(Method):
     """
 
     name = "ce"
+    label = "CE"
 
     def __init__(self, student: nn.Module, *, scale: float = 1.0) -> None:
         super().__init__(student)
@@ -49,6 +50,7 @@ class LSR(Method):
     """
 
     name = "lsr"
+    label = "LSR"
 
     def __init__(
         self, student: nn.Module, *, epsilon: float = 0.1, spread: str = "uniform", scale: float = 1.0

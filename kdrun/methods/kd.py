@@ -78,6 +78,7 @@ class KD(SoftTargets):
     """
 
     name = "kd"
+    label = "KD"
     term = "kd"
 
     def __init__(
@@ -126,6 +127,7 @@ class TfKDSelf(KD):
     """Tf-KD_self (Yuan et al. 2020, eq. 7): KD from a pre-trained copy of the student's own architecture."""
 
     name = "tfkd_self"
+    label = "Tf-KD_self"
     scheme = "self"
     needs = Needs(logits=True, own_architecture=True)
 
@@ -137,6 +139,7 @@ class TAKD(KD):
     """
 
     name = "takd"
+    label = "TAKD"
     needs = Needs(logits=True, assistant=True)
 
 
@@ -147,6 +150,7 @@ class KDUniform(KD):
     """
 
     name = "kd_uniform"
+    label = "KD, uniform"
     scheme = "self"
     needs = Needs()
 

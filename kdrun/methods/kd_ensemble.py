@@ -23,6 +23,7 @@ class KDEnsemble(SoftTargets):
     """
 
     name = "kd_ensemble"
+    label = "KD, ensemble"
     needs = Needs(logits=True, several=True)
     of_teachers = ("num_teachers",)
 

@@ -21,6 +21,7 @@ class LogitMatching(Blend):
     """
 
     name = "logit_matching"
+    label = "logit matching"
 
     def __init__(
         self,

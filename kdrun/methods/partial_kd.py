@@ -25,6 +25,7 @@ class KDTopK(SoftTargets):
     """
 
     name = "kd_topk"
+    label = "KD-topk"
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class KDPt(SoftTargets):
     """
 
     name = "kd_pt"
+    label = "KD-pt"
 
     def __init__(
         self, student: nn.Module, *, temperature: float = 4.0, alpha: float = 0.9, multiplier: float = 1.0
@@ -86,6 +88,7 @@ class KDSim(SoftTargets):
     """
 
     name = "kd_sim"
+    label = "KD-sim"
     needs = Needs(logits=True, weights=True)
 
     def __init__(

@@ -25,6 +25,7 @@ class RKD(Distillation):
     """
 
     name = "rkd"
+    label = "RKD"
     knowledge = "relation"
     needs = Needs(logits=True, any_task=True)
 
@@ -71,6 +72,7 @@ class SimilarityPreserving(Distillation):
     """
 
     name = "sp"
+    label = "SP"
     knowledge = "relation"
     needs = Needs(logits=True, any_task=True)
 

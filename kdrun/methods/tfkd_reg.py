@@ -31,6 +31,7 @@ class TfKDReg(Blend):
     """
 
     name = "tfkd_reg"
+    label = "Tf-KD_reg"
     scheme = "self"
     needs = Needs()
     term = "virtual_teacher"

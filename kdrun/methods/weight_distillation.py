@@ -37,6 +37,7 @@ class WeightDistillation(KD):
     """
 
     name = "weight_distillation"
+    label = "weight distillation"
     knowledge = "feature"
     needs = Needs(logits=True, weights=True)
 

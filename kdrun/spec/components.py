@@ -14,6 +14,7 @@ from torch import nn
 
 from kdrun.methods import Method as Method
 from kdrun.methods import Weights as Weights
+from kdrun.methods import shipped_methods as shipped_methods  # how tables reach it
 from kdrun.methods.facts import INJECTED as METHOD_INJECTED
 from kdrun.methods.sum import Sum
 from kdrun.spec.own_code import sources as sources  # how config reaches it

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from kdrun.analysis.aggregate import Statistic
@@ -13,23 +15,31 @@ from kdrun.experiment.derived import Derived
 from kdrun.spec.components import all_options
 from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
-from kdrun.tables import Entry, Row
+from kdrun.tables import Entry, Published, Row
 from kdrun.tables.measure import TOP1, Measure
 
-LAST, BEST = "ours, last epoch", "best on test"
-"""Columns that every row with runs has."""
+LAST, BEST, SELECTED = "ours, last epoch", "best on test", "selected on val"
+TRAIN, TEACHER, CONFIDENCE, SECONDS = "train top-1", "teacher", "its confidence", "s / epoch"
+"""Columns of numbers, beside `errors_column` and the figures of evaluations and derived rows."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row with what its runs found, or what is derived from runs; what is not known is None.
+    """A row with the results of its runs, or with what is derived from runs; unknown numbers are None or absent.
 
     Attributes:
         entry: the row and its specs.
         student: its name; where the table has networks of the same name, with the options that tell them apart.
         runs: the finished ones, by position of the seed in `entry.specs`; none of a derived row.
-        last: the table's measure (top-1 in percent, or errors) on the test set, of the last epoch.
-        best: of the epoch that is best on the test set.
+        values: in which rows are compared: by column, then by position of the seed.
+        statistics: over the seeds, or over different teachers, by column.
+        figures: likewise, of the columns that derived rows and evaluations add; an evaluation's name comes first.
+        devices: that computed the runs, each once.
+        extra_params: number of parameters learned beside the student.
+        ensemble: the measure of the mean probabilities of the runs.
+        shares: of each weighted term in the gradient, in percent, in the last epoch that has some.
+        sampling_error: of one run's top-1 in percent, where its examples have several labels each: their errors are not
+            independent, and the error is by example; mean over the runs. None elsewhere.
         difference_last: to the baseline: run by run of the same seed, over the seeds that both have finished; of means
             where the runs have other seeds than the baseline's.
         difference_best: likewise.
@@ -37,53 +47,58 @@ class Line:
         difference_published: the published figure less that of the published baseline, never a printed gain where
             there is a figure.
         difference_departs: whether one of these two is published for another setting.
-        teacher: of the teachers' last epoch, each teacher once.
-        missing: runs or derived figures asked for and not finished.
-        devices: that computed the runs, each once.
-        seconds: of an epoch, training alone.
-        extra_params: what is learned beside the student.
-        ensemble: of the mean probabilities of the runs.
-        teacher_confidence: the teachers' largest probability, mean over the test images, each teacher once.
-        train_top1: top-1 of the last epoch on the training images, in training mode.
-        selected: on the test set, of the epoch that is best on the validation images.
-        errors_on: errors on the classes that the row names.
-        shares: of each weighted term in the gradient, in percent, in the last epoch that has some.
-        figures: what a derived row finds beside the metrics, and what the runs answered in the table's evaluations, the
-            evaluation's name before that of the figure.
-        values: the numbers behind the means, by column and position of the seed.
-        sampling_error: of one run's top-1 in percent, where its examples have several labels each: their errors are not
-            independent, and the error is by example; mean over the runs. None elsewhere.
     """
 
     entry: Entry
     student: str
-    runs: Mapping[int, Run]
-    last: Statistic | None
-    best: Statistic | None
-    difference_last: Difference | None
-    difference_best: Difference | None
-    difference_of_means_last: float | None
-    difference_published: float | None
-    difference_departs: bool
-    teacher: Statistic | None
-    missing: int
-    devices: tuple[str, ...]
-    seconds: Statistic | None = None
+    runs: Mapping[int, Run] = field(default_factory=dict)
+    values: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    statistics: Mapping[str, Statistic] = field(default_factory=dict)
+    figures: Mapping[str, Statistic] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
     extra_params: int | None = None
     ensemble: float | None = None
-    teacher_confidence: Statistic | None = None
-    train_top1: Statistic | None = None
-    selected: Statistic | None = None
-    errors_on: Statistic | None = None
     shares: Mapping[str, Statistic] = field(default_factory=dict)
-    figures: Mapping[str, Statistic] = field(default_factory=dict)
-    values: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     sampling_error: float | None = None
+    difference_last: Difference | None = None
+    difference_best: Difference | None = None
+    difference_of_means_last: float | None = None
+    difference_published: float | None = None
+    difference_departs: bool = False
+
+    @property
+    def published(self) -> Published:
+        """The figures that a paper prints for the row."""
+        return self.entry.row.published
+
+    @property
+    def last(self) -> Statistic | None:
+        """The table's measure (top-1 in percent, or errors) on the test set, of the last epoch."""
+        return self.statistics.get(LAST)
+
+    @property
+    def best(self) -> Statistic | None:
+        """Of the epoch that is best on the test set."""
+        return self.statistics.get(BEST)
+
+    @property
+    def teacher(self) -> Statistic | None:
+        """Of the teachers' last epoch, each teacher once."""
+        return self.statistics.get(TEACHER)
 
     @property
     def finished(self) -> int:
-        """Of how many seeds there are figures."""
-        return self.entry.asked - self.missing
+        """The number of seeds with results."""
+        return len(self.values.get(LAST, ()))
+
+    @property
+    def missing(self) -> int:
+        """The number of runs or derived figures that are not finished."""
+        return self.entry.asked - self.finished
+
+    def published_runs(self, elsewhere: Path | None) -> int:
+        """The number of runs whose results lie in a directory of published ones."""
+        return sum(elsewhere is not None and run.directory.is_relative_to(elsewhere) for run in self.runs.values())
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,7 @@ class Archive:
     Attributes:
         find: the finished run of a spec, or None.
         kept: what was computed of finished runs, or None.
-        columns: of the definition; for some of them more than results is read.
+        columns: of the definition.
         evaluations: of the definition.
         measure: of the definition.
     """
@@ -105,27 +120,6 @@ class Archive:
     evaluations: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What is read from the results of a row; everything by position of the seed, but the teachers by run_id."""
-
-    runs: dict[int, Run]
-    last: dict[int, float]
-    best: dict[int, float]
-    teachers: dict[str, float]
-    confidence: dict[str, float]
-    devices: tuple[str, ...]
-    seconds: dict[int, float]
-    extra_params: int | None
-    train_top1: dict[int, float]
-    selected: dict[int, float]
-    errors_on: dict[int, float]
-    shares: dict[str, dict[int, float]]
-    ensemble: float | None
-    figures: dict[str, dict[int, float]]
-    sampling_errors: list[float]
-
-
 def compare(entries: Sequence[Entry], archive: Archive) -> list[Line]:
     """Every row with its runs, in the order of the entries.
 
@@ -133,17 +127,8 @@ def compare(entries: Sequence[Entry], archive: Archive) -> list[Line]:
         entries: rows; the baselines they name are among them, under their own name or as `same_as`.
         archive: where figures are found.
     """
-    found = [_read(entry, archive) for entry in entries]
-    place = {name: i for i, entry in enumerate(entries) for name in (entry.row.name, *entry.same_as)}
-    students = _students(entries)
-    lines = []
-    for i, entry in enumerate(entries):
-        baseline = None if entry.row.baseline is None else place[entry.row.baseline]
-        if baseline is None or baseline == i:
-            lines.append(_line(entry, students[i], found[i], None, None))
-        else:
-            lines.append(_line(entry, students[i], found[i], entries[baseline], found[baseline]))
-    return lines
+    lines = [_read(entry, student, archive) for entry, student in zip(entries, _students(entries), strict=True)]
+    return [_less(line, baseline_of(line, lines)) for line in lines]
 
 
 def baseline_of(line: Line, lines: Sequence[Line]) -> Line | None:
@@ -153,53 +138,84 @@ def baseline_of(line: Line, lines: Sequence[Line]) -> Line | None:
     return next((other for other in others if name in (other.entry.row.name, *other.entry.same_as)), None)
 
 
-def _read(entry: Entry, archive: Archive) -> _Found:
-    """Reads each result once."""
+def errors_column(row: Row) -> str:
+    """The name of the column with a row's errors on some classes."""
+    return f"errors on {', '.join(map(str, row.errors_on))}"
+
+
+def figures_of(lines: Sequence[Line]) -> list[str]:
+    """The columns of derived rows and evaluations, ours and the published ones, each once."""
+    ours, printed = ([*line.figures] for line in lines), ([*line.published.figures] for line in lines)
+    return list(dict.fromkeys(itertools.chain(*ours, *printed)))
+
+
+def _read(entry: Entry, student: str, archive: Archive) -> Line:
+    """The numbers of a row by itself; each result is read once."""
     runs = {i: run for i, spec in enumerate(entry.specs) if (run := archive.find(spec)) is not None}
     results = {i: run.result() for i, run in runs.items()}
     records = {i: record for i, each in enumerate(entry.derived) if (record := archive.kept(each)) is not None}
-    columns, by_class = archive.columns, entry.by_class if entry.row.errors_on else ()
-    errors = {i: record["class_errors"] for i, each in enumerate(by_class) if (record := archive.kept(each))}
+    columns = archive.columns
     num_labels = 0 if entry.first is None else entry.first.dataset.num_test_labels
 
     def measured(metrics: Mapping[str, Any]) -> float:
         return archive.measure.of(metrics["top1"], num_labels)
 
+    values = {
+        LAST: {i: measured(result["test"]["last"]) for i, result in {**results, **records}.items()},
+        BEST: {i: measured(result["test"]["best"]) for i, result in results.items()},
+    }
+    if "selected" in columns:
+        values[SELECTED] = {i: measured(r["val"]["selected"]["test"]) for i, r in results.items() if "val" in r}
+    if entry.row.errors_on:
+        values[errors_column(entry.row)] = _errors_on(entry, archive)
+    figures = {**_derived_figures(entry, records), **_answers(entry, archive)}
     known = archive.kept(entry.ensemble) if entry.ensemble is not None and "ensemble" in columns else None
-    return _Found(
-        runs=runs,
-        last={i: measured(result["test"]["last"]) for i, result in {**results, **records}.items()},
-        best={i: measured(result["test"]["best"]) for i, result in results.items()},
-        teachers=_teachers(entry, results, archive.measure),
-        confidence={
-            teacher["run_id"]: teacher["confidence"]
-            for result in results.values()
-            for teacher in result["teachers"]
-            if "confidence" in teacher
-        },
+    sampling_errors = [r["test"]["last"]["top1_se"] for r in results.values() if "top1_se" in r["test"]["last"]]
+    return Line(
+        entry,
+        student,
+        runs,
+        {column: found for column, found in {**values, **figures}.items() if found},
+        _statistics({**values, **_beside(entry, runs, results, archive)}),
+        _statistics(figures),
         devices=tuple(dict.fromkeys(result["environment"]["device"] for result in results.values())),
-        seconds={i: result["train"]["seconds"] / result["epochs"] for i, result in results.items() if result["epochs"]},
         extra_params=next((result["train"].get("extra_params") for result in results.values()), None),
-        train_top1=_train_top1(runs) if "train_top1" in columns else {},
-        selected={
-            i: measured(result["val"]["selected"]["test"])
-            for i, result in results.items()
-            if "val" in result and "selected" in columns
-        },
-        shares=_shares(results) if "shares" in columns else {},
-        errors_on={i: sum(counts[name] for name in entry.row.errors_on) for i, counts in errors.items()},
         ensemble=None if known is None else measured(known["test"]["last"]),
-        figures={
-            **{
-                name: {i: record["figures"][name] for i, record in records.items()}
-                for name in (entry.derived[0].figures if entry.derived else ())
-            },
-            **_answers(entry, archive),
-        },
-        sampling_errors=[
-            result["test"]["last"]["top1_se"] for result in results.values() if "top1_se" in result["test"]["last"]
-        ],
+        shares=_statistics(_shares(results)) if "shares" in columns else {},
+        sampling_error=statistics.fmean(sampling_errors) if sampling_errors else None,
     )
+
+
+def _beside(
+    entry: Entry, runs: Mapping[int, Run], results: Mapping[int, Mapping[str, Any]], archive: Archive
+) -> dict[str, dict[Any, float]]:
+    """What is shown and not compared: of teachers by run_id, so that each counts once, of runs by position."""
+    columns, measure = archive.columns, archive.measure
+    taught = [
+        each for i, result in results.items() for each in zip(entry.specs[i].teachers, result["teachers"], strict=False)
+    ]
+    beside: dict[str, dict[Any, float]] = {
+        TEACHER: {told["run_id"]: measure.of(told["top1"], spec.dataset.num_test_labels) for spec, told in taught}
+    }
+    if "teacher_confidence" in columns:
+        beside[CONFIDENCE] = {told["run_id"]: told["confidence"] for _, told in taught if "confidence" in told}
+    if "seconds" in columns:
+        beside[SECONDS] = {i: r["train"]["seconds"] / r["epochs"] for i, r in results.items() if r["epochs"]}
+    if "train_top1" in columns:
+        rows = {i: run.rows() for i, run in runs.items()}
+        beside[TRAIN] = {i: epochs[-1]["train"]["top1"] for i, epochs in rows.items() if epochs}
+    return beside
+
+
+def _errors_on(entry: Entry, archive: Archive) -> dict[int, float]:
+    """Errors on the classes that a row names."""
+    records = {i: record for i, each in enumerate(entry.by_class) if (record := archive.kept(each))}
+    return {i: sum(record["class_errors"][name] for name in entry.row.errors_on) for i, record in records.items()}
+
+
+def _derived_figures(entry: Entry, records: Mapping[int, Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    names = entry.derived[0].figures if entry.derived else ()
+    return {name: {i: record["figures"][name] for i, record in records.items()} for name in names}
 
 
 def _shares(results: Mapping[int, Mapping[str, Any]]) -> dict[str, dict[int, float]]:
@@ -213,7 +229,7 @@ def _shares(results: Mapping[int, Mapping[str, Any]]) -> dict[str, dict[int, flo
 
 
 def _answers(entry: Entry, archive: Archive) -> dict[str, dict[int, float]]:
-    """What a row's runs answered in the evaluations, by column."""
+    """The figures of the evaluations of a row's runs, by column."""
     found: dict[str, dict[int, float]] = {}
     for on in archive.evaluations:
         for i, asked in enumerate(entry.evaluations(on)):
@@ -223,19 +239,32 @@ def _answers(entry: Entry, archive: Archive) -> dict[str, dict[int, float]]:
     return found
 
 
-def _teachers(entry: Entry, results: Mapping[int, Mapping[str, Any]], measure: Measure) -> dict[str, float]:
-    """The measure of each teacher, on the test set of its own dataset."""
-    return {
-        told["run_id"]: measure.of(told["top1"], teacher.dataset.num_test_labels)
-        for i, result in results.items()
-        for teacher, told in zip(entry.specs[i].teachers, result["teachers"], strict=False)
+def _statistics(values: Mapping[str, Mapping[Any, float]]) -> dict[str, Statistic]:
+    return {name: Statistic.of([*found.values()]) for name, found in values.items() if found}
+
+
+def _less(line: Line, base: Line | None) -> Line:
+    """The line with its differences to its baseline."""
+    row, same_seeds = line.entry.row, base is not None and line.entry.seeds == base.entry.seeds
+    if base is None:
+        return replace(line, difference_departs=bool(row.departs))
+    found = {
+        column: difference(line.values.get(column, {}), base.values.get(column, {}), same_seeds=same_seeds)
+        for column in (LAST, BEST)
     }
-
-
-def _train_top1(runs: Mapping[int, Run]) -> dict[int, float]:
-    """Of the last epoch, as it was logged; nothing of a run that trained none."""
-    rows = {i: run.rows() for i, run in runs.items()}
-    return {i: epochs[-1]["train"]["top1"] for i, epochs in rows.items() if epochs}
+    printed, other = line.published, base.published.figure
+    of_published, departs = printed.gain, bool(row.departs)
+    if printed.figure is not None:
+        of_published = None if other is None else printed.figure - other
+        departs = departs or (other is not None and bool(base.entry.row.departs))
+    return replace(
+        line,
+        difference_last=found[LAST],
+        difference_best=found[BEST],
+        difference_of_means_last=line.last.mean - base.last.mean if line.last and base.last else None,
+        difference_published=of_published,
+        difference_departs=departs,
+    )
 
 
 def _students(entries: Sequence[Entry]) -> list[str]:
@@ -262,62 +291,3 @@ def _students(entries: Sequence[Entry]) -> list[str]:
 def _plain(value: Any) -> str:
     """An option as a person says it: `800-800` for the widths of two layers."""
     return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _line(entry: Entry, student: str, found: _Found, baseline: Entry | None, base: _Found | None) -> Line:
-    last, published = _statistic(found.last.values()), entry.row.published
-    of_means, of_published, departs = None, None, bool(entry.row.departs)
-    same_seeds = baseline is not None and entry.seeds == baseline.seeds
-    if base is not None and baseline is not None:
-        base_last, base_published = _statistic(base.last.values()), baseline.row.published.figure
-        of_means = None if last is None or base_last is None else last.mean - base_last.mean
-        if published.figure is None:
-            of_published = published.gain
-        elif base_published is not None:
-            of_published = published.figure - base_published
-            departs = departs or bool(baseline.row.departs)
-    return Line(
-        entry=entry,
-        student=student,
-        runs=found.runs,
-        last=last,
-        best=_statistic(found.best.values()),
-        difference_last=None if base is None else difference(found.last, base.last, same_seeds=same_seeds),
-        difference_best=None if base is None else difference(found.best, base.best, same_seeds=same_seeds),
-        difference_of_means_last=of_means,
-        difference_published=of_published,
-        difference_departs=departs,
-        teacher=_statistic(found.teachers.values()),
-        missing=entry.asked - len(found.last),
-        devices=found.devices,
-        seconds=_statistic(found.seconds.values()),
-        extra_params=found.extra_params,
-        teacher_confidence=_statistic(found.confidence.values()),
-        ensemble=found.ensemble,
-        train_top1=_statistic(found.train_top1.values()),
-        selected=_statistic(found.selected.values()),
-        errors_on=_statistic(found.errors_on.values()),
-        shares={name: Statistic.of(list(values.values())) for name, values in found.shares.items()},
-        figures={name: Statistic.of(list(values.values())) for name, values in found.figures.items() if values},
-        values={column: values for column, values in _columns(entry.row, found) if values},
-        sampling_error=statistics.fmean(found.sampling_errors) if found.sampling_errors else None,
-    )
-
-
-def _columns(row: Row, found: _Found) -> Iterator[tuple[str, Mapping[int, float]]]:
-    """What rows are compared in, by the names of their columns."""
-    yield LAST, found.last
-    yield BEST, found.best
-    yield "selected on val", found.selected
-    yield errors_column(row), found.errors_on
-    yield from found.figures.items()
-
-
-def errors_column(row: Row) -> str:
-    """The name of the column with a row's errors on some classes."""
-    return f"errors on {', '.join(map(str, row.errors_on))}"
-
-
-def _statistic(values: Iterable[float]) -> Statistic | None:
-    numbers = list(values)
-    return Statistic.of(numbers) if numbers else None

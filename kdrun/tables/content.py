@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.evaluations import digits_of
-from kdrun.tables import Definition, Entry
-from kdrun.tables.caption import caption, footnotes, notes_of
-from kdrun.tables.compare import BEST, LAST, Line, errors_column
+from kdrun.tables import Definition, Entry, Row
+from kdrun.tables.caption import caption
+from kdrun.tables.compare import (
+    BEST,
+    CONFIDENCE,
+    LAST,
+    SECONDS,
+    SELECTED,
+    TEACHER,
+    TRAIN,
+    Line,
+    errors_column,
+    figures_of,
+)
 from kdrun.tables.contrasts import Contrast, columns_of
 from kdrun.tables.controls import objective
 from kdrun.tables.labels import heading, method_label
@@ -76,58 +88,54 @@ def content(
         published: whether the paper's figures are shown.
         elsewhere: where published results of runs lie.
     """
-    noted = published or not definition.has_published
-    numbers = footnotes(lines, shown=noted)
-    marks = ["".join(f" [{numbers[text]}]" for text in notes_of(line, shown=noted)) for line in lines]
+    notes = [_notes(line.entry.row) for line in lines]
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(itertools.chain(*notes)), start=1)}
+    marks = ["".join(f" [{numbers[text]}]" for text in texts) for texts in notes]
+    main = _main(lines, marks, definition)
     return Content(
         heading=heading(definition, lines, published=published),
         source=definition.source,
-        sentences=caption(definition, lines, contrasts, published=published, elsewhere=elsewhere),
-        main=_main(lines, marks, definition, published=published),
+        sentences=caption(definition, lines, contrasts, main.header, published=published, elsewhere=elsewhere),
+        main=main,
         notes=[f"[{number}] {text}" for text, number in numbers.items()],
         differences=_differences(contrasts, MEASURES[definition.measure]) if contrasts else None,
     )
 
 
-def _main(lines: Sequence[Line], marks: Sequence[str], definition: Definition, *, published: bool) -> Cells:
-    """The rows in text; columns without any content are left out, student and method never.
+def _main(lines: Sequence[Line], marks: Sequence[str], definition: Definition) -> Cells:
+    """The rows in text; `marks` follow each row's method."""
+    measure = MEASURES[definition.measure]
 
-    Args:
-        lines: the rows.
-        marks: what follows each row's method.
-        definition: the table.
-        published: whether the paper's figures are shown.
-    """
-    measure, extra = MEASURES[definition.measure], definition.columns
+    def numbers(column: str, digits: int) -> list[str]:
+        return [_digits(line.statistics.get(column), digits) for line in lines]
+
+    def ensemble(line: Line) -> str:
+        return "" if line.ensemble is None else f"{line.ensemble:{measure.form}}"
+
     columns: dict[str, list[str]] = {
         "student": [line.student for line in lines],
         "method": [method_label(line.entry) + mark for line, mark in zip(lines, marks, strict=True)],
         "objective": [objective_of(line.entry) for line in lines],
         "batch": _batch_sizes(lines),
-        "published": [_published(line, measure, departs=False) if published else "" for line in lines],
-        "published for another setting": [
-            _published(line, measure, departs=True) if published else "" for line in lines
-        ],
-        LAST: [measure.text(line.last) for line in lines],
-        BEST: [measure.text(line.best) for line in lines],
-        "selected on val": [measure.text(line.selected) for line in lines],
-        "Δ published": [_published_difference(line, measure, departs=False) if published else "" for line in lines],
-        "Δ published for another setting": [
-            _published_difference(line, measure, departs=True) if published else "" for line in lines
-        ],
+        **_published(lines, measure),
+        **{column: numbers(column, measure.digits) for column in (LAST, BEST, SELECTED)},
+        **_published_differences(lines, measure),
         "Δ last": [measure.difference(line.difference_last) for line in lines],
         "Δ best on test": [measure.difference(line.difference_best) for line in lines],
-        "train top-1": [_digits(line.train_top1, 2) for line in lines],
-        **_errors_on(lines, published=published),
-        **_figures(lines, published=published),
-        "ensemble": [_ensemble(line, measure, published=published) for line in lines] if "ensemble" in extra else [],
-        "teacher": [_teacher(line, measure, published=published) for line in lines],
-        "its confidence": [_digits(line.teacher_confidence, 3) for line in lines]
-        if "teacher_confidence" in extra
-        else [],
+        TRAIN: numbers(TRAIN, 2),
+        **_errors_on(lines),
+        **_figures(lines),
+        "ensemble": [_beside(line, ensemble(line), line.published.ensemble, measure.form) for line in lines],
+        TEACHER: [
+            _beside(line, _digits(line.teacher, measure.digits), line.published.teacher_top1, ".2f") for line in lines
+        ],
+        CONFIDENCE: numbers(CONFIDENCE, 3),
         "gradient %": [_shares(line) for line in lines],
-        "s / epoch": [_seconds(line) for line in lines] if "seconds" in extra else [],
-        "learned beside": [_extra(line) for line in lines] if "extra_params" in extra else [],
+        SECONDS: [f"{line.statistics[SECONDS].mean:.3g}" if SECONDS in line.statistics else "" for line in lines],
+        "learned beside": [
+            f"{line.extra_params:,}" if line.extra_params and "extra_params" in definition.columns else ""
+            for line in lines
+        ],
         "runs": [_runs(line) for line in lines],
     }
     return _filled(columns)
@@ -164,7 +172,7 @@ def _differences(contrasts: Sequence[Contrast], measure: Measure) -> Cells:
 
 def _digits_in(column: str, measure: Measure) -> int:
     """Behind the point, of a column of differences."""
-    if column in (LAST, BEST, "selected on val"):
+    if column in (LAST, BEST, SELECTED):
         return measure.digits
     return 1 if column.startswith("errors on ") else digits_of(column)
 
@@ -182,62 +190,57 @@ def objective_of(entry: Entry) -> str:
     return objective(entry.specs[0]) if entry.specs else ""
 
 
-def _published(line: Line, measure: Measure, *, departs: bool) -> str:
-    """The published figure, where it is of our setting, or where it `departs` from it."""
-    printed = line.entry.row.published
-    if bool(line.entry.row.departs) != departs:
-        return ""
-    if printed.figure is None:
-        return "" if printed.gain is None else f"({measure.signed(printed.gain)})"
-    return measure.number(printed.figure) + ("" if printed.std is None else f" ± {measure.number(printed.std)}")
+def _published(lines: Sequence[Line], measure: Measure) -> dict[str, list[str]]:
+    """The published figures, or printed gains in brackets; those for another setting have a column of their own."""
+
+    def text(line: Line) -> str:
+        printed = line.published
+        if printed.figure is None:
+            return "" if printed.gain is None else f"({measure.signed(printed.gain)})"
+        return " ± ".join(f"{value:{measure.form}}" for value in (printed.figure, printed.std) if value is not None)
+
+    return _apart("published", [(text(line), bool(line.entry.row.departs)) for line in lines])
 
 
-def _published_difference(line: Line, measure: Measure, *, departs: bool) -> str:
-    if line.difference_published is None or line.difference_departs != departs:
-        return ""
-    return measure.signed(line.difference_published)
+def _published_differences(lines: Sequence[Line], measure: Measure) -> dict[str, list[str]]:
+    found = [(line.difference_published, line.difference_departs) for line in lines]
+    return _apart("Δ published", [("" if x is None else measure.signed(x), departs) for x, departs in found])
 
 
-def _teacher(line: Line, measure: Measure, *, published: bool) -> str:
-    printed = line.entry.row.published.teacher_top1 if published else None
-    return _with_published(line, measure.text(line.teacher), "" if printed is None else f"{printed:.2f}")
+def _apart(name: str, cells: Sequence[tuple[str, bool]]) -> dict[str, list[str]]:
+    """Two columns of cells: of those that compare with ours, and of those that depart."""
+    return {
+        name: ["" if departs else text for text, departs in cells],
+        f"{name} for another setting": [text if departs else "" for text, departs in cells],
+    }
 
 
-def _ensemble(line: Line, measure: Measure, *, published: bool) -> str:
-    printed = line.entry.row.published.ensemble if published else None
-    ours = "" if line.ensemble is None else measure.number(line.ensemble)
-    return _with_published(line, ours, "" if printed is None else measure.number(printed))
-
-
-def _errors_on(lines: Sequence[Line], *, published: bool) -> dict[str, list[str]]:
-    """A column for each set of classes that rows name, with the published count in brackets."""
+def _errors_on(lines: Sequence[Line]) -> dict[str, list[str]]:
+    """A column for each set of classes that rows name."""
     columns: dict[str, list[str]] = {}
     for i, line in enumerate(lines):
-        row = line.entry.row
-        if row.errors_on:
-            printed = row.published.errors_on if published else None
-            text = _with_published(line, _digits(line.errors_on, 1), "" if printed is None else f"{printed:g}")
-            columns.setdefault(errors_column(row), [""] * len(lines))[i] = text
+        if line.entry.row.errors_on:
+            name = errors_column(line.entry.row)
+            cell = _beside(line, _digits(line.statistics.get(name), 1), line.published.errors_on, "g")
+            columns.setdefault(name, [""] * len(lines))[i] = cell
     return columns
 
 
-def _figures(lines: Sequence[Line], *, published: bool) -> dict[str, list[str]]:
-    """A column for each figure of derived rows and of evaluations, with the published one in brackets."""
-    printed = [name for line in lines for name in line.entry.row.published.figures] if published else []
-    names = dict.fromkeys([*(name for line in lines for name in line.figures), *printed])
-    return {name: [_figure(line, name, published=published) for line in lines] for name in names}
+def _figures(lines: Sequence[Line]) -> dict[str, list[str]]:
+    """A column for each figure of derived rows and of evaluations."""
+
+    def cell(line: Line, name: str) -> str:
+        digits = digits_of(name)
+        return _beside(line, _digits(line.figures.get(name), digits), line.published.figures.get(name), f".{digits}f")
+
+    return {name: [cell(line, name) for line in lines] for name in figures_of(lines)}
 
 
-def _figure(line: Line, name: str, *, published: bool) -> str:
-    printed = line.entry.row.published.figures.get(name) if published else None
-    ours = _digits(line.figures.get(name), digits_of(name))
-    return _with_published(line, ours, "" if printed is None else f"{printed:.{digits_of(name)}f}")
-
-
-def _with_published(line: Line, ours: str, printed: str) -> str:
+def _beside(line: Line, ours: str, printed: float | None, form: str) -> str:
     """Our figure, and the published one in brackets, marked where it is of another setting."""
-    mark = ELSEWHERE if line.entry.row.departs else ""
-    return " ".join(text for text in (ours, f"({printed}{mark})" if printed else "") if text)
+    if printed is None:
+        return ours
+    return f"{ours} ({printed:{form}}{ELSEWHERE if line.entry.row.departs else ''})".lstrip()
 
 
 def _digits(statistic: Statistic | None, digits: int) -> str:
@@ -252,17 +255,14 @@ def _shares(line: Line) -> str:
     )
 
 
-def _seconds(line: Line) -> str:
-    return "" if line.seconds is None else f"{line.seconds.mean:.3g}"
-
-
-def _extra(line: Line) -> str:
-    return f"{line.extra_params:,}" if line.extra_params else ""
-
-
 def _runs(line: Line) -> str:
     """`3`, or `2 of 3`; nothing for a row that kdrun cannot run."""
     asked = line.entry.asked
     if not asked:
         return ""
     return str(asked) if not line.missing else f"{line.finished} of {asked}"
+
+
+def _notes(row: Row) -> list[str]:
+    """Doubts about a row's published figure, and why it has no runs."""
+    return [text for text in (row.note, f"not run: {row.unavailable}" if row.unavailable else "") if text]

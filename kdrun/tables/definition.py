@@ -67,6 +67,7 @@ class Row:
             dataset's recipe. Left out with another dataset.
         baseline: name of the row it is compared with; None for baselines.
         published: what the paper prints.
+        label: what stands for the kind in the table; else the label of the method of that name, or the kind itself.
         note: a doubt about the published figure, or an assumption of ours.
         unavailable: why kdrun cannot run it; then there are no overrides.
         derived: how its figures are computed from other rows' runs, without training or overrides.
@@ -81,6 +82,7 @@ class Row:
     recipe: tuple[str, ...] = ()
     baseline: str | None = None
     published: Published = Published()
+    label: str = ""
     note: str = ""
     unavailable: str = ""
     derived: Derivation | None = None
@@ -112,6 +114,15 @@ class Row:
         last = self.name.rpartition("/")[2]
         return last if last in CONTROLS and last != self.kind else None
 
+    def without_published(self) -> Row:
+        """The row without its published figures and the doubts about them."""
+        return dataclasses.replace(self, published=Published(), note="", departs="")
+
+    @property
+    def owner(self) -> str:
+        """The name of the row that a control belongs to; of other rows their own."""
+        return self.name if self.control is None else self.name.removesuffix(f"/{self.control}")
+
 
 @dataclass(frozen=True)
 class Definition:
@@ -126,6 +137,7 @@ class Definition:
         num_classes: K of the published runs: at another K, losses that are divided by K keep their weights.
         overrides: of every row.
         rows: in the order they are shown.
+        labels: of rows without a label of their own, by kind.
         controls: which controls each row with a soft-target term gets, see `kdrun.tables.controls`.
         include: other tables whose rows with controls this one collects.
         figures: drawn beside `table.png`, by name or with a `_target_` and options, see `kdrun.tables.figures`.
@@ -145,6 +157,7 @@ class Definition:
     title: str
     data: str = ""
     rows: tuple[Row, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     runs: int | None = None
     num_classes: int | None = None
@@ -225,20 +238,22 @@ def read_definition(name: str, values: Any) -> Definition:
             for other in row.against
             if other not in names - {row.name}
         ]
+        kinds = {row.kind for row in definition.rows}
+        problems += [f"labels: {kind}: no row is of this kind" for kind in definition.labels if kind not in kinds]
         if definition.departs and not definition.has_published:
             problems.append("departs: no row has a published figure")
         if not definition.include:  # it gets its rows later
             problems += figure_problems(definition)
     if problems or definition is None:
         raise TableError(problems)
-    return dataclasses.replace(definition, rows=tuple(_departing(row, definition.departs) for row in definition.rows))
+    return dataclasses.replace(definition, rows=tuple(_completed(row, definition) for row in definition.rows))
 
 
-def _departing(row: Row, common: str) -> Row:
-    """The row with what the whole table departs in, where a figure is published for it."""
-    if row.published == Published():
-        return row
-    return dataclasses.replace(row, departs="; ".join(text for text in (common, row.departs) if text))
+def _completed(row: Row, table: Definition) -> Row:
+    """The row with its kind's label, and with what the whole table departs in where a figure is published for it."""
+    common = "" if row.published == Published() else table.departs
+    departs = "; ".join(text for text in (common, row.departs) if text)
+    return dataclasses.replace(row, label=row.label or table.labels.get(row.kind, ""), departs=departs)
 
 
 def select(rows: Sequence[Row], patterns: Sequence[str]) -> list[Row]:

@@ -69,6 +69,10 @@ class Entry:
             derived=tuple(each.at_precision(precision) for each in self.derived),
         )
 
+    def without_published(self) -> Entry:
+        """The same runs without published figures."""
+        return dataclasses.replace(self, row=self.row.without_published())
+
     @property
     def student(self) -> str:
         """The student: as the row's name has it where that says more than its spec (`mlp_800`), else as the spec."""

@@ -2,85 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from kdrun.spec.components import method_class
+from kdrun.spec.components import method_class, shipped_methods
 from kdrun.spec.spec import Spec
 from kdrun.tables import Definition, Entry
 from kdrun.tables.compare import Line
-
-KINDS: Mapping[str, str] = {
-    "ce": "CE",
-    "lsr": "LSR",
-    "kd": "KD",
-    "re_kd": "Re-KD",
-    "de_kd": "De-KD",
-    "tfkd_self": "Tf-KD_self",
-    "tfkd_reg": "Tf-KD_reg",
-    "kd_uniform": "KD, uniform",
-    "kd_ensemble": "KD, ensemble",
-    "kd_topk": "KD-topk",
-    "kd_pt": "KD-pt",
-    "kd_sim": "KD-sim",
-    "kd_topk_equal": "KD-topk at KD's gradient share",
-    "kd_sim_equal": "KD-sim at KD's gradient share",
-    "kd_std": "KD, standardised logits",
-    "wd": "weight distillation",
-    "logit_matching": "logit matching",
-    "dkd": "DKD",
-    "dist": "DIST",
-    "fitnet": "FitNet",
-    "fsp": "FSP",
-    "at": "AT",
-    "rkd": "RKD",
-    "sp": "SP",
-    "weight_distillation": "weight distillation",
-    "dml": "DML",
-    "born_again": "born again",
-    "takd": "TAKD",
-    "crd": "CRD",
-    # Of a label-smoothed teacher
-    "kd_ls": "KD, smoothed teacher",
-    "kd_pt_ls": "KD-pt, smoothed teacher",
-    "kd_sim_ls": "KD-sim, smoothed teacher",
-    # Of the FSP paper, whose rows "short" are told by `_shortened`
-    "ce_short": "CE",
-    "ce_short_continued": "CE, continued",
-    "fitnet_short": "FitNet",
-    "fitnet3_short": "FitNet, three hints",
-    "fsp_short": "FSP",
-    "fsp_short_shuffled": "FSP, shuffled teachers",
-    # Of born-again networks
-    "ban1": "born again, generation 1",
-    "ban2": "born again, generation 2",
-    "ban3": "born again, generation 3",
-    "cwtm": "born again, CWTM",
-    "dkpp": "born again, DKPP",
-    "bane": "born again, ensemble of generations",
-    # Computed from runs
-    "ensemble": "ensemble",
-    "ensemble_geometric": "ensemble, geometric mean",
-    "bias": "bias corrected",
-    "bias_on_test": "bias corrected on test",
-    # Of Hinton, Vinyals and Dean's experiments
-    "no_3": "KD, no 3s",
-    "no_3_corrected": "KD, no 3s, bias corrected",
-    "no_3_corrected_on_test": "KD, no 3s, bias corrected on test",
-    "only_78": "KD, 7s and 8s only",
-    "only_78_corrected": "KD, 7s and 8s only, biases corrected",
-    "only_78_corrected_on_test": "KD, 7s and 8s only, biases corrected on test",
-    "ce_3": "CE, 3 % of the data",
-    "kd_3": "KD, 3 % of the data",
-    "kd_ensemble_geometric": "KD, ensemble, geometric mean",
-    "specialists": "with specialists",
-    "specialists_overlapping": "with overlapping specialists",
-    "specialists_soft": "with specialists, soft targets",
-}
-"""Kinds of rows in words; others are called as they are."""
-
-
-SETTINGS: Mapping[str, str] = {"_lr": "learning rate ", "_T": "T="}
-"""What the end of a kind means, for instance `kd_T20`."""
 
 
 def method_label(entry: Entry) -> str:
@@ -92,20 +19,14 @@ def method_label(entry: Entry) -> str:
         return "baseline"
     taught = f" ← {entry.teacher}{_assisted(entry)}" if entry.teacher else ""
     stopped = f" at {entry.stop}" if entry.stop else ""
-    (kind, at), *_ = [
-        (row.kind.partition(mark)[0], f" at {word}{row.kind.partition(mark)[2]}")
-        for mark, word in SETTINGS.items()
-        if mark in row.kind
-    ] or [(row.kind, "")]
-    return f"{KINDS.get(kind, kind)}{at}{_shortened(entry)}{taught}{stopped}"
+    return f"{row.label or _own_label(entry)}{taught}{stopped}"
 
 
-def _shortened(entry: Entry) -> str:
-    """What a row of the FSP paper's kind "short" has less of; at another scale it has the epochs of the others."""
-    if "_short" not in entry.row.kind:
-        return ""
-    as_published = not entry.specs or f"recipe.epochs={entry.specs[0].recipe.epochs}" in entry.row.recipe
-    return ", a third of the epochs" if as_published else ""
+def _own_label(entry: Entry) -> str:
+    """The label of the method that a row is named after, else the kind of the row."""
+    kind = entry.row.kind
+    method = method_class(entry.specs[0].method) if entry.specs else shipped_methods().get(kind)
+    return method.label if method is not None and method.name == kind else kind
 
 
 def _assisted(entry: Entry) -> str:
@@ -168,7 +89,7 @@ def specs_of(lines: Sequence[Line]) -> list[Spec]:
 
 def has_published(line: Line) -> bool:
     """Whether the paper prints a figure for the row."""
-    return line.entry.row.published.figure is not None or line.entry.row.published.gain is not None
+    return line.published.figure is not None or line.published.gain is not None
 
 
 def counted(numbers: Sequence[int], noun: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.differences import Difference
 
 
@@ -30,12 +29,10 @@ class Measure:
         """The measure of a top-1 in percent on so many images; errors are whole."""
         return float(round((100 - top1) * num_images / 100)) if self.fewer else top1
 
-    def text(self, statistic: Statistic | None) -> str:
-        return "" if statistic is None else statistic.text(self.digits)
-
-    def number(self, value: float) -> str:
-        """A published figure: counts of errors are printed whole."""
-        return f"{value:g}" if self.fewer else f"{value:.{self.digits}f}"
+    @property
+    def form(self) -> str:
+        """The format of a published figure: counts of errors are printed whole."""
+        return "g" if self.fewer else f".{self.digits}f"
 
     def signed(self, value: float, error: float | None = None) -> str:
         """A difference with its sign, and its standard error where it has one."""

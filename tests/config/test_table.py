@@ -1,6 +1,7 @@
 """Tables, composed: every definition is a set of checked runs, at the paper's scale and at any other."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from kdrun.config.table import ComposedTable, compose_table, load_table, shipped
 from kdrun.spec.components import all_options
 from kdrun.tables.controls import effective_weights
 
-RUNNABLE = [name for name in shipped_tables() if name.startswith("tfkd") and not load_table(name).unavailable]
-SMALL = ("!*resnet50*", "!*resnext29*")
+TFKD = [load_table(name) for name in shipped_tables() if name.startswith("tfkd")]
+RUNNABLE = [table.name for table in TFKD if not (table.unavailable or table.include)]
 DIGITS = ("dataset=digits", "recipe.epochs=10")
 MINE = """
 title: Mine
@@ -32,6 +33,7 @@ rows:
 HEATMAP = "title: x\nfigures: [{_target_: kdrun.tables.render.heatmap.HeatmapFigure, %s}]"
 
 
+@functools.cache
 def composed(name: str, *overrides: str, num_seeds: int = 1, rows: tuple[str, ...] = ()) -> ComposedTable:
     return compose_table(load_table(name), overrides, num_seeds=num_seeds, patterns=rows)
 
@@ -67,22 +69,17 @@ def test_every_definition_of_the_tfkd_paper_is_a_set_of_checked_runs(name):
             assert own is None or dataclasses.replace(teacher, stop_epoch=None) == own.specs[0], entry.row.name
 
 
-@pytest.mark.parametrize("name", ["tfkd_t4", "tfkd_t9"])
-def test_at_another_number_of_classes_the_effective_weights_stay(name):
-    paper, small = composed(name, rows=SMALL), composed(name, *DIGITS, rows=SMALL)
+def test_at_another_number_of_classes_the_effective_weights_stay():
+    paper, small = composed("tfkd_t9"), composed("tfkd_t9", *DIGITS, rows=("!*resnet50*", "!*resnext29*"))
     assert not small.published
     found = {entry.row.name: entry.specs[0] for entry in paper.entries if entry.specs}
-    compared = 0
-    for entry in small.entries:
-        spec, original = entry.specs[0], found[entry.row.name]
+    weighed = [(entry.specs[0], found[entry.row.name]) for entry in small.entries if effective_weights(entry.specs[0])]
+    assert len(weighed) >= 5
+    for spec, original in weighed:
         assert (spec.dataset.name, spec.recipe.epochs) == ("digits", 10)
-        weights = effective_weights(spec)
-        if weights is not None:
-            assert weights.hard == pytest.approx(effective_weights(original).hard)
-            assert weights.soft == pytest.approx(effective_weights(original).soft)
-            assert all_options(spec.method)["multiplier"] == all_options(original.method)["multiplier"] / 10
-            compared += 1
-    assert compared >= 5
+        ours, papers = effective_weights(spec), effective_weights(original)
+        assert (ours.hard, ours.soft) == pytest.approx((papers.hard, papers.soft))
+        assert all_options(spec.method)["multiplier"] == all_options(original.method)["multiplier"] / 10
 
 
 def test_stop_epochs_scale_and_one_epoch_stays_one():
@@ -102,8 +99,9 @@ def test_a_row_brings_its_baseline_and_patterns_leave_out():
         "mobilenetv2/ce",
         *("mobilenetv2/kd/resnet18" + control for control in ("", "/no_kl", "/scaled", "/matched_lsr", "/uniform")),
     ]
-    (problem,) = problems("tfkd_t1", rows=("resnet19*",))
-    assert problem.startswith("--rows resnet19*: no such row. Rows (and their controls): mobilenetv2/ce, ")
+    (problem,) = problems("tfkd_t1", rows=("mobilenetv2/ce", "typo*", "!*resnext92*"))
+    assert problem.startswith("--rows typo*,!*resnext92*: no such row"), "every pattern must match"
+    assert "mobilenetv2/ce" in problem
 
 
 def test_entries_say_what_runs_whatever_the_rows_name_claims(tmp_path):
@@ -239,6 +237,7 @@ def test_a_problem_of_all_rows_is_told_once_and_one_of_a_row_by_its_name(mine):
         ("title: x\nmeasure: loss", "measure='loss': must be one of top1, errors"),
         ("title: x\nmeasure: errors\nrows: [{name: a/b, published: {top1: 9}}]", "this table's measure is errors"),
         ("title: x\nrows: [{name: a/b, published: {errors_on: 9}}]", "published.errors_on: needs errors_on"),
+        ("title: x\nlabels: {c: C}\nrows: [{name: a/b}]", "labels: c: no row is of this kind"),
         ("title: x\ndeparts: y\nrows: [{name: a/b}]", "departs: no row has a published figure"),
         ("title: x\nrows: [{name: a/b, departs: y}]", "rows: a/b: departs: the row has no published figure"),
         ("title: x\nrows: [{name: a/b, against: [a/c]}]", "rows: a/b: against: a/c is no other row"),
@@ -318,13 +317,6 @@ def test_tables_of_different_numbers_of_classes_are_not_collected(tmp_path):
         load_table(str(path))
 
 
-def test_an_unknown_table_is_told_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"did you mean tfkd_t1\?"):
-        load_table("tfkd_tt1")
-    with pytest.raises(ConfigError, match=r"gone\.yaml: no such file"):
-        load_table("gone.yaml")
-
-
 def test_the_controls_table_collects_rows_once_and_leaves_published_figures_to_their_tables():
     definition = load_table("tfkd_controls")
     names = [row.name for row in definition.rows]
@@ -334,17 +326,6 @@ def test_the_controls_table_collects_rows_once_and_leaves_published_figures_to_t
         assert taught <= set(names)
     assert all(row.published.top1 is None for row in definition.rows)
     assert definition.controls == ("no_kl", "scaled", "matched_lsr", "untrained", "uniform")
-
-
-def test_the_example_of_the_documentation_is_a_table(tmp_path):
-    text = (Path(__file__).parents[2] / "docs" / "tables.md").read_text()
-    path = tmp_path / "my_table.yaml"
-    path.write_text(text.partition("```yaml\n")[2].partition("```")[0])
-    table = composed(str(path))
-    assert [entry.row.name for entry in table.entries if entry.row.control is None] == [
-        *("cnn/ce", "cnn/kd/resnet20", "cnn/kd/resnet20@1"),
-    ]
-    assert table.published
 
 
 def taught_by_rows(name: str, *overrides: str) -> set[tuple[str, str]]:
@@ -359,9 +340,7 @@ def taught_by_rows(name: str, *overrides: str) -> set[tuple[str, str]]:
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["hinton_mnist", "hinton_little_data_cifar100", "hinton_ensemble", "weight_distillation_lm", "fsp_t2"]
-)
+@pytest.mark.parametrize("name", ["hinton_mnist", "hinton_ensemble", "fsp_t2"])
 def test_in_a_shortened_table_a_row_stays_the_teacher_of_the_others(name):
     """Also where rows give their teacher a recipe of its own."""
     whole = taught_by_rows(name)

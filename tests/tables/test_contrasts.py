@@ -85,9 +85,6 @@ def test_rows_are_compared_against_rows_they_name(rendered, finished, cells):
             **{"ours, last epoch": "+2.00 ± 2.50", "best on test": "+1.00 ± 2.00", "pairs": "2"},
         }
     ]
-    assert (
-        '"Differences": a row less another row, figure by figure, paired by seed, mean ± standard error.' in texts["md"]
-    )
 
 
 def test_runs_of_other_seeds_are_not_called_paired(rendered, finished, paper_table, cells):
@@ -101,9 +98,8 @@ def test_runs_of_other_seeds_are_not_called_paired(rendered, finished, paper_tab
     markdown = rendered(**options)["md"]
     # 70.5 less 62.5; variances 0.5 and 12.5 of two each: SE = sqrt((0.5 + 12.5) / 2)
     assert cells(markdown)[1]["Δ last"] == f"+8.00 ± {6.5**0.5:.2f}"
-    assert "paired by seed, mean" not in markdown
-    assert "- Not paired by seed, since their runs have other seeds than the baseline's: cnn/ensemble; " in markdown
-    assert "standard errors (n = " not in markdown
+    assert any("Not paired by seed" in line and "cnn/ensemble" in line for line in markdown.splitlines())
+    assert "(n = " not in markdown
     (record,) = [row for row in csv.DictReader(rendered(**options)["csv"].splitlines()) if row["row"] == "cnn/ensemble"]
     assert record["difference_last_n"] == ""
     assert float(record["difference_last_df"]) == pytest.approx(6.5**2 / (0.25**2 + 6.25**2))
@@ -142,10 +138,7 @@ def test_a_teacher_that_all_seeds_share_is_said_to_be_outside_the_errors(rendere
     for spec in specs:
         archive.finish(spec, 70.0, teachers=(81.0,))
     markdown = rendered(entries=[finished["cnn/ce"], replace(control, specs=specs)])["md"]
-    assert (
-        "- One teacher for the students of all seeds in cnn/shared: errors are those of the students alone.\n"
-        in markdown
-    )
+    assert any(line.startswith("- One teacher for") and "cnn/shared" in line for line in markdown.splitlines())
 
 
 def test_nothing_of_differences_is_left_where_there_are_none(rendered, finished, tmp_path):

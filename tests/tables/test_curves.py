@@ -21,7 +21,7 @@ def test_a_figure_with_nothing_to_show_is_deleted(paper_table, draw, tmp_path):
         draw(figure, lines)
         assert not path.exists()
     path.write_bytes(b"of another time")
-    dots(path, lines, TOP1, published=False, published_runs=None, title="title")
+    dots(path, [], TOP1, published_runs=None, title="title")
     assert not path.exists()
 
 

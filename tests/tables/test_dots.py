@@ -9,7 +9,7 @@ import pytest
 from kdrun.analysis.aggregate import Statistic
 from kdrun.spec.spec import Component
 from kdrun.tables import Entry, Row
-from kdrun.tables.compare import Archive, compare
+from kdrun.tables.compare import BEST, LAST, Archive, compare
 from kdrun.tables.measure import TOP1
 from kdrun.tables.render.dots import dots
 
@@ -29,14 +29,22 @@ def legend(figure) -> list[str]:
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+def at(line, last: Statistic, best: Statistic | None = None, **changes):
+    """The line with other numbers."""
+    return replace(line, statistics={LAST: last, **({} if best is None else {BEST: best})}, **changes)
+
+
 def draw(directory, lines) -> None:
-    dots(directory / "table.png", lines, TOP1, published=False, published_runs=None, title="title")
+    """Without published figures."""
+    entries = [replace(line.entry, row=line.entry.row.without_published()) for line in lines]
+    ours = [replace(line, entry=entry, difference_published=None) for line, entry in zip(lines, entries, strict=True)]
+    dots(directory / "table.png", ours, TOP1, published_runs=None, title="title")
 
 
 def test_every_row_is_a_dot_with_its_bar(paper_table, drawn, tmp_path):
     lines = compare(paper_table.entries, Archive(paper_table.find))
     path = tmp_path / "table.png"
-    dots(path, lines, TOP1, published=True, published_runs=5, title="title")
+    dots(path, lines, TOP1, published_runs=5, title="title")
     left, right = drawn[0].axes
     assert bars(left) == [
         *(("D", "C1", 68.0, 0.16, 0), ("o", "C0", 63.0, 0, 2.645751)),
@@ -61,18 +69,18 @@ def test_every_row_is_a_dot_with_its_bar(paper_table, drawn, tmp_path):
     assert path.stat().st_size > 10_000
 
 
-def test_at_another_scale_nothing_published_is_drawn(paper_table, drawn, tmp_path):
-    lines = compare(paper_table.entries, Archive(paper_table.find))
-    dots(tmp_path / "table.png", lines, TOP1, published=False, published_runs=5, title="title")
-    assert {bar[0] for axes in drawn[0].axes for bar in bars(axes)} == {"o"}
-    assert len(drawn[0].axes[0].get_yticks()) == 4, "the row without runs is left out"
+def test_at_another_scale_nothing_published_is_drawn(rendered, drawn):
+    rendered(published=False)
+    (table,) = [figure for figure in drawn if len(figure.axes) == 2]
+    assert {bar[0] for axes in table.axes for bar in bars(axes)} == {"o"}
+    assert len(table.axes[0].get_yticks()) == 4, "the row without runs is left out"
 
 
 def test_rows_stand_by_student_with_a_gap(paper_table, drawn, tmp_path):
     lines = compare(paper_table.entries, Archive(paper_table.find))
     specs = [replace(spec, student=Component("kdrun.models.resnet20")) for spec in lines[0].entry.specs]
     other = replace(lines[0], student="resnet20", entry=Entry(Row("resnet20/ce"), tuple(specs)))
-    dots(tmp_path / "table.png", [lines[0], other, lines[1]], TOP1, published=False, published_runs=5, title="title")
+    dots(tmp_path / "table.png", [lines[0], other, lines[1]], TOP1, published_runs=5, title="title")
     axes = drawn[0].axes[0]
     labels = [label.get_text().split()[0] for label in axes.get_yticklabels()]
     assert list(zip(labels, axes.get_yticks().tolist(), strict=True)) == [("cnn", 0), ("cnn", 1), ("resnet20", 2.7)]
@@ -81,22 +89,22 @@ def test_rows_stand_by_student_with_a_gap(paper_table, drawn, tmp_path):
 def test_a_row_that_failed_does_not_stretch_the_axes(paper_table, drawn, tmp_path):
     line = compare(paper_table.entries, Archive(paper_table.find))[1]
     values = (70.0, 70.5, 71.0, 70.2, 10.0)
-    lines = [replace(line, last=Statistic.of([v]), difference_last=Statistic.of([v - 70])) for v in values]
-    dots(tmp_path / "table.png", lines, TOP1, published=False, published_runs=5, title="title")
+    lines = [at(line, Statistic.of([v]), difference_last=Statistic.of([v - 70])) for v in values]
+    dots(tmp_path / "table.png", lines, TOP1, published_runs=5, title="title")
     left, right = drawn[0].axes
     assert left.get_xlim()[0] > 60
     assert right.get_xlim()[0] > -3
     assert [text.get_text() for text in left.texts] == ["10.0"]
     assert [text.get_text() for text in right.texts] == ["-60.0"]
-    assert "beyond the axis: the number says where" in legend(drawn[0])
+    assert "beyond the axis: value given" in legend(drawn[0])
 
 
 def test_baselines_and_the_bars_of_what_is_inside_are_never_cut(paper_table, drawn, tmp_path):
     base, row, *_ = compare(paper_table.entries, Archive(paper_table.find))
     lines = [
-        replace(base, last=Statistic(10.0, 3.0, 3), best=None),
-        *(replace(row, last=Statistic(mean, error, 3), best=None) for mean, error in ((90.0, 1.0), (92.0, 20.0))),
-        replace(base, last=Statistic(70.0, 9.0, 3), best=None),
+        at(base, Statistic(10.0, 3.0, 3)),
+        *(at(row, Statistic(mean, error, 3)) for mean, error in ((90.0, 1.0), (92.0, 20.0))),
+        at(base, Statistic(70.0, 9.0, 3)),
     ]
     draw(tmp_path, lines[1:])
     draw(tmp_path, lines)
@@ -109,8 +117,8 @@ def test_baselines_and_the_bars_of_what_is_inside_are_never_cut(paper_table, dra
 
 def test_controls_go_beyond_the_axis_before_rows_do(paper_table, drawn, tmp_path):
     _, row, control, *_ = compare(paper_table.entries, Archive(paper_table.find))
-    rows = [replace(row, last=Statistic.of([mean]), best=None) for mean in (75.0, 78.0, 80.0)]
-    far = [replace(control, last=Statistic.of([mean]), best=None) for mean in (40.0, 74.0)]
+    rows = [at(row, Statistic.of([mean])) for mean in (75.0, 78.0, 80.0)]
+    far = [at(control, Statistic.of([mean])) for mean in (40.0, 74.0)]
     draw(tmp_path, [*rows, *far])
     axes = drawn[0].axes[0]
     assert [text.get_text() for text in axes.texts] == ["40.0"]
@@ -119,15 +127,15 @@ def test_controls_go_beyond_the_axis_before_rows_do(paper_table, drawn, tmp_path
 
 def test_the_legend_has_only_what_is_to_be_seen(paper_table, drawn, tmp_path):
     base = compare(paper_table.entries, Archive(paper_table.find))[0]
-    draw(tmp_path, [replace(base, last=Statistic.of([70.0]), best=Statistic.of([70.0]))])
-    draw(tmp_path, [replace(base, last=Statistic.of([70.0]), best=Statistic.of([70.5]))])
+    draw(tmp_path, [at(base, Statistic.of([70.0]), Statistic.of([70.0]))])
+    draw(tmp_path, [at(base, Statistic.of([70.0]), Statistic.of([70.5]))])
     assert [legend(figure) for figure in drawn] == [["ours, last epoch"], ["ours, last epoch", "best on test"]]
     assert [len(figure.axes) for figure in drawn] == [1, 1], "nothing has a difference"
 
 
 def test_ticks_do_not_run_into_each_other(paper_table, drawn, tmp_path):
     base, row, *_ = compare(paper_table.entries, Archive(paper_table.find))
-    one = [replace(base, last=Statistic.of([11.6])), replace(row, last=Statistic.of([11.7]))]
+    one = [at(base, Statistic.of([11.6])), at(row, Statistic.of([11.7]))]
     for lines in ([base, row], one):
         draw(tmp_path, lines)
     for figure in drawn:
@@ -145,6 +153,6 @@ def test_ticks_do_not_run_into_each_other(paper_table, drawn, tmp_path):
 @pytest.mark.parametrize("number", [1, 80])
 def test_the_height_grows_with_the_rows(paper_table, drawn, tmp_path, number):
     line = compare(paper_table.entries, Archive(paper_table.find))[0]
-    dots(tmp_path / "table.png", [line] * number, TOP1, published=True, published_runs=5, title="title")
+    dots(tmp_path / "table.png", [line] * number, TOP1, published_runs=5, title="title")
     assert drawn[0].get_figheight() == pytest.approx(1.8 + 0.28 * number)
     assert len(drawn[0].axes[0].containers) == 2 * number

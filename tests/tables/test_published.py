@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-import kdrun.tables
+from kdrun.config.table import shipped_tables
 from kdrun.tables import Row, read_definition
 
 PUBLISHED = yaml.safe_load(Path(__file__).with_name("tfkd_tables.yaml").read_text())["tables"]
-FILES = sorted(Path(kdrun.tables.__file__).parent.glob("tfkd_*.yaml"))
-DEFINITIONS = {path.stem: read_definition(path.stem, yaml.safe_load(path.read_text())) for path in FILES}
+DEFINITIONS = {
+    name: read_definition(name, yaml.safe_load(path.read_text()))
+    for name, path in shipped_tables().items()
+    if name.startswith("tfkd_")
+}
 HALVES = {"T4-cifar100": "tfkd_t4", "T4-tiny_imagenet": "tfkd_t4_tiny"}
 
 METHODS = {"re_kd": "kd", "de_kd": "kd"}  # the other kinds are methods

@@ -46,7 +46,6 @@ def test_at_another_scale_nothing_published_is_left(rendered, cells):
     assert [row["method"] for row in cells(markdown)] == [
         *("baseline", "KD ← resnet20", "control no_kl: KL removed", "De-KD ← resnet20 at epoch 1 of 2"),
     ]
-    assert "- The paper's figures are left out" in markdown
     for figure in ("CIFAR-100", "68.00", "70.50", "1.25", "15.48", "67.00", "a doubt", "A note", "Δ published", "[1]"):
         assert figure not in markdown
         assert figure not in texts["tex"]
@@ -96,14 +95,6 @@ def test_columns_that_a_definition_asks_for(rendered, cells, paper_table):
     assert (kd["its confidence"], kd["learned beside"]) == ("0.810 ± 0.014", "1,234")
     assert "gradient %" not in baseline
     assert kd["gradient %"] == "0.15 ce, 99.8 kd", "the mean of seeds 0 and 2"
-    for sentence in (
-        "share of each weighted term",
-        "mean of the probabilities",
-        "in brackets as published",
-        "largest probability",
-        "not delivered",
-    ):
-        assert sentence in texts["md"]
     record, of_kd, *_ = csv.DictReader(texts["csv"].splitlines())
     assert (record["shares"], of_kd["shares"].split()[0][:7]) == ("", "ce=0.15")
     numbers = {name: record[name] for name in ("ensemble_top1", "published_ensemble", "epoch_seconds_mean")}
@@ -138,8 +129,6 @@ def test_latex_is_a_whole_table_of_escaped_cells(rendered, cells):
     assert caption.startswith(r"\caption{A toy table on CIFAR-100. Someone 2020, table 1.}")
     below = text[text.rindex(r"\end{tabular}") :]
     for sentence in (
-        "Runs: synthetic, 2 epochs, seeds 0 to 2, fp32, batch size 128, on cpu (x).",
-        r"``$\Delta$ published'': the published accuracy less the published baseline",
         "A note.",
         "[1] a doubt",
         "[2] not run: kdrun has no big",

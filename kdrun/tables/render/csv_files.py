@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.differences import Difference
 from kdrun.escaping import csv_text
 from kdrun.tables import Definition
-from kdrun.tables.caption import published_runs
-from kdrun.tables.compare import Line
+from kdrun.tables.compare import CONFIDENCE, SECONDS, SELECTED, TRAIN, Line, errors_column, figures_of
 from kdrun.tables.content import objective_of
 from kdrun.tables.contrasts import Contrast
+
+Cell = str | int | float | None
 
 
 def paper_csv(definition: Definition, lines: Sequence[Line], *, published: bool, elsewhere: Path | None) -> str:
@@ -26,12 +27,12 @@ def paper_csv(definition: Definition, lines: Sequence[Line], *, published: bool,
     that lie in `elsewhere`, the directory of published results; `derived` are the keys of what is computed from runs.
     Further columns are those that the definition asks for.
     """
-    printed = [name for line in lines for name in line.entry.row.published.figures] if published else []
-    figures = list(dict.fromkeys([*(name for line in lines for name in line.figures), *printed]))
+    figures = figures_of(lines)
+    derived = any(line.entry.derived for line in lines)
     rows = [
         {
             **_record(definition, line, published=published, elsewhere=elsewhere),
-            **(_keys(line) if any(line.entry.derived for line in lines) else {}),
+            **({"derived": " ".join(each.key for each in line.entry.derived)} if derived else {}),
             **_figures(line, figures, published=published and definition.has_published),
             **(_on_classes(line, published=published) if any(line.entry.row.errors_on for line in lines) else {}),
         }
@@ -69,11 +70,9 @@ def _text(rows: Sequence[Mapping[str, Any]]) -> str:
     return csv_text([names, *([row[name] for name in names] for row in rows)])
 
 
-def _record(
-    definition: Definition, line: Line, *, published: bool, elsewhere: Path | None
-) -> dict[str, str | int | float | None]:
+def _record(definition: Definition, line: Line, *, published: bool, elsewhere: Path | None) -> dict[str, Cell]:
     entry, row, columns = line.entry, line.entry.row, definition.columns
-    printed = row.published
+    printed = line.published
     figures = {
         "published": printed.figure,
         "published_std": printed.std,
@@ -100,51 +99,54 @@ def _record(
         **_difference("difference_last", line.difference_last),
         **_difference("difference_best", line.difference_best),
         **_mean_and_std("teacher", line.teacher),
-        **(_mean_and_std("epoch_seconds", line.seconds) if "seconds" in columns else {}),
-        **({"extra_params": line.extra_params} if "extra_params" in columns else {}),
-        **(_mean_and_std("teacher_confidence", line.teacher_confidence) if "teacher_confidence" in columns else {}),
-        **({f"ensemble_{definition.measure}": line.ensemble} if "ensemble" in columns else {}),
-        **(_mean_and_std("train_top1", line.train_top1) if "train_top1" in columns else {}),
-        **(_mean_and_std("selected", line.selected) if "selected" in columns else {}),
-        **(
-            {"shares": " ".join(f"{name}={share.mean}" for name, share in line.shares.items())}
-            if "shares" in columns
-            else {}
-        ),
+        **{
+            name: cell
+            for column, cells in _asked(definition, line)
+            if column in columns
+            for name, cell in cells.items()
+        },
         "run_ids": " ".join(run.spec.run_id for _, run in sorted(line.runs.items())),
-        "published_runs": published_runs(line, elsewhere),
+        "published_runs": line.published_runs(elsewhere),
     }
 
 
-def _keys(line: Line) -> dict[str, str | int | float | None]:
-    return {"derived": " ".join(each.key for each in line.entry.derived)}
+def _asked(definition: Definition, line: Line) -> Iterator[tuple[str, Mapping[str, Cell]]]:
+    """The cells of each column that a definition can ask for."""
+    statistics = line.statistics
+    yield "seconds", _mean_and_std("epoch_seconds", statistics.get(SECONDS))
+    yield "extra_params", {"extra_params": line.extra_params}
+    yield "teacher_confidence", _mean_and_std("teacher_confidence", statistics.get(CONFIDENCE))
+    yield "ensemble", {f"ensemble_{definition.measure}": line.ensemble}
+    yield "train_top1", _mean_and_std("train_top1", statistics.get(TRAIN))
+    yield "selected", _mean_and_std("selected", statistics.get(SELECTED))
+    yield "shares", {"shares": " ".join(f"{name}={share.mean}" for name, share in line.shares.items())}
 
 
-def _figures(line: Line, names: Sequence[str], *, published: bool) -> dict[str, str | int | float | None]:
+def _figures(line: Line, names: Sequence[str], *, published: bool) -> dict[str, Cell]:
     """What derived rows and evaluations found, by name."""
-    printed = line.entry.row.published.figures
-    found: dict[str, str | int | float | None] = {}
+    printed = line.published.figures
+    found: dict[str, Cell] = {}
     for name in names:
         found |= {f"published_{name}": printed.get(name)} if published else {}
         found |= _mean_and_std(name, line.figures.get(name))
     return found
 
 
-def _on_classes(line: Line, *, published: bool) -> dict[str, str | int | float | None]:
+def _on_classes(line: Line, *, published: bool) -> dict[str, Cell]:
     row = line.entry.row
-    printed = {"published_errors_on_classes": row.published.errors_on} if published else {}
-    found = _mean_and_std("errors_on_classes", line.errors_on)
+    printed = {"published_errors_on_classes": line.published.errors_on} if published else {}
+    found = _mean_and_std("errors_on_classes", line.statistics.get(errors_column(row)))
     return {"classes": " ".join(map(str, row.errors_on)), **printed, **found}
 
 
-def _mean_and_std(name: str, statistic: Statistic | None) -> dict[str, float | None]:
+def _mean_and_std(name: str, statistic: Statistic | None) -> dict[str, Cell]:
     return {
         f"{name}_mean": None if statistic is None else statistic.mean,
         f"{name}_std": None if statistic is None else statistic.deviation,
     }
 
 
-def _difference(name: str, found: Difference | None) -> dict[str, float | None]:
+def _difference(name: str, found: Difference | None) -> dict[str, Cell]:
     return {
         f"{name}_mean": None if found is None else found.mean,
         f"{name}_se": None if found is None else found.standard_error,

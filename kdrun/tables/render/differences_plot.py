@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kdrun.analysis.differences import Difference
 from kdrun.analysis.evaluations import SHARES
 from kdrun.analysis.plots import figure, set_heading, style
-from kdrun.tables.compare import BEST, LAST
+from kdrun.tables.compare import BEST, LAST, SELECTED
 from kdrun.tables.contrasts import Contrast, columns_of
 from kdrun.tables.labels import method_label
 from kdrun.tables.measure import Measure
@@ -90,7 +90,7 @@ def _name(contrast: Contrast) -> str:
 
 def _with_unit(column: str, measure: Measure) -> str:
     """A column with the unit of its differences."""
-    if column in (LAST, BEST, "selected on val"):
+    if column in (LAST, BEST, SELECTED):
         return f"{column} ({measure.difference_unit})"
     plain = column.startswith("errors on ") or "perplexity" in column or any(share in column for share in SHARES)
     return column if plain else f"{column} (points)"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from kdrun.analysis.plots import figure, readable_range, set_heading, style
 from kdrun.escaping import legend_label
 from kdrun.tables.compare import Line
-from kdrun.tables.labels import method_label
+from kdrun.tables.labels import has_published, method_label
 from kdrun.tables.measure import Measure
 
 if TYPE_CHECKING:
@@ -23,16 +23,13 @@ GAP = 0.7
 """Between two students, in rows."""
 
 TALL = 30
-"""Beyond so many rows the figures of the axes stand above, too."""
+"""Rows beyond which the axes are labelled at the top, too."""
 
 READABLE_ACCURACIES, READABLE_DIFFERENCES = 25.0, 20.0
-"""Points that an axis may span and still show half a point; that of the differences is shorter."""
+"""Points that an axis may span so that half a point is visible; that of the differences is shorter."""
 
 READABLE_ERRORS, READABLE_MORE = 3.0, 2.0
 """Times the median that an axis of errors, and one of their differences, may span."""
-
-APART = 0.012
-"""Share of the axis beyond which a hollow circle is seen beside its dot."""
 
 OURS, CONTROL, PUBLISHED = "C0", "0.55", "C1"
 BASELINE, ROW, MINOR = range(3)
@@ -82,28 +79,25 @@ class _Panel:
         return [mark for mark in self.marks if not self.low <= mark.value <= self.high]
 
 
-def dots(
-    path: Path, lines: Sequence[Line], measure: Measure, *, published: bool, published_runs: int | None, title: str
-) -> None:
+def dots(path: Path, lines: Sequence[Line], measure: Measure, *, published_runs: int | None, title: str) -> None:
     """A line for each row that has a number, by student: its figure on the left, its Δ on the right; controls grey.
 
     Ours with bars of one deviation on the left and of one standard error on the right. What would stretch an axis
     beyond reading is an arrow at its edge, with the number.
 
     Args:
-        path: of the PNG; a picture of nothing is not there afterwards.
+        path: of the PNG; deleted where there is nothing to draw.
         lines: the rows.
         measure: of the figures.
-        published: whether the paper's figures are shown.
         published_runs: how many runs are behind a published figure; None where the paper does not say.
         title: of the picture.
     """
-    lines = [line for line in lines if line.last is not None or (published and _is_published(line))]
+    lines = [line for line in lines if line.last is not None or has_published(line)]
     if not lines:
         path.unlink(missing_ok=True)
         return
     places = places_of(lines)
-    panels = _panels(lines, places, measure, published=published)
+    panels = _panels(lines, places, measure)
     with figure(path, 9.5, HEIGHT + ROW_INCHES * (max(places) + 1)) as drawn:
         ratios = (3, 2)[: len(panels)]
         left, *right = drawn.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=ratios)[0]
@@ -125,10 +119,10 @@ def dots(
         )
 
 
-def _panels(lines: Sequence[Line], places: Sequence[float], measure: Measure, *, published: bool) -> list[_Panel]:
+def _panels(lines: Sequence[Line], places: Sequence[float], measure: Measure) -> list[_Panel]:
     """The figures, and their differences where there are any."""
-    figures = list(_figures(lines, places, published=published))
-    differences = list(_differences(lines, places, published=published))
+    figures = list(_figures(lines, places))
+    differences = list(_differences(lines, places))
     if measure.fewer:
         median = statistics.median(mark.value for mark in figures)
         spans, margin = (READABLE_ERRORS * median, READABLE_MORE * median), 0.02 * median
@@ -139,30 +133,28 @@ def _panels(lines: Sequence[Line], places: Sequence[float], measure: Measure, *,
     return [left, *([_panel(differences, 0.0, spans[1], margin, always=(0.0,))] * bool(differences))]
 
 
-def _figures(lines: Sequence[Line], places: Sequence[float], *, published: bool) -> Iterator[_Mark]:
+def _figures(lines: Sequence[Line], places: Sequence[float]) -> Iterator[_Mark]:
     for line, place in zip(lines, places, strict=True):
-        printed = line.entry.row.published
-        if published and printed.figure is not None:
-            departs = bool(line.entry.row.departs)
-            yield _published(printed.figure, printed.std, place, line, dodges=line.last is not None, departs=departs)
+        printed = line.published
+        if printed.figure is not None:
+            yield _published(line, place, printed.figure, printed.std, line.last, departs=bool(line.entry.row.departs))
         if line.last is not None:
             best = None if line.best is None else line.best.mean
             yield _Mark(line.last.mean, line.last.deviation, place, _colour(line), _weight(line), best=best)
 
 
-def _differences(lines: Sequence[Line], places: Sequence[float], *, published: bool) -> Iterator[_Mark]:
+def _differences(lines: Sequence[Line], places: Sequence[float]) -> Iterator[_Mark]:
     for line, place in zip(lines, places, strict=True):
         found = line.difference_last
-        if published and line.difference_published is not None:
-            departs = line.difference_departs
-            yield _published(line.difference_published, None, place, line, dodges=found is not None, departs=departs)
+        if line.difference_published is not None:
+            yield _published(line, place, line.difference_published, None, found, departs=line.difference_departs)
         if found is not None:
             yield _Mark(found.mean, found.standard_error, place, _colour(line), _weight(line))
 
 
-def _published(value: float, error: float | None, place: float, line: Line, *, dodges: bool, departs: bool) -> _Mark:
-    """A published figure: a little below ours where there is one, so that both are seen where they agree."""
-    return _Mark(value, error, place + 0.16 * dodges, PUBLISHED, _weight(line), "D", departs=departs)
+def _published(line: Line, place: float, value: float, error: float | None, ours: object, *, departs: bool) -> _Mark:
+    """A published figure: a little below ours where there is one, so that both are visible where they agree."""
+    return _Mark(value, error, place + 0.16 * (ours is not None), PUBLISHED, _weight(line), "D", departs=departs)
 
 
 def _panel(marks: Sequence[_Mark], start: float, span: float, margin: float, always: Sequence[float] = ()) -> _Panel:
@@ -245,43 +237,33 @@ def name_rows(axes: Axes, lines: Sequence[Line], places: Sequence[float]) -> Non
 
 
 def _legend(panels: Sequence[_Panel], published_runs: int | None) -> Iterator[Line2D]:
-    """What is to be seen in the picture, and nothing else."""
+    """What is drawn in the picture, and nothing else."""
     left = panels[0]
     ours = [mark for mark in left.marks if mark.marker == "o"]
     if any(mark.colour == OURS for mark in ours):
         yield handle("o", OURS, f"ours, last epoch{_bars(panels)}")
-    if any(_stands_apart(mark, left) for mark in ours):
+    if any(mark.best not in (None, mark.value) for mark in ours):
         yield handle("o", OURS, "best on test", face="white")
     if any(mark.colour == CONTROL for mark in ours):
         yield handle("o", CONTROL, "control")
+    runs = "" if published_runs is None else f" over {published_runs} runs"
     for departs, words in ((False, "published"), (True, "published for another setting")):
         printed = [mark for panel in panels for mark in panel.marks if mark.marker == "D" and mark.departs == departs]
-        runs = "" if published_runs is None else f" over {published_runs} runs"
-        drawn = any(mark.error is not None for mark in printed if mark not in left.beyond)
         if printed:
-            words += f" (± deviation{runs})" if drawn else ""
-            yield handle("D", PUBLISHED, words, face="white" if departs else None)
-    beyond = [mark for panel in panels for mark in panel.beyond]
+            bars = f" (± deviation{runs})" if any(mark.error is not None for mark in printed) else ""
+            yield handle("D", PUBLISHED, words + bars, face="white" if departs else None)
+    beyond = [(mark, panel) for panel in panels for mark in panel.beyond]
     if beyond:
-        below = any(mark.value < panel.low for panel in panels for mark in panel.beyond)
-        yield handle("<" if below else ">", "0.3", "beyond the axis: the number says where")
+        below = any(mark.value < panel.low for mark, panel in beyond)
+        yield handle("<" if below else ">", "0.3", "beyond the axis: value given")
 
 
 def _bars(panels: Sequence[_Panel]) -> str:
     """What the bars of ours are, on each side that has some."""
     has = [any(mark.error is not None for mark in panel.marks if mark.marker == "o") for panel in panels]
-    words = ("left ± deviation", "right ± standard error")
-    said = ", ".join(word for word, there in zip(words, has, strict=False) if there)
-    if len(panels) == 1:
-        said = said.removeprefix("left ")
-    return f" ({said})" if said else ""
-
-
-def _stands_apart(mark: _Mark, panel: _Panel) -> bool:
-    """Whether the hollow circle of the best epoch is seen beside the dot."""
-    if mark.best is None or not panel.low <= mark.best <= panel.high:
-        return False
-    return mark in panel.beyond or abs(mark.best - mark.value) > APART * (panel.high - panel.low)
+    names = ("left ± deviation", "right ± standard error") if len(panels) > 1 else ("± deviation",)
+    words = ", ".join(name for name, there in zip(names, has, strict=True) if there)
+    return f" ({words})" if words else ""
 
 
 def handle(marker: str, colour: str, label: str, face: str | None = None) -> Line2D:
@@ -291,10 +273,6 @@ def handle(marker: str, colour: str, label: str, face: str | None = None) -> Lin
     return Line2D(
         [], [], marker=marker, linestyle="", color=colour, markerfacecolor=face or colour, label=legend_label(label)
     )
-
-
-def _is_published(line: Line) -> bool:
-    return line.entry.row.published.figure is not None or line.difference_published is not None
 
 
 def _colour(line: Line) -> str:

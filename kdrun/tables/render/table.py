@@ -55,8 +55,10 @@ def render(
     """
     directory.mkdir(parents=True, exist_ok=True)
     measure = MEASURES[definition.measure]
+    if definition.has_published and not published:
+        entries = [entry.without_published() for entry in entries]
     compared = compare(entries, Archive(find, kept, definition.columns, measure, definition.evaluations))
-    lines = [line for line in compared if line.entry.asked or (published and has_published(line))]
+    lines = [line for line in compared if line.entry.asked or has_published(line)]
     differences = contrasts(lines)
     table = content(definition, lines, differences, published=published, elsewhere=elsewhere)
     text = _page(table, command=command)
@@ -68,14 +70,7 @@ def render(
     else:
         (directory / "differences.csv").unlink(missing_ok=True)
     draw_differences(directory / "differences.png", differences, measure, title=table.heading)
-    dots(
-        directory / "table.png",
-        lines,
-        measure,
-        published=published,
-        published_runs=definition.runs,
-        title=table.heading,
-    )
+    dots(directory / "table.png", lines, measure, published_runs=definition.runs, title=table.heading)
     rendering = Rendering(directory, definition, lines, kept, published=published, title=table.heading)
     for figure in definition.figures:
         figure.write(rendering)

@@ -50,7 +50,7 @@ def test_images_are_added_up_over_the_seeds_that_are_finished(rendered, drawn, a
     ]
     expected = [[*map(str, row[:-1]), "" if row[-1] is None else str(row[-1])] for row in SUMS]
     assert [row[2:] for row in rows[1:]] == expected
-    assert {tuple(row[:2]) for row in rows[1:]} == {("cnn", "with specialists")}
+    assert {tuple(row[:2]) for row in rows[1:]} == {("cnn", "specialists")}
     (axes,) = drawn[-1].axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0\n22", "1\n42", "2\n6", "3\n10"]
     heights = [patch.get_height() for patch in axes.patches]
