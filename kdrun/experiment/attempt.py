@@ -33,9 +33,9 @@ from kdrun.experiment.failures import (
 )
 from kdrun.experiment.finishing import exported, restored_weights
 from kdrun.experiment.progress import TrainingProgress
-from kdrun.experiment.resident import ResidentSplits
+from kdrun.experiment.datasets import ResidentSplits
 from kdrun.experiment.shares import hardly_acting, just_measured
-from kdrun.experiment.start import begin_from
+from kdrun.experiment.initial_weights import begin_from
 from kdrun.experiment.weights import load_weights, own_weights
 from kdrun.files import keep_under, sweep, write_atomically
 from kdrun.log import log, log_file
@@ -327,7 +327,7 @@ class Attempt:
     def _tell_damaged_status(self) -> None:
         status = self.run.status()
         if "damaged" in status:
-            known = "choices" in status
+            known = self.run.choices() is not None
             what = "its checkpoint says how the run computes" if known else "nothing was trained, the run begins anew"
             log.warning("%s; %s", status["damaged"], what, extra={"run": self.run.spec.run_id})
 

@@ -60,7 +60,7 @@ class Choices:
 
 def recorded_choices(run: Run) -> Choices | None:
     """What a run began with; None where it was never begun."""
-    recorded = run.status().get("choices")
+    recorded = run.choices()
     return None if recorded is None else Choices(**recorded)
 
 

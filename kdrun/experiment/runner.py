@@ -18,8 +18,8 @@ from kdrun.experiment.cost import threads_for
 from kdrun.experiment.environment import free_memory, reset_peak_memory
 from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
 from kdrun.experiment.progress import TrainingProgress
-from kdrun.experiment.replay import ReplayStore, replay_key
-from kdrun.experiment.resident import ResidentSplits, load_resident, load_test
+from kdrun.experiment.logit_cache import ReplayStore, replay_key
+from kdrun.experiment.datasets import ResidentSplits, load_resident, load_test
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.speeds import keep_speed
 from kdrun.experiment.teachers import load_teacher, weakness

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdrun.experiment.resident import load_resident
+from kdrun.experiment.datasets import load_resident
 from kdrun.experiment.teachers import load_teacher
 from kdrun.files import read_record, write_record
 from kdrun.store.run import Run

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdrun import specialists
 from kdrun.experiment.derived.base import Derived, described
-from kdrun.experiment.start import has_bias, last_layer
+from kdrun.experiment.initial_weights import has_bias, last_layer
 from kdrun.log import log
 from kdrun.spec.dataset import ImageDatasetSpec
 from kdrun.spec.spec import Component, Spec

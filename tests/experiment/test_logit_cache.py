@@ -11,7 +11,7 @@ import torch
 from kdrun.data import Augmentation
 from kdrun.experiment import replay
 from kdrun.experiment.build import needs_of
-from kdrun.experiment.replay import ReplayStore, replay_key
+from kdrun.experiment.logit_cache import ReplayStore, replay_key
 from kdrun.methods import Needs
 from kdrun.store import checkpoint
 from kdrun.training.teacher import LiveTeacher

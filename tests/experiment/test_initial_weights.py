@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdrun.experiment.start import regrouped
+from kdrun.experiment.initial_weights import regrouped
 from kdrun.methods import CE
 from kdrun.spec.spec import Spec
 from kdrun.store.checkpoint import read_weights
