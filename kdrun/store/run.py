@@ -190,7 +190,7 @@ class Run:
         return self.directory / "metrics.jsonl"
 
     def status(self) -> dict[str, Any]:
-        """What `status.json` holds; empty before the run was ever started; `damaged` alone, the fault, for a bad file."""
+        """What `status.json` holds; nothing before the run was ever started; of a bad file `damaged`, its fault."""
         try:
             status = read_record(self._status_path)
             self._check_owner(self._status_path, status)

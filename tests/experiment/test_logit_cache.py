@@ -11,7 +11,7 @@ import torch
 from kdrun.data import Augmentation
 from kdrun.experiment import replay
 from kdrun.experiment.build import needs_of
-from kdrun.experiment.logit_cache import ReplayStore, replay_key
+from kdrun.experiment.logit_cache import LogitCache, replay_key
 from kdrun.methods import Needs
 from kdrun.store import checkpoint
 from kdrun.training.teacher import LiveTeacher
@@ -68,7 +68,7 @@ def test_what_could_differ_in_a_bit_is_another_recording(lab):
         replay_key(lab.taught(), needs, *which, CPU, 1)
         for needs, *which in zip(asked, (other, teacher, teacher), strict=True)
     ]
-    store = ReplayStore(lab.root, 1e9)
+    store = LogitCache(lab.root, 1e9)
     assert len({store.recording(key)._directory for key in keys}) == len(keys)
     spec = replace(lab.taught("resnet20", temperature=9.0), recipe=replace(lab.recipe, lr=0.1))
     same = replay_key(spec, needs_of(spec), teacher, CPU, 1)
@@ -98,7 +98,7 @@ def tensors(size: int) -> dict[str, torch.Tensor]:
 
 
 def test_what_was_unused_for_the_longest_time_makes_room(tmp_path):
-    store = ReplayStore(tmp_path, 65_000)
+    store = LogitCache(tmp_path, 65_000)
     recordings = {name: store.recording({"teacher": name}) for name in "abc"}
     for age, (name, recording) in enumerate(recordings.items()):
         recording.write(0, tensors(12_000))
@@ -113,7 +113,7 @@ def test_what_was_unused_for_the_longest_time_makes_room(tmp_path):
 
 def test_the_limit_is_kept_and_told_once(tmp_path, caplog):
     caplog.set_level("INFO")
-    store = ReplayStore(tmp_path, 50_000)
+    store = LogitCache(tmp_path, 50_000)
     recording = store.recording({"teacher": "a"})
     for epoch in range(6):
         recording.write(epoch, tensors(20_000))

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from kdrun.experiment.build import build_student
-from kdrun.experiment.derived import Paths, compute, kept, paths
 from kdrun.experiment.datasets import load_resident
+from kdrun.experiment.derived import Paths, compute, kept, paths
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.spec.dataset import SequenceDatasetSpec
 from kdrun.spec.spec import Component, Spec
