@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kdrun.data import Augmentation
-from kdrun.experiment import replay
+from kdrun.experiment import logit_cache
 from kdrun.experiment.build import needs_of
 from kdrun.experiment.logit_cache import LogitCache, replay_key
 from kdrun.methods import Needs
@@ -169,7 +169,7 @@ def test_what_cannot_be_kept_harms_no_run(lab, caplog, monkeypatch, obstacle):
         def full(path, state):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-        monkeypatch.setattr(replay, "checkpoint", SimpleNamespace(save=full, load=checkpoint.load))
+        monkeypatch.setattr(logit_cache, "checkpoint", SimpleNamespace(save=full, load=checkpoint.load))
     assert lab.bits(lab.execute(lab.taught()).run) == expected
     assert caplog.text.count("no more of the teacher's logits is kept for later runs (these do not need it)") == 1
 

@@ -241,7 +241,8 @@ def test_the_bar_goes_on_when_the_clock_is_set_back(monkeypatch):
     now = time.time
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr("tqdm.std.time", lambda: now() + shift[0])
-    with TrainingProgress("student", epochs=1, done=0, steps_per_epoch=4) as progress:
+    progress = TrainingProgress("student", epochs=1, steps_per_epoch=4)
+    with progress.begun(0):
         shift[0] = -7200.0
         for _ in range(3):
             time.sleep(0.11)
@@ -253,7 +254,8 @@ def test_the_bar_goes_on_when_the_clock_is_set_back(monkeypatch):
 
 def test_small_terms_have_three_significant_digits():
     train = {"top1": 50.0, "loss": 12.3456, "ce": 0.25, "small": 0.00012345, "round": 0.058, "none": 0.0}
-    with TrainingProgress("student", epochs=2, done=0, steps_per_epoch=1) as progress:
+    progress = TrainingProgress("student", epochs=2, steps_per_epoch=1)
+    with progress.begun(0):
         line = progress.line("student", {"epoch": 1, "train": train, "test": {"top1": 40.0}}, 99.6, 2)
     assert line.startswith("student epoch 1/2  test 40.0%  train 50.0%  loss 12.346  ce 0.250  small 0.000123  ")
     assert "round 0.0580  none 0.000  img/s 100" in line

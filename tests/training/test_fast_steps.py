@@ -77,7 +77,8 @@ class Fast:
         generator = torch.Generator()
         batch = Batch(x, y, torch.arange(len(y)), epoch=0, step=self._taken, progress=0.0, generator=generator)
         self._taken += 1
-        self._step(batch, self._teacher(batch), LR)
+        self._step.set_lr(LR)
+        self._step(batch, self._teacher(batch), first=batch.step == 0)
         return self._step.end_epoch().means["loss"], gradients(self.method.student)
 
 

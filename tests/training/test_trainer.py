@@ -18,6 +18,7 @@ from kdrun.store import checkpoint
 from kdrun.training.optimisation import build_optimizer
 from kdrun.training.step import Step
 from kdrun.training.trainer import DivergedError, Member, Stage, Training, fit
+from tests.training.owners import Collecting, Raising
 
 PLAIN = contextlib.nullcontext()
 NUM, CLASSES, BATCH_SIZE = 26, 4, 8  # 8, 8, 8 and 2 images
@@ -76,16 +77,13 @@ def never() -> Step:
 def member(training: Training, images: ResidentImages, *, stop_epoch: int = 3, epochs: int = 3, **changes) -> Member:
     """A member with what the tests do not care about filled in; its failure is raised."""
 
-    def raise_it(error: Exception) -> None:
-        raise error
-
     arguments = {
         "stages": [Stage(0, epochs, changes.pop("learning_rate", lambda step: 0.05))],
         "begin_stage2": never,
         "autocast": PLAIN,
         "splits": {"test": images},
         "on_epoch": lambda images_per_second: None,
-        "on_failure": raise_it,
+        "owner": Raising(),
         **changes,
     }
     return Member(training, Step(training.method, training.optimizer, PLAIN), stop_epoch=stop_epoch, **arguments)
@@ -319,7 +317,7 @@ def lockstep(trainings: list[Training], images: ResidentImages, *, epochs: int =
     views = TrainingViews(images, Augmentation(crop_padding=1, rotation=10.0), batch_size=BATCH_SIZE, seed=0)
     stops = changes.pop("stops", [epochs] * len(trainings))
     members = [
-        member(training, images, stop_epoch=stop, on_failure=failures.append, **changes)
+        member(training, images, stop_epoch=stop, owner=Collecting(failures), **changes)
         for training, stop in zip(trainings, stops, strict=True)
     ]
     fit(members, views, EveryOtherRight(), seed=0)
