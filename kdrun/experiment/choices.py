@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from kdrun.experiment.build import build_student, needs_of
-from kdrun.experiment.cost import macs_per_example
 from kdrun.experiment.runtime import Runtime
+from kdrun.experiment.sizes import macs_per_example
 from kdrun.files import expanded
 from kdrun.log import log
 from kdrun.spec.dataset import ImageDatasetSpec

@@ -1,4 +1,4 @@
-"""Where teachers' logits are kept for later runs: one directory a teacher and sequence of views, one file an epoch.
+"""Teachers' logits on disk, for later runs: one directory a teacher and sequence of views, one file an epoch.
 
 replay/<key>/
     key.json      what the logits depend on; its time of change is when they were last used

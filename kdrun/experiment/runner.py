@@ -14,13 +14,13 @@ from kdrun.data import Resident, TrainingViews
 from kdrun.experiment.attempt import Attempt, Outcome, Request
 from kdrun.experiment.build import needs_of
 from kdrun.experiment.choices import Choices, choose, recorded_choices
-from kdrun.experiment.cost import threads_for
 from kdrun.experiment.datasets import ResidentSplits, load_resident
 from kdrun.experiment.environment import free_memory, reset_peak_memory
 from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
 from kdrun.experiment.notices import weakness
 from kdrun.experiment.progress import TrainingProgress
 from kdrun.experiment.runtime import Runtime
+from kdrun.experiment.sizes import threads_for
 from kdrun.experiment.speeds import keep_speed
 from kdrun.experiment.teachers import load_teacher, teacher_source
 from kdrun.log import counted, log

@@ -174,4 +174,4 @@ def _source(
     cached = cache.recording(replay_key(student, needs, teacher, device, torch.get_num_threads()))
     if count := cached.num_kept(epochs):
         log.info("teacher %s: logits of %d/%d epochs found in the cache", teacher.directory, count, epochs)
-    return ReplayTeacher(live, cached, [needs], num_rows=needs.views * len(data.train))
+    return ReplayTeacher(live, cached, num_rows=needs.views * len(data.train))

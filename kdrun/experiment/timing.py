@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdrun.experiment.build import build_student
-from kdrun.experiment.cost import Size, size_of
+from kdrun.experiment.sizes import Size, size_of
 from kdrun.experiment.speeds import Network, Speed
 from kdrun.experiment.stages import optimizer_for
 from kdrun.spec.dataset import DatasetSpec, SequenceDatasetSpec
