@@ -162,20 +162,20 @@ def trained(monkeypatch) -> list[str]:
 
 @pytest.fixture
 def interrupted(lab):
-    """Trains two epochs of a run by cross-entropy, which Ctrl-C then stops; returns the run."""
+    """Trains so many epochs of a run by cross-entropy, which Ctrl-C then stops; returns the run."""
 
-    def stop(spec: Spec) -> Run:
+    def stop(spec: Spec, *, epochs: int = 2, **options: Any) -> Run:
         forward = methods.CE.forward
 
         def stopping(self, batch, teacher):
-            if batch.epoch == 2:
+            if batch.epoch == epochs:
                 raise KeyboardInterrupt
             return forward(self, batch, teacher)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(methods.CE, "forward", stopping)
             with pytest.raises(KeyboardInterrupt):
-                lab.execute(spec)
+                lab.execute(spec, **options)
         return lab.run(spec)
 
     return stop
