@@ -201,9 +201,9 @@ class Attempt:
             yield
         except Exception as error:
             self.fail(error)
-            if self.lockstep > 1:  # else it is reported when the run returns, which is now
+            if self.failed and self.lockstep > 1:  # alone it is reported when the run returns, which is now
                 told = f"{self.title} is removed from the group: {type(self.ended).__name__}: {self.ended}"
-                log.error(told, extra={"run": self.run.spec.run_id})
+                log.error("%s", told, extra={"run": self.run.spec.run_id})
 
     @property
     def failed(self) -> bool:

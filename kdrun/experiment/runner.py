@@ -216,6 +216,8 @@ class Runner:
     def _train(self, attempts: Sequence[Attempt], teachers: Mapping[str, Outcome]) -> None:
         """Brings opened attempts to their ends; what fails for all of them ends them all."""
         spec, device = attempts[0].run.spec, self._runtime.device
+        for attempt in attempts:
+            attempt.lockstep = len(attempts)
         with _shared_failure(attempts):
             data = self.data(spec.dataset)
             views = _views(data, spec)
@@ -245,7 +247,6 @@ class Runner:
         """The members of a group; an attempt that fails is left out."""
         members: dict[Attempt, Member] = {}
         for attempt in attempts:
-            attempt.lockstep = len(attempts)
             with attempt.isolated_failure():
                 start = self.start(attempt.run.spec)
                 members[attempt] = attempt.build(

@@ -293,29 +293,14 @@ def fit(
                 source.end_epoch()
             synchronize(x.device)
             shared = (time.perf_counter() - started - sum(member.busy_seconds for member in due)) / len(due)
-            _end_epoch(due, epoch, len(views), shared, is_timed=x.device.type == "cpu", has_teacher=source is not None)
-
-
-def _end_epoch(
-    due: Sequence[Member], epoch: int, steps: int, shared: float, *, is_timed: bool, has_teacher: bool
-) -> None:
-    """Ends an epoch (from 0) for the members that were due.
-
-    Args:
-        due: the members; those that have failed are left out.
-        epoch: that has ended.
-        steps: it had.
-        shared: seconds of each member beside those of its own steps.
-        is_timed: whether the seconds of its own steps are measured: not where the device computes on its own. There
-            they are those of the whole epoch for a member alone, without a teacher.
-        has_teacher: whether a teacher was asked.
-    """
-    for member in due:
-        if not member.owner.failed:
-            whole = member.busy_seconds + shared
-            alone = whole if len(due) == 1 and not has_teacher else None
-            with member.owner.isolated_failure():
-                member.end_epoch(epoch, steps, whole, member.busy_seconds if is_timed else alone)
+            is_alone = len(due) == 1 and source is None
+            for member in due:
+                if not member.owner.failed:
+                    whole = member.busy_seconds + shared
+                    # Devices other than the CPU compute on: there only the whole epoch's time is known.
+                    own = member.busy_seconds if x.device.type == "cpu" else whole if is_alone else None
+                    with member.owner.isolated_failure():
+                        member.end_epoch(epoch, len(views), whole, own)
 
 
 def _check_finite(means: dict[str, float], lr: float, where: str) -> None:
