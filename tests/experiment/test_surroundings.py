@@ -84,19 +84,8 @@ def test_data_that_vanishes_between_runs_fails_those_that_need_it_by_its_place(l
         assert lab.bits(end.run) == lab.bits(lab.execute(request.spec, "undisturbed").run)
 
 
-def test_a_run_that_resumes_without_its_data_fails_and_keeps_what_it_has(lab, pictures, monkeypatch):
-    forward = CE.forward
-
-    def stopping(self, batch, teacher):
-        if batch.epoch == 1:
-            raise KeyboardInterrupt
-        return forward(self, batch, teacher)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CE, "forward", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            lab.execute(pictures)
-    checkpoint = lab.run(pictures).last_checkpoint
+def test_a_run_that_resumes_without_its_data_fails_and_keeps_what_it_has(lab, pictures, interrupted):
+    checkpoint = interrupted(pictures, epochs=1).last_checkpoint
     content = checkpoint.read_bytes()
     take_away(lab)
     with pytest.raises(DataError, match="needs a directory train/"):

@@ -324,40 +324,6 @@ def lockstep(trainings: list[Training], images: ResidentImages, *, epochs: int =
     return failures
 
 
-def assorted() -> list[Training]:
-    """Students of different architectures and methods, with dropout and draws of their own."""
-    return [build(Noisy), build(), build(Noisy, student=nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES)))]
-
-
-def test_a_member_ends_with_the_bits_of_itself_alone(images):
-    together = assorted()
-    assert lockstep(together, images) == []
-    for training, alone in zip(together, assorted(), strict=True):
-        lockstep([alone], images)
-        assert training.rows == alone.rows
-        assert_same_weights(training, alone)
-
-
-@pytest.mark.parametrize("reason", ["diverges", "raises"])
-def test_one_that_fails_leaves_and_the_others_go_on_undisturbed(images, monkeypatch, reason):
-    def raising(self, batch, teacher):
-        if (batch.epoch, batch.step) == (1, 1):
-            raise MemoryError("no room for this one")
-        return CrossEntropy.forward(self, batch, teacher)
-
-    if reason == "raises":
-        monkeypatch.setattr(Breaking, "forward", raising)
-    broken, others = build(Breaking), assorted()
-    (failure,) = lockstep([others[0], broken, *others[1:]], images)
-    assert isinstance(failure, DivergedError if reason == "diverges" else MemoryError)
-    assert len(broken.rows) == 1
-    alone = assorted()
-    lockstep(alone, images)
-    for training, expected in zip(others, alone, strict=True):
-        assert training.rows == expected.rows
-        assert_same_weights(training, expected)
-
-
 def test_members_join_where_they_were_and_leave_where_they_stop(images):
     """One was interrupted after its first epoch, one is to stop there: each trains its own epochs."""
     whole, resumed, stopped = build(Noisy), build(Noisy), build(Noisy)
