@@ -86,7 +86,8 @@ def kd_steps(
             seed = mix(0, "step", epoch, number)
             seed_global_generators(seed, device)
             generator.manual_seed(seed)
-            step(batch, output, LR)
+            step.set_lr(LR)
+            step(batch, output, first=place == 0)
             yield step
         step.end_epoch()
 

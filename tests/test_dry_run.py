@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from kdrun.experiment import cost, dry_run, speeds
+from kdrun.experiment import dry_run, sizes, speeds
 from kdrun.experiment.dry_run import Estimator
 
 ROOT = Path(__file__).parents[1]
@@ -139,8 +139,8 @@ def test_a_run_of_any_length_is_estimated_at_once(kdrun):
 def test_each_network_of_a_table_is_measured_once(kdrun, monkeypatch):
     """Not once for every run: counting MACs takes up to a second."""
     counted = []
-    monkeypatch.setattr(cost, "_SIZES", {})
-    monkeypatch.setattr(cost, "num_macs", lambda *what: counted.append(what) or 10**6)
+    monkeypatch.setattr(sizes, "_SIZES", {})
+    monkeypatch.setattr(sizes, "num_macs", lambda *what: counted.append(what) or 10**6)
     monkeypatch.setattr(dry_run, "TIMING_SECONDS", 0.0)
     code, out, _ = kdrun("table", "tfkd_t1", "--dry-run", "--rows", "mobilenetv2/ce,mobilenetv2/kd/resnet18*")
     assert code == 0

@@ -112,7 +112,7 @@ def test_every_part_has_its_arrows():
 
 def test_config_uses_of_experiment_only_building():
     used = {name for path in (ROOT / "config").glob("*.py") for name in imports(path) if "experiment" in name}
-    assert used <= {f"kdrun.experiment.{name}" for name in ("build", "runtime", "evaluations", "weights")}
+    assert used <= {f"kdrun.experiment.{name}" for name in ("build", "datasets", "runtime", "evaluations", "weights")}
 
 
 def test_a_run_id_needs_no_torch():

@@ -7,7 +7,8 @@ something is to be run, so that `--help`, `--cfg` and completion answer at once.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from kdrun import redaction
 from kdrun.cli.options import VERBS, distributed, late_verb, looks, refuse, run_parser
@@ -18,51 +19,53 @@ from kdrun.start import obstacle
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
     with guarded():
-        return _main(arguments)
+        if reason := obstacle():
+            return refuse([reason])
+        from kdrun.stopping import stop_behind  # which needs POSIX
+
+        redaction.forget()
+        try:
+            serve, given = _served(list(sys.argv[1:] if arguments is None else arguments))
+            return serve(given)
+        except BaseException as error:
+            stop = stop_behind(error)
+            if stop is None:
+                raise
+            print(f"kdrun: {stop}; the same command resumes after the last finished epoch", file=sys.stderr)
+            return 128 + stop.number
 
 
-def _main(arguments: Sequence[str] | None) -> int:
-    if reason := obstacle():
-        return refuse([reason])
-    from kdrun.stopping import listen, stop_behind  # which needs POSIX
-
-    redaction.forget()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+def _served(words: list[str]) -> tuple[Callable[[Any], int], Any]:
+    """What serves a command line, and its argument: the words after the verb, or the parsed flags of a run."""
     verb = words.pop(0) if words and words[0] in VERBS else None
     if verb is None and (late := late_verb(words)):
-        return refuse([f"{late}: a verb must be the first word: kdrun {late} ..."])
-    if verb is None:
-        options = run_parser().parse_intermixed_args(words)
-        if looks(options):
-            from kdrun.cli.hydra_main import look
+        return refuse, [f"{late}: a verb must be the first word: kdrun {late} ..."]
+    options = run_parser().parse_intermixed_args(words) if verb is None else None
+    if options is not None and looks(options):
+        from kdrun.cli.hydra_main import look
 
-            return look(options)
+        return look, options
     if verb in (None, "table") and (reason := distributed()):
-        return refuse([reason])
+        return refuse, [reason]
+    from kdrun.stopping import listen
+
     listen()
-    try:
-        if verb == "table":
-            from kdrun.cli.table import table_main
+    if verb == "table":
+        from kdrun.cli.table import table_main
 
-            return table_main(words)
-        if verb == "ls":
-            from kdrun.cli.ls import ls_main
+        return table_main, words
+    if verb == "ls":
+        from kdrun.cli.ls import ls_main
 
-            return ls_main(words)
-        if verb in ("rm", "clean"):
-            from kdrun.cli.clean import clean_main, rm_main
+        return ls_main, words
+    if verb in ("rm", "clean"):
+        from kdrun.cli.clean import clean_main, rm_main
 
-            return rm_main(words) if verb == "rm" else clean_main(words)
-        if verb == "show":
-            from kdrun.cli.show import show_main
+        return rm_main if verb == "rm" else clean_main, words
+    if verb == "show":
+        from kdrun.cli.show import show_main
 
-            return show_main(words)
-        from kdrun.cli.runs import runs_main
+        return show_main, words
+    from kdrun.cli.runs import runs_main
 
-        return runs_main(options)
-    except BaseException as error:
-        stop = stop_behind(error)
-        if stop is None:
-            raise
-        print(f"kdrun: {stop}; the same command resumes after the last finished epoch", file=sys.stderr)
-        return 128 + stop.number
+    return runs_main, options

@@ -26,50 +26,50 @@ def runs_main(options: argparse.Namespace) -> int:
     if options.version:
         print(f"kdrun {__version__} ({Path(__file__).parents[1]})")
         return 0
-    with dry_run() if options.dry_run else contextlib.nullcontext():
-        return _checked_main(options)
-
-
-def _checked_main(options: argparse.Namespace) -> int:
     from kdrun.config.command_line import read_command
     from kdrun.config.compose import ConfigError, hydra_session
 
-    problems = misused(options)
-    try:
-        with hydra_session():
-            command = read_command(options.overrides, problems, multirun=options.multirun, extra=options.config_dir)
-            jobs, choices = _jobs(command, options, problems)
-    except ConfigError as error:
-        problems += error.problems
-    if problems:
-        return refuse(list(dict.fromkeys(problems)))
-    from kdrun.log import log, set_up_console
+    with dry_run() if options.dry_run else contextlib.nullcontext():
+        problems = misused(options)
+        try:
+            with hydra_session():
+                command = read_command(options.overrides, problems, multirun=options.multirun, extra=options.config_dir)
+                jobs, choices = _jobs(command, options, problems)
+        except ConfigError as error:
+            problems += error.problems
+        if problems:
+            return refuse(list(dict.fromkeys(problems)))
+        from kdrun.log import log, set_up_console
 
-    set_up_console()
-    notices = [*(notice for job in jobs for notice in job.notices), *_about_sweep(jobs, choices)]
-    for notice in dict.fromkeys(notices):
-        log.info("%s", notice)
-    if options.dry_run:
-        from kdrun.experiment.dry_run import Estimator, with_teachers
+        set_up_console()
+        notices = [*(notice for job in jobs for notice in job.notices), *_about_sweep(jobs, choices)]
+        for notice in dict.fromkeys(notices):
+            log.info("%s", notice)
+        if options.dry_run:
+            return _estimate(jobs)
+        runner = runner_for(jobs)
+        try:
+            runner.store.check_writable(job.spec for job in jobs)
+        except ValueError as error:
+            return refuse([str(error)])
+        if not command.search.is_own:
+            from kdrun.cli.hydra_main import search_main
 
-        every = with_teachers([job.spec for job in jobs])
-        estimator = Estimator((spec for spec, _ in every), jobs[0].runtime.device, jobs[0].runtime.threads)
-        for spec, role in every:
-            log.info("%s", estimator.line(spec, role=role))
-        log.info("%s", estimator.basis())
-        return 0
-    runner = runner_for(jobs)
-    try:
-        runner.store.check_writable(job.spec for job in jobs)
-    except ValueError as error:
-        return refuse([str(error)])
-    if not command.search.is_own:
-        from kdrun.cli.hydra_main import search_main
+            return search_main(command, options)
+        return _run_sweep(runner, jobs, choices) if options.multirun else _run_one(runner, jobs[0])
 
-        return search_main(command, options)
-    if options.multirun:
-        return _run_sweep(runner, jobs, choices)
-    return _run_one(runner, jobs[0])
+
+def _estimate(jobs: Sequence[Job]) -> int:
+    """Prints what the runs of a dry run would cost."""
+    from kdrun.experiment.dry_run import Estimator, with_teachers
+    from kdrun.log import log
+
+    every = with_teachers([job.spec for job in jobs])
+    estimator = Estimator((spec for spec, _ in every), jobs[0].runtime.device, jobs[0].runtime.threads)
+    for spec, role in every:
+        log.info("%s", estimator.line(spec, role=role))
+    log.info("%s", estimator.basis())
+    return 0
 
 
 def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) -> tuple[list[Job], list[dict[str, str]]]:

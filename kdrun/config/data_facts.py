@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.config.findings import Findings
-from kdrun.experiment.build import NOT_DECODED, DataError, class_indices, class_names, data_root, describe_dataset
+from kdrun.experiment.datasets import NOT_DECODED, DataError, class_indices, class_names, data_root, describe_dataset
 from kdrun.spec.components import resolve, sources
 from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec, kind_of
 from kdrun.spec.signature import construct

@@ -23,7 +23,7 @@ from kdrun.config.schema import RootOptions, RuntimeOptions, check_seeds
 from kdrun.config.secrets import masked_yaml, watch_environment
 from kdrun.config.teaching import check_teaching, taught_spec
 from kdrun.config.yaml_files import restart_resolving
-from kdrun.experiment.build import data_root
+from kdrun.experiment.datasets import data_root
 from kdrun.experiment.evaluations import missing_files, names_for
 from kdrun.experiment.runtime import Runtime
 from kdrun.files import expanded

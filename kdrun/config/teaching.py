@@ -11,7 +11,8 @@ from kdrun.config.data_facts import OF_IMAGES, check_dataset, with_indices, with
 from kdrun.config.findings import Findings
 from kdrun.config.parts import Parts, check_fits, check_parts
 from kdrun.config.schema import Selection, TeacherOptions
-from kdrun.experiment.build import Method, data_root
+from kdrun.experiment.build import Method
+from kdrun.experiment.datasets import data_root
 from kdrun.experiment.weights import own_weights
 from kdrun.files import expanded
 from kdrun.spec.components import all_options, method_class, student_component

@@ -11,18 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from kdrun.escaping import printable
-from kdrun.experiment.build import (
-    build_method,
-    build_optimisation,
-    build_schedule,
-    build_student,
-    offered,
-    stage_recipes,
-)
+from kdrun.experiment.build import build_method, offered
 from kdrun.experiment.choices import Choices
+from kdrun.experiment.datasets import ResidentSplits
 from kdrun.experiment.failures import (
     advice_on_divergence,
     first_line,
@@ -32,27 +25,26 @@ from kdrun.experiment.failures import (
     out_of_memory,
 )
 from kdrun.experiment.finishing import exported, restored_weights
+from kdrun.experiment.initial_weights import initial_student
+from kdrun.experiment.notices import equal_runs
 from kdrun.experiment.progress import TrainingProgress
-from kdrun.experiment.resident import ResidentSplits
+from kdrun.experiment.resume import continue_shorter, newest_checkpoint, save_epoch
 from kdrun.experiment.shares import hardly_acting, just_measured
-from kdrun.experiment.start import begin_from
-from kdrun.experiment.weights import load_weights, own_weights
-from kdrun.files import keep_under, sweep, write_atomically
+from kdrun.experiment.stages import build_stages, optimizer_for, stage_recipes
+from kdrun.files import sweep, write_atomically
 from kdrun.log import log, log_file
 from kdrun.redaction import redacted
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.spec.components import method_class
-from kdrun.spec.own_code import changes, outdated
+from kdrun.spec.own_code import outdated
 from kdrun.spec.spec import Spec
 from kdrun.stopping import DeviceLost
-from kdrun.store import checkpoint
-from kdrun.store.result import best, describe
 from kdrun.store.run import Run
 from kdrun.store.store import Store
 from kdrun.training.cuda_graphs import GraphedStep
 from kdrun.training.precision import autocast, on_device
 from kdrun.training.step import Step
-from kdrun.training.trainer import DivergedError, Member, Stage, Training
+from kdrun.training.trainer import DivergedError, Member, Training
 
 
 @dataclass(frozen=True)
@@ -127,15 +119,27 @@ class Attempt:
             self.run.open(self._request.config)
             with log_file(self.run.directory / "kdrun.log", self.run.spec.run_id):
                 try:
-                    self._tell_damaged_status()
-                    self._tell_older(store)
-                    self._tell_other_source(store)
-                    self._take_beginning(store)
+                    self._begin(store)
                     self.run.write_status("running", choices=dataclasses.asdict(choices))
                     yield
                 except BaseException as error:
                     self.fail(error)
                     raise
+
+    def _begin(self, store: Store) -> None:
+        """Reports what a user should know before the first epoch; a run that was never started continues a shorter one.
+
+        A damaged status is reported; the run's choices are then those of its checkpoint.
+        """
+        if damaged := self.run.status().get("damaged"):
+            known = self.run.choices() is not None
+            what = "its checkpoint says how the run computes" if known else "nothing was trained, the run begins anew"
+            log.warning("%s; %s", damaged, what, extra={"run": self.run.spec.run_id})
+        for notice in equal_runs(self.run, store):
+            self.tell(f"{self.title}: {notice}")
+        shorter = continue_shorter(self.run, store, self.choices)
+        if shorter is not None:
+            self.tell(f"goes on from epoch {shorter.spec.epochs_trained} of {shorter.origin()}")
 
     def _restore_weights(self) -> bool:
         """Ends here if weights that a finished run lacks are restored from its checkpoint; else it is trained again."""
@@ -190,25 +194,45 @@ class Attempt:
             log.error("%s: its status cannot be written: %s", self.run.directory, status_error)
 
     @contextlib.contextmanager
-    def failing_alone(self) -> Iterator[None]:
-        """What goes wrong in this context is this run's own failure."""
+    def isolated_failure(self) -> Iterator[None]:
+        """What goes wrong in this context is this run's own failure; the others of its group go on."""
         try:
             yield
         except Exception as error:
             self.fail(error)
+            if self.failed and self.lockstep > 1:  # alone it is reported when the run returns, which is now
+                told = f"{self.title} is removed from the group: {type(self.ended).__name__}: {self.ended}"
+                log.error("%s", told, extra={"run": self.run.spec.run_id})
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended without a result."""
+        return isinstance(self.ended, Exception)
+
+    def outcome(self) -> Outcome | Exception:
+        """How it has ended; an exception is without its traceback, which would keep the tensors of its group."""
+        assert self.ended is not None, "every attempt ends"
+        return self.ended.with_traceback(None) if isinstance(self.ended, Exception) else self.ended
 
     def tell(self, message: str) -> None:
         """A message that belongs to this run's log alone."""
         log.info("%s", message, extra={"run": self.run.spec.run_id})
 
     def build(
-        self, data: ResidentSplits, steps_per_epoch: int, weight_files: Mapping[str, Path], start: Run | None
-    ) -> Training:
+        self,
+        data: ResidentSplits,
+        steps_per_epoch: int,
+        progress: TrainingProgress,
+        *,
+        weight_files: Mapping[str, Path],
+        start: Run | None,
+    ) -> Member:
         """Builds the student with its method and optimiser, and restores what is trained of it.
 
         Args:
-            data: that it is trained on.
+            data: that it is trained and evaluated on.
             steps_per_epoch: of the views.
+            progress: of the group.
             weight_files: files with weights of the user's own, by their SHA-256.
             start: the finished run that this one starts from, where there is one.
 
@@ -216,70 +240,46 @@ class Attempt:
             CheckpointError: all checkpoints are damaged, or weights to begin with are not what they should be.
             RuntimeError: code from outside kdrun, or a file that its options name, is no longer what the spec says.
         """
-        spec, device = self.run.spec, self._device
+        spec, device, choices = self.run.spec, self._device, self.choices
         if changed := outdated(spec.sources()):
             raise RuntimeError(f"{', '.join(changed)}: changed since the command started; start it again")
         seed_global_generators(mix(spec.seed, "init"), device)
-        student = build_student(spec.student, spec.dataset)
-        if spec.weights is not None:
-            _take_weights(student, spec, weight_files)
-        if start is not None:
-            begin_from(student, spec.dataset, start, data.rest)
-        student = on_device(student, device)
+        student = on_device(initial_student(spec, weight_files, start, data.rest), device)
         method = build_method(spec.method, student, offered(spec, device, data.train.labels)).to(device)
-        state = self._newest_checkpoint()
+        state = newest_checkpoint(self.run, device)
         if state is not None:
             method.stage = state["stage"]
         # A batch is never larger than the data, and the learning rate is scaled by the batch that there is.
         batch_size = min(spec.recipe.batch_size, max(2, len(data.train)))
         recipes = stage_recipes(dataclasses.replace(spec.recipe, batch_size=batch_size), method)
-        self._stages = [
-            Stage(method.stage1_epochs * number, recipe.epochs, build_schedule(recipe, steps_per_epoch))
-            for number, recipe in enumerate(recipes)
-        ]
-        optimizer, _ = build_optimisation(recipes[method.stage], method.trained(), steps_per_epoch)
-        training = Training(method, optimizer)
-        self._steps_per_epoch = steps_per_epoch
-        self._recipe = recipes[-1]
+        training = Training(method, optimizer_for(recipes[method.stage], method.trained()))
         if state is not None:
             training.load_state_dict(state)
-        if self.choices.compile:
+        if choices.compile:
             self.tell(f"{self.title}: its first step compiles the student, which takes a minute or so")
-        self._step = make_step(training, self._context, self.choices)
-        return training
-
-    def member(self, training: Training, data: ResidentSplits, progress: TrainingProgress) -> Member:
-        """The student as one of those that are trained in lockstep, or alone."""
-
-        def on_epoch(images_per_second: float) -> None:
-            _save_epoch(self.run, training, self.choices)
-            self.tell(progress.line(self.title, training.rows[-1], images_per_second, self.run.spec.epochs_trained))
-            for measured in just_measured(training.rows, training.method.doubtful):
-                self.tell(f"{self.title}: {measured}")
 
         def begin_stage2() -> Step:
-            training.method.begin_stage2()
-            method = training.method
-            training.optimizer, _ = build_optimisation(self._recipe, method.trained(), self._steps_per_epoch)
-            return make_step(training, self._context, self.choices)
+            method.begin_stage2()
+            training.optimizer = optimizer_for(recipes[-1], method.trained())
+            return make_step(training, self._context, choices)
 
-        def on_failure(error: Exception) -> None:
-            self.fail(error)
-            if self.lockstep > 1:  # else it is told when the run returns, which is now
-                told = f"{self.title} leaves: {type(self.ended).__name__}: {self.ended}"
-                log.error(told, extra={"run": self.run.spec.run_id})
+        def on_epoch(images_per_second: float) -> None:
+            save_epoch(self.run, training, choices)
+            self.tell(progress.line(self.title, training.rows[-1], images_per_second, spec.epochs_trained))
+            for measured in just_measured(training.rows, method.doubtful):
+                self.tell(f"{self.title}: {measured}")
 
         return Member(
             training,
-            self._step,
-            self._stages,
+            make_step(training, self._context, choices),
+            build_stages(recipes, steps_per_epoch),
             begin_stage2,
             self._context,
+            owner=self,
             splits=data.evaluated(),
-            stop_epoch=self.run.spec.epochs_trained,
+            stop_epoch=spec.epochs_trained,
             on_epoch=on_epoch,
-            on_failure=on_failure,
-            evaluates=self.run.spec.recipe.evaluates,
+            evaluates=spec.recipe.evaluates,
         )
 
     def finish(self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]]) -> None:
@@ -298,102 +298,11 @@ class Attempt:
         self.run.write_status("finished")
         self.ended = Outcome(self.run, result, reused=False)
 
-    def _newest_checkpoint(self) -> dict[str, Any] | None:
-        """What to resume from: the last checkpoint or, where that is damaged, the one before, which is told."""
-        damaged = None
-        for path in (self.run.last_checkpoint, self.run.previous_checkpoint):
-            try:
-                return self.run.load_checkpoint(path, self._device)
-            except FileNotFoundError:
-                continue
-            except checkpoint.CheckpointError as error:
-                what = str(error).partition(";")[0]
-                log.warning("%s; goes on from the epoch before", what, extra={"run": self.run.spec.run_id})
-                damaged = damaged or error
-        if damaged is not None:
-            raise damaged
-        return None
-
-    def _tell_other_source(self, store: Store) -> None:
-        """A notice, before the first epoch, that an equal run of other code is finished, and what differs."""
-        if self.run.last_checkpoint.exists():
-            return
-        other = store.of_other_source(self.run.spec)
-        if other is not None:
-            what = ", ".join(changes(other.spec.sources(), self.run.spec.sources()))
-            self.tell(f"{self.title}: a new run; {other.directory} is equal except for its code: {what}")
-
-    def _tell_damaged_status(self) -> None:
-        status = self.run.status()
-        if "damaged" in status:
-            known = "choices" in status
-            what = "its checkpoint says how the run computes" if known else "nothing was trained, the run begins anew"
-            log.warning("%s; %s", status["damaged"], what, extra={"run": self.run.spec.run_id})
-
-    def _tell_older(self, store: Store) -> None:
-        """A notice where this run's fields have a result of an older semantics, with what else its method had."""
-        older = None if self.run.last_checkpoint.exists() else store.find_older(self.run.spec)
-        if older is None:
-            return
-        try:
-            result = older.result()
-        except RuntimeError as error:
-            log.warning("%s; it is of an older semantics", error, extra={"run": self.run.spec.run_id})
-            return
-        method = describe(self.run.spec, [])["method"]
-        changes = [
-            f"method.{name} was {value}, is {method.get(name)}"
-            for name, value in result["method"].items()
-            if value != method.get(name)
-        ]
-        self.tell(
-            f"{self.title}: a result of semantics {older.spec.semantics}, {result['test']['last']['top1']:.2f} % "
-            f"top-1, is in {older.directory}; trained anew under semantics {self.run.spec.semantics}"
-            + (f" ({'; '.join(changes)})" if changes else "")
-        )
-
-    def _take_beginning(self, store: Store) -> None:
-        """A run that was never started goes on from a shorter one that shares its way (a teacher stopped early)."""
-        if self.run.last_checkpoint.exists() or self.run.spec.weights is not None:
-            return
-        beginning = store.longest_beginning(self.run.spec, dataclasses.asdict(self.choices))
-        if beginning is not None:
-            try:
-                self.run.begin_with(beginning)
-            except (checkpoint.CheckpointError, FileNotFoundError) as error:  # another command may have dropped them
-                what = str(error).partition(";")[0]
-                log.warning("%s; trains from the start instead", what, extra={"run": self.run.spec.run_id})
-            else:
-                self.tell(f"goes on from epoch {beginning.spec.epochs_trained} of {beginning.origin()}")
-
 
 def make_step(training: Training, context: AbstractContextManager[None], choices: Choices) -> Step:
     """How a run's steps are computed."""
     kind = GraphedStep if choices.cuda_graphs else Step
     return kind(training.method, training.optimizer, context, compiled=choices.compile, has_shares=training.has_shares)
-
-
-def _take_weights(student: nn.Module, spec: Spec, files: Mapping[str, Path]) -> None:
-    """Loads the user's own weights into a student."""
-    path = files.get(spec.weights or "")
-    if path is None:
-        raise FileNotFoundError(f"no file with SHA-256 {spec.weights} was given: name it with teacher.checkpoint=FILE")
-    own = own_weights(path, spec.student, spec.dataset)
-    if own.digest != spec.weights:
-        raise checkpoint.CheckpointError(f"{path} changed while kdrun ran: SHA-256 {own.digest}, not {spec.weights}")
-    load_weights(student, {**student.state_dict(), **own.state}, path)
-
-
-def _save_epoch(run: Run, training: Training, choices: Choices) -> None:
-    """What an ended epoch leaves behind; `last.pt` last, since it is what a resumed run trusts."""
-    state = {**training.state_dict(), "choices": dataclasses.asdict(choices)}
-    if "test" in training.rows[-1] and best(training.rows, "test") is training.rows[-1]:
-        run.save_checkpoint(run.best_checkpoint, {"epoch": len(training.rows), "method": state["method"]})
-    if run.last_checkpoint.exists():
-        keep_under(run.last_checkpoint, run.previous_checkpoint)
-    run.save_checkpoint(run.last_checkpoint, state)
-    run.write_rows(training.rows)
-    run.write_status("running", epoch=len(training.rows))
 
 
 def _tell_waiting(run: Run, status: Mapping[str, Any]) -> None:

@@ -1,58 +1,37 @@
-"""From a spec to objects: the one place where its parts are built."""
+"""From a spec to objects: its networks and its method, and whether they fit each other."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import functools
 import inspect
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from kdrun.data import (
-    CONTENT_HASH,
-    Splits,
-    check_images,
-    check_sequences,
-    claims_identity,
-    composed,
-    data_home,
-    identity,
-    undecoded,
-)
-from kdrun.data import NOT_DECODED as NOT_DECODED  # how config reaches it
-from kdrun.data import DataError as DataError
-from kdrun.files import expanded, is_dry_run
 from kdrun.methods import Method as Method
 from kdrun.methods import shipped_methods
 from kdrun.methods.base import Needs, Pair, TrainingSet
 from kdrun.models import sequence_networks
 from kdrun.spec.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, method_of, resolve, told_to
 from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec
-from kdrun.spec.signature import unknown
-from kdrun.spec.spec import Component, Recipe, Spec, as_tuples
+from kdrun.spec.spec import Component, Spec, as_tuples
 from kdrun.spec.terms import terms_with_classes
 from kdrun.taps import Outline, outline
 from kdrun.training.conversion import Conversion
-from kdrun.training.optimisation import (
-    CosineSchedule,
-    MultiStepSchedule,
-    Schedule,
-    bound_norms,
-    build_optimizer,
-    clip_gradients,
-)
 from kdrun.training.precision import on_device
 
 MOST_PARAMETERS = 10_000_000_000
 """Of a network: 40 GB in fp32."""
+
+
+def call_with(function: Callable[..., Any], offered: Mapping[str, Any], **options: Any) -> Any:
+    """Calls a function with those of the offered values that its signature names, and with all the options."""
+    accepted = inspect.signature(function).parameters
+    return function(**{name: value for name, value in offered.items() if name in accepted}, **options)
 
 
 def build_student(student: Component, dataset: DatasetSpec) -> nn.Module:
@@ -61,7 +40,7 @@ def build_student(student: Component, dataset: DatasetSpec) -> nn.Module:
     Raises:
         ValueError: an option the network refuses.
     """
-    model: nn.Module = _call_with(resolve(student.target), dataset.told, **student.options)
+    model: nn.Module = call_with(resolve(student.target), dataset.told, **student.options)
     return model
 
 
@@ -113,7 +92,7 @@ def _outline(
     target: str, options: str, told: tuple[tuple[str, int | bool], ...], shape: tuple[int, ...], dtype: torch.dtype
 ) -> Outline:
     with torch.device("meta"):
-        network: nn.Module = _call_with(resolve(target), dict(told), **as_tuples(json.loads(options)))
+        network: nn.Module = call_with(resolve(target), dict(told), **as_tuples(json.loads(options)))
     return outline(network, shape, target.rpartition(".")[2], dtype=dtype)
 
 
@@ -221,180 +200,3 @@ def build_method(method: Component, student: nn.Module, given: Mapping[str, Any]
         options["terms"] = terms_with_classes(options["terms"], method_of)
     built: Method = resolve(method.target)(student, **(given or {}), **options)
     return built
-
-
-def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """A dataset node with its open fields filled: what a config leaves null (`folder`) is found in the data.
-
-    So is the identity of data that is not what the config's identity claims.
-
-    Args:
-        node: a dataset's config, `_target_` included.
-        root: where the data lies.
-
-    Raises:
-        ValueError: the loader cannot be resolved.
-        kdrun.data.DataError: open fields, and no readable data.
-    """
-    found_in_data = ("identity", "num_classes", "train_size", "test_size")
-    loader = resolve(node["_target_"], Splits)
-    if node.get("identity") is not None and not claims_identity(loader, root):
-        node = {**node, "identity": None}
-    if all(node.get(name) is not None for name in found_in_data):
-        return dict(node)
-    splits = _read(loader, node, root)
-    found = {
-        "identity": identity(splits),
-        "num_classes": len(splits.class_names),
-        "train_size": len(splits.train.labels),
-        "test_size": len(splits.test.labels),
-    }
-    return {**node, **{name: value for name, value in found.items() if node.get(name) is None}}
-
-
-def class_indices(classes: Sequence[int | str], node: Mapping[str, Any], root: Path) -> list[int]:
-    """Classes by index, where some are given by name; the data is read for its names.
-
-    Args:
-        classes: indices, and names in any of Unicode's forms.
-        node: their dataset's config, `_target_` included.
-        root: where the data lies.
-
-    Raises:
-        ValueError: a name of no class, or of several.
-        kdrun.data.DataError: no readable data.
-    """
-    named = class_names(node, root)
-    known = [composed(name) for name in named]
-    for name in (composed(name) for name in classes if isinstance(name, str)):
-        if name not in known:
-            raise ValueError(f"{name}: {unknown(name, known, 'class')}")
-        if known.count(name) > 1:
-            numbers = [index for index, other in enumerate(known) if other == name]
-            raise ValueError(f"{name}: is the name of classes {numbers}; give the index")
-    return [known.index(composed(value)) if isinstance(value, str) else value for value in classes]
-
-
-def class_names(node: Mapping[str, Any], root: Path) -> tuple[str, ...]:
-    """The names of a dataset's classes, as they are in the data.
-
-    Raises:
-        kdrun.data.DataError: no readable data.
-    """
-    return _read(resolve(node["_target_"], Splits), node, root).class_names
-
-
-def _read(loader: Callable[..., Splits], node: Mapping[str, Any], root: Path) -> Splits:
-    """A dataset as its config says; in a dry run kdrun's own loaders decode no images, others' may look at them."""
-    is_own = loader.__module__.partition(".")[0] == "kdrun"
-    with undecoded() if is_own and is_dry_run() else contextlib.nullcontext():
-        splits: Splits = _call_with(loader, {**node, "root": root})
-    return splits
-
-
-def data_root(node: Mapping[str, Any]) -> Path:
-    """Where a dataset is stored: `root` of its config, else `$KDRUN_DATA`, else `~/.cache/kdrun/data`.
-
-    Raises:
-        kdrun.data.DataError: that is in the user's home, none is known, and the loader reads files.
-        ValueError: the loader cannot be resolved.
-    """
-    if named := node.get("root"):
-        try:
-            return expanded(named)
-        except FileNotFoundError as error:
-            raise DataError(f"root={named}: {error.strerror}, or KDRUN_DATA and leave root out") from error
-    try:
-        return data_home()
-    except DataError:
-        if "root" in inspect.signature(resolve(node["_target_"])).parameters:
-            raise
-        return Path(os.devnull)  # of a loader that reads no files
-
-
-def load_splits(dataset: DatasetSpec, root: Path) -> Splits:
-    """Reads a dataset, verified, through its loader.
-
-    Raises:
-        kdrun.data.DataError: absent and unreachable, damaged, or not what the spec says.
-    """
-    offered = {name: value for name, value in vars(dataset).items() if name != "source"}
-    splits: Splits = _call_with(resolve(dataset.target, Splits), {**offered, "root": root})
-    _check(splits, dataset)
-    found = (len(splits.train.labels), len(splits.test.labels))
-    if found != (dataset.train_size, dataset.test_size):
-        raise DataError(
-            f"{dataset.name} has {found[0]} training and {found[1]} test {dataset.example}s, "
-            f"not dataset.train_size={dataset.train_size} and dataset.test_size={dataset.test_size}"
-        )
-    if dataset.identity.startswith(CONTENT_HASH) and dataset.identity != identity(splits):
-        raise DataError(
-            f"{dataset.name} in {root} is not what this run was made for: its {dataset.example}s have changed"
-        )
-    return splits
-
-
-def _check(splits: Splits, dataset: DatasetSpec) -> None:
-    """Raises `DataError` unless the data is what its spec says."""
-    told: dict[str, Any] = {
-        **dataset.told,
-        "num_classes": dataset.num_classes,
-    }  # a specialist's network has other outputs
-    check: Callable[..., None] = check_images if isinstance(dataset, ImageDatasetSpec) else check_sequences
-    check(splits, **told)
-
-
-def _call_with(function: Callable[..., Any], offered: Mapping[str, Any], **options: Any) -> Any:
-    """Calls a function with those of the offered values that its signature names, and with all the options."""
-    accepted = inspect.signature(function).parameters
-    return function(**{name: value for name, value in offered.items() if name in accepted}, **options)
-
-
-def stage_recipes(recipe: Recipe, method: Method) -> list[Recipe]:
-    """The recipes of a method's stages, one or two: the last is the run's own.
-
-    Raises:
-        ValueError: the first stage does not fit the run's recipe.
-    """
-    if not method.stage1_epochs:
-        return [recipe]
-    warmup = min(recipe.warmup_epochs, method.stage1_epochs)
-    changes = {"warmup_epochs": warmup, **method.stage1_recipe(), "epochs": method.stage1_epochs}
-    return [dataclasses.replace(recipe, **changes), recipe]
-
-
-def build_schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:
-    """The learning rate as a function of the step."""
-    if recipe.schedule == "cosine":
-        return CosineSchedule(
-            lr=recipe.scaled_lr,
-            total_steps=recipe.epochs * steps_per_epoch,
-            warmup_steps=recipe.warmup_epochs * steps_per_epoch,
-        )
-    return MultiStepSchedule(
-        lr=recipe.scaled_lr,
-        total_steps=recipe.epochs * steps_per_epoch,
-        warmup_steps=recipe.warmup_epochs * steps_per_epoch,
-        milestones=recipe.milestones,
-        gamma=recipe.gamma,
-    )
-
-
-def build_optimisation(
-    recipe: Recipe, parameters: Iterable[nn.Parameter], steps_per_epoch: int
-) -> tuple[torch.optim.Optimizer, Schedule]:
-    """The optimiser over parameters, and the learning rate as a function of the step."""
-    schedule = build_schedule(recipe, steps_per_epoch)
-    optimizer = build_optimizer(
-        recipe.optimizer,
-        parameters,
-        lr=schedule(0),
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-    )
-    if recipe.clip_norm is not None:
-        clip_gradients(optimizer, recipe.clip_norm)
-    if recipe.max_norm is not None:
-        bound_norms(optimizer, recipe.max_norm)
-    return optimizer, schedule

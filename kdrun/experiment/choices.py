@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from kdrun.experiment.build import needs_of
-from kdrun.experiment.cost import macs_per_example
 from kdrun.experiment.runtime import Runtime
+from kdrun.experiment.sizes import macs_per_example
 from kdrun.files import expanded
 from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
@@ -59,7 +59,7 @@ def recorded_choices(run: Run, *, to_train: bool = False) -> Choices | None:
     Raises:
         RuntimeError: it is to be trained on, and an older kdrun began it with gradients that are no longer available.
     """
-    recorded = run.status().get("choices")
+    recorded = run.choices()
     if recorded is None:
         return None
     if recorded.get("conv_plan") and to_train and not run.finished:

@@ -15,8 +15,9 @@ from typing import Literal
 
 import torch
 
-from kdrun.experiment.build import NOT_DECODED, needs_of
-from kdrun.experiment.cost import size_of, threads_for
+from kdrun.experiment.build import needs_of
+from kdrun.experiment.datasets import NOT_DECODED
+from kdrun.experiment.sizes import size_of, threads_for
 from kdrun.experiment.speeds import Network, Speed, known_speeds
 from kdrun.experiment.timing import Trial, time_networks
 from kdrun.log import counted

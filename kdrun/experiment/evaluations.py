@@ -14,8 +14,7 @@ from torch import Tensor
 from kdrun.data import CORRUPTIONS, DataError, Examples, ImageSet
 from kdrun.data.real_agreement import blimp, linzen
 from kdrun.experiment import agreement
-from kdrun.experiment.build import load_splits
-from kdrun.experiment.resident import make_resident
+from kdrun.experiment.datasets import load_splits, make_resident
 from kdrun.metrics import classification_metrics, expected_calibration_error
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Spec

@@ -10,10 +10,10 @@ import torch
 
 from kdrun.experiment.build import build_student
 from kdrun.experiment.choices import Choices
-from kdrun.experiment.cost import macs_per_example
+from kdrun.experiment.datasets import ResidentSplits
 from kdrun.experiment.environment import environment, peak_memory_bytes, versions
-from kdrun.experiment.resident import ResidentSplits
 from kdrun.experiment.shares import recorded_shares
+from kdrun.experiment.sizes import macs_per_example
 from kdrun.experiment.teachers import probe_top1
 from kdrun.files import sha256
 from kdrun.methods import Method

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -16,18 +18,24 @@ class TrainingProgress:
     Args:
         title: what is trained, for instance `student cnn kd`.
         epochs: how many are trained in all.
-        done: how many were done before.
         steps_per_epoch: batches.
         unit: what is counted to tell the speed, for instance `img`.
     """
 
-    def __init__(self, title: str, *, epochs: int, done: int, steps_per_epoch: int, unit: str = "img") -> None:
+    def __init__(self, title: str, *, epochs: int, steps_per_epoch: int, unit: str = "img") -> None:
         self._title = title
         self._unit = unit
         self._epochs = epochs
+        self._steps_per_epoch = steps_per_epoch
+
+    @contextlib.contextmanager
+    def begun(self, done: int) -> Iterator[None]:
+        """Shows the training that happens in this context, after `done` epochs of earlier processes."""
+        self._done_before = done
+        self._started = time.monotonic()
         self._bar = tqdm(
-            total=epochs * steps_per_epoch,
-            initial=done * steps_per_epoch,
+            total=self._epochs * self._steps_per_epoch,
+            initial=done * self._steps_per_epoch,
             desc=self._description(done),
             bar_format="{desc} {percentage:3.0f}%|{bar:10}| {elapsed}<{remaining}{postfix}",
             disable=None,  # a bar on a terminal only
@@ -37,8 +45,8 @@ class TrainingProgress:
         if not self._bar.disable:  # tqdm reads the wall clock, and stands still where that is set back
             self._bar._time = time.monotonic
             self._bar.start_t = self._bar.last_print_t = time.monotonic()
-        self._done_before = done
-        self._started = time.monotonic()
+        with contextlib.closing(self._bar):
+            yield
 
     def _description(self, done: int) -> str:
         return f"{self._title} {min(done + 1, self._epochs)}/{self._epochs}"
@@ -72,12 +80,6 @@ class TrainingProgress:
         self._bar.set_postfix_str(line, refresh=False)
         stage = f"stage {row['stage']} " if "stage" in row else ""
         return f"{title} {stage}epoch {done:{len(str(epochs))}}/{epochs}  {line}  left {tqdm.format_interval(left)}"
-
-    def __enter__(self) -> TrainingProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
 
 
 def _digits(value: float) -> str:

@@ -12,30 +12,26 @@ from torch import Tensor, nn
 
 from kdrun.data import Resident, TrainingViews
 from kdrun.experiment.attempt import Attempt, Outcome, Request
-from kdrun.experiment.build import check_tasks, conversion, needs_of
+from kdrun.experiment.build import needs_of
 from kdrun.experiment.choices import Choices, choose, recorded_choices
-from kdrun.experiment.cost import threads_for
+from kdrun.experiment.datasets import ResidentSplits, load_resident
 from kdrun.experiment.environment import free_memory, reset_peak_memory
 from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
+from kdrun.experiment.notices import weakness
 from kdrun.experiment.progress import TrainingProgress
-from kdrun.experiment.replay import ReplayStore, replay_key
-from kdrun.experiment.resident import ResidentSplits, load_resident, load_test
 from kdrun.experiment.runtime import Runtime
+from kdrun.experiment.sizes import threads_for
 from kdrun.experiment.speeds import keep_speed
-from kdrun.experiment.teachers import load_teacher, weakness
+from kdrun.experiment.teachers import load_teacher, teacher_source
 from kdrun.log import counted, log
-from kdrun.methods import Needs
-from kdrun.methods.base import together
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
 from kdrun.store.store import Store, begins
-from kdrun.training.cuda_graphs import GraphedTeacher
 from kdrun.training.evaluation import predict
 from kdrun.training.precision import autocast, forbid_tf32
-from kdrun.training.replay import ReplayTeacher, replays
-from kdrun.training.teacher import LiveTeacher, SeveralTeachers, TeacherSource
-from kdrun.training.trainer import Training, fit
+from kdrun.training.teacher import TeacherSource
+from kdrun.training.trainer import Member, fit
 
 
 class Runner:
@@ -102,18 +98,18 @@ class Runner:
         device = self._runtime.device
         attempts = [Attempt(request, self.store.run(request.spec), device) for request in requests]
         for attempt in attempts:
-            with attempt.failing_alone():  # its result is damaged
+            with attempt.isolated_failure():  # its result is damaged
                 attempt.take_finished()
-        missing = _still(attempts)
-        teachers = self._teachers_first([attempt for attempt in missing if attempt.run.spec.teachers])
-        self._starts_first(_still(missing))
+        teachers = self._teachers_first([attempt for attempt in _pending(attempts) if attempt.run.spec.teachers])
+        self._starts_first(_pending(attempts))
         with contextlib.ExitStack() as opened:
             # In one order for all processes, so that none waits for another that waits for it.
-            for attempt in sorted(_still(missing), key=lambda attempt: attempt.run.directory):
-                with attempt.failing_alone():
+            for attempt in sorted(_pending(attempts), key=lambda attempt: attempt.run.directory):
+                with attempt.isolated_failure():
                     opened.enter_context(attempt.opened(self.store, self._choices(attempt.run.spec)))
-            self._train(_still(missing), teachers)
-        return [_ended(attempt) for attempt in attempts]
+            if missing := _pending(attempts):
+                self._train(missing, teachers)
+        return [attempt.outcome() for attempt in attempts]
 
     def teachers(self, spec: Spec) -> tuple[Run, ...]:
         """The places of a run's teachers."""
@@ -217,62 +213,62 @@ class Runner:
                 place = self.store.run(start).directory
                 attempt.ended = RuntimeError(f"{place}, where it starts, failed: {type(error).__name__}: {error}")
 
-    def _train(self, attempts: list[Attempt], teachers: Mapping[str, Outcome]) -> None:
+    def _train(self, attempts: Sequence[Attempt], teachers: Mapping[str, Outcome]) -> None:
         """Brings opened attempts to their ends; what fails for all of them ends them all."""
-        if not attempts:
-            return
+        spec, device = attempts[0].run.spec, self._runtime.device
         for attempt in attempts:
             attempt.lockstep = len(attempts)
-        try:
-            self._train_together(attempts, teachers)
-        except Exception as error:
-            for attempt in attempts:
-                attempt.fail(error)
+        with _shared_failure(attempts):
+            data = self.data(spec.dataset)
+            views = _views(data, spec)
+            torch.set_num_threads(self._threads(spec))
+            title = attempts[0].title if len(attempts) == 1 else f"{len(attempts)} students in lockstep"
+            stop = max(attempt.run.spec.epochs_trained for attempt in attempts)
+            progress = TrainingProgress(title, epochs=stop, steps_per_epoch=len(views), unit=spec.dataset.unit)
+            members = self._build(attempts, data, len(views), progress)
+            source = self._teacher_source(members, teachers, data)
+            reset_peak_memory(device)
+            members = {attempt: members[attempt] for attempt in _pending(members)}
+            with progress.begun(min((len(member.training.rows) for member in members.values()), default=0)):
+                for attempt, member in members.items():
+                    attempt.tell(f"{attempt.title}: {_plan(attempt.run, len(member.training.rows))}")
+                fit(list(members.values()), views, source, seed=spec.seed, on_step=progress.step)
+            for attempt in _pending(members):
+                with attempt.isolated_failure():
+                    results = [teachers[teacher.run_id].result for teacher in attempt.run.spec.teachers]
+                    attempt.finish(members[attempt].training, data, results)
+                    self._trained.append(attempt.run)
+                    keep_speed(attempt.run.spec, members[attempt].training, device)
+            self._drop_checkpoints()
 
-    def _train_together(self, attempts: list[Attempt], teachers: Mapping[str, Outcome]) -> None:
-        spec, device = attempts[0].run.spec, self._runtime.device
-        data = self.data(spec.dataset)
-        needs = needs_of(spec)
-        views = TrainingViews(
-            data.train,
-            spec.recipe.augmentation,
-            batch_size=spec.recipe.batch_size,
-            seed=spec.seed,
-            views=needs.views,
-            per_class=needs.per_class,
-        )
-        trainings: dict[Attempt, Training] = {}
-        torch.set_num_threads(self._threads(spec))
+    def _build(
+        self, attempts: Sequence[Attempt], data: ResidentSplits, steps_per_epoch: int, progress: TrainingProgress
+    ) -> dict[Attempt, Member]:
+        """The members of a group; an attempt that fails is left out."""
+        members: dict[Attempt, Member] = {}
         for attempt in attempts:
-            with attempt.failing_alone():
+            with attempt.isolated_failure():
                 start = self.start(attempt.run.spec)
-                trainings[attempt] = attempt.build(data, len(views), self._weight_files, start)
-        taught = [attempt for attempt in trainings if attempt.run.spec.teachers]
-        source = None
-        try:
-            source = self._teacher_source(trainings, teachers, data) if taught else None
-        except Exception as error:
-            for attempt in taught:
-                attempt.fail(error)
-        reset_peak_memory(device)
-        done = min((len(training.rows) for training in trainings.values()), default=0)
-        stop = max((attempt.run.spec.epochs_trained for attempt in trainings), default=0)
-        title = attempts[0].title if len(attempts) == 1 else f"{len(attempts)} students in lockstep"
-        if len(attempts) > 1:
-            log.info("%d students in lockstep on the same views, %d of them taught", len(attempts), len(taught))
-        unit = spec.dataset.unit
-        with TrainingProgress(title, epochs=stop, done=done, steps_per_epoch=len(views), unit=unit) as progress:
-            for attempt, training in trainings.items():
-                attempt.tell(f"{attempt.title}: {_plan(attempt.run, len(training.rows))}")
-            members = [attempt.member(trainings[attempt], data, progress) for attempt in _still(trainings)]
-            fit(members, views, source, seed=spec.seed, on_step=progress.step)
-        for attempt in _still(trainings):
-            with attempt.failing_alone():
-                results = [teachers[teacher.run_id].result for teacher in attempt.run.spec.teachers]
-                attempt.finish(trainings[attempt], data, results)
-                self._trained.append(attempt.run)
-                keep_speed(attempt.run.spec, trainings[attempt], device)
-        self._drop_checkpoints()
+                members[attempt] = attempt.build(
+                    data, steps_per_epoch, progress, weight_files=self._weight_files, start=start
+                )
+        return members
+
+    def _teacher_source(
+        self, members: Mapping[Attempt, Member], teachers: Mapping[str, Outcome], data: ResidentSplits
+    ) -> TeacherSource | None:
+        """The teacher, or the teachers, of a group; None without. Where they fail, the attempts that they teach end."""
+        taught = {attempt: member for attempt, member in members.items() if attempt.run.spec.teachers}
+        if len(members) > 1:
+            log.info("%d students in lockstep on the same views, %d of them taught", len(members), len(taught))
+        with _shared_failure(list(taught)):
+            if taught:
+                specs = [attempt.run.spec for attempt in taught]
+                needs = [member.training.method.needs for member in taught.values()]
+                runs = [teachers[teacher.run_id].run for teacher in specs[0].teachers]
+                choices = next(iter(taught)).choices
+                return teacher_source(runs, specs, needs, data, self._runtime, is_captured=choices.cuda_graphs)
+        return None
 
     def announce(self, specs: Iterable[Spec]) -> None:
         """Names runs that are to come, so that checkpoints from which they can continue are kept until then."""
@@ -288,54 +284,6 @@ class Runner:
             longer = (spec for spec in self._announced.values() if begins(run.spec, spec))
             if all(self.store.run(spec).finished for spec in longer):
                 run.drop_checkpoints()
-
-    def _teacher_source(
-        self, trainings: Mapping[Attempt, Training], teachers: Mapping[str, Outcome], data: ResidentSplits
-    ) -> TeacherSource:
-        """The teacher, or the teachers, that the taught ones of these attempts share."""
-        taught = [attempt for attempt in trainings if attempt.run.spec.teachers]
-        for attempt in taught:
-            check_tasks(attempt.run.spec, trainings[attempt].method.needs)
-        needs = together([trainings[attempt].method.needs for attempt in taught])
-        epochs = max(attempt.run.spec.epochs_trained for attempt in taught)
-        sources = [
-            self._source(taught[0], teachers[spec.run_id].run, data, needs, epochs)
-            for spec in taught[0].run.spec.teachers
-        ]
-        return sources[0] if len(sources) == 1 else SeveralTeachers(sources)
-
-    def _source(self, student: Attempt, teacher: Run, data: ResidentSplits, needs: Needs, epochs: int) -> TeacherSource:
-        """One teacher; cached logits are replayed where a method uses nothing else of it."""
-        spec, device = student.run.spec, self._runtime.device
-        seen, known = spec.dataset, teacher.spec.dataset
-        same_task, same_views = seen.same_task(known), seen.same_views(known)
-
-        def test() -> Resident:
-            return data.test if same_task and same_views else load_test(known, self._runtime.data_root, device)
-
-        model = load_teacher(teacher, test, device, spec.precision)
-        kind = GraphedTeacher if student.choices.cuda_graphs else LiveTeacher
-        live = kind(
-            model,
-            autocast(device, spec.precision),
-            spec.precision,
-            needs,
-            conversion=None if same_views else conversion(seen, known).to(device),
-            same_task=same_task,
-        )
-        if self._runtime.replay_gb == 0 or not same_task:
-            return live
-        if spec.dataset.labels_each > 1:
-            log.info("teacher %s is not cached: its outputs are one row for each token", teacher.directory)
-            return live
-        if not replays(needs):
-            log.info("teacher %s is not cached: the method uses its features or weights", teacher.directory)
-            return live
-        kept = ReplayStore(self.store.root, 1e9 * self._runtime.replay_gb)
-        recording = kept.recording(replay_key(spec, needs, teacher, device, torch.get_num_threads()))
-        if kept_epochs := recording.num_kept(epochs):
-            log.info("teacher %s: logits of %d/%d epochs found in the cache", teacher.directory, kept_epochs, epochs)
-        return ReplayTeacher(live, recording, [needs], num_rows=needs.views * len(data.train))
 
     def _threads(self, spec: Spec) -> int:
         """The CPU threads of a run; worked out once, since counting MACs takes a moment."""
@@ -353,14 +301,32 @@ class Runner:
         return recorded_choices(self.store.run(spec), to_train=True) or choose(spec, self._runtime)
 
 
-def _still(attempts: Iterable[Attempt]) -> list[Attempt]:
-    """Those that are on their way."""
+def _pending(attempts: Iterable[Attempt]) -> list[Attempt]:
+    """Those that have not ended."""
     return [attempt for attempt in attempts if attempt.ended is None]
 
 
-def _ended(attempt: Attempt) -> Outcome | Exception:
-    assert attempt.ended is not None, "every attempt ends"
-    return attempt.ended
+@contextlib.contextmanager
+def _shared_failure(attempts: Sequence[Attempt]) -> Iterator[None]:
+    """What goes wrong in this context ends all of these attempts."""
+    try:
+        yield
+    except Exception as error:
+        for attempt in attempts:
+            attempt.fail(error)
+
+
+def _views(data: ResidentSplits, spec: Spec) -> TrainingViews:
+    """The batches that the members of a group share."""
+    needs = needs_of(spec)
+    return TrainingViews(
+        data.train,
+        spec.recipe.augmentation,
+        batch_size=spec.recipe.batch_size,
+        seed=spec.seed,
+        views=needs.views,
+        per_class=needs.per_class,
+    )
 
 
 def _plan(run: Run, done: int) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from kdrun.experiment.choices import cache_home
-from kdrun.experiment.cost import macs_per_example
 from kdrun.experiment.environment import cpu_name, device_name
+from kdrun.experiment.sizes import macs_per_example
 from kdrun.files import DamagedError, read_record, sha256, write_record
 from kdrun.log import log
 from kdrun.models.cost import num_parameters

@@ -1,9 +1,7 @@
-"""A finished run as a teacher: its weights, verified before they teach, and how its accuracy compares."""
+"""A finished run as a teacher: its weights, verified before they teach, and the source of its outputs."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,17 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from kdrun.data import Resident
-from kdrun.experiment.build import build_student
+from kdrun.experiment.build import build_student, check_tasks, conversion
+from kdrun.experiment.datasets import ResidentSplits, load_test
+from kdrun.experiment.logit_cache import LogitCache, replay_key
+from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.weights import load_weights
 from kdrun.files import DamagedError, read_record, sweep, write_record
 from kdrun.log import log
+from kdrun.methods import Needs
+from kdrun.methods.base import together
 from kdrun.metrics import num_correct
 from kdrun.spec.spec import Spec
 from kdrun.store.checkpoint import CheckpointError, read_weights
 from kdrun.store.run import Run
-from kdrun.store.store import Store
+from kdrun.training.cuda_graphs import GraphedTeacher
 from kdrun.training.evaluation import predict
 from kdrun.training.precision import autocast, on_device
+from kdrun.training.replay import ReplayTeacher, replays
+from kdrun.training.teacher import LiveTeacher, SeveralTeachers, TeacherSource
 
 PROBE_EXAMPLES = 1000
 """A teacher is checked on so many fixed test examples: the first ones."""
@@ -97,37 +102,76 @@ def _is_verified(path: Path, digest: str) -> bool:
         return False
 
 
-CHANCE_ERRORS = 3
-"""Standard errors above chance, on the test set, that a teacher's accuracy must have to be told from guessing."""
-
-
-def weakness(teacher: Run, students: Sequence[Spec], store: Store) -> str | None:
-    """Why the accuracy of a teacher lets little be expected of it, in words; None where it does not.
-
-    It is not clear of chance, `1/K + 3 sqrt((1/K) (1 - 1/K) / n)` on n test labels, or not above the last known
-    accuracy that a student has by cross-entropy. A student whose own training the teacher repeats is not compared.
+def teacher_source(
+    teachers: Sequence[Run],
+    students: Sequence[Spec],
+    needs: Sequence[Needs],
+    data: ResidentSplits,
+    runtime: Runtime,
+    *,
+    is_captured: bool,
+) -> TeacherSource:
+    """The teacher, or the teachers, that the students of a group share.
 
     Args:
-        teacher: finished.
-        students: the runs it teaches; those of another task than the teacher's are left out.
-        store: where runs by cross-entropy are looked for.
+        teachers: their finished runs, one at least.
+        students: the runs that they teach, one at least.
+        needs: of each student's method.
+        data: that the students are trained on.
+        runtime: where and how to compute.
+        is_captured: whether a teacher's forward pass is captured on CUDA.
+
+    Raises:
+        ValueError: a teacher of another task than a student's method can use.
+        CheckpointError: a teacher's weights are not those of its result.
+        RuntimeError: a teacher's accuracy here is not the recorded one.
     """
-    students = [student for student in students if student.dataset.same_task(teacher.spec.dataset)]
-    if not students:
-        return None
-    top1 = teacher.result()["test"]["last"]["top1"]
-    chance = 1 / len(teacher.spec.dataset.outputs)
-    error = math.sqrt(chance * (1 - chance) / teacher.spec.dataset.num_test_labels)
-    if top1 <= 100 * (chance + CHANCE_ERRORS * error):
-        return f"its test top-1, {top1:.2f} %, is not clear of chance ({100 * chance:.2f} ± {100 * error:.2f} %)"
-    for student in students:
-        alone = store.last_by_labels(student)
-        if alone is None or dataclasses.replace(teacher.spec, seed=alone.spec.seed) == alone.spec:
-            continue
-        its = alone.result()["test"]["last"]["top1"]
-        if top1 <= its:
-            return (
-                f"its test top-1, {top1:.2f} %, is not above that of its student {student.student.name} by "
-                f"cross-entropy, {its:.2f} % ({alone.directory})"
-            )
-    return None
+    for student, asked in zip(students, needs, strict=True):
+        check_tasks(student, asked)
+    epochs = max(student.epochs_trained for student in students)
+    group = (students[0], together(needs), data, runtime)
+    sources = [_source(teacher, *group, epochs=epochs, is_captured=is_captured) for teacher in teachers]
+    return sources[0] if len(sources) == 1 else SeveralTeachers(sources)
+
+
+def _source(
+    teacher: Run,
+    student: Spec,
+    needs: Needs,
+    data: ResidentSplits,
+    runtime: Runtime,
+    *,
+    epochs: int,
+    is_captured: bool,
+) -> TeacherSource:
+    """One teacher; cached logits are replayed where a method uses nothing else of it."""
+    device = runtime.device
+    seen, known = student.dataset, teacher.spec.dataset
+    same_task, same_views = seen.same_task(known), seen.same_views(known)
+
+    def test() -> Resident:
+        return data.test if same_task and same_views else load_test(known, runtime.data_root, device)
+
+    model = load_teacher(teacher, test, device, student.precision)
+    kind = GraphedTeacher if is_captured else LiveTeacher
+    live = kind(
+        model,
+        autocast(device, student.precision),
+        student.precision,
+        needs,
+        conversion=None if same_views else conversion(seen, known).to(device),
+        same_task=same_task,
+    )
+    if runtime.replay_gb == 0 or not same_task:
+        return live
+    if seen.labels_each > 1:
+        log.info("teacher %s is not cached: its outputs are one row for each token", teacher.directory)
+        return live
+    if not replays(needs):
+        log.info("teacher %s is not cached: the method uses its features or weights", teacher.directory)
+        return live
+    cache = LogitCache(runtime.output_root, 1e9 * runtime.replay_gb)
+    cached = cache.recording(replay_key(student, needs, teacher, device, torch.get_num_threads()))
+    if count := cached.num_kept(epochs):
+        log.info("teacher %s: logits of %d/%d epochs found in the cache", teacher.directory, count, epochs)
+    return ReplayTeacher(live, cached, num_rows=needs.views * len(data.train))

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdrun.experiment.build import build_optimisation, build_student
-from kdrun.experiment.cost import Size, size_of
+from kdrun.experiment.build import build_student
+from kdrun.experiment.sizes import Size, size_of
 from kdrun.experiment.speeds import Network, Speed
+from kdrun.experiment.stages import optimizer_for
 from kdrun.spec.dataset import DatasetSpec, SequenceDatasetSpec
 from kdrun.spec.spec import Component, Recipe
 from kdrun.training.precision import autocast, on_device, synchronize
@@ -153,7 +154,7 @@ def _time_convolution(precision: str, device: torch.device) -> Speed:
 def _timed(network: Network, model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> Speed:
     """The speed of training steps and evaluation on one batch, each after one that warms up."""
     context: AbstractContextManager[None] = autocast(x.device, network.precision)
-    optimizer, _ = build_optimisation(recipe, model.parameters(), 1)
+    optimizer = optimizer_for(recipe, model.parameters())
 
     def step() -> None:
         with context:

@@ -190,27 +190,31 @@ class Run:
         return self.directory / "metrics.jsonl"
 
     def status(self) -> dict[str, Any]:
-        """What `status.json` holds; nothing before the run was ever started.
-
-        How a run computes decides its last bits, so its `choices` are in its checkpoints, too. Where `status.json` is
-        absent or damaged they are taken from there; then `damaged` says what is wrong with the file.
-        """
+        """What `status.json` holds; nothing before the run was ever started; of a bad file `damaged`, its fault."""
         try:
             status = read_record(self._status_path)
             self._check_owner(self._status_path, status)
             return status
         except (FileNotFoundError, NotADirectoryError):
-            return self._choices_kept()
+            return {}
         except (DamagedError, OSError) as error:
-            return {"damaged": str(error), **self._choices_kept()}
+            return {"damaged": str(error)}
 
-    def _choices_kept(self) -> dict[str, Any]:
-        """The choices in the newest checkpoint that is whole; none where nothing has been trained yet."""
+    def choices(self) -> dict[str, Any] | None:
+        """How the run computes; None before it was ever started.
+
+        The choices decide the last bits of a result, so they are in the checkpoints, too: the newest undamaged one is
+        read where `status.json` is absent or damaged.
+        """
+        recorded: dict[str, Any] | None = self.status().get("choices")
         for path in (self.last_checkpoint, self.previous_checkpoint):
-            # One that is damaged is told when it is to be resumed from.
+            # A damaged one is reported when it is to be resumed from.
             with contextlib.suppress(OSError, checkpoint.CheckpointError):
-                return {"choices": self.load_checkpoint(path, torch.device("cpu"))["choices"]}
-        return {}
+                if recorded is None and path.exists():
+                    recorded = self.load_checkpoint(path, torch.device("cpu"))["choices"]
+        if recorded is not None and not recorded.get("conv_plan", True):
+            del recorded["conv_plan"]  # of older runs: empty, it changed nothing
+        return recorded
 
     @property
     def state(self) -> str:
@@ -291,12 +295,14 @@ class Run:
 
     def write_status(self, state: str, **details: Any) -> None:
         """Records the state: running, interrupted, failed, diverged or finished. Keeps `choices` and `started`."""
-        path, before, now = self._status_path, self.status(), _now()
-        kept: dict[str, Any] = {name: before[name] for name in ("started", "choices", "epoch") if name in before}
-        if not path.exists():  # with a damaged one it is lost when the run was started
+        before, now = self.status(), _now()
+        kept: dict[str, Any] = {name: before[name] for name in ("started", "epoch") if name in before}
+        if not self._status_path.exists():  # with a damaged one it is lost when the run was started
             kept["started"] = now
+        if "choices" not in details and (choices := self.choices()):
+            kept["choices"] = choices
         record = {**self.spec.identity, **kept, "state": state, "pid": os.getpid(), "host": socket.gethostname()}
-        write_record(path, {**record, "heartbeat": now, **details})
+        write_record(self._status_path, {**record, "heartbeat": now, **details})
 
     def begin_with(self, beginning: Run) -> None:
         """Takes over the checkpoints of a run that is the beginning of this one, to be resumed from.

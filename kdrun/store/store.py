@@ -117,7 +117,7 @@ class Store:
             try:
                 run = Run(path.parent, _read_spec(path))
                 kept = run.finished and run.last_checkpoint.exists() and run.best_checkpoint.exists()
-                if not (kept and begins(run.spec, spec)) or run.status().get("choices") != choices:
+                if not (kept and begins(run.spec, spec)) or run.choices() != choices:
                     continue
                 run.result()
             except (RuntimeError, OSError) as error:

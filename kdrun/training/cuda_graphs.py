@@ -67,23 +67,26 @@ class GraphedStep(Step):
             if "capturable" in group:
                 group["capturable"] = True
 
-    def __call__(self, batch: Batch, teacher: TeacherOutput | None, lr: float) -> None:
-        """Moves the weights by one step of the optimiser, and counts the step's metrics."""
+    def set_lr(self, lr: float) -> None:
+        """Sets the learning rate of the steps that follow, captured ones too."""
+        with torch.cuda.stream(self._stream):
+            for group in self.optimizer.param_groups:
+                group["lr"].fill_(lr)
+
+    def __call__(self, batch: Batch, teacher: TeacherOutput | None, *, first: bool) -> None:
+        """Moves the weights by one step of the optimiser, and counts the step's metrics; see `Step`."""
         given = [batch.x, batch.y, batch.index, *_changing(teacher)]
         self._stream.wait_stream(torch.cuda.current_stream(batch.x.device))
         with torch.cuda.stream(self._stream):
             for tensor in given:  # its memory is not given away before this stream has read it
                 tensor.record_stream(self._stream)
-            for group in self.optimizer.param_groups:
-                group["lr"].fill_(lr)
-            first = batch.step == 0
             ordinary = first and (self._compiled or self._has_shares is not False)
             if self._graph is not None and len(batch.y) == self._full_size and not ordinary:
                 for kept, tensor in zip(self._inputs, given, strict=True):
                     kept.copy_(tensor)
                 self._graph.replay()
                 return
-            self._compute(batch, teacher, first=first)
+            super().__call__(batch, teacher, first=first)
             self._warm_up_steps += 1
             if self._warm_up_steps == WARM_UP_STEPS and self._capturable:
                 self._capture(given, teacher, batch.views)
@@ -98,7 +101,7 @@ class GraphedStep(Step):
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream):
-                self._compute(batch, static)
+                super().__call__(batch, static, first=False)
             self._graph = graph
         except NotCapturableError as error:
             logger.warning("steps are not captured: %s", error)

@@ -1,13 +1,12 @@
-"""A teacher's logits on the views of earlier runs, given again instead of computed.
+"""A source of teacher logits that replays those of earlier runs. Where they are stored: `kdrun.experiment.logit_cache`.
 
-A view is a pure function of (seed, epoch, position in the training set), so what a frozen teacher said about it once
-holds for every student that sees it. Nothing is approximated: the logits are kept in the type the teacher gave them
-in, and are used for the very batches they were computed on.
+A view is a pure function of (seed, epoch, position in the training set), so a frozen teacher's logits for it hold for
+every student that sees it. Nothing is approximated: the logits keep their type, and are used for the very batches they
+were computed on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -30,29 +29,22 @@ class Recording(Protocol):
 
 
 def replays(needs: Needs) -> bool:
-    """Whether a replay is exact for what is asked: for logits, and nothing else."""
+    """Whether a replay is exact for these needs: for logits, and nothing else."""
     return needs.logits and not needs.features and not needs.weights
 
 
 class ReplayTeacher:
     """Replays the epochs that are recorded; computes, and records, those that are not.
 
-    Exact for logits, on the batches that were recorded: same views, same order, same batches.
+    Exact for needs that `replays` accepts, on the batches that were recorded: same views, same order, same batches.
 
     Args:
         live: computes what is missing.
         recording: of this teacher, on these views, computed in this way.
-        needs: of the methods that ask.
         num_rows: the most that an epoch has, of all views together.
-
-    Raises:
-        ValueError: a method needs more than logits.
     """
 
-    def __init__(self, live: TeacherSource, recording: Recording, needs: Sequence[Needs], num_rows: int) -> None:
-        for asked in needs:
-            if not replays(asked):
-                raise ValueError(f"replay holds a teacher's logits and nothing else: it is not exact for {asked}")
+    def __init__(self, live: TeacherSource, recording: Recording, num_rows: int) -> None:
         self._live = live
         self._recording = recording
         self._num_rows = num_rows

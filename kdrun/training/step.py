@@ -68,14 +68,19 @@ class Step:
         if compiled:
             compile_network(method.student)
 
-    def __call__(self, batch: Batch, teacher: TeacherOutput | None, lr: float) -> None:
-        """Moves the weights by one step of the optimiser, and counts the step's metrics."""
+    def set_lr(self, lr: float) -> None:
+        """Sets the learning rate of the steps that follow."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self._compute(batch, teacher, first=batch.step == 0)
 
-    def _compute(self, batch: Batch, teacher: TeacherOutput | None, *, first: bool = False) -> None:
-        """One step; `first` of its epoch."""
+    def __call__(self, batch: Batch, teacher: TeacherOutput | None, *, first: bool) -> None:
+        """Moves the weights by one step of the optimiser, and counts the step's metrics.
+
+        Args:
+            batch: views and labels.
+            teacher: its output for them; None for a method that asks for none.
+            first: whether the step is its epoch's first.
+        """
         self._full_size = self._full_size or len(batch.y)
         eager = self._compiled and (first or len(batch.y) != self._full_size)
         stance = torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()

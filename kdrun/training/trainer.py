@@ -127,6 +127,17 @@ class Stage:
     learning_rate: Callable[[int], float]
 
 
+class Owner(Protocol):
+    """Whose member it is: a failure of the member ends its owner alone, and the others of the group go on."""
+
+    @property
+    def failed(self) -> bool: ...
+
+    def isolated_failure(self) -> AbstractContextManager[None]:
+        """A context whose exceptions end here: they are the owner's own failure."""
+        ...
+
+
 @dataclass
 class Member:
     """One of the students that are trained in lockstep.
@@ -137,11 +148,12 @@ class Member:
         stages: of its method, one or two.
         begin_stage2: prepares `training` for the second stage, and returns what computes its steps.
         autocast: the context in which it is evaluated.
+        owner: records its failure.
         splits: what to evaluate on after each epoch, by name (`test`, `val`).
         stop_epoch: epochs to train, at most those of all stages.
         on_epoch: called with images per second when an epoch's row has been added to `training.rows`, to save.
-        on_failure: called with what went wrong when this member has to leave; the others go on.
         evaluates: whether an epoch (from 1) that is not the last one is evaluated.
+        busy_seconds: spent in its own steps of the epoch.
     """
 
     training: Training
@@ -149,24 +161,16 @@ class Member:
     stages: Sequence[Stage]
     begin_stage2: Callable[[], Step]
     autocast: AbstractContextManager[None]
+    owner: Owner
     splits: Mapping[str, EvalImages]
     stop_epoch: int
     on_epoch: Callable[[float], None]
-    on_failure: Callable[[Exception], None]
     evaluates: Callable[[int], bool] = lambda epoch: True
-    failed: bool = False
+    busy_seconds: float = 0.0
 
     def is_due(self, epoch: int) -> bool:
         """Whether this epoch (from 0) is the next one to train."""
-        return not self.failed and len(self.training.rows) == epoch < self.stop_epoch
-
-    def attempt(self, action: Callable[..., object], *arguments: Any) -> None:
-        """Calls one of the member's own actions; what goes wrong there is its own failure."""
-        try:
-            action(*arguments)
-        except Exception as error:
-            self.failed = True
-            self.on_failure(error)
+        return not self.owner.failed and len(self.training.rows) == epoch < self.stop_epoch
 
     @property
     def stage(self) -> Stage:
@@ -178,12 +182,25 @@ class Member:
         if epoch == self.stages[-1].first_epoch and self.training.method.stage < len(self.stages) - 1:
             self.step = self.begin_stage2()
         self.training.method.train()
+        self.busy_seconds = 0.0
 
-    def take_step(self, batch: Batch, teacher: TeacherOutput | None, steps: int) -> None:
-        """One step of an epoch that has `steps`; a method that asks for no teacher is shown none."""
+    def take_step(self, batch: Batch, teacher: TeacherOutput | None, *, seed: int, steps: int) -> None:
+        """One step; `teacher` is passed on to a method that asks for one.
+
+        Args:
+            batch: views and labels.
+            teacher: its output for them.
+            seed: of the global generators and that of the batch.
+            steps: of the epoch.
+        """
+        begun = time.perf_counter()
+        seed_global_generators(seed, batch.x.device)
+        batch.generator.manual_seed(seed)
         position = (batch.epoch - self.stage.first_epoch) * steps + batch.step
         own = dataclasses.replace(batch, progress=position / (self.stage.epochs * steps))
-        self.step(own, teacher if self.training.method.asks else None, self.stage.learning_rate(position))
+        self.step.set_lr(self.stage.learning_rate(position))
+        self.step(own, teacher if self.training.method.asks else None, first=batch.step == 0)
+        self.busy_seconds += time.perf_counter() - begun
 
     def end_epoch(self, epoch: int, steps: int, seconds: float, own_seconds: float | None) -> None:
         """Adds the epoch's row, with the evaluation that is due, and has it saved.
@@ -254,50 +271,36 @@ def fit(
     with stopping.deferred():
         for epoch in range(max((member.stop_epoch for member in members), default=0)):
             due = [member for member in members if member.is_due(epoch)]
-            if due:
-                _train_epoch(due, views, teacher, epoch=epoch, seed=seed, on_step=on_step)
-
-
-def _train_epoch(
-    due: Sequence[Member],
-    views: TrainingViews,
-    teacher: TeacherSource | None,
-    *,
-    epoch: int,
-    seed: int,
-    on_step: Callable[[], None],
-) -> None:
-    """One epoch (from 0) of the members that are due, see `fit`."""
-    started = time.perf_counter()
-    for member in due:
-        member.attempt(member.begin_epoch, epoch)
-    asked = teacher if any(member.training.method.asks for member in due) else None
-    busy = dict.fromkeys(map(id, due), 0.0)
-    for step, (x, y, index) in enumerate(views.epoch(epoch)):
-        generator = torch.Generator(x.device)
-        batch = Batch(x, y, index, epoch, step, progress=0.0, generator=generator, views=views.num_views)
-        output = asked(batch) if asked is not None else None
-        step_seed = mix(seed, "step", epoch, step)
-        for member in due:
-            if member.failed:
+            if not due:
                 continue
-            begun = time.perf_counter()
-            seed_global_generators(step_seed, x.device)
-            generator.manual_seed(step_seed)
-            member.attempt(member.take_step, batch, output, len(views))
-            busy[id(member)] += time.perf_counter() - begun
-        on_step()
-        stopping.check()
-    if asked is not None:
-        asked.end_epoch()
-    synchronize(x.device)
-    shared = (time.perf_counter() - started - sum(busy.values())) / len(due)
-    waits = x.device.type == "cpu"  # other devices compute on: their clock is that of the whole epoch
-    for member in due:
-        if not member.failed:
-            own, whole = busy[id(member)], busy[id(member)] + shared
-            alone = whole if len(due) == 1 and asked is None else None
-            member.attempt(member.end_epoch, epoch, len(views), whole, own if waits else alone)
+            started = time.perf_counter()
+            for member in due:
+                with member.owner.isolated_failure():
+                    member.begin_epoch(epoch)
+            source = teacher if any(member.training.method.asks for member in due) else None
+            for step, (x, y, index) in enumerate(views.epoch(epoch)):
+                generator = torch.Generator(x.device)
+                batch = Batch(x, y, index, epoch, step, progress=0.0, generator=generator, views=views.num_views)
+                output = source(batch) if source is not None else None
+                step_seed = mix(seed, "step", epoch, step)
+                for member in due:
+                    if not member.owner.failed:
+                        with member.owner.isolated_failure():
+                            member.take_step(batch, output, seed=step_seed, steps=len(views))
+                on_step()
+                stopping.check()
+            if source is not None:
+                source.end_epoch()
+            synchronize(x.device)
+            shared = (time.perf_counter() - started - sum(member.busy_seconds for member in due)) / len(due)
+            is_alone = len(due) == 1 and source is None
+            for member in due:
+                if not member.owner.failed:
+                    whole = member.busy_seconds + shared
+                    # Devices other than the CPU compute on: there only the whole epoch's time is known.
+                    own = member.busy_seconds if x.device.type == "cpu" else whole if is_alone else None
+                    with member.owner.isolated_failure():
+                        member.end_epoch(epoch, len(views), whole, own)
 
 
 def _check_finite(means: dict[str, float], lr: float, where: str) -> None:

@@ -14,6 +14,7 @@ from kdrun.experiment import runner
 from kdrun.experiment.attempt import Outcome
 from kdrun.experiment.runner import Runner
 from kdrun.experiment.runtime import Runtime
+from kdrun.spec.components import method_class
 from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec, SequenceDatasetSpec
 from kdrun.spec.spec import Component, Recipe, Spec
 from kdrun.store.run import Run
@@ -120,6 +121,13 @@ def lab(tmp_path) -> Lab:
     return Lab(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def shared_lab(tmp_path_factory) -> Lab:
+    """For tests of a module that train students of the same few teachers."""
+    torch.set_num_threads(1)
+    return Lab(tmp_path_factory.mktemp("shared"))
+
+
 @pytest.fixture
 def classes(tmp_path) -> Lab:
     """For sequences with a label each."""
@@ -162,20 +170,21 @@ def trained(monkeypatch) -> list[str]:
 
 @pytest.fixture
 def interrupted(lab):
-    """Trains two epochs of a run by cross-entropy, which Ctrl-C then stops; returns the run."""
+    """Trains so many epochs of a run, and two steps, which Ctrl-C then stops; returns the run."""
 
-    def stop(spec: Spec) -> Run:
-        forward = methods.CE.forward
+    def stop(spec: Spec, place: str = "outputs", *, epochs: int = 2, **options: Any) -> Run:
+        method = method_class(spec.method)
+        forward = method.forward
 
         def stopping(self, batch, teacher):
-            if batch.epoch == 2:
+            if (batch.epoch, batch.step) == (epochs, 2):
                 raise KeyboardInterrupt
             return forward(self, batch, teacher)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(methods.CE, "forward", stopping)
+            patch.setattr(method, "forward", stopping)
             with pytest.raises(KeyboardInterrupt):
-                lab.execute(spec)
-        return lab.run(spec)
+                lab.execute(spec, place, **options)
+        return lab.run(spec, place)
 
     return stop

@@ -10,15 +10,10 @@ from torch import nn
 
 from kdrun import losses, methods, models
 from kdrun.data import DataError
-from kdrun.experiment import build
-from kdrun.experiment.build import (
-    build_method,
-    build_optimisation,
-    build_student,
-    data_root,
-    describe_dataset,
-    load_splits,
-)
+from kdrun.experiment import datasets
+from kdrun.experiment.build import build_method, build_student
+from kdrun.experiment.datasets import data_root, describe_dataset, load_splits
+from kdrun.experiment.stages import optimizer_for
 from kdrun.methods import Method
 from kdrun.spec.components import (
     all_options,
@@ -61,7 +56,7 @@ def test_a_target_is_found_by_its_dotted_path():
         ("kdrun.losses.base.torch", "no class or function"),
         ("kdrun.losses.SPREADS", "no class or function"),
         ("kdrun.files.Path", "outside the trusted packages"),
-        ("kdrun.experiment.build.MultiStepSchedule.__init__", "cannot be imported"),
+        ("kdrun.experiment.stages.MultiStepSchedule.__init__", "cannot be imported"),
         ("kdrun.losses.base.Tensor", "outside the trusted packages"),
         ("kdrun.cli.Sequence", "outside the trusted packages"),
     ],
@@ -170,35 +165,28 @@ def test_data_lies_where_it_is_named(monkeypatch, tmp_path):
     assert data_root({"root": "~/images"}) == Path.home() / "images"
 
 
-def test_the_papers_learning_rates_at_batch_128():
-    """The effective rates of the released code: 391 steps an epoch, WarmUpLR, MultiStepLR [60, 120, 160]."""
+@pytest.mark.parametrize(
+    ("recipe", "kind", "options"),
+    [
+        (Recipe(), torch.optim.SGD, {"momentum": 0.9, "nesterov": False, "weight_decay": 5e-4}),
+        (
+            Recipe(optimizer="adam", momentum=0.8, weight_decay=0.0),
+            torch.optim.Adam,
+            {"betas": (0.8, 0.999), "weight_decay": 0.0},
+        ),
+    ],
+)
+def test_an_optimiser_is_built_as_the_recipe_says(recipe, kind, options):
     method = build_method(Component("kdrun.methods.CE"), build_student(MLP, MADE_UP))
-    optimizer, learning_rate = build_optimisation(Recipe(), method.parameters(), 391)
-    epochs = {1: 0.1, 59: 0.1, 60: 0.02, 119: 0.02, 120: 0.004, 159: 0.004, 160: 0.0008, 199: 0.0008}
-    for epoch, lr in epochs.items():
-        assert learning_rate(epoch * 391) == pytest.approx(lr)
-        assert learning_rate(epoch * 391 + 390) == pytest.approx(lr)
-    for step in (0, 1, 200, 390):
-        assert learning_rate(step) == pytest.approx(0.1 * (step + 1) / 391)
+    optimizer = optimizer_for(recipe, method.parameters())
     (group,) = optimizer.param_groups
-    assert type(optimizer) is torch.optim.SGD
-    assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, False, 5e-4)
+    assert type(optimizer) is kind
+    assert {name: group[name] for name in options} == options
     assert len(group["params"]) == len(list(method.parameters())), "biases and BatchNorm decay too"
-    assert group["lr"] == pytest.approx(0.1 / 391)
-
-
-def test_an_optimiser_is_built_as_the_recipe_says():
-    method = build_method(Component("kdrun.methods.CE"), build_student(MLP, MADE_UP))
-    recipe = Recipe(optimizer="adam", batch_size=64, momentum=0.8, warmup_epochs=0, weight_decay=0.0)
-    optimizer, learning_rate = build_optimisation(recipe, method.parameters(), 10)
-    (group,) = optimizer.param_groups
-    assert type(optimizer) is torch.optim.Adam
-    assert (group["betas"], group["weight_decay"]) == ((0.8, 0.999), 0.0)
-    assert group["lr"] == learning_rate(0) == pytest.approx(0.05), "the lr is in proportion to the batch"
 
 
 def test_a_name_of_two_classes_is_no_choice(monkeypatch):
-    monkeypatch.setattr(build, "class_names", lambda node, root: ("crane", "gull", "crane"))
-    assert build.class_indices([2, "gull"], {}, Path()) == [2, 1]
+    monkeypatch.setattr(datasets, "class_names", lambda node, root: ("crane", "gull", "crane"))
+    assert datasets.class_indices([2, "gull"], {}, Path()) == [2, 1]
     with pytest.raises(ValueError, match=r"crane: is the name of classes \[0, 2\]"):
-        build.class_indices(["crane"], {}, Path())
+        datasets.class_indices(["crane"], {}, Path())

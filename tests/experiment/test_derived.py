@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from kdrun.experiment.build import build_student
+from kdrun.experiment.datasets import load_resident
 from kdrun.experiment.derived import Ensemble, compute, kept
-from kdrun.experiment.resident import load_resident
 from kdrun.files import DamagedError
 from kdrun.store.store import Store
 

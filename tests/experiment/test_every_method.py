@@ -95,7 +95,8 @@ def test_without_its_term_a_method_is_cross_entropy_bit_for_bit(lab):
 
 
 @pytest.mark.parametrize("name", TAUGHT)
-def test_another_teacher_is_another_lesson(lab, name):
+def test_another_teacher_is_another_lesson(shared_lab, name):
+    lab = shared_lab
     spec = short(lab, name)
     others = tuple(dataclasses.replace(teacher, seed=7) for teacher in spec.teachers)
     rows = [lab.execute(each).run.rows()[0]["train"] for each in (spec, dataclasses.replace(spec, teachers=others))]

@@ -14,7 +14,6 @@ from kdrun.experiment.attempt import Request
 from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
 from kdrun.spec.spec import Component
 from kdrun.training.teacher import LiveTeacher
-from kdrun.training.trainer import Member
 
 TERM = "method.terms.mine._target_"
 
@@ -156,22 +155,12 @@ def summed(lab):
 
 
 @pytest.mark.parametrize("name", ["Twins", "Mates", "Rare", "Sum"])
-def test_an_interrupted_run_ends_with_the_same_bits(lab, monkeypatch, name):
+def test_an_interrupted_run_ends_with_the_same_bits(lab, interrupted, name):
     spec = replace(summed(lab) if name == "Sum" else own(lab, name), recipe=replace(lab.recipe, lr=0.1))
     whole = lab.execute(spec, "whole").run
     if spec.teachers:
         lab.execute(lab.teacher)
-    take_step = Member.take_step
-
-    def stopping(self, batch, teacher, steps):
-        if (batch.epoch, batch.step) == (1, 2):
-            raise KeyboardInterrupt
-        take_step(self, batch, teacher, steps)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Member, "take_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            lab.execute(spec)
+    interrupted(spec, epochs=1)
     assert len(lab.run(spec).rows()) == 1
     assert lab.bits(lab.execute(spec).run) == lab.bits(whole)
     assert whole.rows()[-1]["train"]["loss"] < whole.rows()[0]["train"]["loss"]

@@ -37,9 +37,11 @@ EPOCHS = {kind.name: (1, 2, 3) if kind in STAGED else (1,) for kind in METHODS}
 
 
 @pytest.mark.parametrize(("name", "epoch"), [(name, epoch) for name, epochs in EPOCHS.items() for epoch in epochs])
-def test_interrupted_run_resumes_to_the_same_bits(lab, name, epoch):
+def test_interrupted_run_resumes_to_the_same_bits(shared_lab, name, epoch):
+    lab = shared_lab
     spec = lab.every(name)
     whole, run = lab.execute(spec, "whole"), lab.run(spec)
+    assert run.remove(), "of an interruption in another epoch"
     interruption = breaking(method_class(spec.method), KeyboardInterrupt(), epoch=epoch, step=2)
     with interruption, pytest.raises(KeyboardInterrupt):
         lab.execute(spec)

@@ -15,7 +15,7 @@ from kdrun import log as log_module
 from kdrun.data import DataError
 from kdrun.experiment import runner
 from kdrun.experiment.build import build_student
-from kdrun.experiment.resident import load_resident
+from kdrun.experiment.datasets import load_resident
 from kdrun.methods import CE
 from kdrun.metrics import classification_metrics
 from kdrun.seeds import mix

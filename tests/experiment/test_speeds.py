@@ -13,8 +13,8 @@ from kdrun.config.compose import compose_job, hydra_session
 from kdrun.config.preflight import check_job
 from kdrun.experiment import timing
 from kdrun.experiment.build import build_method, build_student
-from kdrun.experiment.cost import macs_per_example
 from kdrun.experiment.dry_run import Estimator
+from kdrun.experiment.sizes import macs_per_example
 from kdrun.experiment.speeds import Network, keep_speed, known_speeds
 from kdrun.training.trainer import Timings, Training
 

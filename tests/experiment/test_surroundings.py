@@ -84,19 +84,8 @@ def test_data_that_vanishes_between_runs_fails_those_that_need_it_by_its_place(l
         assert lab.bits(end.run) == lab.bits(lab.execute(request.spec, "undisturbed").run)
 
 
-def test_a_run_that_resumes_without_its_data_fails_and_keeps_what_it_has(lab, pictures, monkeypatch):
-    forward = CE.forward
-
-    def stopping(self, batch, teacher):
-        if batch.epoch == 1:
-            raise KeyboardInterrupt
-        return forward(self, batch, teacher)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CE, "forward", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            lab.execute(pictures)
-    checkpoint = lab.run(pictures).last_checkpoint
+def test_a_run_that_resumes_without_its_data_fails_and_keeps_what_it_has(lab, pictures, interrupted):
+    checkpoint = interrupted(pictures, epochs=1).last_checkpoint
     content = checkpoint.read_bytes()
     take_away(lab)
     with pytest.raises(DataError, match="needs a directory train/"):
@@ -241,7 +230,8 @@ def test_the_bar_goes_on_when_the_clock_is_set_back(monkeypatch):
     now = time.time
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr("tqdm.std.time", lambda: now() + shift[0])
-    with TrainingProgress("student", epochs=1, done=0, steps_per_epoch=4) as progress:
+    progress = TrainingProgress("student", epochs=1, steps_per_epoch=4)
+    with progress.begun(0):
         shift[0] = -7200.0
         for _ in range(3):
             time.sleep(0.11)
@@ -253,7 +243,8 @@ def test_the_bar_goes_on_when_the_clock_is_set_back(monkeypatch):
 
 def test_small_terms_have_three_significant_digits():
     train = {"top1": 50.0, "loss": 12.3456, "ce": 0.25, "small": 0.00012345, "round": 0.058, "none": 0.0}
-    with TrainingProgress("student", epochs=2, done=0, steps_per_epoch=1) as progress:
+    progress = TrainingProgress("student", epochs=2, steps_per_epoch=1)
+    with progress.begun(0):
         line = progress.line("student", {"epoch": 1, "train": train, "test": {"top1": 40.0}}, 99.6, 2)
     assert line.startswith("student epoch 1/2  test 40.0%  train 50.0%  loss 12.346  ce 0.250  small 0.000123  ")
     assert "round 0.0580  none 0.000  img/s 100" in line

@@ -86,7 +86,7 @@ def test_own_weights_must_be_there_and_unchanged(lab):
     path = lab.root / "teacher.safetensors"
     digest = checkpoint.export_weights(path, build_student(lab.teacher.student, lab.dataset))
     own = lab.plain("cnn", weights=digest)
-    with pytest.raises(FileNotFoundError, match=f"no file with SHA-256 {digest} was given"):
+    with pytest.raises(FileNotFoundError, match=digest):
         lab.execute(own)
     checkpoint.export_weights(path, build_student(lab.teacher.student, lab.dataset))
     with pytest.raises(CheckpointError, match="changed while kdrun ran"):

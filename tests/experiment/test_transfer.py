@@ -11,7 +11,7 @@ from kdrun import methods
 from kdrun.experiment.attempt import Request
 from kdrun.experiment.build import build_student, check_tasks, conversion, needs_of
 from kdrun.files import read_record, write_record
-from kdrun.methods import FSP, Batch
+from kdrun.methods import Batch
 from kdrun.methods.base import Needs
 from kdrun.spec.dataset import ImageDatasetSpec
 from kdrun.spec.spec import Spec
@@ -140,20 +140,10 @@ def test_options_decide_where_a_method_can_be_both(lab, method, options, refused
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_an_interrupted_run_resumes_to_the_same_bits(lab, monkeypatch, epoch):
+def test_an_interrupted_run_resumes_to_the_same_bits(lab, interrupted, epoch):
     spec = transferred(lab, stage1_epochs=2)
     whole = lab.execute(spec, "whole")
-    forward = FSP.forward
-
-    def broken(self, batch, teacher):
-        if (batch.epoch, batch.step) == (epoch, 2):
-            raise KeyboardInterrupt
-        return forward(self, batch, teacher)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(FSP, "forward", broken)
-        with pytest.raises(KeyboardInterrupt):
-            lab.execute(spec)
+    interrupted(spec, epochs=epoch)
     assert lab.bits(lab.execute(spec).run) == lab.bits(whole.run)
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from kdrun.experiment.attempt import Request
-from kdrun.experiment.teachers import weakness
+from kdrun.experiment.notices import weakness
 
 
 def with_top1(run, top1: float):

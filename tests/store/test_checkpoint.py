@@ -65,7 +65,7 @@ def test_every_flipped_bit_is_noticed(state, tmp_path):
     save(path, state)
     content = path.read_bytes()
     generator = random.Random(0)
-    positions = [*range(64), *(generator.randrange(len(content)) for _ in range(300)), len(content) - 1]
+    positions = [*range(64), *(generator.randrange(len(content)) for _ in range(335)), len(content) - 1]
     for position in positions:
         altered = bytearray(content)
         altered[position] ^= 1 << generator.randrange(8)

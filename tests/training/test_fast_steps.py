@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdrun.data import ImageSet, ResidentImages
 from kdrun.methods import KD, Batch
-from kdrun.models import mobilenetv2, resnet18
+from kdrun.models import mobilenetv2, resnet20
 from kdrun.training.evaluation import evaluate
 from kdrun.training.folding import folded
 from kdrun.training.optimisation import build_optimizer
@@ -22,7 +22,7 @@ from kdrun.training.teacher import LiveTeacher
 
 CPU = torch.device("cpu")
 NUM_STEPS, BATCH_SIZE, CLASSES, SIDE, LR, TEMPERATURE = 6, 16, 10, 16, 0.002, 4.0
-NETWORKS = {"mobilenetv2": mobilenetv2, "resnet18": resnet18}
+NETWORKS = {"mobilenetv2": mobilenetv2, "resnet20": resnet20}
 
 
 def settled(network: nn.Module) -> nn.Module:
@@ -51,7 +51,7 @@ def batches() -> list[tuple[Tensor, Tensor]]:
 @pytest.fixture(scope="module")
 def teacher() -> nn.Module:
     torch.manual_seed(2)
-    return settled(resnet18(CLASSES)).eval()
+    return settled(resnet20(CLASSES)).eval()
 
 
 def oracle_loss(logits: Tensor, target: Tensor, y: Tensor) -> Tensor:
@@ -77,7 +77,8 @@ class Fast:
         generator = torch.Generator()
         batch = Batch(x, y, torch.arange(len(y)), epoch=0, step=self._taken, progress=0.0, generator=generator)
         self._taken += 1
-        self._step(batch, self._teacher(batch), LR)
+        self._step.set_lr(LR)
+        self._step(batch, self._teacher(batch), first=batch.step == 0)
         return self._step.end_epoch().means["loss"], gradients(self.method.student)
 
 
@@ -117,12 +118,13 @@ BOUNDS = {
     # of about 0.5 (0.96 in its last layer), with torch's own autocast in contiguous memory as here.
     ("mobilenetv2", "fp32"): (0.05, 0.995),
     ("mobilenetv2", "bf16"): (0.05, 0.35),
-    ("resnet18", "fp32"): (0.001, 0.9999),
-    ("resnet18", "bf16"): (0.02, 0.9),
+    ("resnet20", "fp32"): (0.001, 0.9999),
+    ("resnet20", "bf16"): (0.01, 0.97),
 }
 
 
-@pytest.mark.parametrize(("name", "precision"), BOUNDS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["resnet20", pytest.param("mobilenetv2", marks=pytest.mark.slow)])
 def test_fast_steps_follow_the_oracle(name, precision, teacher, batches):
     differences, cosines = compare(name, precision, teacher, batches)
     bound, low = BOUNDS[name, precision]

@@ -24,6 +24,7 @@ from kdrun.training.precision import (
 from kdrun.training.step import Step
 from kdrun.training.teacher import LiveTeacher
 from kdrun.training.trainer import Member, Stage, Training, fit
+from tests.training.owners import Raising
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -157,17 +158,13 @@ def trained(
                 splits={"test": images},
                 stop_epoch=2,
                 on_epoch=lambda images_per_second: None,
-                on_failure=reraise,
+                owner=Raising(),
             )
         )
     law = Augmentation(crop_padding=1, flip=True, rotation=15.0)
     views = wrap(TrainingViews(images, law, batch_size=32, seed=0))
     fit(members, views, LiveTeacher(teacher, context, precision) if teach else None, seed=0)
     return training
-
-
-def reraise(error: Exception) -> None:
-    raise error
 
 
 def test_bf16_trains_to_about_the_same_numbers():

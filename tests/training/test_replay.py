@@ -4,17 +4,16 @@ import contextlib
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdrun.data import Augmentation, ImageSet, ResidentImages, TrainingViews
-from kdrun.methods import Batch, Needs
+from kdrun.methods import Batch
 from kdrun.models import cnn
 from kdrun.training.precision import autocast
 from kdrun.training.replay import ReplayTeacher
 from kdrun.training.teacher import LiveTeacher
 
 CPU = torch.device("cpu")
-LOGITS = [Needs(logits=True), Needs(logits=True, own_architecture=True)]
 
 
 class Shelf:
@@ -69,8 +68,8 @@ def taught(teacher, epochs: range, seed: int = 0) -> list[Tensor]:
 def test_replay_equals_live_bit_for_bit(precision, dtype):
     shelf, first, second = Shelf(), live(precision), live(precision)
     expected = taught(live(precision), range(2))
-    recorded = taught(ReplayTeacher(first, shelf, LOGITS, 26), range(2))
-    replayed = taught(ReplayTeacher(second, shelf, LOGITS, 26), range(2))
+    recorded = taught(ReplayTeacher(first, shelf, 26), range(2))
+    replayed = taught(ReplayTeacher(second, shelf, 26), range(2))
     assert (first.asked, second.asked) == (8, 0)
     for logits in (recorded, replayed):
         assert [tensor.dtype for tensor in logits] == [dtype] * 8
@@ -78,18 +77,9 @@ def test_replay_equals_live_bit_for_bit(precision, dtype):
     assert not torch.equal(expected[0], expected[4]), "each epoch has its own views"
 
 
-def test_what_is_missing_is_computed_and_recorded():
-    shelf, teacher = Shelf(), live()
-    taught(ReplayTeacher(live(), shelf, LOGITS, 26), range(1, 2))
-    said = taught(ReplayTeacher(teacher, shelf, LOGITS, 26), range(3))
-    assert teacher.asked == 2 * 4
-    assert sorted(shelf.epochs) == [0, 1, 2]
-    assert all(torch.equal(tensor, twin) for tensor, twin in zip(said, taught(live(), range(3)), strict=True))
-
-
 def test_an_interrupted_epoch_is_not_recorded():
     shelf = Shelf()
-    teacher = ReplayTeacher(live(), shelf, LOGITS, 26)
+    teacher = ReplayTeacher(live(), shelf, 26)
     with contextlib.suppress(StopIteration):
         x, y, index = next(views().epoch(0))
         teacher(Batch(x, y, index, epoch=0, step=0, progress=0.0, generator=torch.Generator()))
@@ -100,20 +90,6 @@ def test_an_interrupted_epoch_is_not_recorded():
 
 def test_other_views_are_refused():
     shelf = Shelf()
-    taught(ReplayTeacher(live(), shelf, LOGITS, 26), range(1))
+    taught(ReplayTeacher(live(), shelf, 26), range(1))
     with pytest.raises(RuntimeError, match="replay: the logits recorded for epoch 1 are not those of its views"):
-        taught(ReplayTeacher(live(), shelf, LOGITS, 26), range(1), seed=1)
-
-
-def test_a_method_that_asks_for_more_than_logits_is_refused(monkeypatch):
-    with pytest.raises(ValueError, match="replay holds a teacher's logits and nothing else: it is not exact for Needs"):
-        ReplayTeacher(live(), Shelf(), [Needs(logits=True), Needs(logits=False)], 26)
-
-
-def test_replayed_logits_can_take_part_in_a_backward():
-    shelf = Shelf()
-    taught(ReplayTeacher(live(), shelf, LOGITS, 26), range(1))
-    weight = nn.Parameter(torch.ones(4))
-    for logits in taught(ReplayTeacher(live(), shelf, LOGITS, 26), range(1)):
-        (weight * logits).sum().backward()
-    assert torch.isfinite(weight.grad).all()
+        taught(ReplayTeacher(live(), shelf, 26), range(1), seed=1)

@@ -91,7 +91,8 @@ def step_of(kind: type[Method], *, precision: str = "fp32", **options: bool) -> 
 def take(step: Step, batch: Batch) -> None:
     torch.manual_seed(7 + batch.step)
     batch.generator.manual_seed(batch.step)
-    step(batch, None, 0.1)
+    step.set_lr(0.1)
+    step(batch, None, first=batch.step == 0)
 
 
 def one_at_a_time(method: Method, batch: Batch) -> dict[str, float]:

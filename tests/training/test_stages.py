@@ -12,6 +12,7 @@ from kdrun.training.optimisation import build_optimizer
 from kdrun.training.precision import autocast
 from kdrun.training.step import Step
 from kdrun.training.trainer import Member, Stage, Training, fit
+from tests.training.owners import Raising
 
 CPU = torch.device("cpu")
 CONTEXT = autocast(CPU, "fp32")
@@ -76,9 +77,6 @@ def run(images: ResidentImages, place, *, stop: int = FIRST + SECOND) -> Trainin
         training.optimizer = optimizer_of(method)
         return Step(method, training.optimizer, CONTEXT)
 
-    def fail(error: Exception) -> None:
-        raise error
-
     member = Member(
         training,
         Step(method, training.optimizer, CONTEXT),
@@ -88,7 +86,7 @@ def run(images: ResidentImages, place, *, stop: int = FIRST + SECOND) -> Trainin
         splits={"test": images},
         stop_epoch=stop,
         on_epoch=lambda images_per_second: checkpoint.save(place, training.state_dict()),
-        on_failure=fail,
+        owner=Raising(),
     )
     views = TrainingViews(images, Augmentation(crop_padding=1), batch_size=BATCH_SIZE, seed=0)
     fit([member], views, None, seed=0)

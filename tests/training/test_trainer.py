@@ -18,6 +18,7 @@ from kdrun.store import checkpoint
 from kdrun.training.optimisation import build_optimizer
 from kdrun.training.step import Step
 from kdrun.training.trainer import DivergedError, Member, Stage, Training, fit
+from tests.training.owners import Collecting, Raising
 
 PLAIN = contextlib.nullcontext()
 NUM, CLASSES, BATCH_SIZE = 26, 4, 8  # 8, 8, 8 and 2 images
@@ -76,16 +77,13 @@ def never() -> Step:
 def member(training: Training, images: ResidentImages, *, stop_epoch: int = 3, epochs: int = 3, **changes) -> Member:
     """A member with what the tests do not care about filled in; its failure is raised."""
 
-    def raise_it(error: Exception) -> None:
-        raise error
-
     arguments = {
         "stages": [Stage(0, epochs, changes.pop("learning_rate", lambda step: 0.05))],
         "begin_stage2": never,
         "autocast": PLAIN,
         "splits": {"test": images},
         "on_epoch": lambda images_per_second: None,
-        "on_failure": raise_it,
+        "owner": Raising(),
         **changes,
     }
     return Member(training, Step(training.method, training.optimizer, PLAIN), stop_epoch=stop_epoch, **arguments)
@@ -319,45 +317,11 @@ def lockstep(trainings: list[Training], images: ResidentImages, *, epochs: int =
     views = TrainingViews(images, Augmentation(crop_padding=1, rotation=10.0), batch_size=BATCH_SIZE, seed=0)
     stops = changes.pop("stops", [epochs] * len(trainings))
     members = [
-        member(training, images, stop_epoch=stop, on_failure=failures.append, **changes)
+        member(training, images, stop_epoch=stop, owner=Collecting(failures), **changes)
         for training, stop in zip(trainings, stops, strict=True)
     ]
     fit(members, views, EveryOtherRight(), seed=0)
     return failures
-
-
-def assorted() -> list[Training]:
-    """Students of different architectures and methods, with dropout and draws of their own."""
-    return [build(Noisy), build(), build(Noisy, student=nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES)))]
-
-
-def test_a_member_ends_with_the_bits_of_itself_alone(images):
-    together = assorted()
-    assert lockstep(together, images) == []
-    for training, alone in zip(together, assorted(), strict=True):
-        lockstep([alone], images)
-        assert training.rows == alone.rows
-        assert_same_weights(training, alone)
-
-
-@pytest.mark.parametrize("reason", ["diverges", "raises"])
-def test_one_that_fails_leaves_and_the_others_go_on_undisturbed(images, monkeypatch, reason):
-    def raising(self, batch, teacher):
-        if (batch.epoch, batch.step) == (1, 1):
-            raise MemoryError("no room for this one")
-        return CrossEntropy.forward(self, batch, teacher)
-
-    if reason == "raises":
-        monkeypatch.setattr(Breaking, "forward", raising)
-    broken, others = build(Breaking), assorted()
-    (failure,) = lockstep([others[0], broken, *others[1:]], images)
-    assert isinstance(failure, DivergedError if reason == "diverges" else MemoryError)
-    assert len(broken.rows) == 1
-    alone = assorted()
-    lockstep(alone, images)
-    for training, expected in zip(others, alone, strict=True):
-        assert training.rows == expected.rows
-        assert_same_weights(training, expected)
 
 
 def test_members_join_where_they_were_and_leave_where_they_stop(images):

@@ -120,7 +120,7 @@ def combined(
     Args:
         generalist_log_probabilities: `[N, K]`, finite.
         specialist_log_probabilities: for each set `[N, |S_m| + 1]`: its classes in the set's order, the dustbin last,
-            after `kdrun.experiment.start.oversampling_correction`.
+            after `kdrun.experiment.initial_weights.oversampling_correction`.
         sets: M sets of classes. The dustbin of a set of all the classes must have probability 0.
         active: bool `[N, M]`. An image without an active specialist keeps the generalist's answer exactly.
         tolerance: in nats, more than 0.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdrun.experiment.derived import DerivedRow, described
-from kdrun.experiment.start import has_bias, last_layer, oversampling_correction
+from kdrun.experiment.initial_weights import has_bias, last_layer, oversampling_correction
 from kdrun.log import log
 from kdrun.papers.hinton2015.joint_prediction import (
     accuracy_by_coverage,

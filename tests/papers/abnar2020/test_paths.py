@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from kdrun.experiment.build import build_student
+from kdrun.experiment.datasets import load_resident
 from kdrun.experiment.derived import compute, kept
-from kdrun.experiment.resident import load_resident
 from kdrun.papers.abnar2020 import paths
 from kdrun.papers.abnar2020.paths import Paths
 from kdrun.papers.abnar2020.similarity import cka_matrix, similarity_matrix

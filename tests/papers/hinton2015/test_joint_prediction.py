@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from kdrun.experiment.start import oversampling_correction
+from kdrun.experiment.initial_weights import oversampling_correction
 from kdrun.papers.hinton2015.joint_prediction import (
     Coverage,
     accuracy_by_coverage,

@@ -1,4 +1,4 @@
-"""Where teachers' logits are kept for later runs: one directory a teacher and sequence of views, one file an epoch.
+"""Teachers' logits on disk, for later runs: one directory a teacher and sequence of views, one file an epoch.
 
 replay/<key>/
     key.json      what the logits depend on; its time of change is when they were last used
@@ -60,7 +60,7 @@ def replay_key(spec: Spec, needs: Needs, teacher: Run, device: torch.device, thr
     }
 
 
-class ReplayStore:
+class LogitCache:
     """Recorded logits under an output root, never more than a limit.
 
     What was not used for the longest time makes room for what is recorded. After the clock was set back that may be
@@ -75,10 +75,10 @@ class ReplayStore:
         self._directory = root / "replay"
         self.limit_bytes = limit_bytes
 
-    def recording(self, key: dict[str, Any]) -> KeptLogits:
+    def recording(self, key: dict[str, Any]) -> CachedLogits:
         """The place of the logits that depend on `key`."""
         name = sha256(_text(key).encode())[:12]
-        return KeptLogits(self._directory / name, key, self)
+        return CachedLogits(self._directory / name, key, self)
 
     def make_room(self, size: int, keep: Path) -> bool:
         """Removes recordings, the one unused for the longest time first, until `size` bytes more fit; all but `keep`.
@@ -99,10 +99,10 @@ class ReplayStore:
         return sum(sizes.values()) + size <= self.limit_bytes
 
 
-class KeptLogits:
+class CachedLogits:
     """The epochs kept of one teacher on one sequence of views: a `kdrun.training.replay.Recording`."""
 
-    def __init__(self, directory: Path, key: dict[str, Any], store: ReplayStore) -> None:
+    def __init__(self, directory: Path, key: dict[str, Any], store: LogitCache) -> None:
         self._directory = directory
         self._key = key
         self._store = store

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from kdrun.data import Augmentation
-from kdrun.experiment import replay
+from kdrun.experiment import logit_cache
 from kdrun.experiment.build import needs_of
-from kdrun.experiment.replay import ReplayStore, replay_key
+from kdrun.experiment.logit_cache import LogitCache, replay_key
 from kdrun.methods import Needs
 from kdrun.store import checkpoint
 from kdrun.training.teacher import LiveTeacher
@@ -68,29 +68,11 @@ def test_what_could_differ_in_a_bit_is_another_recording(lab):
         replay_key(lab.taught(), needs, *which, CPU, 1)
         for needs, *which in zip(asked, (other, teacher, teacher), strict=True)
     ]
-    store = ReplayStore(lab.root, 1e9)
+    store = LogitCache(lab.root, 1e9)
     assert len({store.recording(key)._directory for key in keys}) == len(keys)
     spec = replace(lab.taught("resnet20", temperature=9.0), recipe=replace(lab.recipe, lr=0.1))
     same = replay_key(spec, needs_of(spec), teacher, CPU, 1)
     assert same == keys[0], "what a student does with the views is nothing to the teacher"
-
-
-@pytest.mark.parametrize("damage", ["bit", "truncated"])
-def test_a_damaged_file_is_told_and_computed_again(lab, answered, caplog, damage):
-    expected = lab.bits(lab.execute(lab.taught(temperature=3.0), "live", replay_gb=0.0).run)
-    lab.execute(lab.taught())
-    (path,) = lab.root.glob("outputs/replay/*/0002.pt")
-    content = bytearray(path.read_bytes())
-    if damage == "bit":
-        content[-100] ^= 1
-    path.write_bytes(content if damage == "bit" else content[:200])
-    answered.clear()
-    assert lab.bits(lab.execute(lab.taught(temperature=3.0)).run) == expected
-    assert answered == [1] * 5, "the second epoch"
-    assert f"{path} is damaged" in caplog.text
-    answered.clear()
-    lab.execute(lab.taught(temperature=4.0))
-    assert answered == [], "it was recorded anew"
 
 
 def tensors(size: int) -> dict[str, torch.Tensor]:
@@ -98,7 +80,7 @@ def tensors(size: int) -> dict[str, torch.Tensor]:
 
 
 def test_what_was_unused_for_the_longest_time_makes_room(tmp_path):
-    store = ReplayStore(tmp_path, 65_000)
+    store = LogitCache(tmp_path, 65_000)
     recordings = {name: store.recording({"teacher": name}) for name in "abc"}
     for age, (name, recording) in enumerate(recordings.items()):
         recording.write(0, tensors(12_000))
@@ -113,7 +95,7 @@ def test_what_was_unused_for_the_longest_time_makes_room(tmp_path):
 
 def test_the_limit_is_kept_and_told_once(tmp_path, caplog):
     caplog.set_level("INFO")
-    store = ReplayStore(tmp_path, 50_000)
+    store = LogitCache(tmp_path, 50_000)
     recording = store.recording({"teacher": "a"})
     for epoch in range(6):
         recording.write(epoch, tensors(20_000))
@@ -122,39 +104,47 @@ def test_the_limit_is_kept_and_told_once(tmp_path, caplog):
     assert caplog.text.count("runtime.replay_gb=5e-05 is the limit") == 1
 
 
-def test_a_file_of_another_epoch_or_teacher_is_not_replayed(lab, answered, caplog):
-    expected = lab.bits(lab.execute(lab.taught(temperature=3.0), "live", replay_gb=0.0).run)
-    lab.execute(lab.taught())
-    (first,) = lab.root.glob("outputs/replay/*/0001.pt")
-    first.write_bytes(first.with_name("0002.pt").read_bytes())
-    answered.clear()
-    assert lab.bits(lab.execute(lab.taught(temperature=3.0)).run) == expected
-    assert answered == [0] * 5
-    assert f"{first} is not what was kept under this name" in caplog.text
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda state: state.pop("logits"),
-        lambda state: state.update(index=None),
-        lambda state: state.update(logits=state["logits"].double()),
-        lambda state: state.update(logits=state["logits"].to_sparse()),
-        lambda state: state.update(logits=state["logits"][:20]),
-    ],
-)
-def test_other_content_under_the_right_key_is_not_replayed(lab, answered, caplog, change):
-    """Its SHA-256 is right, too."""
-    expected = lab.bits(lab.execute(lab.taught(temperature=3.0), "live", replay_gb=0.0).run)
-    lab.execute(lab.taught())
-    (first,) = lab.root.glob("outputs/replay/*/0001.pt")
-    state = checkpoint.load(first, CPU)
+def altered(path, change) -> None:
+    """Changes what a file holds; its SHA-256 is right afterwards."""
+    state = checkpoint.load(path, CPU)
     change(state)
-    checkpoint.save(first, state)
-    answered.clear()
-    assert lab.bits(lab.execute(lab.taught(temperature=3.0)).run) == expected
-    assert answered == [0] * 5
-    assert f"{first} does not hold the logits of an epoch" in caplog.text
+    checkpoint.save(path, state)
+
+
+DAMAGES = {
+    "is damaged": [
+        lambda path: path.write_bytes(path.read_bytes()[:-100] + b"x" + path.read_bytes()[-99:]),
+        lambda path: path.write_bytes(path.read_bytes()[:200]),
+    ],
+    "is not what was kept under this name": [
+        lambda path: path.write_bytes(path.with_name("0001.pt").read_bytes()),
+        lambda path: altered(path, lambda state: state.update(key="another teacher's")),
+    ],
+    "does not hold the logits of an epoch": [
+        lambda path: altered(path, lambda state: state.pop("logits")),
+        lambda path: altered(path, lambda state: state.update(index=None)),
+        lambda path: altered(path, lambda state: state.update(logits=state["logits"].double())),
+        lambda path: altered(path, lambda state: state.update(logits=state["logits"].to_sparse())),
+        lambda path: altered(path, lambda state: state.update(logits=state["logits"][:20])),
+    ],
+}
+
+
+@pytest.mark.parametrize("fault", DAMAGES)
+def test_a_file_that_is_not_what_was_recorded_is_reported_and_computed_again(lab, answered, caplog, fault):
+    lab.execute(lab.taught())
+    (path,) = lab.root.glob("outputs/replay/*/0002.pt")
+    content = path.read_bytes()
+    for number, damage in enumerate(DAMAGES[fault]):
+        spec = lab.taught(temperature=5.0 + number)
+        damage(path)
+        caplog.clear()
+        answered.clear()
+        run = lab.execute(spec).run
+        assert answered == [1] * 5, "the second epoch"
+        assert f"{path} {fault}" in caplog.text
+        assert path.read_bytes() == content, "it is recorded anew"
+    assert lab.bits(run) == lab.bits(lab.execute(spec, "live", replay_gb=0.0).run)
 
 
 @pytest.mark.parametrize("obstacle", ["file", "full"])
@@ -169,7 +159,7 @@ def test_what_cannot_be_kept_harms_no_run(lab, caplog, monkeypatch, obstacle):
         def full(path, state):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-        monkeypatch.setattr(replay, "checkpoint", SimpleNamespace(save=full, load=checkpoint.load))
+        monkeypatch.setattr(logit_cache, "checkpoint", SimpleNamespace(save=full, load=checkpoint.load))
     assert lab.bits(lab.execute(lab.taught()).run) == expected
     assert caplog.text.count("no more of the teacher's logits is kept for later runs (these do not need it)") == 1
 

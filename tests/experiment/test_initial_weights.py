@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdrun.experiment.start import regrouped
-from kdrun.methods import CE
+from kdrun.experiment.initial_weights import regrouped
 from kdrun.spec.spec import Spec
 from kdrun.store.checkpoint import read_weights
 
@@ -27,23 +26,12 @@ def test_a_run_that_trains_nothing_is_where_it_starts(lab):
     assert outcome.result["student"]["probe_top1"] == lab.runner().store.run(first).result()["student"]["probe_top1"]
 
 
-def test_it_goes_on_from_there_and_resumes_to_the_same_bits(lab, monkeypatch):
+def test_it_goes_on_from_there_and_resumes_to_the_same_bits(lab, interrupted):
     spec = lab.plain(seed=5, start=lab.plain())
     whole, alone = lab.execute(spec), lab.execute(lab.plain(seed=5))
     assert whole.result["student"]["weights_sha256"] != alone.result["student"]["weights_sha256"]
-    forward = CE.forward
-
-    def stopping(self, batch, teacher):
-        if batch.epoch == 1:
-            raise KeyboardInterrupt
-        return forward(self, batch, teacher)
-
     lab.execute(spec.start, "again")
-    with monkeypatch.context() as patch:
-        patch.setattr(CE, "forward", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            lab.execute(spec, "again")
-    assert len(lab.run(spec, "again").rows()) == 1
+    assert len(interrupted(spec, "again", epochs=1).rows()) == 1
     assert lab.bits(lab.execute(spec, "again").run) == lab.bits(whole.run)
 
 

@@ -1,21 +1,52 @@
-"""A run that begins where another one ended: its first weights."""
+"""The weights that a student begins with: random ones, the user's own, or those of a finished run."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from kdrun.experiment.build import outline_of
+from kdrun.experiment.build import build_student, outline_of
 from kdrun.experiment.teachers import recorded_weights
-from kdrun.experiment.weights import load_weights
+from kdrun.experiment.weights import load_weights, own_weights
 from kdrun.spec.dataset import DatasetSpec
-from kdrun.spec.spec import Component
+from kdrun.spec.spec import Component, Spec
+from kdrun.store.checkpoint import CheckpointError
 from kdrun.store.run import Run
 
 Outputs = Sequence[tuple[int, ...]]
+
+
+def initial_student(
+    spec: Spec, weight_files: Mapping[str, Path], start: Run | None, rest: tuple[int, int] | None
+) -> nn.Module:
+    """A run's student before its training; draws from torch's global generator.
+
+    Args:
+        spec: of the run.
+        weight_files: files with weights of the user's own, by their SHA-256.
+        start: the finished run that this one starts from, where there is one.
+        rest: see `begin_from`.
+
+    Raises:
+        CheckpointError: the weights are not what they should be, or do not fit the student.
+        FileNotFoundError: the user's own weights are in no file.
+    """
+    student = build_student(spec.student, spec.dataset)
+    if spec.weights is not None:
+        path = weight_files.get(spec.weights)
+        if path is None:
+            raise FileNotFoundError(f"no file has SHA-256 {spec.weights}: name it with teacher.checkpoint=FILE")
+        own = own_weights(path, spec.student, spec.dataset)
+        if own.digest != spec.weights:
+            raise CheckpointError(f"{path} changed while kdrun ran: SHA-256 {own.digest}, not {spec.weights}")
+        load_weights(student, {**student.state_dict(), **own.state}, path)
+    if start is not None:
+        begin_from(student, spec.dataset, start, rest)
+    return student
 
 
 def begin_from(student: nn.Module, dataset: DatasetSpec, start: Run, rest: tuple[int, int] | None = None) -> None:

@@ -1,0 +1,71 @@
+"""What a run resumes from: the checkpoints of its epochs, or those of a shorter run with the same first epochs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from kdrun.experiment.choices import Choices
+from kdrun.files import keep_under
+from kdrun.log import log
+from kdrun.store.checkpoint import CheckpointError
+from kdrun.store.result import best
+from kdrun.store.run import Run
+from kdrun.store.store import Store
+from kdrun.training.trainer import Training
+
+
+def save_epoch(run: Run, training: Training, choices: Choices) -> None:
+    """Writes what an ended epoch leaves; `last.pt` after `best.pt`, since a resumed run trusts it."""
+    state = {**training.state_dict(), "choices": dataclasses.asdict(choices)}
+    if "test" in training.rows[-1] and best(training.rows, "test") is training.rows[-1]:
+        run.save_checkpoint(run.best_checkpoint, {"epoch": len(training.rows), "method": state["method"]})
+    if run.last_checkpoint.exists():
+        keep_under(run.last_checkpoint, run.previous_checkpoint)
+    run.save_checkpoint(run.last_checkpoint, state)
+    run.write_rows(training.rows)
+    run.write_status("running", epoch=len(training.rows))
+
+
+def newest_checkpoint(run: Run, device: torch.device) -> dict[str, Any] | None:
+    """The last checkpoint or, where that is damaged, which is a warning, the one before; None where there is none.
+
+    Raises:
+        CheckpointError: all are damaged.
+    """
+    damaged = None
+    for path in (run.last_checkpoint, run.previous_checkpoint):
+        try:
+            return run.load_checkpoint(path, device)
+        except FileNotFoundError:
+            continue
+        except CheckpointError as error:
+            what = str(error).partition(";")[0]
+            log.warning("%s; goes on from the epoch before", what, extra={"run": run.spec.run_id})
+            damaged = damaged or error
+    if damaged is not None:
+        raise damaged
+    return None
+
+
+def continue_shorter(run: Run, store: Store, choices: Choices) -> Run | None:
+    """Gives a run that was never started the checkpoints of a shorter one that is its first epochs; returns that one.
+
+    Args:
+        run: the longer one.
+        store: where shorter ones are looked for.
+        choices: how it computes; a shorter one must have computed in the same way.
+    """
+    if run.last_checkpoint.exists() or run.spec.weights is not None:
+        return None
+    shorter = store.longest_beginning(run.spec, dataclasses.asdict(choices))
+    if shorter is not None:
+        try:
+            run.begin_with(shorter)
+        except (CheckpointError, FileNotFoundError) as error:  # another command may have dropped them
+            what = str(error).partition(";")[0]
+            log.warning("%s; trains from the start instead", what, extra={"run": run.spec.run_id})
+            return None
+    return shorter

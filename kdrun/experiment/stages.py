@@ -1,0 +1,78 @@
+"""From a recipe to the stages of a training: each has an optimiser and a schedule of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from kdrun.methods import Method
+from kdrun.spec.spec import Recipe
+from kdrun.training.optimisation import (
+    CosineSchedule,
+    MultiStepSchedule,
+    Schedule,
+    bound_norms,
+    build_optimizer,
+    clip_gradients,
+)
+from kdrun.training.trainer import Stage
+
+
+def stage_recipes(recipe: Recipe, method: Method) -> list[Recipe]:
+    """The recipes of a method's stages, one or two: the last is the run's own.
+
+    Raises:
+        ValueError: the first stage does not fit the run's recipe.
+    """
+    if not method.stage1_epochs:
+        return [recipe]
+    warmup = min(recipe.warmup_epochs, method.stage1_epochs)
+    changes = {"warmup_epochs": warmup, **method.stage1_recipe(), "epochs": method.stage1_epochs}
+    return [dataclasses.replace(recipe, **changes), recipe]
+
+
+def build_stages(recipes: Sequence[Recipe], steps_per_epoch: int) -> list[Stage]:
+    """The stages of a training, from those of `stage_recipes`."""
+    first_epochs = itertools.accumulate((recipe.epochs for recipe in recipes[:-1]), initial=0)
+    return [
+        Stage(first_epoch, recipe.epochs, schedule_for(recipe, steps_per_epoch))
+        for first_epoch, recipe in zip(first_epochs, recipes, strict=True)
+    ]
+
+
+def schedule_for(recipe: Recipe, steps_per_epoch: int) -> Schedule:
+    """The learning rate as a function of the step."""
+    if recipe.schedule == "cosine":
+        return CosineSchedule(
+            lr=recipe.scaled_lr,
+            total_steps=recipe.epochs * steps_per_epoch,
+            warmup_steps=recipe.warmup_epochs * steps_per_epoch,
+        )
+    return MultiStepSchedule(
+        lr=recipe.scaled_lr,
+        total_steps=recipe.epochs * steps_per_epoch,
+        warmup_steps=recipe.warmup_epochs * steps_per_epoch,
+        milestones=recipe.milestones,
+        gamma=recipe.gamma,
+    )
+
+
+def optimizer_for(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser over parameters; its learning rate is set at each step."""
+    optimizer = build_optimizer(
+        recipe.optimizer,
+        parameters,
+        lr=recipe.scaled_lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
+    if recipe.clip_norm is not None:
+        clip_gradients(optimizer, recipe.clip_norm)
+    if recipe.max_norm is not None:
+        bound_norms(optimizer, recipe.max_norm)
+    return optimizer
