@@ -193,9 +193,9 @@ def _run_sweep(runner: Runner, jobs: list[Job], choices: list[dict[str, str]]) -
     unanswered = 0
     with told_in_a_line() as failed:
         log.info("\n%s", summarise(directory, runs))
-        if names := jobs[0].evaluation:
+        if evaluations := jobs[0].evaluation:
             members = {group.label: [run.spec for run in group.runs] for group in group_by_seed(runs) if group.runs}
-            text, unanswered = evaluated(runner, members, names)
+            text, unanswered = evaluated(runner, members, evaluations)
             write_atomically(directory / "evaluation.md", text)
             log.info("\n%s", text)
             log.info("evaluation: %s", directory / "evaluation.md")

@@ -6,12 +6,10 @@ The names a config uses (`_target_: kdrun.data.cifar100`) and the ones the rest 
 from kdrun.spec.augmentation import Augmentation as Augmentation
 
 from .augmentation import Parameters, angle_degrees, augment
-from .corruptions import CORRUPTIONS
 from .decoding import undecoded
 from .errors import DataError
 from .files import data_home
 from .image_files import composed
-from .loaders.agreement import agreement, agreement_lm
 from .loaders.cifar import cifar10, cifar100
 from .loaders.digits import digits
 from .loaders.folder import folder
@@ -39,7 +37,6 @@ from .views import TrainingViews
 
 __all__ = [
     "CONTENT_HASH",
-    "CORRUPTIONS",
     "NOT_DECODED",
     "Augmentation",
     "DataError",
@@ -53,8 +50,6 @@ __all__ = [
     "SequenceSet",
     "Splits",
     "TrainingViews",
-    "agreement",
-    "agreement_lm",
     "angle_degrees",
     "augment",
     "batches",

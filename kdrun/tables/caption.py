@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from kdrun.experiment.evaluations import EVALUATIONS, MEANINGS
+from kdrun.experiment.evaluations import Evaluation
 from kdrun.metrics import ECE_BINS
 from kdrun.spec.components import all_options
 from kdrun.spec.spec import Spec
@@ -177,13 +177,14 @@ def _what_is_beside(definition: Definition, lines: Sequence[Line], *, published:
         yield f'"errors on ...": how many test images of these classes are wrong at the last epoch{brackets}.'
     for name, meaning in _figures(lines).items():
         yield f'"{name}": {meaning}.'
-    asked = [name for name in definition.evaluations if any(_answers(line, name) for line in lines)]
+    asked = _evaluations(lines)
     if asked:
-        meanings = "; ".join(f'"{name}": {EVALUATIONS[name].what}' for name in asked)
+        what = "; ".join(f'"{name}": {evaluation.what}' for name, evaluation in asked.items())
         brackets = ", in brackets as published" if published and any(_figures_published(line) for line in lines) else ""
-        yield f"Asked of the finished runs, at their last epoch{brackets}: {meanings}. ECE has {ECE_BINS} bins."
+        yield f"Asked of the finished runs, at their last epoch{brackets}: {what}. ECE has {ECE_BINS} bins."
         shown = {name.partition(" ")[2] for line in lines for name in line.figures}
-        yield from (f'"{name}": {meaning}.' for name, meaning in MEANINGS.items() if name in shown)
+        meanings = {name: text for evaluation in asked.values() for name, text in evaluation.meanings.items()}
+        yield from (f'"{name}": {meaning}.' for name, meaning in meanings.items() if name in shown)
     if "teacher_confidence" in definition.columns and any(line.teacher_confidence for line in lines):
         yield '"its confidence": the mean over the test images of the teacher\'s largest probability.'
     if any(line.shares for line in lines):
@@ -292,8 +293,12 @@ def _figures(lines: Sequence[Line]) -> dict[str, str]:
     return {name: each.figures[name] for line in lines for each in line.entry.derived[:1] for name in line.figures}
 
 
-def _answers(line: Line, evaluation: str) -> bool:
-    return any(name.startswith(f"{evaluation} ") for name in line.figures)
+def _evaluations(lines: Sequence[Line]) -> dict[str, Evaluation]:
+    """The evaluations that any row has a figure of, by name."""
+    found = (each for line in lines for each in line.entry.named_evaluations)
+    named = {each.name: each.evaluation for each in found}
+    shown = [name for line in lines for name in line.figures]
+    return {name: each for name, each in named.items() if any(column.startswith(f"{name} ") for column in shown)}
 
 
 def _figures_published(line: Line) -> bool:

@@ -9,7 +9,6 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from kdrun.experiment.derived.paths import check_epochs
-from kdrun.experiment.evaluations import EVALUATIONS
 from kdrun.spec.components import all_options
 from kdrun.spec.signature import construct, unknown
 from kdrun.spec.spec import Component, Spec
@@ -190,7 +189,7 @@ class Definition:
             evaluations (their figures by row), buckets (accuracy in the evaluations by the value of something, such as
             attractors), paths (`ends` and `paths`: where networks end, and on which way; see
             `kdrun.experiment.derived.Paths`).
-        evaluations: what each run is asked beside its result, by name (`kdrun.experiment.evaluations`).
+        evaluations: of each finished run, options of the config group `evaluation`.
         columns: shown beside the accuracies: seconds (of an epoch), extra_params (learned beside the student), ensemble
             (of the mean probabilities of a row's runs), teacher_confidence (their mean largest probability),
             train_top1 (of the last epoch, as logged in training), selected (of the epoch that is best on the
@@ -244,7 +243,6 @@ class Definition:
             ("controls", tuple(CONTROLS)),
             ("figures", FIGURES),
             ("columns", COLUMNS),
-            ("evaluations", tuple(EVALUATIONS)),
         ):
             chosen = [option for option in getattr(self, name) if option not in allowed]
             problems += [f"{name}: {option}: {unknown(option, allowed, 'option')}" for option in chosen]

@@ -10,15 +10,12 @@ are the same shares of the side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdrun.data.randomness import uniform32
 from kdrun.seeds import mix
-
-from .randomness import uniform32
 
 _SHIFT = 3 / 28  # share of the side
 _SCALE = 0.7
@@ -67,14 +64,6 @@ def stripe(images: Tensor) -> Tensor:
     quarter = images.shape[2] // 4
     outer = (columns < quarter) | (columns >= images.shape[2] - quarter)
     return torch.where(outer[:, None], 255 - images, images)
-
-
-CORRUPTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "translate": translate,
-    "scale": scale,
-    "rotate": rotate,
-    "stripe": stripe,
-}
 
 
 def _coin(images: Tensor, purpose: str) -> Tensor:

@@ -1,13 +1,13 @@
-"""Subject-verb agreement in the language of `kdrun.data.grammar`: to be told, or to be learnt from the text alone."""
+"""Datasets of the generated language: the number of the verb that comes next, or the text itself."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..grammar import NATURAL, NATURAL_MIXED, questions_of, sentences
-from ..lexicon import VOCABULARY, encode
-from ..splits import SequenceSet, Splits
+from kdrun.data import SequenceSet, Splits
+from kdrun.papers.abnar2020.grammar import NATURAL, NATURAL_MIXED, questions_of, sentences
+from kdrun.papers.abnar2020.lexicon import VOCABULARY, encode
 
 TRAIN_SEED, TEST_SEED = 0, 1
 _PAD, _EOS = 0, 1

@@ -1,20 +1,24 @@
-"""What networks on sequences know of subject-verb agreement: the right form of a verb against the wrong one."""
+"""Evaluations of Abnar et al. 2020: corrupted images, and the right form of a verb against the wrong one."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from kdrun import stopping
-from kdrun.data import DataError, ResidentSequences, SequenceSet
-from kdrun.data.grammar import BALANCED, Question, questions_of, sentences
-from kdrun.data.loaders.agreement import left_padded, right_padded
-from kdrun.data.real_agreement import blimp, blimp_contrasts, linzen
+from kdrun.data import DataError, Examples, ImageSet, ResidentSequences, SequenceSet
+from kdrun.experiment.evaluations import Evaluation, OnTestSet
 from kdrun.metrics import expected_calibration_error
+from kdrun.papers.abnar2020 import corruptions
+from kdrun.papers.abnar2020.datasets import left_padded, right_padded
+from kdrun.papers.abnar2020.grammar import BALANCED, Question, questions_of, sentences
+from kdrun.papers.abnar2020.real_agreement import blimp, blimp_contrasts, linzen
+from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Spec
 from kdrun.training.precision import autocast
 
@@ -28,37 +32,98 @@ LONGEST = 16
 """The D-accuracy is over distances up to it (Abnar et al. 2020)."""
 
 HARD = 2
-"""So many attractors at least, where recurrent networks and Transformers are expected to differ."""
+"""Number of attractors from which recurrent networks and Transformers are expected to differ."""
 
 BATCH_SIZE = 256
+LANGUAGE = tuple(f"kdrun.papers.abnar2020.datasets.{name}" for name in ("agreement", "agreement_lm"))
 
 
-def generated(runner: Runner, spec: Spec) -> dict[str, Any]:
-    """Of sentences that are generated with 0 to 4 attractors, as many of each."""
-    questions = questions_of(sentences(NUM_SENTENCES, SEED, attractors=BALANCED))
-    return answered(questions, *scores(runner, spec, questions))
+class _Corrupted(OnTestSet):
+    """The test images, all changed by a function."""
+
+    of = "images"
+    change: Callable[[Tensor], Tensor]
+
+    def fits(self, dataset: DatasetSpec) -> bool:
+        return dataset.example == "image"
+
+    def examples(self, test: Examples) -> Examples:
+        assert isinstance(test, ImageSet), "the dataset fits"
+        return ImageSet(self.change(test.images), test.labels)
 
 
-def real(runner: Runner, spec: Spec) -> dict[str, Any]:
-    """Of the sentences of Linzen et al. (2016) whose verb is in the vocabulary."""
-    questions = [question for question in linzen(runner.data_root) if question.in_vocabulary]
-    if not questions:
-        raise DataError(f"no sentence of Linzen et al. in {runner.data_root} asks for a verb of the vocabulary")
-    return answered(questions, *scores(runner, spec, questions))
+class Translate(_Corrupted):
+    what = "the test images, translate of MNIST-C"
+    change = staticmethod(corruptions.translate)
 
 
-def minimal_pairs(runner: Runner, spec: Spec) -> dict[str, Any]:
-    """Of six paradigms of BLiMP, each with the same weight."""
-    right: dict[str, Tensor] = {}
-    for paradigm, questions in blimp(runner.data_root).items():
-        ours, other = scores(runner, spec, questions)
-        right[paradigm] = ours > other
-    for paradigm, contrasts in blimp_contrasts(runner.data_root).items():
-        good, _ = scores(runner, spec, [contrast.good for contrast in contrasts])
-        _, bad = scores(runner, spec, [contrast.bad for contrast in contrasts])
-        right[paradigm] = good > bad
-    shares = {paradigm: _percent(hits) for paradigm, hits in right.items()}
-    return {"figures": {"accuracy": statistics.fmean(shares.values())}, "buckets": {"paradigm": shares}}
+class Scale(_Corrupted):
+    what = "the test images, scale of MNIST-C"
+    change = staticmethod(corruptions.scale)
+
+
+class Rotate(_Corrupted):
+    what = "the test images, rotate of MNIST-C"
+    change = staticmethod(corruptions.rotate)
+
+
+class Stripe(_Corrupted):
+    what = "the test images, stripe of MNIST-C"
+    change = staticmethod(corruptions.stripe)
+
+
+class _Agreement(Evaluation):
+    """Questions for the form of a verb."""
+
+    of = "the generated language (dataset=agreement or agreement_lm)"
+    meanings: ClassVar = {
+        "D-accuracy": f"mean of the accuracies at each distance between subject and verb, up to {LONGEST} words",
+        "A-accuracy": "mean of the accuracies with each number of attractors, nouns of the other number in between",
+        f"{HARD}+ attractors": f"accuracy on sentences with {HARD} attractors and more",
+    }
+
+    def fits(self, dataset: DatasetSpec) -> bool:
+        return dataset.target in LANGUAGE
+
+
+class Generated(_Agreement):
+    what = "generated sentences with 0 to 4 attractors"
+
+    def evaluate(self, runner: Runner, spec: Spec) -> dict[str, Any]:
+        questions = questions_of(sentences(NUM_SENTENCES, SEED, attractors=BALANCED))
+        return answered(questions, *scores(runner, spec, questions))
+
+
+class Linzen(_Agreement):
+    what = "real sentences (Linzen 2016) whose verb is in the vocabulary"
+
+    def check_files(self, root: Path) -> None:
+        linzen(root)
+
+    def evaluate(self, runner: Runner, spec: Spec) -> dict[str, Any]:
+        questions = [question for question in linzen(runner.data_root) if question.in_vocabulary]
+        if not questions:
+            raise DataError(f"no sentence of Linzen et al. in {runner.data_root} asks for a verb of the vocabulary")
+        return answered(questions, *scores(runner, spec, questions))
+
+
+class Blimp(_Agreement):
+    what = "minimal pairs (BLiMP), the mean of six paradigms"
+
+    def check_files(self, root: Path) -> None:
+        blimp(root)
+
+    def evaluate(self, runner: Runner, spec: Spec) -> dict[str, Any]:
+        right: dict[str, Tensor] = {}
+        for paradigm, questions in blimp(runner.data_root).items():
+            ours, other = scores(runner, spec, questions)
+            right[paradigm] = ours > other
+        for paradigm, contrasts in blimp_contrasts(runner.data_root).items():
+            good, _ = scores(runner, spec, [contrast.good for contrast in contrasts])
+            _, bad = scores(runner, spec, [contrast.bad for contrast in contrasts])
+            right[paradigm] = good > bad
+        shares = {paradigm: _percent(hits) for paradigm, hits in right.items()}
+        return {"figures": {"accuracy": statistics.fmean(shares.values())}, "buckets": {"paradigm": shares}}
 
 
 def scores(runner: Runner, spec: Spec, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:

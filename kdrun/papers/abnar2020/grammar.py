@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from kdrun.papers.abnar2020.lexicon import VERB_FORMS, VOCABULARY, encode
+from kdrun.papers.abnar2020.writer import MAX_WORDS, Dice, Writer
 from kdrun.seeds import mix
-
-from .lexicon import VERB_FORMS, VOCABULARY, encode
-from .writer import MAX_WORDS, Dice, Writer
 
 NATURAL = (0.80, 0.13, 0.04, 0.02, 0.01)
 """Weights of 0 to 4 attractors for text to train on: the nearest noun has mostly, not always, the verb's number."""

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from kdrun.data import DataError
 from kdrun.files import MIB, parse_json, read_regular
-
-from .errors import DataError
-from .grammar import Question
-from .lexicon import VERBS, encode, verb_ids, with_s
+from kdrun.papers.abnar2020.grammar import Question
+from kdrun.papers.abnar2020.lexicon import VERBS, encode, verb_ids, with_s
 
 BLIMP_ONE_PREFIX = (
     "distractor_agreement_relational_noun",

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
-from .lexicon import (
+from kdrun.papers.abnar2020.lexicon import (
     ADJECTIVES,
     ADVERBS,
     ANY_RELATIVE,
