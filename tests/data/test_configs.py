@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torchvision
 import yaml
+from kdrun.data.lexicon import VOCABULARY
 
 from kdrun.data import Splits, check_images, check_sequences, digits
-from kdrun.data.lexicon import VOCABULARY
 from kdrun.data.loaders import cifar, mnist, tiny_imagenet
 from kdrun.data.loaders import digits as digits_module
 

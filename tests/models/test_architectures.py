@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from kdrun.models.maxout import Maxout
 from torch import nn
 from torch.testing import assert_close
 
 from kdrun import models
-from kdrun.models.maxout import Maxout
 from kdrun.models.shufflenet import concat_shuffled
 
 # Side of the square feature maps after stem, layer1, layer2, ... at 32x32, and the channels there.

@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdrun.data.corruptions import CORRUPTIONS, rotate, scale, stripe, translate
+from kdrun.papers.abnar2020.corruptions import rotate, scale, stripe, translate
+
+CORRUPTIONS = (translate, scale, rotate, stripe)
 
 SIZES = [(28, 28, 1), (8, 8, 1), (32, 32, 3), (9, 14, 2), (1, 1, 1)]
 
@@ -72,29 +74,29 @@ def is_rounded(found: torch.Tensor, exact: torch.Tensor) -> bool:
     return bool(((found.double() - exact).abs() <= 0.5 + 1e-6).all())
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("corrupt", CORRUPTIONS)
 @pytest.mark.parametrize("size", SIZES)
-def test_a_corruption_is_a_function_of_images_of_any_size(name, size):
+def test_a_corruption_is_a_function_of_images_of_any_size(corrupt, size):
     images = random_images(6, *size)
     before, state = images.clone(), torch.get_rng_state()
-    found = CORRUPTIONS[name](images)
+    found = corrupt(images)
     assert (found.dtype, found.shape) == (torch.uint8, images.shape)
     assert torch.equal(images, before)
     assert found.data_ptr() != images.data_ptr()
-    assert torch.equal(CORRUPTIONS[name](images), found)
+    assert torch.equal(corrupt(images), found)
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(CORRUPTIONS[name](images[:4]), found[:4]), "of a position, not of how many there are"
-    assert CORRUPTIONS[name](images[:0]).shape == (0, *size)
+    assert torch.equal(corrupt(images[:4]), found[:4]), "of a position, not of how many there are"
+    assert corrupt(images[:0]).shape == (0, *size)
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
-def test_a_large_set_is_corrupted_as_a_small_one(name):
+@pytest.mark.parametrize("corrupt", CORRUPTIONS)
+def test_a_large_set_is_corrupted_as_a_small_one(corrupt):
     images = random_images(1100, 5, 4, 1)
-    found = CORRUPTIONS[name](images)
+    found = corrupt(images)
     for start in (0, 600):
         some = images.clone()
         some[:start] = 0  # nothing of the other images comes in
-        assert torch.equal(CORRUPTIONS[name](some)[start:], found[start:])
+        assert torch.equal(corrupt(some)[start:], found[start:])
     assert not torch.equal(found, images)
 
 

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from kdrun.data import agreement, agreement_lm
-from kdrun.data.grammar import NATURAL, NATURAL_MIXED, sentences
-from kdrun.data.lexicon import VERBS, VOCABULARY
-from kdrun.data.loaders.agreement import left_padded, right_padded
+from kdrun.papers.abnar2020.datasets import agreement, agreement_lm, left_padded, right_padded
+from kdrun.papers.abnar2020.grammar import NATURAL, NATURAL_MIXED, sentences
+from kdrun.papers.abnar2020.lexicon import VERBS, VOCABULARY
 
 PLURAL = {form: number for pair in VERBS for number, form in enumerate(pair)}
 

@@ -1,5 +1,6 @@
-"""What finished runs are asked beside their results, against what the exported weights answer."""
+"""Evaluations of finished runs against what the exported weights compute."""
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -9,16 +10,31 @@ import pytest
 import torch
 from torch import nn
 
-from kdrun.data import CORRUPTIONS, DataError, agreement_lm, synthetic
-from kdrun.data.grammar import BALANCED, NATURAL, Question, questions_of, sentences
-from kdrun.data.lexicon import VOCABULARY, encode
-from kdrun.data.real_agreement import BLIMP_ONE_PREFIX, BLIMP_TWO_PREFIXES
-from kdrun.experiment import agreement
-from kdrun.experiment.agreement import answered, scores
+from kdrun.config.compose import hydra_session
+from kdrun.config.evaluations import evaluations_of_table
+from kdrun.data import DataError, synthetic
 from kdrun.experiment.build import build_student
-from kdrun.experiment.derived import Evaluation, compute, kept
-from kdrun.experiment.evaluations import EVALUATIONS, missing_files, names_for
+from kdrun.experiment.derived import EvaluatedRun, compute, kept
+from kdrun.papers.abnar2020 import corruptions, evaluations
+from kdrun.papers.abnar2020.datasets import agreement_lm
+from kdrun.papers.abnar2020.evaluations import answered, scores
+from kdrun.papers.abnar2020.grammar import BALANCED, NATURAL, Question, questions_of, sentences
+from kdrun.papers.abnar2020.lexicon import encode
+from kdrun.papers.abnar2020.real_agreement import BLIMP_ONE_PREFIX, BLIMP_TWO_PREFIXES
 from kdrun.store.checkpoint import read_weights
+
+CORRUPTED = ("translate", "scale", "rotate", "stripe")
+NAMES = ("test", *CORRUPTED, "agreement", "linzen", "blimp")
+
+
+@functools.cache
+def named() -> dict:
+    """The evaluations of the config group by name."""
+    problems: list[str] = []
+    with hydra_session():
+        found = evaluations_of_table(NAMES, problems, extra=None)
+    assert problems == []
+    return {each.name: each for each in found}
 
 
 def network_of(lab, spec) -> nn.Module:
@@ -30,7 +46,7 @@ def network_of(lab, spec) -> nn.Module:
 
 def asked(lab, spec, on: str) -> dict:
     lab.execute(spec)
-    return compute(Evaluation((spec,), on), lab.runner())
+    return compute(EvaluatedRun((spec,), named()[on]), lab.runner())
 
 
 def softmax(logits: torch.Tensor) -> np.ndarray:
@@ -45,11 +61,11 @@ def ece(probs: np.ndarray, labels: np.ndarray, bins: int) -> float:
     return float(np.abs(gaps).sum())
 
 
-@pytest.mark.parametrize("name", ["test", *CORRUPTIONS])
+@pytest.mark.parametrize("name", ["test", *CORRUPTED])
 def test_images_are_corrupted_and_then_seen_as_any_others(lab, name):
     spec = lab.plain("cnn")
     test = synthetic(num_classes=4, in_channels=1, image_size=8, train_size=66, test_size=40).test
-    images = test.images if name == "test" else CORRUPTIONS[name](test.images)
+    images = test.images if name == "test" else getattr(corruptions, name)(test.images)
     assert (name == "test") == torch.equal(images, test.images)
     network = network_of(lab, spec)
     with torch.no_grad():
@@ -110,7 +126,7 @@ def test_scores_are_the_probabilities_after_the_words_before_the_verb(either, st
 
 
 def test_the_generated_questions_are_of_no_sentences_that_were_trained_on(either, monkeypatch):
-    monkeypatch.setattr(agreement, "NUM_SENTENCES", 150)
+    monkeypatch.setattr(evaluations, "NUM_SENTENCES", 150)
     spec = either.plain()
     found = asked(either, spec, "agreement")
     network, per_token = network_of(either, spec), either.dataset.labels_each > 1
@@ -222,30 +238,32 @@ def test_minimal_pairs_are_the_mean_of_six_paradigms(either, real):
     assert found["figures"] == pytest.approx({"accuracy": np.mean(list(shares.values()))})
 
 
-def test_answers_are_kept_and_not_computed_twice(lab, monkeypatch):
+def test_figures_are_kept_under_a_key_of_name_and_run_and_not_computed_twice(lab, monkeypatch):
     spec = lab.plain("cnn")
     found = asked(lab, spec, "translate")
-    evaluation = Evaluation((spec,), "translate")
-    path = lab.root / "outputs" / "derived" / f"{evaluation.key}.json"
+    derived = EvaluatedRun((spec,), named()["translate"])
+    assert derived.made_of == {"kind": "evaluation", "options": {"on": "translate"}, "run_ids": [spec.run_id]}
+    path = lab.root / "outputs" / "derived" / f"{derived.key}.json"
     assert json.loads(path.read_text())["figures"] == found["figures"]
     assert found["run_ids"] == [spec.run_id]
-    assert len({Evaluation((spec,), on).key for on in EVALUATIONS}) == len(EVALUATIONS)
-    assert kept(lab.runner().store, Evaluation((spec,), "rotate")) is None
-    monkeypatch.setattr(Evaluation, "compute", None)
-    assert compute(evaluation, lab.runner()) == found
+    assert kept(lab.runner().store, EvaluatedRun((spec,), named()["rotate"])) is None
+    monkeypatch.setattr(EvaluatedRun, "compute", None)
+    assert compute(derived, lab.runner()) == found
 
 
-def test_what_a_dataset_can_be_asked_and_which_files_it_takes(lab, classes, text, tmp_path):
-    assert names_for(lab.dataset) == ("test", "translate", "scale", "rotate", "stripe")
-    assert names_for(classes.dataset) == names_for(text.dataset) == ("test", "agreement", "linzen", "blimp")
-    assert [name for name in EVALUATIONS if missing_files(name, tmp_path)] == ["linzen", "blimp"]
-    assert "has no subj_agr_filtered.text" in missing_files("linzen", tmp_path)
+def test_the_datasets_of_an_evaluation_and_its_files(lab, classes, text, tmp_path):
+    fitting = [
+        tuple(name for name, each in named().items() if each.evaluation.fits(place.dataset))
+        for place in (lab, classes, text)
+    ]
+    assert fitting == [("test", *CORRUPTED), *[("test", "agreement", "linzen", "blimp")] * 2]
+    assert [name for name, each in named().items() if each.missing_files(tmp_path)] == ["linzen", "blimp"]
+    assert "has no subj_agr_filtered.text" in named()["linzen"].missing_files(tmp_path)
     spec = classes.plain()
     classes.execute(spec)
     with pytest.raises(DataError, match=r"has no distractor_agreement_relational_noun\.jsonl"):
-        compute(Evaluation((spec,), "blimp"), classes.runner())
+        compute(EvaluatedRun((spec,), named()["blimp"]), classes.runner())
 
 
 def test_files_that_are_there_are_found(real):
-    assert [name for name in EVALUATIONS if missing_files(name, real.parent)] == []
-    assert "was" in VOCABULARY
+    assert [name for name, each in named().items() if each.missing_files(real.parent)] == []

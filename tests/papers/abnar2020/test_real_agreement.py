@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from kdrun.data.errors import DataError
-from kdrun.data.grammar import Question
-from kdrun.data.lexicon import encode
-from kdrun.data.real_agreement import (
+from kdrun.data import DataError
+from kdrun.papers.abnar2020.grammar import Question
+from kdrun.papers.abnar2020.lexicon import encode
+from kdrun.papers.abnar2020.real_agreement import (
     BLIMP_ONE_PREFIX,
     BLIMP_TWO_PREFIXES,
     Contrast,
