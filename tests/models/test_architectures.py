@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from kdrun.models.maxout import Maxout
 from torch import nn
 from torch.testing import assert_close
 
@@ -23,7 +22,6 @@ FEATURE_MAPS = {
     "shufflenetv2": [(24, 32), (116, 16), (232, 8), (464, 4), (1024, 4)],
     "densenet121": [(64, 32), (256, 32), (512, 16), (1024, 8), (1024, 4), (1024, 4)],
     "googlenet": [(192, 32), (480, 32), (832, 16), (1024, 8)],
-    "maxout_cnn": [(128, 30), (64, 14), (16, 6)],
 }
 
 
@@ -56,7 +54,7 @@ def test_which_convolutions_have_a_bias():
         biases = {module.bias is not None for module in network.modules() if isinstance(module, nn.Conv2d)}
         assert len(biases) <= 1, name
         with_bias |= {name} if biases == {True} else set()
-    assert with_bias == {"cnn", "mobilenetv2", "shufflenetv2", "googlenet", "vgg8", "vgg13", "maxout_cnn"}
+    assert with_bias == {"cnn", "mobilenetv2", "shufflenetv2", "googlenet", "vgg8", "vgg13"}
 
 
 def test_cnn_pools_before_relu():
@@ -220,41 +218,3 @@ def test_mlp_draws_the_same_weights_with_batch_norm():
         f"{layer}.{name}" for layer in ("layer1.fc", "layer2.fc", "classifier") for name in ("weight", "bias")
     ]
     assert all(torch.equal(value, with_it[name]) for name, value in without.items())
-
-
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("units", [6, 3, 2, 1])
-def test_maxout_is_the_maximum_of_consecutive_channels(units, channels_last):
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    x = torch.randn(2, 6, 3, 4).to(memory_format=memory_format)
-    size = 6 // units
-    expected = torch.stack([x[:, size * i : size * (i + 1)].max(1).values for i in range(units)], 1)
-    assert torch.equal(Maxout(units)(x), expected)
-    assert Maxout(units)(x).is_contiguous(memory_format=memory_format)
-
-
-def test_maxout_cnn_recomputed_from_its_state():
-    network = models.maxout_cnn(10, 1, 14, filters=[6, 8], units=[6, 2], pool=[1, 2], dropout=0.3).double()
-    assert [children(layer) for layer in network[:2]] == [
-        ["Conv2d", "BatchNorm2d", "ReLU", "Dropout"],
-        ["Conv2d", "Maxout", "BatchNorm2d", "ReLU", "MaxPool2d", "Dropout"],
-    ]
-    x = torch.randn(4, 1, 14, 14, dtype=torch.float64)
-    for _ in range(3):
-        network(x)  # BatchNorm statistics that are not 0 and 1
-    state, y = network.eval().state_dict(), x
-    for name, units, pool in (("layer1", 6, 1), ("layer2", 2, 2)):
-        y = F.conv2d(y, state[f"{name}.conv.weight"], state[f"{name}.conv.bias"])
-        y = torch.stack([group.max(1).values for group in y.chunk(units, 1)], 1)
-        mean, var, gamma, beta = (
-            state[f"{name}.bn.{key}"][:, None, None] for key in ("running_mean", "running_var", "weight", "bias")
-        )
-        y = ((y - mean) / (var + 1e-5).sqrt() * gamma + beta).clamp(min=0)
-        y = y.unfold(2, pool, pool).unfold(3, pool, pool).amax((4, 5))
-    assert y.shape == (4, 2, 5, 5)
-    assert_close(network(x), y.mean((2, 3)) @ state["classifier.weight"].T + state["classifier.bias"])
-
-
-def test_maxout_cnn_takes_the_smallest_image_it_asks_for():
-    assert models.maxout_cnn(10, 1, 12).eval()(torch.randn(1, 1, 12, 12)).isfinite().all()
-    assert models.maxout_cnn(10, 1, 22, pool=(2, 2, 2)).eval()(torch.randn(1, 1, 22, 22)).isfinite().all()

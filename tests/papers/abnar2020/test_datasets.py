@@ -2,7 +2,12 @@
 
 import pytest
 import torch
+import yaml
 
+from kdrun.config.compose import compose_job, hydra_session
+from kdrun.config.composition import papers_directory
+from kdrun.config.preflight import check_job
+from kdrun.data import check_sequences
 from kdrun.papers.abnar2020.datasets import agreement, agreement_lm, left_padded, right_padded
 from kdrun.papers.abnar2020.grammar import NATURAL, NATURAL_MIXED, sentences
 from kdrun.papers.abnar2020.lexicon import VERBS, VOCABULARY
@@ -72,3 +77,25 @@ def test_text_that_takes_more_than_the_first_thousand_sentences_goes_on():
 def test_padding_stands_on_the_left_for_classifiers_and_on_the_right_for_language_models(tokens, left, right):
     assert left_padded(tokens, 4).tolist() == left
     assert right_padded(tokens, 4).tolist() == right
+
+
+KEYS = ["_target_", "identity", "num_classes", "num_tokens", "length", "per_token", "train_size", "test_size"]
+
+
+@pytest.mark.parametrize("loader", [agreement, agreement_lm], ids=["agreement", "agreement_lm"])
+def test_a_dataset_is_what_its_config_says(loader):
+    config = yaml.safe_load((papers_directory() / f"abnar2020/conf/dataset/{loader.__name__}.yaml").read_text())
+    assert list(config) == KEYS
+    assert config["_target_"] == f"{loader.__module__}.{loader.__name__}"
+    splits = loader(40, 30, config["length"])
+    check_sequences(splits, **{key: config[key] for key in ("num_classes", "num_tokens", "length", "per_token")})
+    assert (len(splits.train), len(splits.test)) == (40, 30)
+    assert config["num_tokens"] == len(VOCABULARY)
+
+
+@pytest.mark.parametrize("student", ["lstm", "transformer", "transformer_seq", "utransformer_seq"])
+def test_every_network_for_sequences_can_be_student_and_teacher(student):
+    words = ("dataset=agreement", f"student={student}", f"teacher={student}")
+    with hydra_session():
+        spec = check_job(compose_job(words, []), words).spec
+    assert spec.teachers[0].student == spec.student

@@ -6,6 +6,7 @@ import pytest
 
 from kdrun.config.table import compose_table, load_table
 from kdrun.spec.components import all_options
+from kdrun.tables import Published
 
 INDEPENDENT = """
 CNN 0.992 0.962 0.981 0.011 0.060 0.028
@@ -114,10 +115,11 @@ def test_the_three_transformers_are_those_of_the_paper():
     }
 
 
-def test_weight_distillation_has_one_teacher_at_all_rates():
-    taught = [entry.specs[0] for entry in rows("weight_distillation_lm").values() if entry.specs[0].teachers]
-    assert {spec.recipe.lr for spec in taught} == {3e-4, 1e-3, 3e-3}
-    assert len(taught) == 6
-    assert {spec.teachers[0].run_id for spec in taught} == {
-        rows("weight_distillation_lm")["transformer_teacher/ce"].specs[0].run_id
-    }
+@pytest.mark.parametrize(
+    ("name", "departure"),
+    [("abnar_agreement", "generated sentences"), ("abnar_mnist", "10,000 of the 60,000")],  # the paper's are Linzen's
+)
+def test_published_figures_are_of_another_setting(name, departure):
+    published = [row for row in load_table(name).rows if row.published != Published()]
+    assert published
+    assert all(departure in row.departs for row in published)

@@ -7,6 +7,7 @@ import pytest
 
 from kdrun.config.table import compose_table, load_table
 from kdrun.spec.components import all_options
+from kdrun.tables import Published
 
 TEST_IMAGES = 10_000
 PRINTED = {
@@ -150,3 +151,24 @@ def test_every_table_runs_on_digits(name):
     found = rows(name, "dataset=digits", "recipe.epochs=1", "teacher.recipe.epochs=1")
     assert list(found) == [row.name for row in load_table(name).rows]
     assert {entry.first.dataset.name for entry in found.values()} == {"digits"}
+
+
+@pytest.mark.parametrize("name", ["hinton_mnist", "hinton_little_data_cifar100", "hinton_ensemble"])
+def test_in_a_shortened_table_a_row_stays_the_teacher_of_the_others(name):
+    def taught_by_rows(*overrides):
+        entries = rows(name, *overrides)
+        owners = {spec.run_id: row for row, entry in entries.items() for spec in entry.specs}
+        teachers = [(row, each) for row, entry in entries.items() for spec in entry.specs for each in spec.teachers]
+        return {(row, owners.get(teacher.run_id)) for row, teacher in teachers}
+
+    assert any(owner for _, owner in taught_by_rows())
+    assert taught_by_rows("recipe.epochs=3") == taught_by_rows()
+
+
+@pytest.mark.parametrize(
+    ("name", "departure"), [("hinton_missing_class", "holds a sixth"), ("hinton_mnist", "not published")]
+)
+def test_published_figures_are_of_another_setting(name, departure):
+    published = [row for row in load_table(name).rows if row.published != Published()]
+    assert published
+    assert all(departure in row.departs for row in published)

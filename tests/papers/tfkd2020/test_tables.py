@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-import kdrun.tables
+from kdrun.config.compose import compose_job, hydra_session
+from kdrun.config.composition import papers_directory
+from kdrun.config.preflight import check_job
 from kdrun.tables import Row, read_definition
 
 PUBLISHED = yaml.safe_load(Path(__file__).with_name("tfkd_tables.yaml").read_text())["tables"]
-FILES = sorted(Path(kdrun.tables.__file__).parent.glob("tfkd_*.yaml"))
+FILES = sorted(papers_directory().glob("tfkd2020/*.yaml"))
 DEFINITIONS = {path.stem: read_definition(path.stem, yaml.safe_load(path.read_text())) for path in FILES}
 HALVES = {"T4-cifar100": "tfkd_t4", "T4-tiny_imagenet": "tfkd_t4_tiny"}
 
@@ -300,3 +302,22 @@ def test_figure_2_has_each_teacher_stopped_eight_times_and_whole():
 def test_controls_collect_the_tables_that_have_them():
     with_controls = [name for name, definition in DEFINITIONS.items() if definition.controls]
     assert list(DEFINITIONS["tfkd_controls"].include) == with_controls == ["tfkd_t1", "tfkd_t4", "tfkd_t5", "tfkd_t9"]
+
+
+def spec_of(*words):
+    problems = []
+    with hydra_session():
+        config = compose_job(words, problems)
+        assert problems == []
+        return check_job(config, words).spec
+
+
+def test_the_experiments_are_the_released_settings():
+    """params.json of the released code: MobileNetV2 from ResNet18, and from the virtual teacher."""
+    kd = spec_of("experiment=tfkd_kd_mobilenetv2")
+    assert kd.method.options == {"alpha": 0.95, "temperature": 20.0, "kl_reduction": "mean"}
+    assert [c.name for c in (kd.method, kd.student, kd.teachers[0].student)] == ["KD", "mobilenetv2", "resnet18"]
+    reg = spec_of("experiment=tfkd_reg_mobilenetv2")
+    assert reg.method.options == {"alpha": 0.95, "temperature": 40.0, "multiplier": 1.0}
+    assert [c.name for c in (reg.method, reg.student)] == ["TfKDReg", "mobilenetv2"]
+    assert kd.dataset == reg.dataset == spec_of("dataset=cifar100", "method=ce").dataset
