@@ -9,6 +9,7 @@ import pytest
 
 from kdrun.analysis import plots
 from kdrun.analysis.aggregate import SweepRun
+from kdrun.experiment.evaluations import NamedEvaluation, OnTestSet
 from kdrun.spec.dataset import ImageDatasetSpec
 from kdrun.spec.spec import Component, Recipe, Spec
 from kdrun.store.run import Run
@@ -19,6 +20,11 @@ from kdrun.tables.render import buckets, cover, curves, differences_plot, dots, 
 from kdrun.tables.render.table import render
 
 DATASET = ImageDatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 64, 40, (0.5,), (0.25,))
+EVALUATIONS = tuple(
+    NamedEvaluation(name, OnTestSet(), Component("kdrun.experiment.evaluations.OnTestSet"))
+    for name in ("test", "translate", "agreement", "blimp")
+)
+"""Of the made-up tables: names alone, of which nothing is computed."""
 
 
 @dataclass
@@ -151,7 +157,8 @@ def paper_table(archive) -> PaperTable:
         num_classes=100,
         notes=("A note.",),
     )
-    return PaperTable(definition, [Entry(row, tuple(specs[row.name])) for row in rows], archive)
+    entries = [Entry(row, tuple(specs[row.name]), named_evaluations=EVALUATIONS) for row in rows]
+    return PaperTable(definition, entries, archive)
 
 
 @pytest.fixture

@@ -354,8 +354,8 @@ BAD = [
     # evaluations
     ("evaluation=[tst]", "evaluation: tst: no such option; did you mean test? Allowed: "),
     ("evaluation=tst", "evaluation: tst: no such option"),
-    ("evaluation=[a b]", "evaluation=[a b]: no such option; Allowed: "),
-    ("evaluation={test:1}", "evaluation.test: must be a group option or a mapping with a _target_, not 1"),
+    ("evaluation=[test,3]", "evaluation=[test,3]: no such option; Allowed: "),
+    ("evaluation={test:1}", "evaluation={test:1}: no such option; Allowed: "),
     ("evaluation=[test] evaluation.test.bins=3", "evaluation.test.bins=3: no such key in evaluation.test"),
     ("-m evaluation=[test],[] method=ce", "the jobs of a sweep must share one evaluation"),
     # one option of a group, by its name
