@@ -3,6 +3,9 @@
 The names a config uses (`_target_: kdrun.data.cifar100`) and the ones the rest of kdrun uses are all here.
 """
 
+import importlib
+from collections.abc import Callable
+
 from kdrun.spec.augmentation import Augmentation as Augmentation
 
 from .augmentation import Parameters, angle_degrees, augment
@@ -10,12 +13,6 @@ from .decoding import undecoded
 from .errors import DataError
 from .files import data_home
 from .image_files import composed
-from .loaders.cifar import cifar10, cifar100
-from .loaders.digits import digits
-from .loaders.folder import folder
-from .loaders.mnist import fashion_mnist, mnist
-from .loaders.synthetic import synthetic
-from .loaders.tiny_imagenet import tiny_imagenet
 from .resident import Resident, ResidentImages, ResidentSequences, batches, epoch_order, grouped_order
 from .splits import (
     CONTENT_HASH,
@@ -35,7 +32,20 @@ from .splits import (
 )
 from .views import TrainingViews
 
+_LOADERS = {
+    "cifar10": "cifar",
+    "cifar100": "cifar",
+    "digits": "digits",
+    "folder": "folder",
+    "fashion_mnist": "mnist",
+    "mnist": "mnist",
+    "synthetic": "synthetic",
+    "tiny_imagenet": "tiny_imagenet",
+}
+"""The loaders by name, and their files in `loaders/`."""
+
 __all__ = [
+    *_LOADERS,
     "CONTENT_HASH",
     "NOT_DECODED",
     "Augmentation",
@@ -55,22 +65,23 @@ __all__ = [
     "batches",
     "check_images",
     "check_sequences",
-    "cifar10",
-    "cifar100",
     "claims_identity",
     "composed",
     "data_home",
-    "digits",
     "epoch_order",
-    "fashion_mnist",
-    "folder",
     "grouped_order",
     "identity",
-    "mnist",
     "relabelled",
     "select",
     "stratified_subset",
-    "synthetic",
-    "tiny_imagenet",
     "undecoded",
 ]
+
+
+def __getattr__(name: str) -> Callable[..., Splits]:
+    """A loader, whose file is imported when it is first used."""
+    if name not in _LOADERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: Callable[..., Splits] = getattr(importlib.import_module(f"{__name__}.loaders.{_LOADERS[name]}"), name)
+    globals()[name] = found
+    return found

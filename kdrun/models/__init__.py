@@ -16,7 +16,7 @@ Those are `IMAGE`. The others, `SEQUENCE`, are on tokens: see below.
     mobilenetv2         inverted residuals                         mobilenet.py   PyTorch's
     shufflenetv2        channel split and shuffle                  shufflenet.py  PyTorch's
     densenet121         dense connectivity                         densenet.py    PyTorch's
-    googlenet           Inception with BatchNorm                   googlenet.py   PyTorch's
+    googlenet           Inception with BatchNorm                   inception.py   PyTorch's
 
     lstm                LSTM on tokens                             sequence.py    PyTorch's, embeddings N(0, 0.1)
     transformer         BERT's, GPT's and universal Transformers   sequence.py    N(0, 0.05)
@@ -38,57 +38,38 @@ logits `[N, K]`, or `[N * L', K]` with a label for each token (a language model)
 ... (not an LSTM's, which return tuples), [`norm`], `pool` (one vector per label) and `classifier`.
 """
 
-from kdrun.models.densenet import densenet121
-from kdrun.models.googlenet import googlenet
-from kdrun.models.mobilenet import mobilenetv2
-from kdrun.models.plain import cnn, mlp
-from kdrun.models.resnet import (
-    resnet8,
-    resnet8x4,
-    resnet14,
-    resnet18,
-    resnet20,
-    resnet26,
-    resnet32,
-    resnet32x4,
-    resnet50,
-    resnet56,
-    resnet110,
-)
-from kdrun.models.resnext import resnext29_8x64d
-from kdrun.models.sequence import lstm, transformer
-from kdrun.models.shufflenet import shufflenetv2
-from kdrun.models.vgg import vgg8, vgg13
-from kdrun.models.wide_resnet import wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
+import importlib
+from collections.abc import Callable
 
-__all__ = [
-    "cnn",
-    "densenet121",
-    "googlenet",
-    "lstm",
-    "mlp",
-    "mobilenetv2",
-    "resnet8",
-    "resnet8x4",
-    "resnet14",
-    "resnet18",
-    "resnet20",
-    "resnet26",
-    "resnet32",
-    "resnet32x4",
-    "resnet50",
-    "resnet56",
-    "resnet110",
-    "resnext29_8x64d",
-    "shufflenetv2",
-    "transformer",
-    "vgg8",
-    "vgg13",
-    "wrn_16_1",
-    "wrn_16_2",
-    "wrn_40_1",
-    "wrn_40_2",
-]
+from torch import nn
 
-SEQUENCE = ("lstm", "transformer")
+_FILES = {
+    "densenet": ("densenet121",),
+    "inception": ("googlenet",),
+    "mobilenet": ("mobilenetv2",),
+    "plain": ("cnn", "mlp"),
+    "resnet": (
+        *("resnet8", "resnet8x4", "resnet14", "resnet18", "resnet20", "resnet26", "resnet32", "resnet32x4", "resnet50"),
+        *("resnet56", "resnet110"),
+    ),
+    "resnext": ("resnext29_8x64d",),
+    "sequence": ("lstm", "transformer"),
+    "shufflenet": ("shufflenetv2",),
+    "vgg": ("vgg8", "vgg13"),
+    "wide_resnet": ("wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"),
+}
+_FILE_OF = {name: file for file, names in _FILES.items() for name in names}
+
+__all__ = sorted(_FILE_OF)
+
+SEQUENCE = _FILES["sequence"]
 IMAGE = tuple(name for name in __all__ if name not in SEQUENCE)
+
+
+def __getattr__(name: str) -> Callable[..., nn.Module]:
+    """A network's constructor, whose file is imported when it is first used."""
+    if name not in _FILE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: Callable[..., nn.Module] = getattr(importlib.import_module(f"{__name__}.{_FILE_OF[name]}"), name)
+    globals()[name] = found
+    return found
