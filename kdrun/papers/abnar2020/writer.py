@@ -6,36 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
-from kdrun.papers.abnar2020.lexicon import (
-    ADJECTIVES,
-    ADVERBS,
-    ANY_RELATIVE,
-    BE,
-    BE_NOT,
-    BRACKETS,
-    COPULAR,
-    DEGREES,
-    DETERMINERS,
-    DO,
-    HAVE,
-    INTRANSITIVE,
-    LAST_ADVERBS,
-    MODALS,
-    NOUNS,
-    OBJECT_PRONOUNS,
-    OPENERS,
-    PARTICIPLES,
-    PERSONS,
-    PREPOSITIONS,
-    PRONOUNS,
-    REPORTING,
-    SUBORDINATORS,
-    TRANSITIVE,
-    UNKNOWN_NOUN,
-    UNKNOWN_VERB,
-    WHICH,
-    WHO,
-)
+from kdrun.papers.abnar2020 import lexicon
 
 _Option = TypeVar("_Option")
 
@@ -90,7 +61,7 @@ class Writer:
         subject = len(self.words) - 1
         self._modifiers(between)
         if len(self.words) > subject + 1 and self.dice.chance(0.1):
-            opened, closed = self._pick(BRACKETS)
+            opened, closed = self._pick(lexicon.BRACKETS)
             self.words.insert(subject + 1, opened)
             self.words.append(closed)
         verb, other = self._main_verb(plural)
@@ -121,7 +92,7 @@ class Writer:
             self._noun_phrase(self.dice.chance(0.4))
             self.words.append("'s")
         elif not plural or self.dice.chance(0.75):
-            self._put(DETERMINERS[plural])
+            self._put(lexicon.DETERMINERS[plural])
         article = len(self.words) - 1
         while self.dice.chance(0.2):
             self._adjective()
@@ -132,16 +103,16 @@ class Writer:
     def _name(self, *, quotable: bool) -> None:
         quoted = quotable and self.dice.chance(0.15)
         self.words += ("``", "<unk>", "''") if quoted else ("<unk>",)
-        self.host = (False, ANY_RELATIVE)
+        self.host = (False, lexicon.ANY_RELATIVE)
 
     def _noun(self, plural: bool) -> None:
         if self.dice.chance(0.3):
-            self.words.append(UNKNOWN_NOUN[plural])
-            self.host = (plural, ANY_RELATIVE)
+            self.words.append(lexicon.UNKNOWN_NOUN[plural])
+            self.host = (plural, lexicon.ANY_RELATIVE)
         else:
-            number = self.dice.below(len(NOUNS))
-            self.words.append(NOUNS[number][plural])
-            self.host = (plural, WHO if number < len(PERSONS) else WHICH)
+            number = self.dice.below(len(lexicon.NOUNS))
+            self.words.append(lexicon.NOUNS[number][plural])
+            self.host = (plural, lexicon.WHO if number < len(lexicon.PERSONS) else lexicon.WHICH)
 
     def _article(self, following: str) -> str:
         if following.startswith("<"):
@@ -150,11 +121,11 @@ class Writer:
 
     def _adjective(self) -> None:
         if self.dice.chance(0.1):
-            self._put(DEGREES)
+            self._put(lexicon.DEGREES)
         if self.dice.chance(0.3):
             self._put(("<unk>", "<unk>", "<unk-ed>", "<unk-ing>"))
         else:
-            self._put(ADJECTIVES)
+            self._put(lexicon.ADJECTIVES)
 
     # What stands between a subject and its verb
 
@@ -185,14 +156,14 @@ class Writer:
             self._clause_without_noun()
 
     def _prepositional_phrase(self, plural: bool) -> None:
-        self._put(PREPOSITIONS)
+        self._put(lexicon.PREPOSITIONS)
         self._noun_phrase(plural)
 
     def _participial_phrase(self, plural: bool) -> None:
         way = self.dice.below(4)
         if way == 0:
             self.words.append("to")
-            self._base(TRANSITIVE)
+            self._base(lexicon.TRANSITIVE)
         elif way == 1:
             self._put(("including", "using", "<unk-ing>", "<unk-ing>"))
         else:
@@ -218,7 +189,7 @@ class Writer:
         if self.dice.chance(0.5):
             self._predicate(number, transitive=False)
         else:
-            self._pronoun_and_verb(TRANSITIVE)
+            self._pronoun_and_verb(lexicon.TRANSITIVE)
         self.host = None
 
     def _relative_pronoun(self) -> bool:
@@ -232,7 +203,7 @@ class Writer:
 
     def _finite(self, pairs: Sequence[tuple[str, str]], plural: bool, unknown: float = 0.25) -> tuple[str, str]:
         """Writes the form of this number; returns both."""
-        pair = UNKNOWN_VERB if self.dice.chance(unknown) else self._pick(pairs)
+        pair = lexicon.UNKNOWN_VERB if self.dice.chance(unknown) else self._pick(pairs)
         self.words.append(pair[plural])
         return pair
 
@@ -240,10 +211,10 @@ class Writer:
         self._finite(pairs, True)
 
     def _participle(self) -> None:
-        self._put(("<unk-ed>",) if self.dice.chance(0.6) else PARTICIPLES)
+        self._put(("<unk-ed>",) if self.dice.chance(0.6) else lexicon.PARTICIPLES)
 
     def _adverb(self) -> None:
-        self._put(("<unk-ly>",) if self.dice.chance(0.35) else ADVERBS)
+        self._put(("<unk-ly>",) if self.dice.chance(0.35) else lexicon.ADVERBS)
 
     def _predicate(self, plural: bool, *, transitive: bool) -> None:
         """Writes a verb with its auxiliaries, up to where the object would be."""
@@ -252,9 +223,9 @@ class Writer:
         way = self.dice.weighted((0.5, 0.15, 0.12, 0.08, 0.15))
         if way == 0:
             if transitive or self.dice.chance(0.7):
-                self._finite(TRANSITIVE if transitive else INTRANSITIVE, plural)
+                self._finite(lexicon.TRANSITIVE if transitive else lexicon.INTRANSITIVE, plural)
             else:
-                self._finite(COPULAR, plural, 0)
+                self._finite(lexicon.COPULAR, plural, 0)
                 self._adjective()
         elif way == 4:
             self._without_agreement(transitive)
@@ -268,20 +239,20 @@ class Writer:
             self._participle()
             return
         if self.dice.chance(0.7):
-            self._put(MODALS)
+            self._put(lexicon.MODALS)
             if not transitive and self.dice.chance(0.4):
                 self.words.append("be")
                 self._adjective()
                 return
         else:
             self._put(("didn't", "did_not", "did_n't"))
-        self._base(TRANSITIVE if transitive else INTRANSITIVE)
+        self._base(lexicon.TRANSITIVE if transitive else lexicon.INTRANSITIVE)
 
     def _auxiliary(self, way: int, plural: bool, transitive: bool) -> tuple[str, str]:
         """Writes a form of be (`way` 1), have (2) or do (3) and what follows; returns the verb's two forms."""
         if way == 1:
-            pair = self._finite(BE + BE if self.dice.chance(0.7) else BE_NOT, plural, 0)
-            if pair in BE and self.dice.chance(0.15):
+            pair = self._finite(lexicon.BE + lexicon.BE if self.dice.chance(0.7) else lexicon.BE_NOT, plural, 0)
+            if pair in lexicon.BE and self.dice.chance(0.15):
                 self._put(("not", "not", "n't", "also", "<unk-ly>"))
             if transitive:
                 self.words.append("<unk-ing>")
@@ -290,17 +261,17 @@ class Writer:
             else:
                 self._participle()
         elif way == 2:
-            pair = self._finite((HAVE[0], *HAVE), plural, 0)
+            pair = self._finite((lexicon.HAVE[0], *lexicon.HAVE), plural, 0)
             if transitive or self.dice.chance(0.6):
                 self._participle()
             else:
                 self.words.append("been")
                 self._adjective()
         else:
-            pair = self._finite(DO, plural, 0)
-            if pair == DO[0]:
+            pair = self._finite(lexicon.DO, plural, 0)
+            if pair == lexicon.DO[0]:
                 self._put(("not", "not", "n't"))
-            self._base(TRANSITIVE if transitive else INTRANSITIVE)
+            self._base(lexicon.TRANSITIVE if transitive else lexicon.INTRANSITIVE)
         return pair
 
     def _main_verb(self, plural: bool) -> tuple[int, str]:
@@ -310,30 +281,32 @@ class Writer:
         verb = len(self.words)
         way = self.dice.weighted((0.16, 0.3, 0.16, 0.1, 0.12, 0.05, 0.07, 0.04))
         if way == 0:
-            pair = self._finite(TRANSITIVE, plural, 0)
+            pair = self._finite(lexicon.TRANSITIVE, plural, 0)
             self._object()
         elif way in (1, 2, 3):
             transitive = self.dice.chance(0.4)
             pair = self._auxiliary(way, plural, transitive)
             self._object() if transitive else self._adjunct()
         elif way == 4:
-            pair = self._finite(INTRANSITIVE, plural, 0)
+            pair = self._finite(lexicon.INTRANSITIVE, plural, 0)
             self._adjunct()
         elif way == 5:
-            pair = self._finite(COPULAR, plural, 0)
+            pair = self._finite(lexicon.COPULAR, plural, 0)
             self._adjective()
         elif way == 6:
-            pair = self._finite((*BE, HAVE[0]), plural, 0)
-            self._more_than() if pair in BE and self.dice.chance(0.3) else self._noun_phrase(plural, outside=True)
+            pair = self._finite((*lexicon.BE, lexicon.HAVE[0]), plural, 0)
+            self._more_than() if pair in lexicon.BE and self.dice.chance(0.3) else self._noun_phrase(
+                plural, outside=True
+            )
         else:
-            pair = self._finite(REPORTING, plural, 0)
+            pair = self._finite(lexicon.REPORTING, plural, 0)
             self.words.append("that")
             self._clause()
         return verb, pair[not plural]
 
     def _more_than(self) -> None:
         self._put(("more", "less"))
-        self._put(ADJECTIVES)
+        self._put(lexicon.ADJECTIVES)
         self.words.append("than")
         self._noun_phrase(self.dice.chance(0.5))
 
@@ -341,7 +314,7 @@ class Writer:
 
     def _object(self) -> None:
         if self.dice.chance(0.15):
-            self._put(OBJECT_PRONOUNS)
+            self._put(lexicon.OBJECT_PRONOUNS)
             return
         self._noun_phrase(self.dice.chance(0.5), outside=True)
         if self.dice.chance(0.1):
@@ -355,18 +328,18 @@ class Writer:
         if way == 1:
             self._prepositional_phrase(self.dice.chance(0.5))
         elif way == 2:
-            self._put(LAST_ADVERBS)
+            self._put(lexicon.LAST_ADVERBS)
 
     def _pronoun_and_verb(self, verbs: Sequence[tuple[str, str]]) -> None:
         plural = self.dice.chance(0.5)
-        self._put(PRONOUNS[plural])
+        self._put(lexicon.PRONOUNS[plural])
         self._finite(verbs, plural)
 
     def _clause(self) -> None:
         """A short clause of its own, with its own subject and verb."""
         transitive = self.dice.chance(0.5)
         if self.dice.chance(0.25):
-            self._pronoun_and_verb(TRANSITIVE if transitive else INTRANSITIVE)
+            self._pronoun_and_verb(lexicon.TRANSITIVE if transitive else lexicon.INTRANSITIVE)
         else:
             plural = self.dice.chance(0.5)
             self._noun_phrase(plural)
@@ -380,11 +353,11 @@ class Writer:
         """What comes before the subject: an adverb, a prepositional phrase or a subordinate clause."""
         way = self.dice.weighted((0.3, 0.35, 0.35))
         if way == 0:
-            self._put(OPENERS)
+            self._put(lexicon.OPENERS)
         elif way == 1:
             self._prepositional_phrase(self.dice.chance(0.5))
         else:
-            self._put(SUBORDINATORS)
+            self._put(lexicon.SUBORDINATORS)
             self._clause()
         self.words.append(",")
 
@@ -400,5 +373,5 @@ class Writer:
         if self.dice.chance(0.5):
             self._put((",_and", ",_but", ";"))
         else:
-            self._put(SUBORDINATORS)
+            self._put(lexicon.SUBORDINATORS)
         self._clause()
