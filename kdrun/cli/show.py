@@ -18,7 +18,6 @@ Lists the taps of a network: the outputs of its modules, which methods on featur
 
   kdrun show taps student=resnet18
   kdrun show taps student=mobilenetv2 teacher=resnet50 dataset=cifar100
-  kdrun show taps student=lstm dataset=agreement
 """
 
 

@@ -177,13 +177,13 @@ def _what_is_beside(definition: Definition, lines: Sequence[Line], *, published:
         yield f'"errors on ...": how many test images of these classes are wrong at the last epoch{brackets}.'
     for name, meaning in _figures(lines).items():
         yield f'"{name}": {meaning}.'
-    asked = _evaluations(lines)
-    if asked:
-        what = "; ".join(f'"{name}": {evaluation.what}' for name, evaluation in asked.items())
+    evaluations = _evaluations(lines)
+    if evaluations:
+        what = "; ".join(f'"{name}": {evaluation.what}' for name, evaluation in evaluations.items())
         brackets = ", in brackets as published" if published and any(_figures_published(line) for line in lines) else ""
-        yield f"Asked of the finished runs, at their last epoch{brackets}: {what}. ECE has {ECE_BINS} bins."
+        yield f"Evaluations of the finished runs, at their last epoch{brackets}: {what}. ECE has {ECE_BINS} bins."
         shown = {name.partition(" ")[2] for line in lines for name in line.figures}
-        meanings = {name: text for evaluation in asked.values() for name, text in evaluation.meanings.items()}
+        meanings = {name: text for evaluation in evaluations.values() for name, text in evaluation.meanings.items()}
         yield from (f'"{name}": {meaning}.' for name, meaning in meanings.items() if name in shown)
     if "teacher_confidence" in definition.columns and any(line.teacher_confidence for line in lines):
         yield '"its confidence": the mean over the test images of the teacher\'s largest probability.'
