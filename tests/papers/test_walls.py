@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("kdrun", "conf", "tests", "benchmarks", "pyproject.toml", "scripts", "docs", "README.md", "CONTRIBUTING.md")
-QUICK = ("tests/test_imports.py", "tests/spec/test_spec.py", "tests/config/test_own_components.py")
+QUICK = ("tests/test_imports.py", "tests/config/test_composition.py", "tests/tables/test_caption.py")
 OF_DOCUMENTS = ("tests/test_documents.py", "tests/test_packaging.py", "tests/papers/weight_distillation2021")
 """What names the papers' commands, or uses a paper's dataset (weight_distillation_lm that of abnar2020)."""
 
@@ -47,7 +47,6 @@ from kdrun.cli import main
 
 assert main(["table"]) == 0
 assert main(["method=ce", "student=mlp", "recipe.epochs=1", "evaluation=[test]"]) == 0
-assert main(["table", "tfkd_t1", "--dry-run", "--seeds", "1", "--rows", "mobilenetv2/ce"]) == 0
 assert main(["student=abnar_mlp", "--dry-run"]) == (2 if PAPER == "abnar2020" else 0)
 assert main(["teacher=mlp_1200", "--dry-run"]) == (2 if PAPER == "hinton2015" else 0)
 main(["--help"])
