@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from kdrun.cli.ls import ls_main
-from kdrun.experiment.derived import Evaluation, compute, kept
+from kdrun.experiment.derived import EvaluatedRun, compute, kept
 from kdrun.experiment.soft_targets import kept as kept_targets
 from kdrun.experiment.soft_targets import soft_targets
 from kdrun.files import DamagedError, read_record, write_record
 from kdrun.store.checkpoint import CheckpointError
 from kdrun.store.run import Run
+from tests.made_up import EVALUATIONS
 
 CPU = torch.device("cpu")
 
@@ -130,7 +131,7 @@ def test_an_unreadable_file_of_a_neighbour_costs_nobody_else_anything(lab, seeds
 
 def asked(lab, spec):
     """A figure computed from a run, and where it lies."""
-    figure = Evaluation((spec,), "translate")
+    figure = EvaluatedRun((spec,), EVALUATIONS[0])
     return figure, lab.runner().store.derived(figure.key)
 
 
