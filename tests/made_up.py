@@ -10,6 +10,7 @@ import pytest
 
 from kdrun.analysis import plots
 from kdrun.analysis.aggregate import SweepRun
+from kdrun.experiment.evaluations import NamedEvaluation, OnTestSet
 from kdrun.spec.dataset import ImageDatasetSpec
 from kdrun.spec.spec import Component, Recipe, Spec
 from kdrun.store.run import Run
@@ -20,6 +21,11 @@ from kdrun.tables.figures import Figure, Rendering
 from kdrun.tables.render.table import render
 
 DATASET = ImageDatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 64, 40, (0.5,), (0.25,))
+EVALUATIONS = tuple(
+    NamedEvaluation(name, OnTestSet(), Component("kdrun.experiment.evaluations.OnTestSet"))
+    for name in ("test", "translate", "agreement", "blimp")
+)
+"""Of the made-up tables: names alone, of which nothing is computed."""
 
 
 @dataclass
@@ -159,7 +165,8 @@ def paper_table(archive) -> PaperTable:
         num_classes=100,
         notes=("A note.",),
     )
-    return PaperTable(definition, [Entry(row, tuple(specs[row.name])) for row in rows], archive)
+    entries = [Entry(row, tuple(specs[row.name]), named_evaluations=EVALUATIONS) for row in rows]
+    return PaperTable(definition, entries, archive)
 
 
 @pytest.fixture

@@ -37,7 +37,9 @@ from kdrun.store.checkpoint import CheckpointError, read_file
 from kdrun.tables.definition import Definition
 
 ROOT = Path(__file__).parents[1]
+PAPERS = ROOT / "kdrun" / "papers"
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS += sorted(PAPERS.glob("*/README.md"))
 PLACEHOLDERS = {"table NAME": "table tfkd_t9", "method=NAME": "method=kd", "=OPTION": "=cnn", "=DIR": "=images"}
 PLACEHOLDERS["=FILE"] = "=weights.pt"
 SMALL = {"recipe.epochs": "1", "dataset.train_fraction": "0.02", "runtime.threads": "1"}
@@ -75,7 +77,8 @@ def commands_of(document: Path) -> Iterator[str]:
 def in_headers() -> dict[str, Path]:
     """Commands in the comments of the YAML files and in `--help`, by the file."""
     found = {}
-    for path in [ROOT / "conf" / "config.yaml", *sorted((ROOT / "conf").glob("*/*.yaml"))]:
+    files = [*sorted((ROOT / "conf").glob("*/*.yaml")), *sorted(PAPERS.glob("*/conf/*/*.yaml"))]
+    for path in [ROOT / "conf" / "config.yaml", *files]:
         for line in re.findall(r"^(?:#   |        )(kdrun .+)$", path.read_text(), re.MULTILINE):
             found.setdefault(re.split(r"\s+#\s|\s{3,}", line)[0].strip(), path)
     return found
@@ -232,8 +235,9 @@ def test_every_block_says_what_it_holds():
 def is_large(command: str) -> bool:
     """Whether a run is tested on many images or tokens."""
     name = re.search(r" dataset=(\w+)", command)
-    path = ROOT / "conf" / "dataset" / f"{name[1] if name else 'digits'}.yaml"
-    facts = yaml.safe_load(path.read_text()) if path.exists() else {}
+    file = f"dataset/{name[1] if name else 'digits'}.yaml"
+    path = next((path for path in (ROOT / "conf" / file, *PAPERS.glob(f"*/conf/{file}")) if path.exists()), None)
+    facts = yaml.safe_load(path.read_text()) if path else {}
     return (facts.get("test_size") or 0) * facts.get("length", 1) > MANY
 
 

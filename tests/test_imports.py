@@ -1,6 +1,7 @@
 """Imports run one way: the arrows of the layout, for relative and deferred imports too."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,15 @@ def test_a_file_imports_only_what_its_part_may(path):
     if part not in ONLY_WITH_HYDRA:
         assert not foreign & {"hydra", "omegaconf"}, "Hydra and OmegaConf stay in cli and config"
     assert not {name.split(".")[0] for name in imports(path, deferred=False)} & NOT_AT_IMPORT
+
+
+def test_the_core_never_names_the_code_of_a_paper():
+    """Not in an import, deferred or not, and not in a string that could be imported."""
+    naming = r"kdrun\.papers(\.\w| import)|from kdrun import .*\bpapers\b"
+    core = [path for path in FILES if part_of(path) != "papers"]
+    assert [str(path) for path in core if re.search(naming, path.read_text())] == []
+    config = (ROOT.parent / "conf").rglob("*.yaml")
+    assert [str(path) for path in config if "kdrun.papers" in path.read_text()] == []
 
 
 def test_every_part_has_its_arrows():

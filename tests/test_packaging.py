@@ -56,7 +56,8 @@ def test_the_wheel_holds_the_code_the_config_and_the_digits(wheel):
     assert {"teacher/resnet20.yaml", "student/resnet20.yaml", "recipe/digits.yaml"} <= config
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {"kdrun"}
     sizes = {name: len(zipfile.ZipFile(wheel).read(name)) for name in names}
-    assert sum(size for name, size in sizes.items() if not name.endswith((".py", ".yaml"))) < 120_000, (
+    assert {"kdrun/papers/hinton2015/README.md", "kdrun/papers/hinton2015/conf/teacher/mlp_1200.yaml"} <= names
+    assert sum(size for name, size in sizes.items() if not name.endswith((".py", ".yaml", "README.md"))) < 120_000, (
         "data and metadata"
     )
     assert max(sizes.values()) < 60_000

@@ -1,4 +1,4 @@
-"""What finished runs answered beside their results, as Markdown."""
+"""Figures of evaluations of finished runs, as Markdown."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.tables import aligned
 
 SHARES = ("ECE",)
-"""What figures begin with that are in [0, 1] and not in percent."""
+"""First words of the figures that are in [0, 1], not in percent."""
 
 
 def evaluation_table(found: Mapping[tuple[str, str], Sequence[Mapping[str, float]]]) -> str:
     """A row for each run and evaluation: mean ± sample deviation over its n seeds.
 
     Args:
-        found: the figures of each seed by what they are called, by run and evaluation.
+        found: the figures of each seed, by name; by run and evaluation.
     """
     names = list(dict.fromkeys(name for members in found.values() for figures in members for name in figures))
     rows = []
@@ -29,5 +29,5 @@ def evaluation_table(found: Mapping[tuple[str, str], Sequence[Mapping[str, float
 
 
 def digits_of(name: str) -> int:
-    """Behind the point, of a figure by its name, with or without that of its evaluation before it."""
+    """Decimals of a figure, by its name, with or without its evaluation's name before it."""
     return 3 if any(word in name for word in SHARES) else 2

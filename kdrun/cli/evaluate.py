@@ -1,39 +1,42 @@
-"""What finished runs are asked beside their results (`evaluation=[...]`), and the table of it."""
+"""Evaluations of finished runs beside their results (`evaluation=[...]`), and the table of their figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from kdrun.analysis.evaluations import evaluation_table
-from kdrun.experiment.derived import Evaluation, compute
+from kdrun.experiment.derived import EvaluatedRun, compute
+from kdrun.experiment.evaluations import NamedEvaluation
 from kdrun.experiment.runner import Runner
 from kdrun.log import log
 from kdrun.spec.spec import Spec
 
 
-def evaluated(runner: Runner, specs: Mapping[str, Sequence[Spec]], names: Sequence[str]) -> tuple[str, int]:
-    """Asks finished runs, and tells where the answers lie.
+def evaluated(
+    runner: Runner, specs: Mapping[str, Sequence[Spec]], evaluations: Sequence[NamedEvaluation]
+) -> tuple[str, int]:
+    """Evaluates finished runs, and logs the paths of the records.
 
     Args:
         runner: has the runs.
         specs: of the runs, by what tells them apart from others; those of one label differ in their seed.
-        names: of the evaluations.
+        evaluations: of each of them.
 
     Returns:
-        Markdown, a row for each label and evaluation; and how many questions could not be answered, which is told.
+        Markdown, a row for each label and evaluation; and the number of evaluations that failed, which are logged.
     """
     found: dict[tuple[str, str], list[Mapping[str, float]]] = {}
     failed = 0
     for label, members in specs.items():
-        for name in names:
+        for named in evaluations:
             for spec in members:
-                asked, told = Evaluation((spec,), name), f"{label} seed={spec.seed}: evaluation {name}"
+                derived, place = EvaluatedRun((spec,), named), f"{label} seed={spec.seed}: evaluation {named.name}"
                 try:
-                    figures = compute(asked, runner)["figures"]
+                    figures = compute(derived, runner)["figures"]
                 except (RuntimeError, OSError, ValueError) as error:
-                    log.error("%s: %s", told, error)
+                    log.error("%s: %s", place, error)
                     failed += 1
                 else:
-                    found.setdefault((label, name), []).append(figures)
-                    log.info("%s: %s", told, runner.store.find_derived(asked.key))
+                    found.setdefault((label, named.name), []).append(figures)
+                    log.info("%s: %s", place, runner.store.find_derived(derived.key))
     return evaluation_table(found), failed

@@ -143,7 +143,6 @@ def _about_sweep(jobs: Sequence[Job], choices: Sequence[Mapping[str, str]]) -> l
 def _run_one(runner: Runner, job: Job) -> int:
     from kdrun.analysis.aggregate import SweepRun
     from kdrun.analysis.sweep import draw_run, run_table
-    from kdrun.cli.evaluate import evaluated
     from kdrun.experiment.attempt import Request
     from kdrun.log import log
 
@@ -159,6 +158,8 @@ def _run_one(runner: Runner, job: Job) -> int:
     with told_in_a_line() as failed:
         log.info("%s", run_table(finished))
         if job.evaluation:
+            from kdrun.cli.evaluate import evaluated
+
             text, unanswered = evaluated(runner, {job.spec.student.name: [job.spec]}, job.evaluation)
             log.info("\n%s", text)
         for picture in draw_run(finished):
@@ -175,7 +176,6 @@ def _label(choice: Mapping[str, str]) -> str:
 def _run_sweep(runner: Runner, jobs: list[Job], choices: list[dict[str, str]]) -> int:
     from kdrun.analysis.aggregate import SweepRun, group_by_seed
     from kdrun.analysis.sweep import summarise, sweep_directory
-    from kdrun.cli.evaluate import evaluated
     from kdrun.experiment.attempt import Request
     from kdrun.log import log
 
@@ -193,9 +193,11 @@ def _run_sweep(runner: Runner, jobs: list[Job], choices: list[dict[str, str]]) -
     unanswered = 0
     with told_in_a_line() as failed:
         log.info("\n%s", summarise(directory, runs))
-        if names := jobs[0].evaluation:
+        if evaluations := jobs[0].evaluation:
+            from kdrun.cli.evaluate import evaluated
+
             members = {group.label: [run.spec for run in group.runs] for group in group_by_seed(runs) if group.runs}
-            text, unanswered = evaluated(runner, members, names)
+            text, unanswered = evaluated(runner, members, evaluations)
             write_atomically(directory / "evaluation.md", text)
             log.info("\n%s", text)
             log.info("evaluation: %s", directory / "evaluation.md")

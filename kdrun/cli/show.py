@@ -15,16 +15,15 @@ if TYPE_CHECKING:
     from kdrun.taps import Outline
 
 DESCRIPTION = """\
-kdrun show GROUP describes the options of a group: method, student, dataset, recipe, experiment.
+kdrun show GROUP describes the options of a group: method, student, dataset, recipe, evaluation, experiment.
 kdrun show taps lists the taps of a network: the outputs of its modules, which methods on features and relations take
 by name (method.student_taps=[layer2,layer3], method.teacher_tap=pool). Shapes are those of one example of the dataset.
 
   kdrun show method
   kdrun show taps student=resnet18
   kdrun show taps student=mobilenetv2 teacher=resnet50 dataset=cifar100
-  kdrun show taps student=lstm dataset=agreement
 """
-GROUPS = ("method", "student", "dataset", "recipe", "experiment")
+GROUPS = ("method", "student", "dataset", "recipe", "evaluation", "experiment")
 
 
 def show_main(words: Sequence[str]) -> int:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from kdrun.cli.execution import ending_with_the_device, execute, runner_for
 from kdrun.config.table import ComposedTable
 from kdrun.experiment.attempt import Request
-from kdrun.experiment.derived import Derived, Evaluation, compute, kept
-from kdrun.experiment.evaluations import missing_files
+from kdrun.experiment.derived import Derived, EvaluatedRun, compute, kept
 from kdrun.experiment.runner import Runner
 from kdrun.log import log
 from kdrun.spec.spec import Spec
@@ -60,11 +59,11 @@ def _derive(table: ComposedTable, store: Store, runner: Runner) -> int:
     """
     failed = 0
     root = table.shared.runtime.data_root
-    lacking = {on: why for on in table.definition.evaluations if (why := missing_files(on, root))}
-    for on, why in lacking.items():
-        log.info("evaluation %s: left out: %s", on, why)
+    lacking = {each.name: why for each in table.evaluations if (why := each.missing_files(root))}
+    for name, why in lacking.items():
+        log.info("evaluation %s: left out: %s", name, why)
     for name, derived in _asked_of_runs(table):
-        if isinstance(derived, Evaluation) and derived.on in lacking:
+        if isinstance(derived, EvaluatedRun) and derived.named.name in lacking:
             continue
         found = [store.find(spec) for spec in derived.specs]
         runs = [run for run in found if run is not None]
@@ -92,7 +91,7 @@ def _asked_of_runs(table: ComposedTable) -> Iterator[tuple[str, Derived]]:
         asked: list[Derived] = [*entry.derived, *(entry.by_class if entry.row.errors_on else ())]
         if entry.ensemble is not None and "ensemble" in table.definition.columns:
             asked.append(entry.ensemble)
-        asked += [each for on in table.definition.evaluations for each in entry.evaluations(on)]
+        asked += [each for evaluation in table.evaluations for each in entry.evaluations(evaluation.name)]
         yield from ((entry.row.name, derived) for derived in asked)
     for figure in table.definition.figures:
         yield from ((figure.name, derived) for derived in figure.needs(table.entries))

@@ -43,6 +43,9 @@ SPOKEN = {
 """Groups as the user types them, and where their options come from."""
 
 FURTHER_TEACHER = re.compile(r"(teacher\.also\.\w+)=")
+EVALUATION = "evaluation"
+"""A group of which several options can be chosen: evaluation=[test,translate]."""
+
 OPEN = "method.terms"
 """A node to which the user can add what he likes."""
 
@@ -73,7 +76,7 @@ def last_choices(overrides: Sequence[str]) -> list[str]:
     return [
         text
         for index, (key, text) in enumerate(zip(keys, overrides, strict=True))
-        if last[key] == index or not (key in SPOKEN or key == OPEN or FURTHER_TEACHER.match(text))
+        if last[key] == index or not (key in SPOKEN or key in (OPEN, EVALUATION) or FURTHER_TEACHER.match(text))
     ]
 
 
@@ -83,11 +86,23 @@ def _in_hydras_words(text: str) -> list[str]:
     for spoken, group in SPOKEN.items():
         if text.startswith(f"{spoken}="):
             return [f"{group}@{text}"]
+    if text.startswith(f"{EVALUATION}="):
+        return _evaluations_in_hydras_words(text)
     if FURTHER_TEACHER.match(text):
         return [f"+student@{text}"]
     if text.startswith(f"{OPEN}="):  # Hydra would add them to those of the config
         return [f"~{OPEN}", f"+{text}"]
     return [f"++{text}" if text.startswith(f"{OPEN}.") else text]
+
+
+def _evaluations_in_hydras_words(text: str) -> list[str]:
+    """Each option of `evaluation` at a place of its own; a value that is no option or list of options as it is."""
+    override = parsed(text)
+    value: Any = override and override.value()
+    names = value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) and re.fullmatch(r"[\w-]+", name) for name in names):
+        return [text]
+    return [f"+{EVALUATION}@{EVALUATION}.{name}={name}" for name in dict.fromkeys(names)]
 
 
 @contextmanager
@@ -159,7 +174,7 @@ def _with_single_options(words: list[str], problems: list[str]) -> list[str]:
             override = parsed(word)
             value = override and override.value()
         spoken = word.rpartition("@")[2]
-        if isinstance(value, dict):
+        if isinstance(value, dict) or (isinstance(value, list) and group_of(word) == EVALUATION):
             problems.append(f"{spoken}: {unknown('', group_options(group_of(word), words), 'option')}")
         elif isinstance(value, list):
             problems.append(f"{spoken}: must be one option; to run each: -m {spoken.replace('[', '').replace(']', '')}")
@@ -240,7 +255,8 @@ def _explain(text: str, error: Exception, accepted: list[str]) -> list[str]:
         options = group_options(group_of(text), accepted)
         if value not in options:
             problem = misnamed(group_of(text), value, accepted) or unknown(value, options, "option")
-            return [f"{key.rpartition('@')[2]}={value}: {problem}"]
+            place = f"{EVALUATION}: {value}" if group_of(text) == EVALUATION else f"{key.rpartition('@')[2]}={value}"
+            return [f"{place}: {problem}"]
     elif not text.startswith(("+", "~")) and not on_hydra(text):
         places = (word.rpartition("@")[2] for word in accepted if chooses_group(word, accepted))
         chosen = {word.partition("=")[0]: word for word in places}

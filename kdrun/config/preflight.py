@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.config.compose import ConfigError, last_choices
 from kdrun.config.data_facts import check_dataset, few_images
+from kdrun.config.evaluations import read_evaluations, unfit
 from kdrun.config.findings import Findings
 from kdrun.config.parts import check_methods, check_parts
 from kdrun.config.quoting import with_hints
@@ -24,13 +25,15 @@ from kdrun.config.secrets import masked_yaml, watch_environment
 from kdrun.config.teaching import check_teaching, taught_spec
 from kdrun.config.yaml_files import restart_resolving
 from kdrun.experiment.datasets import data_root
-from kdrun.experiment.evaluations import missing_files, names_for
 from kdrun.experiment.runtime import Runtime
 from kdrun.files import expanded
 from kdrun.spec.dataset import DatasetSpec
-from kdrun.spec.signature import bind, construct, unknown
+from kdrun.spec.signature import bind, construct
 from kdrun.spec.spec import Spec
 from kdrun.training.precision import resolve_device, resolve_precision
+
+if TYPE_CHECKING:
+    from kdrun.experiment.evaluations import NamedEvaluation
 
 EMBEDDED = "digits"
 ROOM = 512
@@ -52,7 +55,7 @@ class Job:
         weight_files: files with the user's own weights, by SHA-256.
         notices: what the user should know, one line each.
         left_aside: of notices that say so, which overrides have no use in this run.
-        evaluation: what the finished run is asked beside its result, by name.
+        evaluation: evaluations of the finished run.
     """
 
     spec: Spec
@@ -61,7 +64,7 @@ class Job:
     weight_files: Mapping[str, Path] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
     left_aside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    evaluation: tuple[str, ...] = ()
+    evaluation: tuple[NamedEvaluation, ...] = ()
 
 
 def check_job(config: DictConfig, overrides: Sequence[str] = (), *, complete: bool = True) -> Job:
@@ -98,8 +101,6 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     node = _resolved(findings, config)
     if node is None:
         return None
-    if isinstance(node.get("evaluation"), str):
-        node["evaluation"] = [node["evaluation"]]
     root = bind(RootOptions, node, "", findings.problems)
     seed = root.get("seed", RootOptions.seed)
     findings.attempt("seed=", check_seeds, [seed])
@@ -108,7 +109,7 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     precision = device and findings.attempt("runtime.precision=", resolve_precision, runtime.precision, device)
     dataset = check_dataset(findings, node.get("dataset"))
     parts = check_parts(findings, "", node, node.get("student"), dataset)
-    evaluation = root.get("evaluation", ())
+    evaluation = read_evaluations(findings, root.get("evaluation", {}))
     if dataset:
         _check_evaluation(findings, evaluation, dataset, data_root(node["dataset"]))
     starts = root.get("start") is not None
@@ -134,16 +135,14 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     )
 
 
-def _check_evaluation(findings: Findings, names: Sequence[str], dataset: DatasetSpec, root: Path) -> None:
-    """What runs on a dataset are asked must be there for it, each once, and have its files."""
-    allowed = names_for(dataset)
-    for name in dict.fromkeys(names):
-        if name not in allowed:
-            findings.problems.append(f"evaluation: {name}: {unknown(name, allowed, f'evaluation of {dataset.name}')}")
-        elif names.count(name) > 1:
-            findings.problems.append(f"evaluation: {name}: is named twice")
-        elif missing := missing_files(name, root):
-            findings.problems.append(f"evaluation: {name}: {missing}")
+def _check_evaluation(
+    findings: Findings, evaluation: Sequence[NamedEvaluation], dataset: DatasetSpec, root: Path
+) -> None:
+    """The evaluations must be for runs on the dataset, and have their files."""
+    problems = unfit(evaluation, dataset)
+    fitting = [each for each in evaluation if each.evaluation.fits(dataset)]
+    problems += [f"{each.name}: {missing}" for each in fitting if (missing := each.missing_files(root))]
+    findings.problems += [f"evaluation: {text}" for text in problems]
 
 
 def _resolved(findings: Findings, config: DictConfig) -> dict[str, Any] | None:

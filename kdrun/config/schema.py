@@ -21,7 +21,7 @@ class RootOptions:
         seed: from 0 to 2^32 - 1.
         stop_epoch: an integer, or a fraction of `recipe.epochs`; None trains through.
         start: `teacher`: the student begins with the teacher's weights; None is from the seed.
-        evaluation: what finished runs are asked beside their result, by name; no part of their identity.
+        evaluation: evaluations of finished runs, `_target_` nodes by name; no part of the runs' identity.
     """
 
     dataset: Any
@@ -33,7 +33,7 @@ class RootOptions:
     seed: int = 0
     stop_epoch: Any = None
     start: Literal["teacher"] | None = None
-    evaluation: tuple[str, ...] = ()
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

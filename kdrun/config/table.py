@@ -18,9 +18,11 @@ from omegaconf.errors import OmegaConfBaseException
 from kdrun.config.command_line import MOST_JOBS, expand
 from kdrun.config.compose import ConfigError, hydra_session
 from kdrun.config.composition import papers_directory
+from kdrun.config.evaluations import evaluations_of_table
 from kdrun.config.preflight import Job
 from kdrun.config.table_rows import UserOverrides, checked_rows, control_row, key_of
 from kdrun.config.yaml_files import parse_yaml, read_yaml_text, restart_resolving
+from kdrun.experiment.evaluations import NamedEvaluation
 from kdrun.spec.signature import unknown
 from kdrun.tables import Definition, Entry, Row, TableError, read_definition, select
 from kdrun.tables.definition import with_baselines
@@ -45,6 +47,7 @@ class ComposedTable:
         entries: what is shown, controls and seeds included.
         jobs: the runs, those that derived rows are made of too, by run_id.
         shared: where they compute and write, which is the same for all; its own run is none of the table's.
+        evaluations: of the finished runs.
         published: whether the runs are the paper's, so that published figures stand beside them.
     """
 
@@ -52,6 +55,7 @@ class ComposedTable:
     entries: list[Entry]
     jobs: Mapping[str, Job]
     shared: Job
+    evaluations: tuple[NamedEvaluation, ...]
     published: bool
 
 
@@ -141,10 +145,11 @@ def compose_table(
         ]
         user = UserOverrides([text for text in typed if text not in taken], extra)
         shared = user.check_general(definition, problems)
+        evaluations = evaluations_of_table(definition.evaluations, problems, extra=extra)
         try:
             names, rows = _asked(definition, patterns)
             narrowed = dataclasses.replace(definition, rows=rows)
-            entries, jobs = checked_rows(narrowed, user, num_seeds, names, problems)
+            entries, jobs = checked_rows(narrowed, user, num_seeds, names, problems, evaluations=evaluations)
         except TableError as error:
             raise ConfigError([*dict.fromkeys((*problems, *error.problems))]) from error
     assert shared is not None, "its problems have been raised"
@@ -157,6 +162,7 @@ def compose_table(
         entries=chosen,
         jobs={spec.run_id: jobs[spec.run_id] for spec in asked},
         shared=shared,
+        evaluations=evaluations,
         published=len(_harmless(overrides)) == len(overrides),
     )
 

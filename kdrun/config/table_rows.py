@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from kdrun.config.compose import ConfigError, compose_job
+from kdrun.config.evaluations import unfit
 from kdrun.config.preflight import Job, check_job
-from kdrun.experiment.evaluations import names_for
 from kdrun.spec.signature import unknown
 from kdrun.spec.spec import Spec
 from kdrun.tables import Definition, Entry, Row
 from kdrun.tables.controls import CONTROLS, rescaled
+
+if TYPE_CHECKING:
+    from kdrun.experiment.evaluations import NamedEvaluation
 
 OF_ROWS = ("student", "teacher", "method")
 """Nodes that differ from row to row."""
@@ -100,7 +104,13 @@ class UserOverrides:
 
 
 def checked_rows(
-    definition: Definition, user: UserOverrides, num_seeds: int, shown: Set[str], problems: list[str]
+    definition: Definition,
+    user: UserOverrides,
+    num_seeds: int,
+    shown: Set[str],
+    problems: list[str],
+    *,
+    evaluations: Sequence[NamedEvaluation] = (),
 ) -> tuple[list[Entry], dict[str, Job]]:
     """Every row with its specs, each followed by its controls; and the jobs.
 
@@ -110,6 +120,7 @@ def checked_rows(
         num_seeds: of each row.
         shown: names of the rows that the table shows, those of controls among them.
         problems: known so far.
+        evaluations: of the table.
 
     Raises:
         ConfigError: with these problems, and each further one with its row.
@@ -129,7 +140,8 @@ def checked_rows(
             for text in error.problems:
                 faults.setdefault(text, []).append(row.name)
             continue
-        for text in (*_unknown_classes(row, found[0].spec), *_unfit_evaluations(definition, found[0].spec)):
+        misfits = [f"evaluations: {text}" for text in unfit(evaluations, found[0].spec.dataset)]
+        for text in (*_unknown_classes(row, found[0].spec), *misfits):
             faults.setdefault(text, []).append(row.name)
         own = Entry(row, tuple(job.spec for job in found))
         for entry, members in [(own, found), *_controls(definition, row, found)]:
@@ -144,7 +156,7 @@ def checked_rows(
     problems += user.untaken()
     if problems:
         raise ConfigError(problems)
-    return entries, jobs
+    return [dataclasses.replace(entry, named_evaluations=tuple(evaluations)) for entry in entries], jobs
 
 
 def _with_derived(
@@ -197,16 +209,6 @@ def _unknown_classes(row: Row, spec: Spec) -> list[str]:
     if all(0 <= name < classes for name in row.errors_on):
         return []
     return [f"errors_on={list(row.errors_on)}: must be class indices from 0 to {classes - 1}"]
-
-
-def _unfit_evaluations(definition: Definition, spec: Spec) -> list[str]:
-    """A problem for each evaluation that a row's dataset has nothing for."""
-    fitting = names_for(spec.dataset)
-    return [
-        f"evaluations: {name}: {unknown(name, fitting, f'evaluation of {spec.dataset.name}')}"
-        for name in definition.evaluations
-        if name not in fitting
-    ]
 
 
 def _row_jobs(definition: Definition, row: Row, user: UserOverrides, num_seeds: int) -> Iterator[Job]:

@@ -10,7 +10,6 @@ from kdrun import lazy
 from kdrun.spec.augmentation import Augmentation as Augmentation
 
 from .augmentation import Parameters, angle_degrees, augment
-from .corruptions import CORRUPTIONS
 from .decoding import undecoded
 from .errors import DataError
 from .files import data_home
@@ -34,9 +33,21 @@ from .splits import (
 )
 from .views import TrainingViews
 
+_LOADERS = {
+    "cifar10": "cifar",
+    "cifar100": "cifar",
+    "digits": "digits",
+    "folder": "folder",
+    "fashion_mnist": "mnist",
+    "mnist": "mnist",
+    "synthetic": "synthetic",
+    "tiny_imagenet": "tiny_imagenet",
+}
+"""The loaders by name, and their files in `loaders/`."""
+
 __all__ = [
+    *_LOADERS,
     "CONTENT_HASH",
-    "CORRUPTIONS",
     "NOT_DECODED",
     "Augmentation",
     "DataError",

@@ -1,23 +1,22 @@
-"""What can be asked of a finished run beside its result, by name: other images of the same classes, other questions."""
+"""Evaluations of finished runs beside their result: the base class, and the test set as it is.
+
+An evaluation is chosen by its name in the config group `evaluation`, whose `_target_` is loaded when it is used.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
-
-from kdrun.data import CORRUPTIONS, DataError, Examples, ImageSet
-from kdrun.data.real_agreement import blimp, linzen
-from kdrun.experiment import agreement
+from kdrun.data import DataError, Examples
 from kdrun.experiment.datasets import load_splits, make_resident
 from kdrun.metrics import classification_metrics, expected_calibration_error
 from kdrun.spec.dataset import DatasetSpec
-from kdrun.spec.spec import Spec
+from kdrun.spec.spec import Component, Spec
 
 if TYPE_CHECKING:
     from kdrun.experiment.runner import Runner
@@ -25,82 +24,94 @@ if TYPE_CHECKING:
 FINE_BINS = 1_000_000
 """Of the ECE in the released code of Abnar et al. (2020): near the mean of |correct - confidence|."""
 
-MEANINGS = {
-    "D-accuracy": f"mean of the accuracies at each distance between subject and verb, up to {agreement.LONGEST} words",
-    "A-accuracy": "mean of the accuracies with each number of attractors, nouns of the other number in between",
-    f"{agreement.HARD}+ attractors": f"accuracy on sentences with {agreement.HARD} attractors and more",
-}
-"""Of figures, by name, where the name does not say it."""
 
-AGREEMENT = ("kdrun.data.agreement", "kdrun.data.agreement_lm")
+class Evaluation(ABC):
+    """One evaluation. Its constructor's parameters are the options of its config.
+
+    Attributes:
+        what: what runs are evaluated on, in words.
+        of: which datasets' runs it is for, in words.
+        meanings: its figures whose names need an explanation, by name.
+    """
+
+    of: str = "any dataset"
+    meanings: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    @abstractmethod
+    def what(self) -> str:
+        """What runs are evaluated on, in words."""
+
+    def fits(self, dataset: DatasetSpec) -> bool:
+        """Whether it is for runs on a dataset."""
+        return True
+
+    def check_files(self, root: Path) -> None:
+        """Checks that its files are under the data root, where it reads more than the dataset.
+
+        Raises:
+            DataError: a file is absent or damaged.
+        """
+        return
+
+    @abstractmethod
+    def evaluate(self, runner: Runner, spec: Spec) -> dict[str, Any]:
+        """Evaluates a finished run.
+
+        Args:
+            runner: has the run: `network(spec)`, `answers(spec, examples)`, `device`, `data_root`.
+            spec: of the run.
+
+        Returns:
+            `figures`, numbers by name; `buckets` (optional), for each kind of bucket percentages by bucket.
+        """
 
 
 @dataclass(frozen=True)
-class Named:
-    """One evaluation.
+class NamedEvaluation:
+    """An evaluation with its name in the config group. Of one command, those of equal names are equal.
 
     Attributes:
-        what: it is of, in words.
-        ask: a finished run; returns `figures`, numbers by name, and `buckets`, figures by the value of something.
-        fits: whether a dataset has what it is of.
-        files: reads what it needs under the data root, where that is not the dataset itself.
+        name: of the group's option.
+        evaluation: the object.
+        component: its target, its options that are not at their default, and its source where it is not kdrun's.
     """
 
-    what: str
-    ask: Callable[[Runner, Spec], dict[str, Any]]
-    fits: Callable[[DatasetSpec], bool]
-    files: Callable[[Path], object] = lambda root: None
+    name: str
+    evaluation: Evaluation = field(compare=False)
+    component: Component = field(compare=False)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its figures depend on beside the run; plain values."""
+        own = {"options": dict(self.component.options), "source": self.component.source}
+        return {"on": self.name, **{key: value for key, value in own.items() if value}}
+
+    def missing_files(self, root: Path) -> str | None:
+        """The files it lacks under the data root, in words; None where all are there."""
+        try:
+            self.evaluation.check_files(root)
+        except DataError as error:
+            return str(error)
+        return None
 
 
-def names_for(dataset: DatasetSpec) -> tuple[str, ...]:
-    """The evaluations that runs on a dataset can have."""
-    return tuple(name for name, evaluation in EVALUATIONS.items() if evaluation.fits(dataset))
+class OnTestSet(Evaluation):
+    """Top-1 and ECE on the test set; of a language model its perplexity, too."""
 
+    what = "the test set as it is"
 
-def missing_files(name: str, root: Path) -> str | None:
-    """What an evaluation lacks under the data root; None where all is there."""
-    try:
-        EVALUATIONS[name].files(root)
-    except DataError as error:
-        return str(error)
-    return None
+    def examples(self, test: Examples) -> Examples:
+        """The test set, or what is made of it."""
+        return test
 
-
-def _on_test(change: Callable[[Tensor], Tensor] | None, runner: Runner, spec: Spec) -> dict[str, Any]:
-    """On the test set, as it is or with its images changed."""
-    test: Examples = load_splits(spec.dataset, runner.data_root).test
-    if change is not None:
-        assert isinstance(test, ImageSet), "the dataset fits"
-        test = ImageSet(change(test.images), test.labels)
-    examples = make_resident(test, spec.dataset, runner.device)
-    logits, labels = runner.answers(spec, examples), examples.labels
-    metrics = classification_metrics(logits, labels)
-    figures = {"top-1": metrics["top1"], "ECE": metrics["ece"]}
-    if spec.dataset.labels_each > 1:
-        return {"figures": {"perplexity": math.exp(metrics["nll"]), **figures}}
-    fine = expected_calibration_error(logits, labels, bins=FINE_BINS).item()
-    return {"figures": {**figures, "ECE of 10⁶ bins": fine}}
-
-
-def _has_images(dataset: DatasetSpec) -> bool:
-    return dataset.example == "image"
-
-
-def _asks_for_agreement(dataset: DatasetSpec) -> bool:
-    return dataset.target in AGREEMENT
-
-
-EVALUATIONS: Mapping[str, Named] = {
-    "test": Named("the test set as it is", partial(_on_test, None), lambda dataset: True),
-    **{
-        name: Named(f"the test images, {name} of MNIST-C", partial(_on_test, change), _has_images)
-        for name, change in CORRUPTIONS.items()
-    },
-    "agreement": Named("generated sentences with 0 to 4 attractors", agreement.generated, _asks_for_agreement),
-    "linzen": Named(
-        "real sentences (Linzen 2016) whose verb is in the vocabulary", agreement.real, _asks_for_agreement, linzen
-    ),
-    "blimp": Named(
-        "minimal pairs (BLiMP), the mean of six paradigms", agreement.minimal_pairs, _asks_for_agreement, blimp
-    ),
-}
+    def evaluate(self, runner: Runner, spec: Spec) -> dict[str, Any]:
+        test = self.examples(load_splits(spec.dataset, runner.data_root).test)
+        examples = make_resident(test, spec.dataset, runner.device)
+        logits, labels = runner.answers(spec, examples), examples.labels
+        metrics = classification_metrics(logits, labels)
+        figures = {"top-1": metrics["top1"], "ECE": metrics["ece"]}
+        if spec.dataset.labels_each > 1:
+            return {"figures": {"perplexity": math.exp(metrics["nll"]), **figures}}
+        fine = expected_calibration_error(logits, labels, bins=FINE_BINS).item()
+        return {"figures": {**figures, "ECE of 10⁶ bins": fine}}

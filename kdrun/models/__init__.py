@@ -6,7 +6,6 @@ modules of this package by its name.
     name                family                                     file           init
     cnn                 the Tf-KD paper's plain 5-layer CNN        plain.py       PyTorch's
     mlp                 Hinton's and Abnar's fully connected       plain.py       PyTorch's
-    maxout_cnn          Abnar's CNN with maxout                    maxout.py      PyTorch's
     resnet18, 50        residual, 64 to 512 channels, 4 stages     resnet.py      PyTorch's
     resnet8, 14, 20,    residual, 16-32-64 channels, 3 stages      resnet.py      kaiming normal, fan out
       26, 32, 56, 110
@@ -23,18 +22,17 @@ modules of this package by its name.
     lstm                LSTM on tokens                             sequence.py    PyTorch's, embeddings N(0, 0.1)
     transformer         BERT's, GPT's and universal Transformers   sequence.py    N(0, 0.05)
 
-All but the mlp, Abnar's and RepDistiller's (three stages, or VGG) are the networks of the Tf-KD release (Yuan
+All but the mlp and RepDistiller's (three stages, or VGG) are the networks of the Tf-KD release (Yuan
 et al. 2020) for 32x32 images: no early downsampling. They take 1 or more channels and any images of 8x8 and more (cnn
-and mlp: of `image_size`, which they are built for; maxout_cnn: of 12x12 and more); in train mode at least 2 images.
+and mlp: of `image_size`, which they are built for); in train mode at least 2 images.
 
 Every one on images is a named sequence, so these names work as taps in all of them:
 
     stem -> layer1 -> layer2 -> ... -> [head] -> pool (one vector per image, [N, C]) -> classifier (logits [N, K])
 
-(cnn has `flatten` and `hidden` in place of `pool`; mlp has only `flatten`, the layers and `classifier`; maxout_cnn has
-no `stem`.) A convolution and the BatchNorm after it are the neighbours `conv` and `bn` in one `nn.Sequential`, unless
-maxout is between them. Nothing computes in place, so what a forward hook sees is what the module returned. The cost of
-a network is in `kdrun.models.cost`.
+(cnn has `flatten` and `hidden` in place of `pool`; mlp has only `flatten`, the layers and `classifier`.) A convolution
+and the BatchNorm after it are the neighbours `conv` and `bn` in one `nn.Sequential`. Nothing computes in place, so what
+a forward hook sees is what the module returned. The cost of a network is in `kdrun.models.cost`.
 
 Those on sequences, `kdrun.models.NAME(num_classes=K, num_tokens=V, length=L, per_token=False)`, map int64 `[N, L']` to
 logits `[N, K]`, or `[N * L', K]` with a label for each token (a language model). Their taps: `embedding`, `layers.0`,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from kdrun.experiment.evaluations import EVALUATIONS, MEANINGS
 from kdrun.metrics import ECE_BINS
 from kdrun.tables import Definition, Row
 from kdrun.tables.compare import BEST, CONFIDENCE, SECONDS, SELECTED, TRAIN, Line
@@ -84,13 +83,15 @@ def _numbers(definition: Definition, lines: Sequence[Line], columns: Sequence[st
         **{name: each.figures[name] for line in lines for each in line.entry.derived[:1] for name in line.figures},
     }
     yield from (f'"{column}": {meanings[column]}.' for column in columns if column in meanings)
-    shown = [column.split(" ", 1) for column in columns if column.split(" ")[0] in definition.evaluations]
+    evaluations = {each.name: each.evaluation for line in lines for each in line.entry.named_evaluations}
+    shown = [column.split(" ", 1) for column in columns if column.split(" ")[0] in evaluations]
     for on in dict.fromkeys(on for on, _ in shown):
-        yield f'"{on} ...": at the last epoch, of {EVALUATIONS[on].what}.'
+        yield f'"{on} ...": at the last epoch, of {evaluations[on].what}.'
     figures = {figure for _, figure in shown}
     if "ECE" in figures:
         yield f'"ECE" has {ECE_BINS} bins.'
-    yield from (f'"{figure}": {meaning}.' for figure, meaning in MEANINGS.items() if figure in figures)
+    explained = {figure: text for each in evaluations.values() for figure, text in each.meanings.items()}
+    yield from (f'"{figure}": {text}.' for figure, text in explained.items() if figure in figures)
 
 
 def _published(definition: Definition, lines: Sequence[Line]) -> Iterator[str]:

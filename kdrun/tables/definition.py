@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from kdrun.experiment.evaluations import EVALUATIONS
 from kdrun.spec.signature import construct, unknown
 from kdrun.tables.controls import CONTROLS
 from kdrun.tables.derivation import Derivation
@@ -141,7 +140,7 @@ class Definition:
         controls: which controls each row with a soft-target term gets, see `kdrun.tables.controls`.
         include: other tables whose rows with controls this one collects.
         figures: drawn beside `table.png`, by name or with a `_target_` and options, see `kdrun.tables.figures`.
-        evaluations: what each run is asked beside its result, by name (`kdrun.experiment.evaluations`).
+        evaluations: of each finished run, options of the config group `evaluation`.
         columns: shown beside the accuracies: seconds (of an epoch), extra_params (learned beside the student), ensemble
             (of the mean probabilities of a row's runs), teacher_confidence (their mean largest probability),
             train_top1 (of the last epoch, as logged in training), selected (of the epoch that is best on the
@@ -191,7 +190,6 @@ class Definition:
         for name, allowed in (
             ("controls", tuple(CONTROLS)),
             ("columns", COLUMNS),
-            ("evaluations", tuple(EVALUATIONS)),
         ):
             chosen = [option for option in getattr(self, name) if option not in allowed]
             problems += [f"{name}: {option}: {unknown(option, allowed, 'option')}" for option in chosen]

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdrun.experiment.derived import DerivedRow, Ensemble, Evaluation
+from kdrun.experiment.derived import DerivedRow, Ensemble, EvaluatedRun
+from kdrun.experiment.evaluations import NamedEvaluation
 from kdrun.spec.components import method_class
 from kdrun.spec.spec import Spec
 from kdrun.tables.definition import Row
@@ -21,12 +22,14 @@ class Entry:
         specs: one per seed; empty where kdrun cannot run it, and where the figures are derived.
         same_as: names of rows that are the same runs, and so are not shown.
         derived: the figures of a derived row, one per seed.
+        named_evaluations: of the table.
     """
 
     row: Row
     specs: tuple[Spec, ...] = ()
     same_as: tuple[str, ...] = ()
     derived: tuple[DerivedRow, ...] = ()
+    named_evaluations: tuple[NamedEvaluation, ...] = ()
 
     @property
     def asked(self) -> int:
@@ -57,9 +60,10 @@ class Entry:
         """What knows the errors on each class, one per seed: the derived figures, or those of each run alone."""
         return self.derived or tuple(Ensemble((spec,)) for spec in self.specs)
 
-    def evaluations(self, name: str) -> tuple[Evaluation, ...]:
-        """What its runs are asked under a name, one per seed; nothing of a derived row."""
-        return tuple(Evaluation((spec,), name) for spec in self.specs)
+    def evaluations(self, name: str) -> tuple[EvaluatedRun, ...]:
+        """Its runs in an evaluation, one per seed; none of a derived row."""
+        found = [each for each in self.named_evaluations if each.name == name]
+        return tuple(EvaluatedRun((spec,), each) for spec in self.specs for each in found)
 
     def at_precision(self, precision: str) -> Entry:
         """The same row, computed in another precision."""

@@ -84,9 +84,7 @@ def test_a_users_own_network_teaches_on_a_users_own_data(kdrun, own_config, monk
     said = kdrun(*words)
     assert said.code == 2
     assert "1 problem" in said.err
-    assert (
-        "dataset=blank: has no recipe of its own; add recipe=OPTION: abnar_mnist, agreement, agreement_lm" in said.err
-    )
+    assert "dataset=blank: has no recipe of its own; add recipe=OPTION: " in said.err
     said = kdrun(*words, "recipe=digits")
     assert said.code == 0, said.err
     assert "teacher linear ce: 1 epoch in" in said.out

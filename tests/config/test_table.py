@@ -340,22 +340,44 @@ def taught_by_rows(name: str, *overrides: str) -> set[tuple[str, str]]:
     }
 
 
-@pytest.mark.parametrize("name", ["hinton_mnist", "hinton_ensemble", "fsp_t2"])
-def test_in_a_shortened_table_a_row_stays_the_teacher_of_the_others(name):
+TEACHERS = """
+title: Teachers
+overrides: [dataset=digits]
+rows:
+  - {name: cnn/ce, overrides: [student=cnn, method=ce, recipe.epochs=30, recipe.lr=0.03]}
+  - {name: mlp/ce, overrides: [student=mlp, method=ce, recipe.epochs=10]}
+  - name: mlp/kd/cnn
+    overrides: [student=mlp, teacher=cnn, recipe.epochs=10, teacher.recipe.epochs=30, teacher.recipe.lr=0.03]
+    baseline: mlp/ce
+  - name: mlp/dkd/cnn
+    overrides: [student=mlp, teacher=cnn, method=dkd, recipe.epochs=10, teacher.recipe.epochs=30,
+      teacher.recipe.lr=0.03]
+    baseline: mlp/kd/cnn
+"""
+
+
+@pytest.fixture
+def teachers(tmp_path) -> str:
+    path = tmp_path / "teachers.yaml"
+    path.write_text(TEACHERS)
+    return str(path)
+
+
+@pytest.mark.parametrize("overrides", [(), ("recipe.epochs=3",)])
+def test_a_row_stays_the_teacher_of_the_others_in_a_shortened_table(teachers, overrides):
     """Also where rows give their teacher a recipe of its own."""
-    whole = taught_by_rows(name)
-    assert whole
-    assert taught_by_rows(name, "recipe.epochs=3") == whole
+    cnn, mlp, *taught = (entry.specs[0] for entry in composed(teachers, *overrides).entries)
+    assert [spec.teachers for spec in taught] == [(cnn,)] * 2
+    assert mlp.recipe.epochs == (3 if overrides else 10)
 
 
-def test_a_recipe_that_the_user_gives_the_teacher_is_its_own():
-    (student,) = (
-        composed("hinton_mnist", "recipe.epochs=3", "teacher.recipe.epochs=5", rows=("*kd*",)).entries[-1].specs
-    )
-    assert (student.recipe.epochs, student.teachers[0].recipe.epochs) == (3, 5)
-    assert student.teachers[0].recipe.lr == 0.03, "what is not set stays the row's"
+def test_a_recipe_that_the_user_gives_the_teacher_is_its_own(teachers):
+    *_, student = composed(teachers, "recipe.epochs=3", "teacher.recipe.epochs=5", rows=("mlp/kd*",)).entries
+    (spec,) = student.specs
+    assert (spec.recipe.epochs, spec.teachers[0].recipe.epochs) == (3, 5)
+    assert spec.teachers[0].recipe.lr == 0.03, "what is not set stays the row's"
 
 
-def test_baselines_of_baselines_come_along():
-    names = [entry.row.name for entry in composed("hinton_little_data", rows=("*kd_3*",)).entries]
-    assert names == ["mlp_800/ce", "mlp_800/ce_3", "mlp_800/kd_3/mlp_1200"]
+def test_baselines_of_baselines_come_along(teachers):
+    names = [entry.row.name for entry in composed(teachers, rows=("*dkd*",)).entries]
+    assert names == ["mlp/ce", "mlp/kd/cnn", "mlp/dkd/cnn"]

@@ -8,17 +8,14 @@ import pytest
 import torchvision
 import yaml
 
-from kdrun.data import Splits, check_images, check_sequences, digits
-from kdrun.data.lexicon import VOCABULARY
+from kdrun.data import Splits, check_images, digits
 from kdrun.data.loaders import cifar, mnist
 from kdrun.data.loaders import digits as digits_module
 
 FOLDER = Path(__file__).parents[2] / "conf" / "dataset"
 IMAGES = ("cifar10", "cifar100", "digits", "fashion_mnist", "folder", "mnist", "synthetic", "tiny_imagenet")
-SEQUENCES = ("agreement", "agreement_lm")
 KEYS = ["_target_", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size", "mean", "std"]
 FURTHER = {"folder": ["test_split"]}
-SEQUENCE_KEYS = ["_target_", "identity", "num_classes", "num_tokens", "length", "per_token", "train_size", "test_size"]
 
 
 def read(name: str) -> dict:
@@ -31,31 +28,19 @@ def target(name: str):
 
 
 def test_every_dataset_has_its_file():
-    assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted(IMAGES + SEQUENCES)
+    assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted(IMAGES)
 
 
-@pytest.mark.parametrize("name", IMAGES + SEQUENCES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_a_config_has_all_keys_and_its_loader_asks_for_nothing_else(name):
     config = read(name)
-    keys = [*(KEYS if name in IMAGES else SEQUENCE_KEYS), *FURTHER.get(name, ())]
+    keys = [*KEYS, *FURTHER.get(name, ())]
     assert list(config) == keys
-    if name in IMAGES:
-        assert len(config["mean"]) == len(config["std"]) == config["in_channels"]
+    assert len(config["mean"]) == len(config["std"]) == config["in_channels"]
     loader = target(name)
     assert loader.__name__ == name
     assert set(inspect.signature(loader).parameters) <= {*keys, "root"}
     assert inspect.get_annotations(loader, eval_str=True)["return"] is Splits
-
-
-@pytest.mark.parametrize("name", SEQUENCES)
-def test_a_generated_dataset_is_what_its_config_says(name):
-    config = read(name)
-    sizes = {"train_size": 40, "test_size": 30}
-    splits = target(name)(**sizes, length=config["length"])
-    described = {key: config[key] for key in ("num_classes", "num_tokens", "length", "per_token")}
-    check_sequences(splits, **described)
-    assert (len(splits.train), len(splits.test)) == (40, 30)
-    assert config["num_tokens"] == len(VOCABULARY)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])

@@ -1,4 +1,4 @@
-"""A laboratory for whole runs: small networks on made-up images or sentences, a fraction of a second each."""
+"""A laboratory for whole runs: small networks on made-up images, a fraction of a second each."""
 
 import inspect
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from kdrun.experiment.attempt import Outcome
 from kdrun.experiment.runner import Runner
 from kdrun.experiment.runtime import Runtime
 from kdrun.spec.components import method_class
-from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec, SequenceDatasetSpec
+from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec
 from kdrun.spec.spec import Component, Recipe, Spec
 from kdrun.store.run import Run
 from kdrun.store.store import Store
@@ -33,19 +33,13 @@ STUDENTS = {
 DATASET = ImageDatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 66, 40, (0.5,), (0.25,))
 LAW = Augmentation(crop_padding=1, flip=True, rotation=15.0)
 RECIPE = Recipe(epochs=3, batch_size=16, lr=0.4, augmentation=LAW)
-SENTENCES = SequenceDatasetSpec("kdrun.data.agreement", "none", 2, 547, 32, 66, 40)
-TEXT = SequenceDatasetSpec("kdrun.data.agreement_lm", "none", 547, 547, 16, 66, 20, per_token=True)
-FOR_SEQUENCES = Recipe(
-    **{"epochs": 3, "batch_size": 16, "lr": 0.02, "optimizer": "adam", "weight_decay": 0.0},
-    **{"schedule": "cosine", "clip_norm": 1.0, "lr_batch_size": None},
-)
 
 
 @dataclass(frozen=True)
 class Lab:
     """Makes specs and executes them under `root`: each `place` is an output root of its own.
 
-    An epoch has 5 steps: 16, 16, 16, 16 and 2 of 66 images in 4 classes, or of 66 sequences.
+    An epoch has 5 steps: 16, 16, 16, 16 and 2 of 66 images in 4 classes.
 
     Attributes:
         root: where everything lies.
@@ -66,7 +60,7 @@ class Lab:
         return replace(Spec(self.dataset, STUDENTS[student or self.pupil], self.by("CE"), self.recipe), **changes)
 
     def taught(self, student: str = "", *, teacher: Spec | None = None, **options: Any) -> Spec:
-        """A student of the cnn (the lstm), or of another `teacher`; `options` are those of KD."""
+        """A student of the cnn, or of another `teacher`; `options` are those of KD."""
         return self.plain(student, method=self.by("KD", **options), teachers=(teacher or self.teacher,))
 
     @staticmethod
@@ -126,24 +120,6 @@ def shared_lab(tmp_path_factory) -> Lab:
     """For tests of a module that train students of the same few teachers."""
     torch.set_num_threads(1)
     return Lab(tmp_path_factory.mktemp("shared"))
-
-
-@pytest.fixture
-def classes(tmp_path) -> Lab:
-    """For sequences with a label each."""
-    return Lab(tmp_path, SENTENCES, FOR_SEQUENCES, "transformer", "lstm")
-
-
-@pytest.fixture
-def text(tmp_path) -> Lab:
-    """For language models: every token has a label."""
-    return Lab(tmp_path, TEXT, FOR_SEQUENCES, "transformer", "lstm")
-
-
-@pytest.fixture(params=["classes", "text"])
-def either(request) -> Lab:
-    """For sequences of both kinds, one after the other."""
-    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,11 @@ import shutil
 import pytest
 
 from kdrun.cli.ls import ls_main
-from kdrun.experiment.derived import Evaluation, compute, kept
+from kdrun.experiment.derived import EvaluatedRun, compute, kept
 from kdrun.files import DamagedError, read_record, write_record
 from kdrun.store.checkpoint import CheckpointError
 from kdrun.store.run import Run
+from tests.made_up import EVALUATIONS
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_unreadable_files_of_neighbours_cost_nobody_else_anything(lab, obstacle)
 
 def asked(lab, spec):
     """A figure computed from a run, and where it lies."""
-    figure = Evaluation((spec,), "translate")
+    figure = EvaluatedRun((spec,), EVALUATIONS[0])
     return figure, lab.runner().store.derived(figure.key)
 
 

@@ -9,7 +9,6 @@ from torch import nn
 from torch.testing import assert_close
 
 from kdrun import models
-from kdrun.models.maxout import Maxout
 from kdrun.models.shufflenet import concat_shuffled
 
 # Side of the square feature maps after stem, layer1, layer2, ... at 32x32, and the channels there.
@@ -23,7 +22,6 @@ FEATURE_MAPS = {
     "shufflenetv2": [(24, 32), (116, 16), (232, 8), (464, 4), (1024, 4)],
     "densenet121": [(64, 32), (256, 32), (512, 16), (1024, 8), (1024, 4), (1024, 4)],
     "googlenet": [(192, 32), (480, 32), (832, 16), (1024, 8)],
-    "maxout_cnn": [(128, 30), (64, 14), (16, 6)],
 }
 
 
@@ -190,41 +188,3 @@ def test_mlp_normalises_what_the_relu_returns():
         y = (y @ layer.fc.weight.T + layer.fc.bias).relu()
         y = (y - layer.bn.running_mean) / (layer.bn.running_var + 1e-5).sqrt() * layer.bn.weight + layer.bn.bias
     assert_close(network(x), y @ network.classifier.weight.T + network.classifier.bias)
-
-
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("units", [6, 3, 2, 1])
-def test_maxout_is_the_maximum_of_consecutive_channels(units, channels_last):
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    x = torch.randn(2, 6, 3, 4).to(memory_format=memory_format)
-    size = 6 // units
-    expected = torch.stack([x[:, size * i : size * (i + 1)].max(1).values for i in range(units)], 1)
-    assert torch.equal(Maxout(units)(x), expected)
-    assert Maxout(units)(x).is_contiguous(memory_format=memory_format)
-
-
-def test_maxout_cnn_recomputed_from_its_state():
-    network = models.maxout_cnn(10, 1, 14, filters=[6, 8], units=[6, 2], pool=[1, 2], dropout=0.3).double()
-    assert [children(layer) for layer in network[:2]] == [
-        ["Conv2d", "BatchNorm2d", "ReLU", "Dropout"],
-        ["Conv2d", "Maxout", "BatchNorm2d", "ReLU", "MaxPool2d", "Dropout"],
-    ]
-    x = torch.randn(4, 1, 14, 14, dtype=torch.float64)
-    for _ in range(3):
-        network(x)  # BatchNorm statistics that are not 0 and 1
-    state, y = network.eval().state_dict(), x
-    for name, units, pool in (("layer1", 6, 1), ("layer2", 2, 2)):
-        y = F.conv2d(y, state[f"{name}.conv.weight"], state[f"{name}.conv.bias"])
-        y = torch.stack([group.max(1).values for group in y.chunk(units, 1)], 1)
-        mean, var, gamma, beta = (
-            state[f"{name}.bn.{key}"][:, None, None] for key in ("running_mean", "running_var", "weight", "bias")
-        )
-        y = ((y - mean) / (var + 1e-5).sqrt() * gamma + beta).clamp(min=0)
-        y = y.unfold(2, pool, pool).unfold(3, pool, pool).amax((4, 5))
-    assert y.shape == (4, 2, 5, 5)
-    assert_close(network(x), y.mean((2, 3)) @ state["classifier.weight"].T + state["classifier.bias"])
-
-
-def test_maxout_cnn_takes_the_smallest_image_it_asks_for():
-    assert models.maxout_cnn(10, 1, 12).eval()(torch.randn(1, 1, 12, 12)).isfinite().all()
-    assert models.maxout_cnn(10, 1, 22, pool=(2, 2, 2)).eval()(torch.randn(1, 1, 22, 22)).isfinite().all()

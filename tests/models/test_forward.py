@@ -11,8 +11,7 @@ from kdrun import models
 
 NAMES = models.image_networks()
 CONVOLUTIONAL = [name for name in NAMES if name != "mlp"]
-SIZED = ("cnn", "maxout_cnn", "mlp")
-SMALLEST = {"maxout_cnn": 12}  # side of the images, elsewhere 8
+SIZED = ("cnn", "mlp")
 PRE_ACTIVATION = ("densenet121", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2")
 
 
@@ -29,7 +28,6 @@ def images(*shape, dtype=torch.float32):
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 10)])
 @pytest.mark.parametrize("name", NAMES)
 def test_trains_on_any_images(name, channels, size):
-    size = max(size, SMALLEST.get(name, 8))
     network = build(name, 7, channels, size)
     logits = network(images(2, channels, size, size))
     assert logits.shape == (2, 7)
@@ -52,9 +50,8 @@ def test_every_weight_matters(name):
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_memory_format_does_not_change_the_result(name):
     results = []
-    options = {"dropout": 0.0} if name == "maxout_cnn" else {}  # feature maps are dropped in the order of the memory
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        network = build(name, image_size=12, **options).double().to(memory_format=memory_format)
+        network = build(name, image_size=12).double().to(memory_format=memory_format)
         x = images(4, 3, 12, 12, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
         torch.manual_seed(2)  # of dropout
         logits = network(x)
@@ -81,8 +78,7 @@ def test_channels_last_survives_to_the_end(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_computed_in_place(name):
-    size = SMALLEST.get(name, 8)
-    network = build(name, image_size=size)
+    network = build(name, image_size=8)
     seen = []
 
     def keep(_module, inputs, output):
@@ -91,7 +87,7 @@ def test_nothing_is_computed_in_place(name):
     for module in network.modules():
         module.register_forward_hook(keep)
     with torch.no_grad():
-        network(images(2, 3, size, size))
+        network(images(2, 3, 8, 8))
     assert all(torch.equal(tensor, copy) for tensor, copy in seen)
 
 
@@ -132,17 +128,6 @@ def test_refuses_numbers_of_classes_and_of_channels(name):
         ("mlp", {"hidden": (800, 0)}, r"hidden\[1\]=0.*at least 1"),
         ("mlp", {"hidden": [True]}, r"hidden\[0\]=True"),
         ("mlp", {"hidden": [80.5]}, r"hidden\[0\]=80.5"),
-        ("maxout_cnn", {"image_size": 7}, "image_size=7.*at least 8"),
-        ("maxout_cnn", {"image_size": 11}, r"image_size=11: nothing is left of it after layer3.*at least 12"),
-        ("maxout_cnn", {"image_size": 19, "pool": (2, 2, 2)}, r"image_size=19: .* after layer3.*at least 22"),
-        ("maxout_cnn", {"image_size": 8, "pool": (9, 1, 1)}, r"image_size=8: .* after layer1.*at least 47"),
-        ("maxout_cnn", {"dropout": 1.0}, "dropout=1.0.*less than 1"),
-        ("maxout_cnn", {"filters": (), "units": (), "pool": ()}, r"filters=\(\).*at least one"),
-        ("maxout_cnn", {"units": 64}, "units=64.*list"),
-        ("maxout_cnn", {"pool": (1, 0, 2)}, r"pool\[1\]=0.*at least 1"),
-        ("maxout_cnn", {"pool": (1, 2)}, r"filters=\[128, 64, 64\].*pool=\[1, 2\].*every layer"),
-        ("maxout_cnn", {"units": (128, 64, 24)}, r"units\[2\]=24.*divide filters\[2\]=64"),
-        ("maxout_cnn", {"units": (128, 128, 16)}, r"units\[1\]=128.*divide filters\[1\]=64"),
     ],
 )
 def test_refuses_options(name, options, message):

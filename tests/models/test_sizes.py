@@ -11,9 +11,12 @@ import yaml
 
 from kdrun import models
 from kdrun.models.cost import num_macs, num_parameters
+from kdrun.spec.components import resolve
 
-SIZED = ("cnn", "maxout_cnn", "mlp")
-CONF = Path(__file__).parents[2] / "conf" / "student"
+SIZED = ("cnn", "mlp")
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf" / "student"
+CONFIGS = sorted([*CONF.glob("*.yaml"), *(ROOT / "kdrun" / "papers").glob("*/conf/student/*.yaml")])
 
 # The networks of the Tf-KD release: parameters at K=100 and K=10, and millions of MACs at K=100, 32x32.
 RELEASED = {
@@ -48,8 +51,12 @@ REP_DISTILLER = {
 
 
 def build(name, num_classes, **options):
+    return on_meta(getattr(models, name), num_classes, **options)
+
+
+def on_meta(network, num_classes, **options):
     with torch.device("meta"):
-        return getattr(models, name)(num_classes, **options)
+        return network(num_classes, **options)
 
 
 @pytest.mark.parametrize("name", RELEASED)
@@ -94,17 +101,6 @@ def test_mlp_sizes(hidden, exact):
     assert num_macs(network, (1, 28, 28)) == products
 
 
-@pytest.mark.parametrize(("filters", "units"), [((128, 64, 64), (128, 64, 16)), ((16, 32, 64), (16, 32, 32))])
-def test_maxout_cnn_sizes(filters, units):
-    network = build("maxout_cnn", 10, in_channels=1, image_size=28, filters=filters, units=units, pool=(1, 2, 2))
-    products = [9 * a * b for a, b in zip((1, *units[:2]), filters, strict=True)]
-    biases_and_norms = sum(filters) + 2 * sum(units)
-    assert num_parameters(network) == sum(products) + biases_and_norms + units[2] * 10 + 10
-    positions = (26**2, 24**2, 10**2)  # each valid convolution takes 2, the second pooling leaves 12
-    macs = sum(a * b for a, b in zip(products, positions, strict=True))
-    assert num_macs(network, (1, 28, 28)) == macs + units[2] * 10
-
-
 def test_counting_leaves_everything_as_it_was():
     network = models.cnn(100).to(memory_format=torch.channels_last).double()
     network.hidden.eval()
@@ -123,29 +119,29 @@ def test_counting_leaves_everything_as_it_was():
     assert network.layer1.conv.weight.device.type == "cpu"
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configs_have_all_options_and_state_their_true_size(path):
     text = path.read_text()
     options = yaml.safe_load(text)
-    name = options.pop("_target_").removeprefix("kdrun.models.")
+    network_of = resolve(options.pop("_target_"))
     comment = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
-    parameters = inspect.signature(getattr(models, name)).parameters
-    if name in models.sequence_networks():
+    parameters = inspect.signature(network_of).parameters
+    if network_of.__name__ in models.sequence_networks():
         assert set(options) == set(parameters) - {"num_classes", "num_tokens", "length", "per_token"}
         of_class = re.search(r"([\d,]+) parameters for 2 classes, 500 tokens, length 32", comment)
-        network = build(name, 2, num_tokens=500, length=32, **options)
+        network = on_meta(network_of, 2, num_tokens=500, length=32, **options)
         assert of_class[1].replace(",", "") == str(num_parameters(network))
         as_language_model = re.search(r"([\d,]+) as a language model", comment)
         assert bool(as_language_model) == options.get("causal", True)
         if as_language_model:
-            network = build(name, 500, num_tokens=500, length=32, per_token=True, **options)
+            network = on_meta(network_of, 500, num_tokens=500, length=32, per_token=True, **options)
             assert as_language_model[1].replace(",", "") == str(num_parameters(network))
         return
     assert set(options) == set(parameters) - {"num_classes", "in_channels", "image_size"}
     at_100 = re.search(r"([\d,]+)( parameters)? at 100 classes", comment)
-    assert at_100[1].replace(",", "") == str(num_parameters(build(name, 100, **options)))
+    assert at_100[1].replace(",", "") == str(num_parameters(on_meta(network_of, 100, **options)))
     on_mnist = re.search(r"([\d,]+) parameters on MNIST|on MNIST, where it has ([\d,]+) parameters", comment)
-    assert bool(on_mnist) == (name == "mlp")
+    assert bool(on_mnist) == (network_of is models.mlp)
     if on_mnist:
-        network = build(name, 10, in_channels=1, image_size=28, **options)
+        network = on_meta(network_of, 10, in_channels=1, image_size=28, **options)
         assert (on_mnist[1] or on_mnist[2]).replace(",", "") == str(num_parameters(network))

@@ -86,7 +86,7 @@ EVERYTHING = dataclasses.replace(
         lambda: SPEC,
         lambda: EVERYTHING,
         lambda: spec_of(),
-        lambda: spec_of("method=tfkd_self", "student=mlp_1200", "teacher.stop_epoch=3"),
+        lambda: spec_of("method=tfkd_self", "student=mlp", "student.dropout=0.5", "teacher.stop_epoch=3"),
     ],
     ids=["default", "everything", "kd", "self"],
 )
@@ -190,7 +190,7 @@ PINNED = {  # raised only with SEMANTICS
     "method=ce": "daa93c84d6",
     "method=lsr method.epsilon=0.2 seed=3": "fa741aff47",
     "method=tfkd_reg student=mobilenetv2": "33ff4b8030",
-    "method=tfkd_self student=mlp_800 dataset=mnist": "7e261cb651",
+    "method=tfkd_self student=mlp dataset=mnist": "7e261cb651",
     "dataset=cifar100 teacher=resnet18 student=mobilenetv2 method=kd": "f5f0bdf04a",
     "experiment=tfkd_kd_mobilenetv2 teacher.stop_epoch=1": "525e7c6d3b",
     "dataset=tiny_imagenet teacher=resnet50 student=resnet18 teacher.stop_epoch=0.25 teacher.seeds=[7]": "01072a6667",

@@ -170,7 +170,7 @@ def test_signs():
 
 def test_the_sampling_error_of_tokens_is_by_sequence(archive, paper_table, tmp_path):
     """A language model's 40 pieces of 8 tokens: the error of the result, never that of 320 independent tokens."""
-    data = SequenceDatasetSpec("kdrun.data.agreement_lm", "x", 4, 16, 8, 64, 40, per_token=True)
+    data = SequenceDatasetSpec("kdrun.data.sentences", "x", 4, 16, 8, 64, 40, per_token=True)
     spec = replace(archive.student(), dataset=data, method=Component("kdrun.methods.CE"), teachers=())
     run = archive.finish(spec, 30.0)
     (row,) = paper_table.definition.rows[:1]

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from kdrun.analysis.differences import Difference, paired, student_t, unpaired
-from kdrun.experiment.derived import Ensemble, Evaluation
+from kdrun.experiment.derived import Ensemble, EvaluatedRun
 from kdrun.tables import Entry, Row
 from kdrun.tables.compare import Archive, compare
 from kdrun.tables.contrasts import contrasts
+from tests.made_up import EVALUATIONS
 
 PRINTED_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 30: 2.042, 1e9: 1.960}
 """By degrees of freedom: two-sided 95 %, as in printed tables of Student's t."""
@@ -109,7 +110,7 @@ def test_figures_of_evaluations_have_paired_differences(rendered, finished, pape
     ce, kd = finished["cnn/ce"], finished["cnn/kd/resnet20"]
     answers = {"cnn/ce": (20.0, 30.0, 25.0), "cnn/kd/resnet20": (31.0, 43.0, 33.0)}
     records = {
-        Evaluation((spec,), "test").key: {"figures": {"top-1": value, "ECE": value / 1000}}
+        EvaluatedRun((spec,), EVALUATIONS[0]).key: {"figures": {"top-1": value, "ECE": value / 1000}}
         for entry in (ce, kd)
         for spec, value in zip(entry.specs, answers[entry.row.name], strict=True)
     }

@@ -6,12 +6,8 @@ from kdrun.config.table import load_table, shipped_tables
 from kdrun.tables import Published
 
 WHOLE = {
-    "abnar_agreement": "generated sentences",  # the paper's are Linzen's, 2016
-    "abnar_mnist": "10,000 of the 60,000",
     "fsp_t2": "stem",  # resnet32x4 begins with 32 channels, four times ResNet-32 with 64
     "fsp_t4": "four times the channels",
-    "hinton_missing_class": "holds a sixth",
-    "hinton_mnist": "not published",
     "ls_teacher": "student",  # not known
     "tfkd_t10": "64x64",
     "tfkd_t2": "CIFAR-10",  # no configuration is released

@@ -106,7 +106,7 @@ def test_figures_that_few_evaluations_have_share_a_line(rendered, drawn, asked):
 
     def with_perplexity(each):
         record = kept(each)
-        if record is None or each.on == "translate":
+        if record is None or each.named.name == "translate":
             return record
         return {"figures": {"perplexity": 5.0, "top-1": 50.0}, "buckets": {}}
 

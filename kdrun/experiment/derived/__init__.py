@@ -2,6 +2,6 @@
 
 from kdrun.experiment.derived.base import Derived, DerivedRow, compute, described, kept
 from kdrun.experiment.derived.ensemble import Ensemble
-from kdrun.experiment.derived.evaluation import Evaluation
+from kdrun.experiment.derived.evaluation import EvaluatedRun
 
-__all__ = ["Derived", "DerivedRow", "Ensemble", "Evaluation", "compute", "described", "kept"]
+__all__ = ["Derived", "DerivedRow", "Ensemble", "EvaluatedRun", "compute", "described", "kept"]

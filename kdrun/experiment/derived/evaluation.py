@@ -1,30 +1,36 @@
-"""A finished run under another evaluation than that of its result (`kdrun.experiment.evaluations`)."""
+"""A finished run's figures in an evaluation (`kdrun.experiment.evaluations`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kdrun.experiment.derived.base import Derived
-from kdrun.experiment.evaluations import EVALUATIONS
+from kdrun.experiment.evaluations import NamedEvaluation
 
 if TYPE_CHECKING:
     from kdrun.experiment.runner import Runner
 
 
 @dataclass(frozen=True)
-class Evaluation(Derived):
-    """One run, asked one thing. It has `figures` and `buckets`, and is no row of its own.
+class EvaluatedRun(Derived):
+    """One run in one evaluation. It has `figures` and `buckets`, and is no row of its own.
 
     Attributes:
-        on: name of the evaluation, which fits the run's dataset.
+        named: the evaluation, which fits the run's dataset.
     """
 
-    on: str
+    named: NamedEvaluation
+
+    kind: ClassVar[str] = "evaluation"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.named.identity
 
     def words(self) -> str:
-        return EVALUATIONS[self.on].what
+        return self.named.evaluation.what
 
     def compute(self, runner: Runner) -> dict[str, Any]:
         (spec,) = self.specs
-        return EVALUATIONS[self.on].ask(runner, spec)
+        return self.named.evaluation.evaluate(runner, spec)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from kdrun.analysis.aggregate import Statistic
 from kdrun.analysis.plots import figure, set_heading, style
 from kdrun.escaping import csv_text
-from kdrun.experiment.agreement import LONGEST
 from kdrun.experiment.derived import Derived
 from kdrun.files import write_atomically
 from kdrun.tables import Definition
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 HEADER = ("row", "evaluation", "kind", "bucket", "mean", "std", "n")
 
-FARTHEST = {"distance": LONGEST}
+FARTHEST = {"distance": 16}
 """Buckets beyond are not drawn: few questions are in them, how few is not known."""
 
 CHANCE = 50.0

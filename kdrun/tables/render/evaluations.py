@@ -1,4 +1,4 @@
-"""What a table's runs answered in its evaluations, as a picture: how the rows differ on each of them."""
+"""The evaluations of a table's runs as a figure: how the rows differ on each of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WIDEST = 4
 """Panels beside one another, at most."""
 
 FEW = 3
-"""Figures, that have a line each."""
+"""At most this many figures have a line of panels each."""
 
 PANEL, NAME_LETTER = 2.5, 0.075
 """Inches: the width of a panel, and of a letter of a row's name."""
@@ -30,7 +30,7 @@ ROW_INCHES, AROUND_PANEL, AROUND_FIGURE = 0.24, 0.75, 1.0
 """Heights."""
 
 REPEATED = ("ECE of ",)
-"""How figures begin that say little beside others, and are drawn only where a published one is to be compared."""
+"""First words of the figures that are drawn only beside a published one."""
 
 Panel = tuple[str, str]
 """Evaluation and figure."""
@@ -57,8 +57,8 @@ def evaluations(path: Path, lines: Sequence[Line], names: Sequence[str], *, publ
     one figure stand beside one another.
 
     Args:
-        path: of the PNG; nothing is written where there is nothing to show.
-        lines: the rows; those that answered nothing, and of which nothing is published, are not drawn.
+        path: of the PNG; a figure with nothing to show is deleted.
+        lines: the rows; those without figures, ours or published, are not drawn.
         names: of the evaluations, in order.
         published: whether the paper's figures are shown.
         title: of the picture.
@@ -90,7 +90,7 @@ def evaluations(path: Path, lines: Sequence[Line], names: Sequence[str], *, publ
 
 
 def _values(line: Line, names: Sequence[str], *, published: bool) -> Iterator[str]:
-    """The columns of evaluations that a row has something in."""
+    """The columns of evaluations with a value in this row."""
     known = [*line.figures, *(line.entry.row.published.figures if published else ())]
     return (column for column in known if any(column.startswith(f"{name} ") for name in names))
 
