@@ -97,7 +97,7 @@ def find(root: Path, directory: str, names: Sequence[str], *, title: str, archiv
         archive: a file in `root` that they can be unpacked from.
 
     Raises:
-        DataError: some of them are missing, or they are not here but one level off.
+        DataError: some of them are missing, or they are not here but in a directory nearby.
     """
     place = root / directory
     missing = [name for name in names if not os.path.exists(place / name)]
@@ -114,34 +114,21 @@ def find(root: Path, directory: str, names: Sequence[str], *, title: str, archiv
 
 
 def _refuse_wrong_level(root: Path, directory: str, names: Sequence[str], *, title: str, archive: str | None) -> None:
-    """Raises `DataError` where the data lies above or below `root`: it shall not be downloaded a second time."""
-
-    def lies_in(place: Path) -> bool:
-        # Compressed or not: what can be read is for the loader to say, once the root is right.
-        return all(
-            os.path.exists(place / name) or (name.endswith(".gz") and os.path.exists(place / name.removesuffix(".gz")))
-            for name in names
-        )
+    """Raises `DataError` where a directory near `root` has the data: it is not to be downloaded a second time."""
 
     def is_root(place: Path) -> bool:
-        return lies_in(place / directory) or (archive is not None and os.path.isfile(place / archive))
+        if archive is not None and os.path.isfile(place / archive):
+            return True
+        # Compressed or not: whether the loader can read it is found once the root is right.
+        return all(any(map(os.path.exists, (found, found.removesuffix(".gz")))) for found in paths(place))
 
-    parts, above = Path(directory).parts, Path(os.path.abspath(root)).parents
-    for depth in range(1, len(parts) + 1):
-        place = root.joinpath(*parts[depth:])
-        if len(above) >= depth and lies_in(place):
-            if not is_root(above[depth - 1]):
-                raise DataError(
-                    f"{title}: its files are in {place}, whose path does not end in {directory}; rename its "
-                    f"directories, or link to it: DIR/{directory} for dataset.root=DIR"
-                )
-            levels = "one level" if depth == 1 else f"{depth} levels"
-            raise DataError(f"{title}: dataset.root={root} is {levels} too deep; use dataset.root={above[depth - 1]}")
-    if above and is_root(above[0]):
-        raise DataError(f"{title}: dataset.root={root} is one level too deep; use dataset.root={above[0]}")
-    for place in visible_directories(root):
+    def paths(place: Path) -> list[str]:
+        return [str(place / directory / name) for name in names]
+
+    above = Path(os.path.abspath(root)).parents[: len(Path(directory).parts)]
+    for place in (*above, *visible_directories(root)):
         if is_root(place):
-            raise DataError(f"{title}: dataset.root={root} is one level too shallow; use dataset.root={place}")
+            raise DataError(f"{title}: dataset.root={root} is not the directory that has it; use dataset.root={place}")
 
 
 def visible_directories(root: Path) -> list[Path]:

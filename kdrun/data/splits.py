@@ -242,18 +242,10 @@ def check_images(splits: Splits, *, num_classes: int, in_channels: int, image_si
     for name, split in (("training", splits.train), ("test", splits.test)):
         if not isinstance(split, ImageSet):
             raise DataError(f"the {name} set has no images, but dataset.image_size={image_size} asks for some")
-        images, labels = split.images, split.labels
-        expected = (len(labels), image_size, image_size, in_channels)
-        if images.dtype != torch.uint8 or images.shape != expected:
-            raise DataError(
-                f"{name} images: {images.dtype} {list(images.shape)}, but dataset.image_size={image_size} and "
-                f"dataset.in_channels={in_channels} with {len(labels)} labels ask for torch.uint8 {list(expected)}"
-            )
-        if labels.dtype != torch.int64 or labels.ndim != 1:
-            raise DataError(f"{name} labels: {labels.dtype} {list(labels.shape)}, must be torch.int64 of one dimension")
-        if len(labels) < 2:
-            raise DataError(f"the {name} set has {len(labels)} image(s), at least 2 are needed")
-        _check_range(f"{name} labels", labels, "num_classes", num_classes)
+        expected = (len(split), image_size, image_size, in_channels)
+        options = f"dataset.image_size={image_size} and dataset.in_channels={in_channels} with {len(split)} labels"
+        _check_tensor(f"{name} images", split.images, torch.uint8, expected, options)
+        _check_labels(name, split, expected[:1], num_classes, "1 label per image")
     if int(splits.train.labels.bincount().count_nonzero()) < 2:
         raise DataError("all training images belong to one class; there is nothing to learn")
 
@@ -268,23 +260,24 @@ def check_sequences(splits: Splits, *, num_classes: int, num_tokens: int, length
     for name, split in (("training", splits.train), ("test", splits.test)):
         if not isinstance(split, SequenceSet):
             raise DataError(f"the {name} set has no sequences, but dataset.num_tokens={num_tokens} asks for some")
-        tokens, labels = split.content
-        expected = (len(labels), length)
-        if tokens.dtype != torch.int64 or tokens.shape != expected:
-            raise DataError(
-                f"{name} tokens: {tokens.dtype} {list(tokens.shape)}, but dataset.length={length} with {len(labels)} "
-                f"labels asks for torch.int64 {list(expected)}"
-            )
-        wanted = expected if per_token else expected[:1]
-        if labels.dtype != torch.int64 or labels.shape != wanted:
-            raise DataError(
-                f"{name} labels: {labels.dtype} {list(labels.shape)}, but dataset.per_token={per_token} asks for "
-                f"torch.int64 {list(wanted)}"
-            )
-        if len(labels) < 2:
-            raise DataError(f"the {name} set has {len(labels)} sequence(s), at least 2 are needed")
-        _check_range(f"{name} tokens", tokens, "num_tokens", num_tokens)
-        _check_range(f"{name} labels", labels, "num_classes", num_classes)
+        expected = (len(split), length)
+        options = f"dataset.length={length} with {len(split)} labels"
+        _check_tensor(f"{name} tokens", split.tokens, torch.int64, expected, options)
+        shape = expected if per_token else expected[:1]
+        _check_labels(name, split, shape, num_classes, f"dataset.per_token={per_token}")
+        _check_range(f"{name} tokens", split.tokens, "num_tokens", num_tokens)
+
+
+def _check_tensor(what: str, found: Tensor, dtype: torch.dtype, shape: tuple[int, ...], options: str) -> None:
+    if found.dtype != dtype or found.shape != shape:
+        raise DataError(f"{what}: {found.dtype} {list(found.shape)}, but {options} means {dtype} {list(shape)}")
+
+
+def _check_labels(name: str, split: Examples, shape: tuple[int, ...], num_classes: int, options: str) -> None:
+    _check_tensor(f"{name} labels", split.labels, torch.int64, shape, options)
+    if len(split) < 2:
+        raise DataError(f"the {name} set has {len(split)} example(s), at least 2 are needed")
+    _check_range(f"{name} labels", split.labels, "num_classes", num_classes)
 
 
 def _check_class_names(splits: Splits, num_classes: int) -> None:

@@ -167,9 +167,13 @@ class TeacherOutput:
     same_task: bool = True
 
 
+NO_TEACHER = TeacherOutput(torch.empty(0, 0))
+"""For a term that needs no teacher."""
+
+
 @dataclass(frozen=True)
 class StudentOutput:
-    """What the student says about a batch: `logits [N, K]`, and `features` by tap, `[N, ...]`."""
+    """The student's output for a batch: `logits [N, K]`, and `features` by tap, `[N, ...]`."""
 
     logits: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
@@ -346,13 +350,13 @@ class Distillation(Method):
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         ce = losses.cross_entropy(student.logits, batch.y)
-        term = self.distill(student, batch, teacher)
+        term = self.distill(student, batch, NO_TEACHER if teacher is None else teacher)
         name = self.term or self.name
         return Objective.of(student.logits, {"ce": ce, name: term}, {"ce": self.hard_weight, name: self.weight})
 
     @abstractmethod
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        """The distillation term, a scalar."""
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
+        """The distillation term, a scalar; `teacher` is empty where `needs` requests none."""
 
     @classmethod
     def weighting(cls, options: Options) -> tuple[float, float]:

@@ -46,8 +46,7 @@ class BornAgain(Distillation):
         self.generation = generation
         self.variant = variant
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs.logits was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         if self.variant == "cwtm":
             return losses.confidence_weighted_loss(student.logits, teacher.logits, batch.y)
         if self.variant == "dkpp":

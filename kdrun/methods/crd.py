@@ -89,8 +89,7 @@ class CRD(Distillation):
         # log Z of L_s and of L_t: what the first batch shows, from then on.
         self.register_buffer("log_z", torch.full((2,), math.nan))
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         ours = losses.embedding(self.student_projection(student.features[self.student_tap].flatten(1)))
         theirs = losses.embedding(self.teacher_projection(teacher.features[self.teacher_tap].flatten(1)))
         chosen = torch.cat([batch.index[:, None], self._negatives(batch)], dim=1)

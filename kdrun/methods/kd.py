@@ -112,14 +112,13 @@ class KD(SoftTargets):
             return super().objective_text(options, num_classes)
         return f"{weights.hard:.4g} CE + {weights.soft:.4g} T²KL, T={options['temperature']:g}"
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         targets = self.target_logits(student.logits, teacher)
         logits, targets = maybe_standardized(self.standardize, student.logits, targets)
         return losses.soft_target_loss(logits, targets, temperature=self.temperature, kl_reduction=self.kl_reduction)
 
-    def target_logits(self, logits: Tensor, teacher: TeacherOutput | None) -> Tensor:
+    def target_logits(self, logits: Tensor, teacher: TeacherOutput) -> Tensor:
         """What the student's logits `[N, K]` are drawn towards: the teacher's."""
-        assert teacher is not None, "needs.logits was not met"
         return teacher.logits
 
 
@@ -154,7 +153,7 @@ class KDUniform(KD):
     scheme = "self"
     needs = Needs()
 
-    def target_logits(self, logits: Tensor, teacher: TeacherOutput | None) -> Tensor:
+    def target_logits(self, logits: Tensor, teacher: TeacherOutput) -> Tensor:
         return torch.zeros_like(logits)
 
 

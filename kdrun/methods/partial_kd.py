@@ -45,8 +45,7 @@ class KDTopK(SoftTargets):
         self.renormalize = renormalize
         self.standardize = standardize
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs.logits was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         logits, targets = maybe_standardized(self.standardize, student.logits, teacher.logits)
         return losses.topk_loss(logits, targets, temperature=self.temperature, k=self.k, renormalize=self.renormalize)
 
@@ -69,8 +68,7 @@ class KDPt(SoftTargets):
     ) -> None:
         super().__init__(student, temperature=temperature, alpha=alpha, multiplier=multiplier)
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs.logits was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         return losses.true_class_loss(student.logits, teacher.logits, batch.y, temperature=self.temperature)
 
 
@@ -108,8 +106,7 @@ class KDSim(SoftTargets):
         self.similarity_temperature = similarity_temperature
         self.normalize = normalize
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs.logits was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         return losses.class_similarity_loss(
             student.logits,
             teacher.weights[self.classifier],

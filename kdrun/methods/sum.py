@@ -12,6 +12,7 @@ from torch import nn
 from kdrun import losses
 from kdrun.methods import shipped_methods
 from kdrun.methods.base import (
+    NO_TEACHER,
     Batch,
     Distillation,
     Method,
@@ -118,7 +119,7 @@ class Sum(Method):
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         values = {"ce": losses.cross_entropy(student.logits, batch.y)}
         for name, term in self._terms():
-            values[name] = term.distill(student, batch, teacher)
+            values[name] = term.distill(student, batch, NO_TEACHER if teacher is None else teacher)
         return Objective.of(student.logits, values, {"ce": self.hard_weight, **self.weights})
 
 

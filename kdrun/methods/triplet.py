@@ -40,8 +40,7 @@ class Triplet(Distillation):
         self.triplet_weight = triplet_weight
         self.margin = margin
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs.logits was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         negatives, exists = losses.draw_negatives(batch.y, batch.generator)
         triplet = losses.triplet_loss(student.logits, teacher.logits, negatives, exists, margin=self.margin)
         soft = losses.soft_target_loss(student.logits, teacher.logits, temperature=1.0)

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as transforms
 
-from kdrun.data import Augmentation, angle_degrees, augment
+from kdrun.data import Augmentation, augment
 from kdrun.data import augmentation as implementation
-from kdrun.data.augmentation import NUM_ANGLES, draw
+from kdrun.data.augmentation import NUM_ANGLES, angle_degrees, draw
 
 
 def random_images(num: int, height: int, width: int, channels: int) -> torch.Tensor:

@@ -104,39 +104,23 @@ def test_every_missing_file_is_named(dataset, tmp_path, no_network):
     assert no_network == []
 
 
-def test_a_root_beside_or_above_the_right_one_is_told_with_it(dataset, tmp_path, no_network):
+def test_a_root_near_the_right_one_is_told_with_it(dataset, tmp_path, no_network):
     """Not downloaded a second time, whichever form it is in; what a download under way has is not looked at."""
     loader, place = dataset
     data = tmp_path / "data"
-    for _ in range(2):
-        with pytest.raises(
-            DataError, match=f"dataset.root={tmp_path} is one level too shallow; use dataset.root={data}$"
-        ):
-            loader(tmp_path)
-        with pytest.raises(DataError, match=f"root={data / 'mine'} is one level too deep; use dataset.root={data}$"):
-            loader(data / "mine")
-        for path in place.glob("*.gz"):
-            path.rename(path.with_suffix(""))
+    within = [parent for parent in (place, *place.parents) if parent.is_relative_to(data) and parent != data]
+    for root in (tmp_path, data / "mine", *within):
+        with pytest.raises(DataError, match=f"dataset.root={root} is not .*; use dataset.root={data}$"):
+            loader(root)
+    for path in place.glob("*.gz"):
+        path.rename(path.with_suffix(""))
+    with pytest.raises(DataError, match=f"use dataset.root={data}$"):
+        loader(tmp_path)
     assert no_network == []
     data.rename(tmp_path / ".download-1")
     with pytest.raises(DataError, match="is not here"):
         loader(tmp_path)
     assert no_network != []
-
-
-def test_the_root_that_is_told_can_be_followed(dataset, tmp_path, no_network):
-    """From every directory of the dataset and from above it; under other names there is none to tell."""
-    loader, place = dataset
-    data = tmp_path / "data"
-    for root in (place, *(parent for parent in place.parents if parent.is_relative_to(tmp_path) and parent != data)):
-        with pytest.raises(DataError) as told:
-            loader(root)
-        assert len(loader(Path(str(told.value).rpartition("use dataset.root=")[2])).train) > 0
-    renamed = place.rename(place.with_name("renamed"))
-    with pytest.raises(DataError, match=f"its files are in {renamed}, whose path does not end in") as told:
-        loader(renamed)
-    assert "use dataset.root" not in str(told.value)
-    assert no_network == []
 
 
 @pytest.mark.parametrize("loader", [cifar10, cifar100, tiny_imagenet])
@@ -145,8 +129,8 @@ def test_an_archive_one_level_off_is_told_with_the_right_root(tmp_path, loader, 
     name = (source.archive if source else tiny_module.ARCHIVE).name
     (data := tmp_path / "data").mkdir()
     (data / name).touch()
-    for root, way in ((tmp_path, "shallow"), (data / "mine", "deep")):
-        with pytest.raises(DataError, match=f"root={root} is one level too {way}; use dataset.root={data}$"):
+    for root in (tmp_path, data / "mine"):
+        with pytest.raises(DataError, match=f"root={root} is not .*; use dataset.root={data}$"):
             loader(root)
     with pytest.raises(DataError, match=f"{name} is damaged"):
         loader(data)
