@@ -90,6 +90,17 @@ Examples = ImageSet | SequenceSet
 class Splits:
     """A dataset as published: its training set, its test set and the names of its classes.
 
+    A loader is a function that returns it, of any options in the dataset's YAML:
+
+    >>> def stripes(image_size: int, train_size: int = 6) -> Splits:
+    ...     images = torch.zeros(train_size, image_size, image_size, 1, dtype=torch.uint8)
+    ...     images[::2, ::2], images[1::2, :, ::2] = 255, 255
+    ...     part = ImageSet(images, torch.arange(train_size) % 2)
+    ...     return Splits(train=part, test=part, class_names=("horizontal", "vertical"))
+    >>> check_images(stripes(8), num_classes=2, in_channels=1, image_size=8)
+    >>> select(stripes(8), val_fraction=1 / 3).train.labels.bincount()
+    tensor([2, 2])
+
     Attributes:
         undecoded: where the images have no data (a dry run), what stands for their identity; else None.
     """

@@ -21,6 +21,7 @@ from kdrun.taps import Outline, outline, tapped
 
 N, K, IMAGE = 6, 5, (3, 8, 8)
 LABELS = torch.arange(N) % K
+X = torch.randn(N, *IMAGE, generator=torch.Generator().manual_seed(0))
 NODES = [yaml.safe_load(path.read_text()) for path in sorted((config_directory() / "method").glob("*.yaml"))]
 METHODS = {resolve(node["_target_"]): node for node in NODES}
 POOL = [True, False, 1, 2, 3, 0.25, 0.5, 5.0, "layer1", ("stem", "layer1"), (0.25,), {"kd": {}}]
@@ -52,9 +53,10 @@ def built(kind: type[Method], teacher: nn.Module, options: dict) -> Method:
         return kind(copy.deepcopy(STUDENT), **given, **options)
 
 
-def answer(teacher: nn.Module, x: torch.Tensor) -> TeacherOutput:
+@functools.cache
+def answer(teacher: nn.Module) -> TeacherOutput:
     with torch.no_grad(), tapped(teacher, [name for name, _ in teacher.named_modules() if name]) as features:
-        logits = teacher(x)
+        logits = teacher(X)
     members = torch.stack([logits, 2 * logits.flip(1), logits.roll(1, 1)])
     return TeacherOutput(logits, dict(features), dict(teacher.state_dict()), members)
 
@@ -62,15 +64,14 @@ def answer(teacher: nn.Module, x: torch.Tensor) -> TeacherOutput:
 def observed(kind: type[Method], teacher: nn.Module, options: dict) -> list:
     """What a run would notice of a method: its needs, its stages, and losses and gradients of two steps in each."""
     method = built(kind, teacher, options)
-    x = torch.randn(N, *IMAGE, generator=torch.Generator().manual_seed(0))
     found: list = [method.needs, method.taps, method.stage1_epochs, method.stage1_recipe()]
     for stage, step in itertools.product(range(2 if method.stage1_epochs else 1), range(2)):
         if stage > method.stage:
             method.begin_stage2()
         generator = torch.Generator().manual_seed(step)
-        batch = Batch(x, LABELS, torch.arange(N), epoch=0, step=step, progress=0.5, generator=generator)
+        batch = Batch(X, LABELS, torch.arange(N), epoch=0, step=step, progress=0.5, generator=generator)
         method.zero_grad()
-        loss = method(batch, answer(teacher, x)).loss
+        loss = method(batch, answer(teacher)).loss
         assert loss.isfinite(), "two that are no numbers are never equal"
         loss.backward()
         found += [loss.item(), *(p.grad.sum().item() for p in method.parameters() if p.grad is not None)]

@@ -12,15 +12,8 @@ from kdrun import models
 NAMES = models.image_networks()
 SIZED = ("cnn", "mlp")
 FAMILIES = [
-    "resnet18",
-    "resnet50",
-    "wrn_16_1",
-    "vgg8",
-    "resnext29_8x64d",
-    "mobilenetv2",
-    "shufflenetv2",
-    "densenet121",
-    "googlenet",
+    *("resnet18", "resnet50", "wrn_16_1", "vgg8", "resnext29_8x64d"),
+    *("mobilenetv2", "shufflenetv2", "densenet121", "googlenet"),
 ]
 """One network, without `image_size`, of each kind of block."""
 
