@@ -1,7 +1,7 @@
-"""Files of published datasets: where they lie, whether they are the official ones, and how to get them.
+"""Files of published datasets: where they are stored, whether they are the official ones, and their download.
 
 Downloading is torchvision's part (imported only then). A download is made in a private directory and moved into
-place when it is complete and verified, so an interrupted one leaves nothing half-done behind.
+place when it is complete and verified, so an interrupted one leaves nothing.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Archive:
 
 @dataclass(frozen=True)
 class _Request:
-    """What is being looked for, for the one message that says it is neither here nor to be had.
+    """A dataset that is needed, for the message that it is neither on disk nor available for download.
 
     Attributes:
         title: the dataset's name.
-        places: what to put where, one line each.
+        places: the missing files with their places, one line each.
     """
 
     title: str
@@ -87,10 +87,10 @@ def data_home() -> Path:
 
 
 def find(root: Path, directory: str, names: Sequence[str], *, title: str, archive: str | None = None) -> Path | None:
-    """`root/directory` if all the files `names` lie in it, None if none does.
+    """`root/directory` if it has all the files `names`, None if it has none.
 
     Args:
-        root: where the user says that the data lies.
+        root: of the data, as configured.
         directory: the dataset's own, below it.
         names: of the files, relative to it.
         title: the dataset's name, for messages.
@@ -138,7 +138,7 @@ def visible_directories(root: Path) -> list[Path]:
     """
     try:
         names = sorted(os.listdir(root))
-    except OSError:  # what it is needed for tells it, with the reason
+    except OSError:  # the caller that needs it reports the reason
         return []
     return [root / name for name in names if not name.startswith(".") and os.path.isdir(root / name)]
 
@@ -222,7 +222,7 @@ def _compare(path: Path, expected: str, found: str, algorithm: str) -> None:
 
 @contextlib.contextmanager
 def _workspace(root: Path, request: _Request) -> Iterator[Path]:
-    """A private directory beside the files' final place; gone afterwards whatever happens."""
+    """A private directory beside the files' final place; removed afterwards in any case."""
     if is_dry_run():
         raise request.failed("a dry run neither downloads nor unpacks it")
     try:

@@ -1,4 +1,4 @@
-"""What a loader returns, and the choice of the examples a run trains on, selects with and is tested on."""
+"""The data types that loaders return, and the selection of a run's training, validation and test examples."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .errors import DataError
 from .randomness import uniform32
 
 CONTENT_HASH = "content-sha256"
-"""What the identities that `identity` finds begin with."""
+"""The prefix of the identities that `identity` returns."""
 
 NOT_DECODED = "not-decoded"
-"""What they begin with where images have not been decoded."""
+"""Their prefix where images have not been decoded."""
 
 Loader = TypeVar("Loader", bound=Callable[..., "Splits"])
 
@@ -102,7 +102,7 @@ class Splits:
     tensor([2, 2])
 
     Attributes:
-        undecoded: where the images have no data (a dry run), what stands for their identity; else None.
+        undecoded: where the images have no data (a dry run), their provisional identity; else None.
     """
 
     train: Examples
@@ -113,11 +113,11 @@ class Splits:
 
 @dataclass(frozen=True)
 class Selected:
-    """What a run uses of a dataset.
+    """The examples of a dataset that a run uses.
 
     Attributes:
-        train: what it trains on.
-        val: what is held out; None when nothing is.
+        train: the training examples.
+        val: the held-out examples; None when none are.
         test: the whole test set.
         rest: of a specialist, how many images of other classes it trains on, and from how many they are drawn; else
             None.
@@ -208,11 +208,11 @@ def _half_special(train: Tensor, labels: Tensor, special: Sequence[int], seed: i
 
 
 def relabelled(labels: Tensor, outputs: Sequence[Sequence[int]]) -> Tensor:
-    """Labels `[N]` as the number of the output that stands for their class.
+    """Labels `[N]` as the number of the output of their class.
 
     Args:
         labels: int64, class indices.
-        outputs: the classes that each output stands for; every class is in one of them.
+        outputs: the classes of each output; every class is in one of them.
     """
     numbers = torch.empty(sum(map(len, outputs)), dtype=torch.int64)
     for number, classes in enumerate(outputs):
@@ -244,7 +244,7 @@ def _rank_in_class(labels: Tensor, key: int) -> Tensor:
 
 
 def check_images(splits: Splits, *, num_classes: int, in_channels: int, image_size: int) -> None:
-    """Checks that a dataset of images is what its config says.
+    """Checks that a dataset of images is what its config states.
 
     Raises:
         DataError: wrong shapes or types, labels out of range, fewer than two images or a single class to train on.
@@ -252,7 +252,7 @@ def check_images(splits: Splits, *, num_classes: int, in_channels: int, image_si
     _check_class_names(splits, num_classes)
     for name, split in (("training", splits.train), ("test", splits.test)):
         if not isinstance(split, ImageSet):
-            raise DataError(f"the {name} set has no images, but dataset.image_size={image_size} asks for some")
+            raise DataError(f"the {name} set has no images, but dataset.image_size={image_size} needs some")
         expected = (len(split), image_size, image_size, in_channels)
         options = f"dataset.image_size={image_size} and dataset.in_channels={in_channels} with {len(split)} labels"
         _check_tensor(f"{name} images", split.images, torch.uint8, expected, options)
@@ -262,7 +262,7 @@ def check_images(splits: Splits, *, num_classes: int, in_channels: int, image_si
 
 
 def check_sequences(splits: Splits, *, num_classes: int, num_tokens: int, length: int, per_token: bool) -> None:
-    """Checks that a dataset of sequences is what its config says.
+    """Checks that a dataset of sequences is what its config states.
 
     Raises:
         DataError: wrong shapes or types, tokens or labels out of range, fewer than two sequences.
@@ -270,7 +270,7 @@ def check_sequences(splits: Splits, *, num_classes: int, num_tokens: int, length
     _check_class_names(splits, num_classes)
     for name, split in (("training", splits.train), ("test", splits.test)):
         if not isinstance(split, SequenceSet):
-            raise DataError(f"the {name} set has no sequences, but dataset.num_tokens={num_tokens} asks for some")
+            raise DataError(f"the {name} set has no sequences, but dataset.num_tokens={num_tokens} needs some")
         expected = (len(split), length)
         options = f"dataset.length={length} with {len(split)} labels"
         _check_tensor(f"{name} tokens", split.tokens, torch.int64, expected, options)

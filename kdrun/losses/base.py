@@ -1,4 +1,4 @@
-"""What the losses share: precision, checks of their arguments, cross-entropy and KL."""
+"""Shared parts of the losses: precision, checks of their arguments, cross-entropy and KL."""
 
 from __future__ import annotations
 

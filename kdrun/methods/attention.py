@@ -1,4 +1,4 @@
-"""Attention transfer: where a network looks."""
+"""Attention transfer: spatial attention maps."""
 
 from __future__ import annotations
 

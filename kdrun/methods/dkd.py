@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation: what the teacher says of the true class, and of the others, weighed apart."""
+"""Decoupled knowledge distillation: the soft targets of the true class and of the others, weighed apart."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class KD(SoftTargets):
         return losses.soft_target_loss(logits, targets, temperature=self.temperature, kl_reduction=self.kl_reduction)
 
     def target_logits(self, logits: Tensor, teacher: TeacherOutput) -> Tensor:
-        """What the student's logits `[N, K]` are drawn towards: the teacher's."""
+        """The target logits `[N, K]`: the teacher's."""
         return teacher.logits
 
 
@@ -132,7 +132,7 @@ class TfKDSelf(KD):
 
 
 class TAKD(KD):
-    """Teacher-assistant distillation (Mirzadeh et al. 2020): KD from a network of medium size that was taught by KD.
+    """Teacher-assistant distillation (Mirzadeh et al. 2020): KD from a network of medium size, itself distilled by KD.
 
     The step is KD's; what makes it TAKD is its teacher, an assistant with a teacher of its own.
     """
@@ -143,7 +143,7 @@ class TAKD(KD):
 
 
 class KDUniform(KD):
-    """KD from a teacher that knows nothing, `p^t(k) = 1/K`: the control that tells soft targets from their absence.
+    """KD from a uniform teacher, `p^t(k) = 1/K`: the control without the teacher's information.
 
     At T=1 it is scaled label smoothing; above, it draws the student's softened output to uniform.
     """
@@ -158,5 +158,5 @@ class KDUniform(KD):
 
 
 def maybe_standardized(standardize: bool, *logits: Tensor) -> tuple[Tensor, ...]:
-    """The logits of student and teacher, standardised where that is asked for."""
+    """The logits of student and teacher, standardised if `standardize`."""
     return tuple(losses.standardized(each) for each in logits) if standardize else logits

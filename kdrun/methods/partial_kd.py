@@ -1,4 +1,4 @@
-"""Distilling a part of what the teacher knows: its likeliest classes, its confidence, how alike the classes are."""
+"""Distilling a part of the teacher's knowledge: its most probable classes, its confidence, class similarity."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kdrun.taps import Outline
 
 
 class KDTopK(SoftTargets):
-    """KD-topk (Tang et al. 2020): KD from the teacher's k likeliest classes of each image.
+    """KD-topk (Tang et al. 2020): KD from the teacher's k most probable classes of each image.
 
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
@@ -73,7 +73,7 @@ class KDPt(SoftTargets):
 
 
 class KDSim(SoftTargets):
-    """KD-sim (Tang et al. 2020): KD from how alike the classes are to the teacher, the same for all images of a class.
+    """KD-sim (Tang et al. 2020): KD from the teacher's similarity of the classes, one target a class.
 
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.

@@ -124,7 +124,7 @@ class Sum(Method):
 
 
 def _term(name: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> Distillation:
-    """A method without a student of its own: it sees what the sum's student says."""
+    """A method without a student of its own: it gets the output of the sum's student."""
     own = {option: value for option, value in options.items() if option not in ("weight", "_target_")}
     try:
         kind = check_term(name, options.get("_target_", shipped_methods().get(name)))

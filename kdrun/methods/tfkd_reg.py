@@ -1,4 +1,4 @@
-"""Tf-KD_reg: distillation from a hand-made teacher that knows nothing but the label."""
+"""Tf-KD_reg: distillation from a hand-made teacher that depends on the label alone."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Triplet(Distillation):
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
         triplet_weight: of the triplet loss beside the KL, from 0 to 1e9.
-        margin: by how much the negative is to be farther away than the positive, from 0 to 1e9.
+        margin: required difference of the negative's and the positive's distance, from 0 to 1e9.
         hard_weight: of the cross-entropy, from 0 to 1e9.
         weight: of KL and triplet loss together, from 0 to 1e9.
     """

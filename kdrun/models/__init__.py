@@ -38,7 +38,7 @@ Those on sequences, `kdrun.models.NAME(num_classes=K, num_tokens=V, length=L, pe
 logits `[N, K]`, or `[N * L', K]` with a label for each token (a language model). Their taps: `embedding`, `layers.0`,
 ... (not an LSTM's, which return tuples), [`norm`], `pool` (one vector per label) and `classifier`.
 
-A network of one's own is such a function, in any trusted package:
+A new network is such a function, in this package or a trusted one:
 
 >>> from kdrun.models.layers import GlobalAverage, conv_bn, named
 >>> from kdrun.taps import outline

@@ -209,7 +209,7 @@ def of_tokens(**changes: torch.Tensor) -> Splits:
     ("splits", "changes", "message"),
     [
         (of_tokens(), {"num_classes": 5}, "dataset.num_classes=5, but the data has 4 class names"),
-        (GOOD, {"num_classes": 3}, "training set has no sequences, but dataset.num_tokens=12 asks for some"),
+        (GOOD, {"num_classes": 3}, "training set has no sequences, but dataset.num_tokens=12 needs some"),
         (of_tokens(tokens=torch.zeros(4, 3)), {}, "training tokens: torch.float32"),
         (of_tokens(), {"length": 4}, r"training tokens: .*\[4, 3\], but dataset.length=4 .*\[4, 4\]"),
         (of_tokens(labels=torch.arange(3)), {}, "with 3 labels"),
@@ -231,7 +231,7 @@ def test_check_names_what_is_wrong_with_sequences(splits, changes, message):
 
 
 def test_images_and_sequences_are_told_apart_and_each_has_an_identity():
-    with pytest.raises(DataError, match=r"training set has no images, but dataset.image_size=4 asks for some"):
+    with pytest.raises(DataError, match=r"training set has no images, but dataset.image_size=4 needs some"):
         check_images(dataclasses.replace(of_tokens(), class_names=("a", "b", "c")), **DESCRIPTION)
     later = torch.arange(12).view(4, 3) + 1
     variants = [of_tokens(), of_tokens(tokens=later), of_tokens(labels=torch.arange(4).flip(0))]

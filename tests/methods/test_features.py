@@ -114,12 +114,6 @@ def test_gradients_reach_the_student_and_what_is_learned_with_it_alone(batch, te
     assert method.delivered().state_dict().keys() == made(0, 4, 6, 8).state_dict().keys()
 
 
-@pytest.mark.parametrize(("option", "expected"), [("hard_weight", "ce"), ("weight", "fsp")])
-def test_a_weight_multiplies_its_own_term(batch, teacher, option, expected):
-    whole, more = (build(FSP, **{"weight": 1.0, option: value})(batch, teacher) for value in (1.0, 3.0))
-    assert_close(more.loss - whole.loss, 2 * whole.terms[expected])
-
-
 @pytest.mark.parametrize("side", ["student", "teacher"])
 def test_taps_named_for_one_network_are_their_namesakes_in_the_other(side):
     other = {"student": "teacher", "teacher": "student"}[side]

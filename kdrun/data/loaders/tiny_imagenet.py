@@ -52,12 +52,12 @@ def tiny_imagenet(root: Path, identity: str | None = None) -> Splits:
     their WordNet ids, those of `wnids.txt` or the names of the directories.
 
     Args:
-        root: where the data lies, or is unpacked from the archive or the network.
+        root: of the data, or of the archive to unpack; else it is downloaded there.
         identity: that of the official archive: the data must be what kdrun unpacked from it. Else it is not checked.
 
     Raises:
         DataError: absent and not to be downloaded, incomplete, damaged, not with the official number of images, or not
-            what `identity` says.
+            what `identity` requires.
     """
     found = _place(root)
     place = found or unpack_archive(ARCHIVE, root)
