@@ -56,7 +56,9 @@ class Blend(Distillation):
 class SoftTargets(Blend):
     """A blend with a term at temperature T, from 0.001 to 10,000."""
 
-    def __init__(self, student: nn.Module, *, temperature: float, alpha: float, multiplier: float) -> None:
+    def __init__(
+        self, student: nn.Module, *, temperature: float = 4.0, alpha: float = 0.9, multiplier: float = 1.0
+    ) -> None:
         super().__init__(student, alpha=alpha, multiplier=multiplier)
         losses.check_temperature("temperature", temperature)
         self.temperature = temperature

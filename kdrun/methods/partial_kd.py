@@ -63,11 +63,6 @@ class KDPt(SoftTargets):
     name = "kd_pt"
     label = "KD-pt"
 
-    def __init__(
-        self, student: nn.Module, *, temperature: float = 4.0, alpha: float = 0.9, multiplier: float = 1.0
-    ) -> None:
-        super().__init__(student, temperature=temperature, alpha=alpha, multiplier=multiplier)
-
     def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         return losses.true_class_loss(student.logits, teacher.logits, batch.y, temperature=self.temperature)
 

@@ -252,17 +252,6 @@ def test_a_test_set_without_labels_is_passed_over_and_told(tree, caplog):
             folder(tree, image_size=12, in_channels=3, test_split=name)
 
 
-def test_the_root_that_is_told_can_be_followed(tree):
-    """Neither a neighbour with splits of other classes nor one whose test images have no labels."""
-    expected = identity(folder(tree, image_size=12, in_channels=3))
-    write_image(tree.parent / "a/train/ant/1.png")
-    write_image(tree.parent / "a/test/1.png")
-    with pytest.raises(DataError) as told:
-        folder(tree.parent, image_size=12, in_channels=3)
-    root = Path(str(told.value).rpartition("use dataset.root=")[2])
-    assert identity(folder(root, image_size=12, in_channels=3)) == expected
-
-
 @pytest.mark.parametrize(("size", "channels", "message"), [(12, 2, "in_channels=2"), (0, 3, "image_size=0")])
 def test_bad_sizes_are_named(tree, size, channels, message):
     with pytest.raises(ValueError, match=rf"dataset\.{message}"):
@@ -437,6 +426,22 @@ def test_a_tiny_imagenet_that_cannot_be_read_is_refused_before_it_is_decoded(tin
     monkeypatch.setattr(tiny_module, "decode", lambda *args, **options: pytest.fail("decoded"))
     spoil(tiny)
     with pytest.raises(DataError, match=told):
+        tiny_imagenet(tiny.parent)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("words.txt", "n01\tgoldfish\n"),
+        ("words.txt", "n01 goldfish\nn02 toad\n"),
+        ("val/val_annotations.txt", "val_0.JPEG\tn99\t0\t0\t62\t62\n"),
+        ("val/val_annotations.txt", "val_0.JPEG\n"),
+        ("wnids.txt", "\xff\xfe"),
+    ],
+)
+def test_text_files_of_tiny_imagenet_that_do_not_fit_are_named(tiny, name, text):
+    (tiny / name).write_text(text, encoding="latin-1")
+    with pytest.raises(DataError, match=f"{tiny}: .*{name}"):
         tiny_imagenet(tiny.parent)
 
 
