@@ -1,7 +1,6 @@
 """Every option of every method has an effect, and a wrong value is refused by name; methods are found by themselves."""
 
 import copy
-import functools
 import inspect
 import itertools
 import re
@@ -12,16 +11,12 @@ import yaml
 from torch import nn
 
 from kdrun.config.compose import config_directory
-from kdrun.methods import KD, Batch, Method, Pair, TeacherOutput, TrainingSet
+from kdrun.methods import KD, Batch, Method, Pair, TrainingSet
 from kdrun.methods.facts import INJECTED
-from kdrun.models.resnet import basic_block, residual_network
 from kdrun.spec.components import resolve
 from kdrun.spec.signature import bind
-from kdrun.taps import Outline, outline, tapped
+from tests.methods.small import LABELS, K, N, X, answer, network, outline_of
 
-N, K, IMAGE = 6, 5, (3, 8, 8)
-LABELS = torch.arange(N) % K
-X = torch.randn(N, *IMAGE, generator=torch.Generator().manual_seed(0))
 NODES = [yaml.safe_load(path.read_text()) for path in sorted((config_directory() / "method").glob("*.yaml"))]
 METHODS = {resolve(node["_target_"]): node for node in NODES}
 POOL = [True, False, 1, 2, 3, 0.25, 0.5, 5.0, "layer1", ("stem", "layer1"), (0.25,), {"kd": {}}]
@@ -29,19 +24,8 @@ POOL = [True, False, 1, 2, 3, 0.25, 0.5, 5.0, "layer1", ("stem", "layer1"), (0.2
 WRONG = [-1, "nonsense", ("nonsense",), (2.0,)]
 
 
-def network(seed: int, *widths: int, depth: int = 1) -> nn.Sequential:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return residual_network(K, 3, stem=4, widths=widths, blocks=(depth,) * len(widths), block=basic_block)
-
-
 STUDENT = network(0, 4, 6, 8)
 TEACHERS = {"equal": network(1, 4, 6, 8, depth=2).eval(), "wide": network(1, 8, 6, 12, depth=2).eval()}
-
-
-@functools.cache
-def outline_of(net: nn.Module) -> Outline:
-    return outline(copy.deepcopy(net).to("meta"), IMAGE, "net")
 
 
 def built(kind: type[Method], teacher: nn.Module, options: dict) -> Method:
@@ -51,14 +35,6 @@ def built(kind: type[Method], teacher: nn.Module, options: dict) -> Method:
     with torch.random.fork_rng():
         torch.manual_seed(2)
         return kind(copy.deepcopy(STUDENT), **given, **options)
-
-
-@functools.cache
-def answer(teacher: nn.Module) -> TeacherOutput:
-    with torch.no_grad(), tapped(teacher, [name for name, _ in teacher.named_modules() if name]) as features:
-        logits = teacher(X)
-    members = torch.stack([logits, 2 * logits.flip(1), logits.roll(1, 1)])
-    return TeacherOutput(logits, dict(features), dict(teacher.state_dict()), members)
 
 
 def observed(kind: type[Method], teacher: nn.Module, options: dict) -> list:
