@@ -143,16 +143,23 @@ def visible_directories(root: Path) -> list[Path]:
     return [root / name for name in names if not name.startswith(".") and os.path.isdir(root / name)]
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """In this context an `OSError` is a `DataError` about the file."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
 def verified_bytes(path: Path, expected: str, *, algorithm: str = "md5") -> bytes:
     """The content of a file whose checksum is the official one.
 
     Raises:
         DataError: it cannot be read, or the checksum differs; the message names file, expected and found value.
     """
-    try:
+    with reading(path):
         content = read_regular(path, _VERIFIED_LIMIT)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     found = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
     _compare(path, expected, found, algorithm)
     return content
@@ -203,13 +210,10 @@ def download_files(files: Sequence[tuple[str, str]], mirrors: Sequence[str], pla
 
 def _md5(path: Path, limit: int) -> str:
     """Hex MD5 of a file."""
-    try:
-        with open_regular(path) as opened:
-            checked_size(opened, limit)
-            digest = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False))  # type: ignore[arg-type]
-            return digest.hexdigest()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    with reading(path), open_regular(path) as opened:
+        checked_size(opened, limit)
+        digest = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False))  # type: ignore[arg-type]
+        return digest.hexdigest()
 
 
 def _compare(path: Path, expected: str, found: str, algorithm: str) -> None:

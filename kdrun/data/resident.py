@@ -11,7 +11,7 @@ from kdrun.seeds import mix
 from kdrun.spec.augmentation import Augmentation
 
 from .augmentation import augment
-from .splits import ImageSet, SequenceSet
+from .splits import ImageSet, SequenceSet, sorted_by_class
 
 
 class ResidentImages:
@@ -121,10 +121,8 @@ def grouped_order(labels: Tensor, per_class: int, *, seed: int, epoch: int) -> T
         A permutation of `range(M)`, int64 `[M]`.
     """
     shuffled = _permutation(len(labels), mix("order", seed, epoch, per_class))
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    by_class, ranks = sorted_by_class(labels, shuffled)
     counts = labels.bincount()
-    starts = (counts.cumsum(0) - counts)[labels[by_class]]
-    ranks = torch.arange(len(labels)) - starts  # within the class
     whole = ranks < (counts - counts % per_class)[labels[by_class]]
     groups = by_class[whole].view(-1, per_class)
     groups = groups[_permutation(len(groups), mix("groups", seed, epoch, per_class))]

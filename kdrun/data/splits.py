@@ -235,12 +235,16 @@ def _share(counts: Tensor, fraction: float) -> Tensor:
 def _rank_in_class(labels: Tensor, key: int) -> Tensor:
     """Each image's place, counted from 0, in a random order of its own class; int64 `[N]`."""
     shuffled = uniform32(torch.arange(len(labels)), key).argsort(stable=True)
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    by_class, ranks = sorted_by_class(labels, shuffled)
+    return torch.empty_like(labels).index_copy_(0, by_class, ranks)
+
+
+def sorted_by_class(labels: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """An order `[N]` of images stably sorted by their labels `[N]`, and each one's rank in its class, from 0."""
+    by_class = order[labels[order].argsort(stable=True)]
     counts = labels.bincount()
     first_of_class = counts.cumsum(0) - counts
-    ranks = torch.empty_like(labels)
-    ranks[by_class] = torch.arange(len(labels)) - first_of_class[labels[by_class]]
-    return ranks
+    return by_class, torch.arange(len(labels)) - first_of_class[labels[by_class]]
 
 
 def check_images(splits: Splits, *, num_classes: int, in_channels: int, image_size: int) -> None:

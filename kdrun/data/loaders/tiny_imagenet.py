@@ -13,7 +13,7 @@ from kdrun.files import MIB, read_regular, sha256_of, write_atomically
 
 from ..decoding import Listing, decode
 from ..errors import DataError
-from ..files import Archive, find, unpack_archive, visible_directories
+from ..files import Archive, find, reading, unpack_archive, visible_directories
 from ..pixels import file_limit
 from ..splits import Splits, claimed_where
 
@@ -124,10 +124,8 @@ def _images(place: Path, directory: str, label: int) -> list[tuple[str, int]]:
 
 def _lines(path: Path) -> list[str]:
     """The lines of a text file; none where it is absent."""
-    try:
+    with reading(path):
         return read_regular(path, _TEXT_LIMIT).decode().splitlines() if path.exists() else []
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _digest(listing: Listing) -> str:
