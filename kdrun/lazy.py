@@ -1,6 +1,6 @@
 """Public names of a package, found in the modules that define them when they are first used.
 
-A file that is added to the package is found by itself, and only modules in use are imported. A package takes part with
+A new file of the package is found without registration, and only modules in use are imported. A package needs
 
     def __getattr__(name: str) -> Any:
         return lazy.attribute(__name__, name)

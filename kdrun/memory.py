@@ -12,7 +12,7 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 def free_bytes() -> int:
     """What a process can still allocate without swapping, within the limits of its control groups (cgroup v2).
 
-    Where the system does not say what is free (macOS), all of the memory.
+    All of the memory where the system does not report what is free (macOS).
     """
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")

@@ -11,7 +11,7 @@ MOST_ONE_HOT_BINS = 1000
 
 
 def num_correct(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
-    """How many of the labels `[N]` are among the k likeliest classes of `logits [N, K]`; a 0-d int64 tensor.
+    """The number of labels `[N]` among the k most probable classes of `logits [N, K]`; a 0-d int64 tensor.
 
     With fewer than k classes every label counts. Ties are resolved as `torch.topk` does.
     """
@@ -76,7 +76,7 @@ def standard_error_by_example(hits: Tensor, labels_each: int) -> float:
 
 
 def num_agreeing(logits: Tensor, other: Tensor) -> Tensor:
-    """On how many images two sets of logits `[N, K]` have the same likeliest class; a 0-d int64 tensor."""
+    """The number of images on which two networks' logits `[N, K]` agree in the top class; a 0-d int64 tensor."""
     return (logits.argmax(dim=1) == other.argmax(dim=1)).sum()
 
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 Shape = tuple[int, ...]
 STAGE = re.compile(r"(layer|block|stage)s?_?\d+")
-"""Names of modules that are a network's stages, whatever stem and head stand beside them."""
+"""Names of modules that are a network's stages, beside any stem and head."""
 
 
 @contextlib.contextmanager
 def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Within it, each forward pass of the network leaves what the named modules return in the mapping that is given.
+    """In this context each forward pass of the network writes the named modules' outputs into the mapping it yields.
 
     Nothing stays on the network: copies, compilations and its state dict never see a hook.
     """

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = [
-    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in sorted((ROOT / "kdrun").rglob("*.py"))
     if ">>> " in path.read_text()
 ]
@@ -21,5 +21,5 @@ def test_the_examples_of_a_module_run(name):
     assert not found.failed
 
 
-def test_the_extension_point_has_an_example():
-    assert "kdrun.methods.base" in MODULES
+def test_the_extension_points_have_an_example():
+    assert {"kdrun.data.splits", "kdrun.losses.base", "kdrun.methods.base", "kdrun.models"} <= set(MODULES)

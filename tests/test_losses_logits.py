@@ -80,20 +80,6 @@ def test_standardised_logits_have_mean_0_and_the_samples_deviation_1(student):
         assert_close(found.tolist(), ((row - row.mean()) / (row.std(ddof=1) + 1e-7)).tolist())
 
 
-def test_standardised_kd_ignores_shift_and_positive_scale_of_the_teachers_logits(student, teacher):
-    def loss(logits):
-        return losses.soft_target_loss(losses.standardized(student), losses.standardized(logits), temperature=2.0)
-
-    expected, slope = loss(teacher), gradient(loss(teacher), student)
-    scale = torch.linspace(0.2, 40, N, dtype=torch.float64)[:, None]
-    for other in (teacher + 7, 0.3 * teacher, scale * teacher - 4 * scale):
-        assert_close(loss(other), expected, rtol=1e-6, atol=0)
-        assert_close(gradient(loss(other), student), slope, rtol=1e-6, atol=1e-9)
-    assert not torch.isclose(loss(-teacher), expected)
-    # So a student that is the teacher up to shift and scale has nothing left to learn.
-    assert loss((2 * student - 3).detach()).item() < 1e-12
-
-
 def test_standardised_logits_that_are_all_the_same_are_0_with_a_finite_gradient():
     logits = torch.full((2, K), 3.0, requires_grad=True)
     found = losses.standardized(logits)
@@ -142,15 +128,6 @@ def test_dist_is_one_minus_pearsons_correlation_over_classes_and_over_images(stu
     for beta, gamma in ((1.0, 0.0), (0.0, 1.0), (2.0, 0.5)):
         found = losses.dist_loss(student, teacher, temperature=2.0, beta=beta, gamma=gamma)
         assert_close(found.item(), beta * inter + gamma * intra, rtol=1e-4, atol=0)
-
-
-def test_dist_asks_for_the_teachers_relations_not_for_its_probabilities(teacher):
-    """0 for the teacher's own output, and for one that is smoothed; for KL only the first is."""
-    assert losses.dist_loss(teacher, teacher).item() < 1e-5
-    smoothed = (0.6 * teacher.softmax(1) + 0.4 / K).log()
-    assert losses.dist_loss(smoothed, teacher).item() < 1e-5
-    assert losses.soft_target_loss(smoothed, teacher, temperature=1.0) > 0.1
-    assert losses.dist_loss(-teacher, teacher) > 1
 
 
 def test_dist_of_constant_outputs_and_of_one_image_has_finite_gradients():
@@ -234,25 +211,3 @@ def test_permuting_moves_every_probability_but_the_largest(teacher):
     assert (seen - rest).abs().max() < 0.05
     again = losses.permuted_target_loss(logits, teacher, generator=torch.Generator().manual_seed(0))
     assert again != losses.permuted_target_loss(drawn(4, N, K), teacher, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.mark.parametrize(
-    "loss",
-    [
-        lambda s, t: losses.logit_matching_loss(s, t),
-        lambda s, t: losses.dkd_loss(s, t, LABELS, temperature=4.0, alpha=1.0, beta=8.0),
-        lambda s, t: losses.ensemble_loss(s, t[None], temperature=4.0),
-        lambda s, t: losses.dist_loss(s, t),
-    ],
-)
-def test_a_student_that_equals_its_teacher_has_nothing_to_learn_and_the_teacher_never_does(student, teacher, loss):
-    teacher.requires_grad_()
-    same = teacher.detach().clone().requires_grad_()
-    equal = loss(same, teacher)
-    assert equal.abs() < 1e-4
-    assert gradient(equal, same).abs().max() < 1e-4
-    other = loss(student, teacher)
-    assert other > 0.1
-    assert gradient(other, student).abs().max() > 1e-3
-    other = loss(student, teacher)
-    assert torch.autograd.grad(other, teacher, allow_unused=True)[0] is None

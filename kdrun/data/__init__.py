@@ -9,7 +9,7 @@ from collections.abc import Callable
 from kdrun import lazy
 from kdrun.spec.augmentation import Augmentation as Augmentation
 
-from .augmentation import Parameters, angle_degrees, augment
+from .augmentation import augment
 from .decoding import undecoded
 from .errors import DataError
 from .files import data_home
@@ -33,27 +33,13 @@ from .splits import (
 )
 from .views import TrainingViews
 
-_LOADERS = {
-    "cifar10": "cifar",
-    "cifar100": "cifar",
-    "digits": "digits",
-    "folder": "folder",
-    "fashion_mnist": "mnist",
-    "mnist": "mnist",
-    "synthetic": "synthetic",
-    "tiny_imagenet": "tiny_imagenet",
-}
-"""The loaders by name, and their files in `loaders/`."""
-
 __all__ = [
-    *_LOADERS,
     "CONTENT_HASH",
     "NOT_DECODED",
     "Augmentation",
     "DataError",
     "Examples",
     "ImageSet",
-    "Parameters",
     "Resident",
     "ResidentImages",
     "ResidentSequences",
@@ -61,7 +47,6 @@ __all__ = [
     "SequenceSet",
     "Splits",
     "TrainingViews",
-    "angle_degrees",
     "augment",
     "batches",
     "check_images",

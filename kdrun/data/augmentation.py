@@ -107,7 +107,7 @@ def augment(
     x = (x * (1 - 2 * flip)).add_(left + flip * (width - 1))
     y = y + top
 
-    # The gather is from the pixels of these N images, with a black one put first for all that lies outside.
+    # The gather is from the pixels of these N images, with a black one first for positions outside.
     outside = _outside(x, left, width) | _outside(y, top, height)
     first = torch.arange(len(index), dtype=torch.int32, device=images.device).view(-1, 1, 1) * (height * width)
     pixel = ((y * width).add_(first) + x).bitwise_or_(outside).add_(1)

@@ -34,7 +34,7 @@ _LAW = 2
 """Raised whenever the same files give other pixels: part of the cache's key."""
 _REPORTED_AT_MOST = 10
 _DRY_RUN_SECONDS = 30.0
-"""For so long a dry run reads files to find the images in the cache."""
+"""Time limit of a dry run for reading files to find the images in the cache."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Listing:
     """Image files with their labels, before they are read.
 
     Attributes:
-        root: what the paths are relative to.
+        root: base of the paths.
         train: (relative path, label) of each training image, in a fixed order.
         test: likewise.
         class_names: by label.
@@ -65,8 +65,8 @@ def decode(listing: Listing, *, image_size: int, in_channels: int) -> Splits:
     """The images of a listing, from the cache if files of the same content were decoded before.
 
     Images are converted to grey (1 channel) or RGB (3), their shorter side is resized to `image_size` and the middle
-    is cut out, as `kdrun.data.pixels` says. The cache is `decoded/` under $KDRUN_DATA or ~/.cache/kdrun/data; its key
-    covers the bytes of every file, its label and the order, and what is read from it is verified.
+    is cut out, see `kdrun.data.pixels`. The cache is `decoded/` under $KDRUN_DATA or ~/.cache/kdrun/data; its key
+    covers the bytes of every file, its label and the order, and its content is verified when it is read.
 
     Raises:
         ValueError: `in_channels` is neither 1 nor 3, or `image_size` is not positive.
@@ -137,7 +137,7 @@ def file_digests(paths: Sequence[Path], *, seconds: float = math.inf) -> list[st
 
     Args:
         paths: the files.
-        seconds: how long this may take; None is returned where it takes longer.
+        seconds: time limit; None is returned where it takes longer.
     """
     from tqdm import tqdm
 
@@ -215,7 +215,7 @@ def _decode_all(listing: Listing, digests: Sequence[str], image_size: int, in_ch
 
 
 def _decode_one(path: Path, digest: str, *, size: int, mode: str) -> tuple[Tensor, bool] | str:
-    """One image as `read_square` returns it, or why it cannot be read."""
+    """One image as `read_square` returns it, or the reason why it cannot be read."""
     try:
         content = read_regular(path, file_limit())
         if sha256(content) != digest:
@@ -228,7 +228,7 @@ def _decode_one(path: Path, digest: str, *, size: int, mode: str) -> tuple[Tenso
 
 
 def _read_cache(path: Path, class_names: tuple[str, ...]) -> Splits | None:
-    """What was kept, if it is what was written; otherwise it is decoded again, with a warning."""
+    """The cached images, if they are intact; otherwise None, with a warning."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -255,7 +255,7 @@ def _content(splits: Splits) -> str:
 
 
 def _write_cache(splits: Splits, path: Path) -> None:
-    """Writes the file under another name and renames it, so that it is whole or absent; warns if it cannot."""
+    """Writes the file under another name and renames it, so that it is complete or absent; a failure is a warning."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""The one exception for data that is absent, damaged or not what the config says."""
+"""The one exception for data that is absent, damaged or not what the config states."""
 
 
 class DataError(RuntimeError):

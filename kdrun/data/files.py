@@ -1,7 +1,7 @@
-"""Files of published datasets: where they lie, whether they are the official ones, and how to get them.
+"""Files of published datasets: where they are stored, whether they are the official ones, and their download.
 
 Downloading is torchvision's part (imported only then). A download is made in a private directory and moved into
-place when it is complete and verified, so an interrupted one leaves nothing half-done behind.
+place when it is complete and verified, so an interrupted one leaves nothing.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Archive:
 
 @dataclass(frozen=True)
 class _Request:
-    """What is being looked for, for the one message that says it is neither here nor to be had.
+    """A dataset that is needed, for the message that it is neither on disk nor available for download.
 
     Attributes:
         title: the dataset's name.
-        places: what to put where, one line each.
+        places: the missing files with their places, one line each.
     """
 
     title: str
@@ -87,17 +87,17 @@ def data_home() -> Path:
 
 
 def find(root: Path, directory: str, names: Sequence[str], *, title: str, archive: str | None = None) -> Path | None:
-    """`root/directory` if all the files `names` lie in it, None if none does.
+    """`root/directory` if it has all the files `names`, None if it has none.
 
     Args:
-        root: where the user says that the data lies.
+        root: of the data, as configured.
         directory: the dataset's own, below it.
         names: of the files, relative to it.
         title: the dataset's name, for messages.
         archive: a file in `root` that they can be unpacked from.
 
     Raises:
-        DataError: some of them are missing, or they are not here but one level off.
+        DataError: some of them are missing, or they are not here but in a directory nearby.
     """
     place = root / directory
     missing = [name for name in names if not os.path.exists(place / name)]
@@ -114,34 +114,21 @@ def find(root: Path, directory: str, names: Sequence[str], *, title: str, archiv
 
 
 def _refuse_wrong_level(root: Path, directory: str, names: Sequence[str], *, title: str, archive: str | None) -> None:
-    """Raises `DataError` where the data lies above or below `root`: it shall not be downloaded a second time."""
-
-    def lies_in(place: Path) -> bool:
-        # Compressed or not: what can be read is for the loader to say, once the root is right.
-        return all(
-            os.path.exists(place / name) or (name.endswith(".gz") and os.path.exists(place / name.removesuffix(".gz")))
-            for name in names
-        )
+    """Raises `DataError` where a directory near `root` has the data: it is not to be downloaded a second time."""
 
     def is_root(place: Path) -> bool:
-        return lies_in(place / directory) or (archive is not None and os.path.isfile(place / archive))
+        if archive is not None and os.path.isfile(place / archive):
+            return True
+        # Compressed or not: whether the loader can read it is found once the root is right.
+        return all(any(map(os.path.exists, (found, found.removesuffix(".gz")))) for found in paths(place))
 
-    parts, above = Path(directory).parts, Path(os.path.abspath(root)).parents
-    for depth in range(1, len(parts) + 1):
-        place = root.joinpath(*parts[depth:])
-        if len(above) >= depth and lies_in(place):
-            if not is_root(above[depth - 1]):
-                raise DataError(
-                    f"{title}: its files are in {place}, whose path does not end in {directory}; rename its "
-                    f"directories, or link to it: DIR/{directory} for dataset.root=DIR"
-                )
-            levels = "one level" if depth == 1 else f"{depth} levels"
-            raise DataError(f"{title}: dataset.root={root} is {levels} too deep; use dataset.root={above[depth - 1]}")
-    if above and is_root(above[0]):
-        raise DataError(f"{title}: dataset.root={root} is one level too deep; use dataset.root={above[0]}")
-    for place in visible_directories(root):
+    def paths(place: Path) -> list[str]:
+        return [str(place / directory / name) for name in names]
+
+    above = Path(os.path.abspath(root)).parents[: len(Path(directory).parts)]
+    for place in (*above, *visible_directories(root)):
         if is_root(place):
-            raise DataError(f"{title}: dataset.root={root} is one level too shallow; use dataset.root={place}")
+            raise DataError(f"{title}: dataset.root={root} is not the directory that has it; use dataset.root={place}")
 
 
 def visible_directories(root: Path) -> list[Path]:
@@ -151,9 +138,18 @@ def visible_directories(root: Path) -> list[Path]:
     """
     try:
         names = sorted(os.listdir(root))
-    except OSError:  # what it is needed for tells it, with the reason
+    except OSError:  # the caller that needs it reports the reason
         return []
     return [root / name for name in names if not name.startswith(".") and os.path.isdir(root / name)]
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """In this context an `OSError` is a `DataError` about the file."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def verified_bytes(path: Path, expected: str, *, algorithm: str = "md5") -> bytes:
@@ -162,10 +158,8 @@ def verified_bytes(path: Path, expected: str, *, algorithm: str = "md5") -> byte
     Raises:
         DataError: it cannot be read, or the checksum differs; the message names file, expected and found value.
     """
-    try:
+    with reading(path):
         content = read_regular(path, _VERIFIED_LIMIT)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     found = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
     _compare(path, expected, found, algorithm)
     return content
@@ -216,13 +210,10 @@ def download_files(files: Sequence[tuple[str, str]], mirrors: Sequence[str], pla
 
 def _md5(path: Path, limit: int) -> str:
     """Hex MD5 of a file."""
-    try:
-        with open_regular(path) as opened:
-            checked_size(opened, limit)
-            digest = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False))  # type: ignore[arg-type]
-            return digest.hexdigest()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    with reading(path), open_regular(path) as opened:
+        checked_size(opened, limit)
+        digest = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False))  # type: ignore[arg-type]
+        return digest.hexdigest()
 
 
 def _compare(path: Path, expected: str, found: str, algorithm: str) -> None:
@@ -235,7 +226,7 @@ def _compare(path: Path, expected: str, found: str, algorithm: str) -> None:
 
 @contextlib.contextmanager
 def _workspace(root: Path, request: _Request) -> Iterator[Path]:
-    """A private directory beside the files' final place; gone afterwards whatever happens."""
+    """A private directory beside the files' final place; removed afterwards in any case."""
     if is_dry_run():
         raise request.failed("a dry run neither downloads nor unpacks it")
     try:

@@ -16,7 +16,7 @@ from .pixels import extensions
 _SYSTEM_DIRECTORIES = frozenset(
     {"@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "lost+found"}
 )
-"""What file systems, network drives and archivers add: in lower case."""
+"""Directories that file systems, network drives and archivers add, in lower case."""
 
 logger = logging.getLogger(__name__)
 

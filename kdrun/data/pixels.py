@@ -1,6 +1,6 @@
 """One image file as a square of 8-bit pixels.
 
-What the file says of depth, transparency and orientation is applied; what has no 8-bit form is refused. Colour
+Depth, transparency and orientation of the file are applied; what has no 8-bit form is refused. Colour
 profiles and gamma are not applied, as in torchvision. Of animations and multi-page files the first frame is read.
 """
 

@@ -1,4 +1,4 @@
-"""A split that lives on the device (images as uint8), and the order in which an epoch goes through it."""
+"""A split in the device's memory (images as uint8), and the order of its examples in an epoch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kdrun.seeds import mix
 from kdrun.spec.augmentation import Augmentation
 
 from .augmentation import augment
-from .splits import ImageSet, SequenceSet
+from .splits import ImageSet, SequenceSet, sorted_by_class
 
 
 class ResidentImages:
@@ -25,7 +25,7 @@ class ResidentImages:
         image_set: the split.
         mean: per channel, of pixels scaled to [0, 1].
         std: likewise; positive.
-        device: where the images live and the batches are made.
+        device: of the images and the batches.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ResidentSequences:
 
     Args:
         sequences: the split.
-        device: where they live.
+        device: of the tensors.
     """
 
     def __init__(self, sequences: SequenceSet, *, device: torch.device | str) -> None:
@@ -121,10 +121,8 @@ def grouped_order(labels: Tensor, per_class: int, *, seed: int, epoch: int) -> T
         A permutation of `range(M)`, int64 `[M]`.
     """
     shuffled = _permutation(len(labels), mix("order", seed, epoch, per_class))
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    by_class, ranks = sorted_by_class(labels, shuffled)
     counts = labels.bincount()
-    starts = (counts.cumsum(0) - counts)[labels[by_class]]
-    ranks = torch.arange(len(labels)) - starts  # within the class
     whole = ranks < (counts - counts % per_class)[labels[by_class]]
     groups = by_class[whole].view(-1, per_class)
     groups = groups[_permutation(len(groups), mix("groups", seed, epoch, per_class))]
@@ -139,7 +137,7 @@ def _permutation(size: int, seed: int) -> Tensor:
 def batches(order: Tensor, batch_size: int) -> tuple[Tensor, ...]:
     """Cuts an order into batches of `batch_size`, the last one possibly smaller.
 
-    A single image left over at the end is dropped: BatchNorm cannot train on one value per channel.
+    A last batch of a single image is dropped: BatchNorm cannot train on one value per channel.
     """
     cut = torch.split(order, batch_size)
     leftover = len(cut) > 1 and batch_size > 1 and len(cut[-1]) == 1

@@ -1,4 +1,4 @@
-"""What a loader returns, and the choice of the examples a run trains on, selects with and is tested on."""
+"""The data types that loaders return, and the selection of a run's training, validation and test examples."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .errors import DataError
 from .randomness import uniform32
 
 CONTENT_HASH = "content-sha256"
-"""What the identities that `identity` finds begin with."""
+"""The prefix of the identities that `identity` returns."""
 
 NOT_DECODED = "not-decoded"
-"""What they begin with where images have not been decoded."""
+"""Their prefix where images have not been decoded."""
 
 Loader = TypeVar("Loader", bound=Callable[..., "Splits"])
 
@@ -90,8 +90,19 @@ Examples = ImageSet | SequenceSet
 class Splits:
     """A dataset as published: its training set, its test set and the names of its classes.
 
+    A loader is a function that returns it, of any options in the dataset's YAML:
+
+    >>> def stripes(image_size: int, train_size: int = 6) -> Splits:
+    ...     images = torch.zeros(train_size, image_size, image_size, 1, dtype=torch.uint8)
+    ...     images[::2, ::2], images[1::2, :, ::2] = 255, 255
+    ...     part = ImageSet(images, torch.arange(train_size) % 2)
+    ...     return Splits(train=part, test=part, class_names=("horizontal", "vertical"))
+    >>> check_images(stripes(8), num_classes=2, in_channels=1, image_size=8)
+    >>> select(stripes(8), val_fraction=1 / 3).train.labels.bincount()
+    tensor([2, 2])
+
     Attributes:
-        undecoded: where the images have no data (a dry run), what stands for their identity; else None.
+        undecoded: where the images have no data (a dry run), their provisional identity; else None.
     """
 
     train: Examples
@@ -102,11 +113,11 @@ class Splits:
 
 @dataclass(frozen=True)
 class Selected:
-    """What a run uses of a dataset.
+    """The examples of a dataset that a run uses.
 
     Attributes:
-        train: what it trains on.
-        val: what is held out; None when nothing is.
+        train: the training examples.
+        val: the held-out examples; None when none are.
         test: the whole test set.
         rest: of a specialist, how many images of other classes it trains on, and from how many they are drawn; else
             None.
@@ -197,11 +208,11 @@ def _half_special(train: Tensor, labels: Tensor, special: Sequence[int], seed: i
 
 
 def relabelled(labels: Tensor, outputs: Sequence[Sequence[int]]) -> Tensor:
-    """Labels `[N]` as the number of the output that stands for their class.
+    """Labels `[N]` as the number of the output of their class.
 
     Args:
         labels: int64, class indices.
-        outputs: the classes that each output stands for; every class is in one of them.
+        outputs: the classes of each output; every class is in one of them.
     """
     numbers = torch.empty(sum(map(len, outputs)), dtype=torch.int64)
     for number, classes in enumerate(outputs):
@@ -224,16 +235,20 @@ def _share(counts: Tensor, fraction: float) -> Tensor:
 def _rank_in_class(labels: Tensor, key: int) -> Tensor:
     """Each image's place, counted from 0, in a random order of its own class; int64 `[N]`."""
     shuffled = uniform32(torch.arange(len(labels)), key).argsort(stable=True)
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    by_class, ranks = sorted_by_class(labels, shuffled)
+    return torch.empty_like(labels).index_copy_(0, by_class, ranks)
+
+
+def sorted_by_class(labels: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """An order `[N]` of images stably sorted by their labels `[N]`, and each one's rank in its class, from 0."""
+    by_class = order[labels[order].argsort(stable=True)]
     counts = labels.bincount()
     first_of_class = counts.cumsum(0) - counts
-    ranks = torch.empty_like(labels)
-    ranks[by_class] = torch.arange(len(labels)) - first_of_class[labels[by_class]]
-    return ranks
+    return by_class, torch.arange(len(labels)) - first_of_class[labels[by_class]]
 
 
 def check_images(splits: Splits, *, num_classes: int, in_channels: int, image_size: int) -> None:
-    """Checks that a dataset of images is what its config says.
+    """Checks that a dataset of images is what its config states.
 
     Raises:
         DataError: wrong shapes or types, labels out of range, fewer than two images or a single class to train on.
@@ -241,25 +256,17 @@ def check_images(splits: Splits, *, num_classes: int, in_channels: int, image_si
     _check_class_names(splits, num_classes)
     for name, split in (("training", splits.train), ("test", splits.test)):
         if not isinstance(split, ImageSet):
-            raise DataError(f"the {name} set has no images, but dataset.image_size={image_size} asks for some")
-        images, labels = split.images, split.labels
-        expected = (len(labels), image_size, image_size, in_channels)
-        if images.dtype != torch.uint8 or images.shape != expected:
-            raise DataError(
-                f"{name} images: {images.dtype} {list(images.shape)}, but dataset.image_size={image_size} and "
-                f"dataset.in_channels={in_channels} with {len(labels)} labels ask for torch.uint8 {list(expected)}"
-            )
-        if labels.dtype != torch.int64 or labels.ndim != 1:
-            raise DataError(f"{name} labels: {labels.dtype} {list(labels.shape)}, must be torch.int64 of one dimension")
-        if len(labels) < 2:
-            raise DataError(f"the {name} set has {len(labels)} image(s), at least 2 are needed")
-        _check_range(f"{name} labels", labels, "num_classes", num_classes)
+            raise DataError(f"the {name} set has no images, but dataset.image_size={image_size} needs some")
+        expected = (len(split), image_size, image_size, in_channels)
+        options = f"dataset.image_size={image_size} and dataset.in_channels={in_channels} with {len(split)} labels"
+        _check_tensor(f"{name} images", split.images, torch.uint8, expected, options)
+        _check_labels(name, split, expected[:1], num_classes, "1 label per image")
     if int(splits.train.labels.bincount().count_nonzero()) < 2:
         raise DataError("all training images belong to one class; there is nothing to learn")
 
 
 def check_sequences(splits: Splits, *, num_classes: int, num_tokens: int, length: int, per_token: bool) -> None:
-    """Checks that a dataset of sequences is what its config says.
+    """Checks that a dataset of sequences is what its config states.
 
     Raises:
         DataError: wrong shapes or types, tokens or labels out of range, fewer than two sequences.
@@ -267,24 +274,25 @@ def check_sequences(splits: Splits, *, num_classes: int, num_tokens: int, length
     _check_class_names(splits, num_classes)
     for name, split in (("training", splits.train), ("test", splits.test)):
         if not isinstance(split, SequenceSet):
-            raise DataError(f"the {name} set has no sequences, but dataset.num_tokens={num_tokens} asks for some")
-        tokens, labels = split.content
-        expected = (len(labels), length)
-        if tokens.dtype != torch.int64 or tokens.shape != expected:
-            raise DataError(
-                f"{name} tokens: {tokens.dtype} {list(tokens.shape)}, but dataset.length={length} with {len(labels)} "
-                f"labels asks for torch.int64 {list(expected)}"
-            )
-        wanted = expected if per_token else expected[:1]
-        if labels.dtype != torch.int64 or labels.shape != wanted:
-            raise DataError(
-                f"{name} labels: {labels.dtype} {list(labels.shape)}, but dataset.per_token={per_token} asks for "
-                f"torch.int64 {list(wanted)}"
-            )
-        if len(labels) < 2:
-            raise DataError(f"the {name} set has {len(labels)} sequence(s), at least 2 are needed")
-        _check_range(f"{name} tokens", tokens, "num_tokens", num_tokens)
-        _check_range(f"{name} labels", labels, "num_classes", num_classes)
+            raise DataError(f"the {name} set has no sequences, but dataset.num_tokens={num_tokens} needs some")
+        expected = (len(split), length)
+        options = f"dataset.length={length} with {len(split)} labels"
+        _check_tensor(f"{name} tokens", split.tokens, torch.int64, expected, options)
+        shape = expected if per_token else expected[:1]
+        _check_labels(name, split, shape, num_classes, f"dataset.per_token={per_token}")
+        _check_range(f"{name} tokens", split.tokens, "num_tokens", num_tokens)
+
+
+def _check_tensor(what: str, found: Tensor, dtype: torch.dtype, shape: tuple[int, ...], options: str) -> None:
+    if found.dtype != dtype or found.shape != shape:
+        raise DataError(f"{what}: {found.dtype} {list(found.shape)}, but {options} means {dtype} {list(shape)}")
+
+
+def _check_labels(name: str, split: Examples, shape: tuple[int, ...], num_classes: int, options: str) -> None:
+    _check_tensor(f"{name} labels", split.labels, torch.int64, shape, options)
+    if len(split) < 2:
+        raise DataError(f"the {name} set has {len(split)} example(s), at least 2 are needed")
+    _check_range(f"{name} labels", split.labels, "num_classes", num_classes)
 
 
 def _check_class_names(splits: Splits, num_classes: int) -> None:

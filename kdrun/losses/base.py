@@ -1,4 +1,4 @@
-"""What the losses share: precision, checks of their arguments, cross-entropy and KL."""
+"""Shared parts of the losses: precision, checks of their arguments, cross-entropy and KL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ KL_REDUCTIONS = ("batchmean", "mean")
 
 
 def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Computes a loss in at least float32 whatever autocast would do: its first argument is `[N, K]` logits."""
+    """Computes a loss in at least float32 whatever autocast would do: its first argument is `[N, K]` logits.
+
+    >>> @full_precision
+    ... def brier_loss(student_logits, teacher_logits, *, temperature: float):
+    ...     check_range("temperature", temperature, 0, open_low=True)
+    ...     target = F.softmax(teacher_logits.detach() / temperature, dim=1)
+    ...     return (F.softmax(student_logits / temperature, dim=1) - target).square().sum(dim=1).mean()
+    >>> student, teacher = torch.tensor([[8.0, 0.0]]), torch.tensor([[0.0, 1e20]], dtype=torch.bfloat16)
+    >>> loss = brier_loss(student.bfloat16(), teacher, temperature=4.0)
+    >>> print(loss.dtype, round(loss.item(), 4))
+    torch.float32 1.5516
+    """
 
     @functools.wraps(loss)
     def wrapped(logits: Tensor, *args: Tensor, **options: object) -> Tensor:

@@ -1,4 +1,4 @@
-"""What remains of a teacher in the ablations of Born-Again Networks (Furlanello et al., ICML 2018)."""
+"""The ablations of the teacher in Born-Again Networks (Furlanello et al., ICML 2018)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdrun.losses.soft_targets import check_same_shape
 def confidence_weighted_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
     """CWTM: cross-entropy with the labels, each image weighed by the teacher's largest probability.
 
-    The weights are divided by their sum over the batch, so a teacher that is equally sure of all images changes
+    The weights are divided by their sum over the batch, so a teacher equally confident in all images changes
     nothing.
 
     Args:
@@ -24,7 +24,7 @@ def confidence_weighted_loss(student_logits: Tensor, teacher_logits: Tensor, lab
         labels: `[N]`, int64.
 
     Raises:
-        ValueError: shapes that differ, a type or class index outside what is said above.
+        ValueError: shapes that differ, a type or class index outside these ranges.
     """
     check_same_shape(student_logits, teacher_logits)
     check_logits(student_logits, labels)
@@ -34,9 +34,9 @@ def confidence_weighted_loss(student_logits: Tensor, teacher_logits: Tensor, lab
 
 @full_precision
 def permuted_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, generator: torch.Generator) -> Tensor:
-    """DKPP: KL from the teacher's output, its probabilities permuted among all classes but the likeliest.
+    """DKPP: KL from the teacher's output, its probabilities permuted among all classes but the most probable.
 
-    What it says about which wrong classes are alike is lost; how sure it is remains.
+    Its similarities of wrong classes are lost; its confidence remains.
 
     Args:
         student_logits: `[N, K]`.

@@ -30,7 +30,7 @@ def contrastive_scores(embeddings: Tensor, memory: Tensor, chosen: Tensor, *, te
 
 
 def log_normalizer(scores: Tensor, num_examples: int) -> Tensor:
-    """`log Z`, by which the exponentials of scores `[N, 1 + k]` sum to 1 over M examples, as far as these N show."""
+    """`log Z`, by which the exponentials of scores `[N, 1 + k]` sum to 1 over M examples, estimated from these N."""
     return scores.logsumexp(dim=(0, 1)) - math.log(scores.numel()) + math.log(num_examples)
 
 

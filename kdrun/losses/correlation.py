@@ -41,7 +41,7 @@ def dist_loss(
         gamma: weight of the relation between images, at least 0.
 
     Raises:
-        ValueError: shapes that differ, or an option outside what is said above.
+        ValueError: shapes that differ, or an option outside these ranges.
     """
     check_range("temperature", temperature, 0, open_low=True)
     check_range("beta", beta, 0)

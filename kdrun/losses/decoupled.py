@@ -30,7 +30,7 @@ def target_class_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Te
         temperature: T > 0, on both sides.
 
     Raises:
-        ValueError: shapes that differ, a type, class index or option outside what is said above.
+        ValueError: shapes that differ, a type, class index or option outside these ranges.
     """
     teacher, student = _softened(student_logits, teacher_logits, labels, temperature)
     return temperature**2 * kl(F.log_softmax(_binary(teacher, labels), dim=1), _binary(student, labels), "batchmean")
@@ -49,7 +49,7 @@ def other_classes_loss(student_logits: Tensor, teacher_logits: Tensor, labels: T
         temperature: T > 0, on both sides.
 
     Raises:
-        ValueError: shapes that differ, a type, class index or option outside what is said above.
+        ValueError: shapes that differ, a type, class index or option outside these ranges.
     """
     teacher, student = _softened(student_logits, teacher_logits, labels, temperature)
     others = other_classes(student, labels)
@@ -67,10 +67,10 @@ def dkd_loss(
         labels: `[N]`, int64.
         temperature: T > 0, on both sides.
         alpha: weight of the true class against the others, at least 0.
-        beta: weight of what is said about the others, at least 0.
+        beta: weight of the loss on the other classes, at least 0.
 
     Raises:
-        ValueError: shapes that differ, a type, class index or option outside what is said above.
+        ValueError: shapes that differ, a type, class index or option outside these ranges.
     """
     check_range("alpha", alpha, 0)
     check_range("beta", beta, 0)

@@ -70,10 +70,10 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor, *, variant: str = 
 
 @full_precision
 def hint_loss(student: Tensor, teacher: Tensor, *, reduction: str = "mean") -> Tensor:
-    """How far the student's regressed features lie from the teacher's (FitNets: Romero et al. 2015).
+    """Distance of the student's regressed features from the teacher's (FitNets: Romero et al. 2015).
 
     Args:
-        student: r(v), what the regressor makes of the guided layer, `[N, ...]`.
+        student: r(v), the regressor's output for the guided layer, `[N, ...]`.
         teacher: u, of the hint layer, of the same shape; no gradient flows into it.
         reduction: `"mean"` of the squares over all elements (RepDistiller); `"half_sum"`, `1/2 ||u - r(v)||^2` per
             image, the paper's.

@@ -36,7 +36,7 @@ def label_smoothing_loss(logits: Tensor, labels: Tensor, *, epsilon: float, spre
             with epsilon K/(K-1).
 
     Raises:
-        ValueError: a shape, type, class index or option outside what is said above.
+        ValueError: a shape, type, class index or option outside these ranges.
     """
     check_range("epsilon", epsilon, 0, 1)
     check_choice("spread", spread, SPREADS)
@@ -95,7 +95,7 @@ def virtual_teacher_loss(
         kl_reduction: `"batchmean"`, the KL per image, or `"mean"`, divided by K; None is that of the variant.
 
     Raises:
-        ValueError: a shape, type, class index or option outside what is said above.
+        ValueError: a shape, type, class index or option outside these ranges.
     """
     check_range("temperature", temperature, 0, open_low=True)
     check_range("correct_prob", correct_prob, 0, 1, open_low=True)
@@ -132,7 +132,7 @@ def tfkd_reg_loss(
             smoothing up to a constant.
 
     Raises:
-        ValueError: a shape, type, class index or option outside what is said above.
+        ValueError: a shape, type, class index or option outside these ranges.
     """
     hard = cross_entropy(logits, labels)
     soft = virtual_teacher_loss(

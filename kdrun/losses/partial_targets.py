@@ -1,6 +1,6 @@
-"""Parts of what a teacher knows (Tang et al. 2020): its likeliest classes, its confidence, how alike classes are.
+"""Parts of a teacher's knowledge (Tang et al. 2020): its most probable classes, its confidence, class similarity.
 
-Each is `T^2 KL(rho || p_T)` per image, where rho takes the place of the teacher's softened output.
+Each is `T^2 KL(rho || p_T)` per image, where rho replaces the teacher's softened output.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def num_kept(k: int | float, num_classes: int) -> int:
 def topk_loss(
     student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, k: int | float, renormalize: bool = True
 ) -> Tensor:
-    """KD-topk: only the teacher's k likeliest classes are taught (Tang et al. 2020).
+    """KD-topk: soft targets on the teacher's k most probable classes alone (Tang et al. 2020).
 
     rho is the teacher's softened output on these classes, divided by its mass m there, and 0 on the others: a softmax
-    over the kept logits. The student's softmax is over all K classes, so it is taught to give the others nothing.
+    over the kept logits. The student's softmax is over all K classes, so its target on the others is 0.
 
     Args:
         student_logits: `[N, K]`.
@@ -50,7 +50,7 @@ def topk_loss(
             output is cut off.
 
     Raises:
-        ValueError: shapes that differ, or an option outside what is said above.
+        ValueError: shapes that differ, or an option outside these ranges.
     """
     check_range("temperature", temperature, 0, open_low=True)
     check_same_shape(student_logits, teacher_logits)
@@ -66,7 +66,7 @@ def topk_loss(
 
 @full_precision
 def true_class_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: float) -> Tensor:
-    """KD-pt: only the teacher's confidence in the true class is taught (Tang et al. 2020).
+    """KD-pt: soft targets with the teacher's confidence in the true class alone (Tang et al. 2020).
 
     rho is p_t, the teacher's softened probability, on the label and `(1 - p_t) / (K - 1)` on each other class.
 
@@ -77,7 +77,7 @@ def true_class_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tens
         temperature: T > 0, on both sides.
 
     Raises:
-        ValueError: shapes that differ, a type, class index or option outside what is said above.
+        ValueError: shapes that differ, a type, class index or option outside these ranges.
     """
     check_range("temperature", temperature, 0, open_low=True)
     check_same_shape(student_logits, teacher_logits)
@@ -100,7 +100,7 @@ def class_similarity_loss(
     similarity_temperature: float,
     normalize: bool = True,
 ) -> Tensor:
-    """KD-sim: only how alike the classes are to the teacher is taught (Tang et al. 2020).
+    """KD-sim: soft targets from the similarity of the classes to the teacher alone (Tang et al. 2020).
 
     rho is the softmax of the dot products of the true class's weights with those of every class.
 
@@ -109,11 +109,11 @@ def class_similarity_loss(
         class_weights: of the teacher's classifier, `[K, D]`, a row for each class; no gradient flows into them.
         labels: `[N]`, int64.
         temperature: T > 0, of the student's side and the factor T^2.
-        similarity_temperature: what the dot products are divided by, more than 0.
-        normalize: rows of length 1: cosines in place of dot products.
+        similarity_temperature: divisor of the dot products, more than 0.
+        normalize: rows of length 1: cosines instead of dot products.
 
     Raises:
-        ValueError: shapes that do not fit, a type, class index or option outside what is said above.
+        ValueError: shapes that do not fit, a type, class index or option outside these ranges.
     """
     check_range("temperature", temperature, 0, open_low=True)
     check_range("similarity_temperature", similarity_temperature, 0, open_low=True)

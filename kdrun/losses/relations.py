@@ -1,4 +1,4 @@
-"""Relation-based losses: how the images of a batch lie to each other, whatever the space they lie in."""
+"""Relation-based losses: distances, angles and similarities of the images of a batch, in feature spaces of any size."""
 
 from __future__ import annotations
 

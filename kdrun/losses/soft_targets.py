@@ -111,7 +111,7 @@ def kd_loss(
         multiplier: further weight of the soft-target term, at least 0.
 
     Raises:
-        ValueError: a shape, type, class index or option outside what is said above.
+        ValueError: a shape, type, class index or option outside these ranges.
     """
     hard = cross_entropy(student_logits, labels)
     soft = soft_target_loss(student_logits, teacher_logits, temperature=temperature, kl_reduction=kl_reduction)

@@ -1,9 +1,9 @@
-"""What a student can be taught by: one small class a method, one file a family.
+"""Distillation methods: one small class a method, one file a family.
 
-A method sees a batch and what the teacher says about it. What it keeps from one batch for another is a buffer, and so
-in every checkpoint, as the memories of CRD: a run that is resumed ends with the same bits. What can be computed again
-is not kept: the teacher's FSP matrices are computed at every step, since its views change with every epoch, and what
-was computed for an image in another batch equals what is computed now only up to rounding.
+A method gets a batch and the teacher's output for it. Its state between batches is in buffers, and so in every
+checkpoint, as the memories of CRD: a resumed run ends with the same bits. What can be computed again is not kept: the
+teacher's FSP matrices are computed at every step, since its views change with every epoch, and values from another
+batch are equal only up to rounding.
 
 The protocol is imported here; the methods (`kdrun.methods.KD`) are found in the modules by their names. For a type
 checker they are of any type: code that needs theirs imports from the module (`kdrun.methods.kd`).

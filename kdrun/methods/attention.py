@@ -1,4 +1,4 @@
-"""Attention transfer: where a network looks."""
+"""Attention transfer: spatial attention maps."""
 
 from __future__ import annotations
 
@@ -52,8 +52,7 @@ class AT(Distillation):
         self.notices = pooled_notice(pair, self.taps, self.teacher_taps)
         self._ask_features(*self.teacher_taps)
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         terms = [
             losses.attention_transfer_loss(student.features[ours], teacher.features[theirs], variant=self.variant)
             for ours, theirs in zip(self.taps, self.teacher_taps, strict=True)

@@ -1,7 +1,7 @@
 """The Method protocol: what a training step hands to a method, and what it takes back.
 
 The trainer knows only `objective = method(batch, teacher); objective.loss.backward()`. A method never calls a
-teacher: it says in `needs` what it asks of one, and gets it as a `TeacherOutput`.
+teacher: it declares in `needs` what it requires, and gets it as a `TeacherOutput`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from kdrun.taps import Outline, tapped
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method asks of the teacher, and of the batches.
+    """A method's requirements of the teacher and of the batches.
 
     Attributes:
-        logits: the teacher's logits on the very views the student sees: that there is a teacher at all.
-        features: what the teacher's modules of these paths return on them, see `kdrun.taps`.
+        logits: the teacher's logits on the student's views; every method with a teacher needs them.
+        features: the outputs of the teacher's modules of these paths, see `kdrun.taps`.
         weights: the teacher's parameters and buffers.
         several: any number of teachers is taken, one at least. The option `num_teachers`, of a method that has it, is
             how many are trained where the config names none, and becomes their number where it names them.
@@ -41,7 +41,7 @@ class Needs:
         assistant: the teacher is a network of its own choice that was itself taught, by `KD` with the same options, by
             the teacher that the config names.
         any_task: the teacher may have learned another dataset: its logits are compared with nothing. A class whose
-            options decide says so, too, and its instances what holds.
+            options decide has True, its instances what applies to them.
         views: how many random views of each image a batch has, at least 1. A batch of N images then has `views * N`
             rows: the first view of each image, the second of each, in the same order.
         per_class: images of one class that follow each other in a batch, at least 1: with 2, rows 0 and 1 are of one
@@ -75,7 +75,7 @@ class Needs:
 
 
 def together(needs: Sequence[Needs]) -> Needs:
-    """What several methods ask, of one teacher and the same batches."""
+    """The requirements of several methods together, of one teacher and the same batches."""
     return Needs(
         logits=any(asked.logits for asked in needs),
         features=tuple(dict.fromkeys(tap for asked in needs for tap in asked.features)),
@@ -88,7 +88,7 @@ def together(needs: Sequence[Needs]) -> Needs:
 
 @dataclass(frozen=True)
 class Pair:
-    """What a method knows of the networks before they are trained.
+    """The networks before they are trained.
 
     Attributes:
         student: its outline.
@@ -103,7 +103,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What a method knows of the examples before it is trained on them.
+    """The training examples, for a method's constructor.
 
     When a command is checked no data is loaded: `labels` is then on the meta device, and its length near the true one.
     So a constructor may look at shapes and not at values; `objective` may look at both.
@@ -133,7 +133,7 @@ class Batch:
         index: positions `[N]` in the training set, int64.
         epoch: counted from 0 over the whole run.
         step: counted from 0 within the epoch.
-        progress: share of the schedule of the method's stage that lies behind, in [0, 1).
+        progress: completed share of the schedule of the method's stage, in [0, 1).
         generator: on the device of x, seeded from (seed, epoch, step): for a method's own draws.
         views: of each image, see `Needs.views`: `batch.x.chunk(batch.views)` has one view of all images each.
     """
@@ -150,14 +150,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """What the teacher says about a batch: ordinary tensors without gradient.
+    """The teacher's output for a batch: ordinary tensors without gradient.
 
     Attributes:
         logits: `[N, K]`; of several teachers the log of their mean probabilities.
         features: by tap, `[N, ...]`.
         weights: the teacher's state dict, the same tensors at every step.
         members: logits of each of several teachers, `[M, N, K]`; None for one.
-        same_task: whether the logits are of the student's classes; else they say nothing about the labels.
+        same_task: whether the logits are of the student's classes; else they cannot be compared with the labels.
     """
 
     logits: Tensor
@@ -167,9 +167,13 @@ class TeacherOutput:
     same_task: bool = True
 
 
+NO_TEACHER = TeacherOutput(torch.empty(0, 0))
+"""For a term that needs no teacher."""
+
+
 @dataclass(frozen=True)
 class StudentOutput:
-    """What the student says about a batch: `logits [N, K]`, and `features` by tap, `[N, ...]`."""
+    """The student's output for a batch: `logits [N, K]`, and `features` by tap, `[N, ...]`."""
 
     logits: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
@@ -177,7 +181,7 @@ class StudentOutput:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a method makes of a batch.
+    """A method's loss on a batch.
 
     Attributes:
         loss: the scalar to minimise.
@@ -215,7 +219,7 @@ class Method(Facts, nn.Module, ABC):
     resumed has it.
 
     Attributes:
-        needs: what is asked of the teacher and the batches; known in full once the method is built.
+        needs: requirements of the teacher and the batches; complete once the method is built.
         taps: the student's, whose features `objective` gets.
         stage: 0, or 1 once the second of two stages has begun.
         stage1_epochs: length of a first stage before the one of `recipe.epochs`; 0 where there is none. A method that
@@ -245,23 +249,23 @@ class Method(Facts, nn.Module, ABC):
 
         Args:
             batch: the views and their labels.
-            teacher: what `needs` asks for; None when it asks for nothing.
+            teacher: the output that `needs` requires; None when it requires none.
         """
         return self.objective(self.ask(batch, teacher), batch, teacher)
 
     def ask(self, batch: Batch, teacher: TeacherOutput | None) -> StudentOutput:
-        """What the student says about the batch: its one forward pass."""
+        """The student's output for the batch, from its one forward pass."""
         with tapped(self.student, self.taps) as features:
             logits = self.student(batch.x)
         return StudentOutput(logits, features)
 
     @abstractmethod
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
-        """The objective, from what the student says about the batch."""
+        """The objective, from the student's output for the batch."""
 
     @property
     def asks(self) -> bool:
-        """Whether the stage that is under way asks the teacher anything."""
+        """Whether the current stage needs the teacher's output."""
         return self.needs.teacher
 
     def trained(self) -> Iterable[nn.Parameter]:
@@ -346,13 +350,13 @@ class Distillation(Method):
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         ce = losses.cross_entropy(student.logits, batch.y)
-        term = self.distill(student, batch, teacher)
+        term = self.distill(student, batch, NO_TEACHER if teacher is None else teacher)
         name = self.term or self.name
         return Objective.of(student.logits, {"ce": ce, name: term}, {"ce": self.hard_weight, name: self.weight})
 
     @abstractmethod
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        """The distillation term, a scalar."""
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
+        """The distillation term, a scalar; `teacher` is empty where `needs` requests none."""
 
     @classmethod
     def weighting(cls, options: Options) -> tuple[float, float]:
@@ -391,5 +395,5 @@ class Distillation(Method):
         return {"weight": cls.default_weight(), **{name: cls.defaults().get(name) for name in options}}
 
     def _ask_features(self, *taps: str) -> None:
-        """Asks for what the teacher's modules of these paths return."""
+        """Adds the outputs of these modules of the teacher to `needs`."""
         self.needs = dataclasses.replace(self.needs, features=tuple(dict.fromkeys(taps)))

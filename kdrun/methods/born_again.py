@@ -1,4 +1,4 @@
-"""Born-again networks: a network taught by an earlier generation of itself."""
+"""Born-again networks: a student distilled from an earlier generation of its own architecture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BornAgain(Distillation):
         student: maps `[N, C, H, W]` to logits `[N, K]`.
         generation: how many times the network is born again, from 1 to 100: the teacher is generation - 1, and
             generation 0 an ordinary training.
-        variant: what is taught. `"kd"`: the teacher's output. `"cwtm"`: cross-entropy with the labels, each image
+        variant: the term. `"kd"`: the teacher's output. `"cwtm"`: cross-entropy with the labels, each image
             weighed by the teacher's confidence. `"dkpp"`: the teacher's output with all probabilities but the
             largest permuted.
         hard_weight: of the cross-entropy, from 0 to 1e9.
@@ -46,8 +46,7 @@ class BornAgain(Distillation):
         self.generation = generation
         self.variant = variant
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs.logits was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         if self.variant == "cwtm":
             return losses.confidence_weighted_loss(student.logits, teacher.logits, batch.y)
         if self.variant == "dkpp":

@@ -16,8 +16,8 @@ from kdrun.methods.pairing import one_tap
 class CRD(Distillation):
     """Contrastive representation distillation (Tian et al. 2020): `hard_weight CE + weight (L_s + L_t)`.
 
-    Both networks' features are projected linearly to unit length. The student's embedding of an image is to tell the
-    teacher's embedding of the same image from those of `num_negatives` images of other classes (L_s), and the other
+    Both networks' features are projected linearly to unit length. The student's embedding of an image must identify the
+    teacher's embedding of the same image among those of `num_negatives` images of other classes (L_s), and the other
     way round (L_t). The embeddings of all training images are kept in two memories, and are moved to the new ones when
     an image is seen. Memories and normalisation are part of the checkpoint, not of the student.
 
@@ -35,7 +35,7 @@ class CRD(Distillation):
         teacher_tap: its counterpart; None likewise. Of one that is named the other is the namesake.
 
     Raises:
-        ValueError: an option outside what is said above, or examples with a label for every token.
+        ValueError: an option outside these ranges, or examples with a label for every token.
     """
 
     name = "crd"
@@ -89,8 +89,7 @@ class CRD(Distillation):
         # log Z of L_s and of L_t: what the first batch shows, from then on.
         self.register_buffer("log_z", torch.full((2,), math.nan))
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         ours = losses.embedding(self.student_projection(student.features[self.student_tap].flatten(1)))
         theirs = losses.embedding(self.teacher_projection(teacher.features[self.teacher_tap].flatten(1)))
         chosen = torch.cat([batch.index[:, None], self._negatives(batch)], dim=1)

@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation: what the teacher says of the true class, and of the others, weighed apart."""
+"""Decoupled knowledge distillation: the soft targets of the true class and of the others, weighed apart."""
 
 from __future__ import annotations
 
@@ -51,8 +51,7 @@ class DKD(Distillation):
         self.warmup_epochs = warmup_epochs
         self.standardize = standardize
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs.logits was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         logits, targets = maybe_standardized(self.standardize, student.logits, teacher.logits)
         term = losses.dkd_loss(logits, targets, batch.y, temperature=self.temperature, alpha=self.alpha, beta=self.beta)
         if not self.warmup_epochs:

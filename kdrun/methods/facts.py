@@ -1,6 +1,6 @@
 """What a method's class states about itself: facts that follow from its options, without an instance or a tensor.
 
-Tables, controls and reports have a run's spec only. They ask the class, and know no option of any method.
+Tables, controls and reports have a run's spec only. They use the class's facts, and know no option of any method.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Weights:
 
 
 class Facts:
-    """The facts of a method; what a class does not override is right for any method, and says little.
+    """The facts of a method; the defaults hold for any method, and carry little information.
 
     Attributes:
         name: used in directories and configs.
         label: used in tables; by default the name.
-        knowledge: what is taught: labels, or the teacher's responses (logits), features, or relations between images.
+        knowledge: source of the targets: labels, or the teacher's responses (logits), features or relations of images.
         scheme: `offline` from a trained teacher, `online` together with it, `self` from the own architecture.
         of_one_stage: options that have an effect only without a first stage, of a method that has both forms.
         of_two_stages: options that have an effect only with one.
@@ -90,7 +90,7 @@ class Facts:
 
     @classmethod
     def about_sweep(cls, option: str, settings: Sequence[Options], num_classes: int) -> str | None:
-        """What should be known before an option is swept: nothing.
+        """A notice before an option is swept; by default none.
 
         Args:
             option: that is swept.

@@ -112,8 +112,7 @@ class FitNet(Distillation):
         kd_weight = self.kd_weight_start + (self.kd_weight_end - self.kd_weight_start) * batch.progress
         return Objective.of(student.logits, {"ce": ce, "kd": kl}, {"ce": self.hard_weight, "kd": kd_weight})
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         return losses.hint_loss(*self._features(student, teacher))
 
     def _features(self, student: StudentOutput, teacher: TeacherOutput) -> tuple[Tensor, Tensor]:

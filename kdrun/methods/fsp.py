@@ -93,6 +93,7 @@ class FSP(Distillation):
         if not self.stage1_epochs:
             return super().objective(student, batch, teacher)
         if self.stage == 0:
+            assert teacher is not None, "needs was not met"
             fsp = self.distill(student, batch, teacher)
             return Objective.of(student.logits, {"fsp": fsp}, {"fsp": self.weight})
         ce = losses.cross_entropy(student.logits, batch.y)
@@ -102,8 +103,7 @@ class FSP(Distillation):
     def asks(self) -> bool:
         return not (self.stage1_epochs and self.stage == 1)  # the second stage is the labels' alone
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         couples = dict.fromkeys(self._ends)
         adapted = [adapter(student.features[ours]) for (ours, _), adapter in zip(couples, self.adapters, strict=True)]
         maps = dict(zip(couples, adapted, strict=True))

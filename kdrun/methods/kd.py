@@ -56,7 +56,9 @@ class Blend(Distillation):
 class SoftTargets(Blend):
     """A blend with a term at temperature T, from 0.001 to 10,000."""
 
-    def __init__(self, student: nn.Module, *, temperature: float, alpha: float, multiplier: float) -> None:
+    def __init__(
+        self, student: nn.Module, *, temperature: float = 4.0, alpha: float = 0.9, multiplier: float = 1.0
+    ) -> None:
         super().__init__(student, alpha=alpha, multiplier=multiplier)
         losses.check_temperature("temperature", temperature)
         self.temperature = temperature
@@ -112,14 +114,13 @@ class KD(SoftTargets):
             return super().objective_text(options, num_classes)
         return f"{weights.hard:.4g} CE + {weights.soft:.4g} T²KL, T={options['temperature']:g}"
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         targets = self.target_logits(student.logits, teacher)
         logits, targets = maybe_standardized(self.standardize, student.logits, targets)
         return losses.soft_target_loss(logits, targets, temperature=self.temperature, kl_reduction=self.kl_reduction)
 
-    def target_logits(self, logits: Tensor, teacher: TeacherOutput | None) -> Tensor:
-        """What the student's logits `[N, K]` are drawn towards: the teacher's."""
-        assert teacher is not None, "needs.logits was not met"
+    def target_logits(self, logits: Tensor, teacher: TeacherOutput) -> Tensor:
+        """The target logits `[N, K]`: the teacher's."""
         return teacher.logits
 
 
@@ -133,7 +134,7 @@ class TfKDSelf(KD):
 
 
 class TAKD(KD):
-    """Teacher-assistant distillation (Mirzadeh et al. 2020): KD from a network of medium size that was taught by KD.
+    """Teacher-assistant distillation (Mirzadeh et al. 2020): KD from a network of medium size, itself distilled by KD.
 
     The step is KD's; what makes it TAKD is its teacher, an assistant with a teacher of its own.
     """
@@ -144,7 +145,7 @@ class TAKD(KD):
 
 
 class KDUniform(KD):
-    """KD from a teacher that knows nothing, `p^t(k) = 1/K`: the control that tells soft targets from their absence.
+    """KD from a uniform teacher, `p^t(k) = 1/K`: the control without the teacher's information.
 
     At T=1 it is scaled label smoothing; above, it draws the student's softened output to uniform.
     """
@@ -154,10 +155,10 @@ class KDUniform(KD):
     scheme = "self"
     needs = Needs()
 
-    def target_logits(self, logits: Tensor, teacher: TeacherOutput | None) -> Tensor:
+    def target_logits(self, logits: Tensor, teacher: TeacherOutput) -> Tensor:
         return torch.zeros_like(logits)
 
 
 def maybe_standardized(standardize: bool, *logits: Tensor) -> tuple[Tensor, ...]:
-    """The logits of student and teacher, standardised where that is asked for."""
+    """The logits of student and teacher, standardised if `standardize`."""
     return tuple(losses.standardized(each) for each in logits) if standardize else logits

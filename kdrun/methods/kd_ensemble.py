@@ -45,8 +45,7 @@ class KDEnsemble(SoftTargets):
         self.num_teachers = num_teachers
         self.standardize = standardize
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs.logits was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         members = teacher.logits[None] if teacher.members is None else teacher.members
         logits, flat = maybe_standardized(self.standardize, student.logits, members.flatten(0, 1))
         targets = flat.view_as(members)

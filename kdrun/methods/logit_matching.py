@@ -37,7 +37,6 @@ class LogitMatching(Blend):
         self.class_reduction = class_reduction
         self.standardize = standardize
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs.logits was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         logits, targets = maybe_standardized(self.standardize, student.logits, teacher.logits)
         return losses.logit_matching_loss(logits, targets, class_reduction=self.class_reduction)

@@ -161,7 +161,7 @@ def _namesake(option: str, tap: str, named: Outline, other: Outline) -> str:
     """The tap of the other network that is called as one that was named, and returns the same kind of thing.
 
     Raises:
-        ValueError: there is none: the user has to say which it is.
+        ValueError: there is none, so the option must name one.
     """
     dimensions = len(named.shape(tap))
     if len(other.taps.get(tap, ())) != dimensions:

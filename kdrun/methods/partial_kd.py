@@ -1,4 +1,4 @@
-"""Distilling a part of what the teacher knows: its likeliest classes, its confidence, how alike the classes are."""
+"""Distilling a part of the teacher's knowledge: its most probable classes, its confidence, class similarity."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kdrun.taps import Outline
 
 
 class KDTopK(SoftTargets):
-    """KD-topk (Tang et al. 2020): KD from the teacher's k likeliest classes of each image.
+    """KD-topk (Tang et al. 2020): KD from the teacher's k most probable classes of each image.
 
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
@@ -45,8 +45,7 @@ class KDTopK(SoftTargets):
         self.renormalize = renormalize
         self.standardize = standardize
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs.logits was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         logits, targets = maybe_standardized(self.standardize, student.logits, teacher.logits)
         return losses.topk_loss(logits, targets, temperature=self.temperature, k=self.k, renormalize=self.renormalize)
 
@@ -64,18 +63,12 @@ class KDPt(SoftTargets):
     name = "kd_pt"
     label = "KD-pt"
 
-    def __init__(
-        self, student: nn.Module, *, temperature: float = 4.0, alpha: float = 0.9, multiplier: float = 1.0
-    ) -> None:
-        super().__init__(student, temperature=temperature, alpha=alpha, multiplier=multiplier)
-
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs.logits was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         return losses.true_class_loss(student.logits, teacher.logits, batch.y, temperature=self.temperature)
 
 
 class KDSim(SoftTargets):
-    """KD-sim (Tang et al. 2020): KD from how alike the classes are to the teacher, the same for all images of a class.
+    """KD-sim (Tang et al. 2020): KD from the teacher's similarity of the classes, one target a class.
 
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
@@ -108,8 +101,7 @@ class KDSim(SoftTargets):
         self.similarity_temperature = similarity_temperature
         self.normalize = normalize
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs.logits was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         return losses.class_similarity_loss(
             student.logits,
             teacher.weights[self.classifier],

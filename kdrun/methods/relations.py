@@ -51,8 +51,7 @@ class RKD(Distillation):
         self.taps = (self.student_tap,)
         self._ask_features(self.teacher_tap)
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         ours, theirs = student.features[self.student_tap], teacher.features[self.teacher_tap]
         distance = losses.rkd_distance_loss(ours, theirs)
         angle = losses.rkd_angle_loss(ours, theirs)
@@ -92,8 +91,7 @@ class SimilarityPreserving(Distillation):
         self.taps = (self.student_tap,)
         self._ask_features(self.teacher_tap)
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         return losses.similarity_loss(student.features[self.student_tap], teacher.features[self.teacher_tap])
 
 

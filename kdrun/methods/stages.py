@@ -1,4 +1,4 @@
-"""The first of two stages: what the methods that have one share."""
+"""The first of two stages: options shared by the methods that have one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def stage1_recipe(epochs: int, lr: float, milestones: tuple[float, ...], gamma: 
         gamma: in (0, 1].
 
     Raises:
-        ValueError: a value outside what is said above.
+        ValueError: a value outside these ranges.
     """
     check_range("stage1_epochs", epochs, 0, MOST_EPOCHS)
     check_range("stage1_lr", lr, 0, open_low=True)

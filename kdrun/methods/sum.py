@@ -12,6 +12,7 @@ from torch import nn
 from kdrun import losses
 from kdrun.methods import shipped_methods
 from kdrun.methods.base import (
+    NO_TEACHER,
     Batch,
     Distillation,
     Method,
@@ -118,12 +119,12 @@ class Sum(Method):
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         values = {"ce": losses.cross_entropy(student.logits, batch.y)}
         for name, term in self._terms():
-            values[name] = term.distill(student, batch, teacher)
+            values[name] = term.distill(student, batch, NO_TEACHER if teacher is None else teacher)
         return Objective.of(student.logits, values, {"ce": self.hard_weight, **self.weights})
 
 
 def _term(name: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> Distillation:
-    """A method without a student of its own: it sees what the sum's student says."""
+    """A method without a student of its own: it gets the output of the sum's student."""
     own = {option: value for option, value in options.items() if option not in ("weight", "_target_")}
     try:
         kind = check_term(name, options.get("_target_", shipped_methods().get(name)))

@@ -1,4 +1,4 @@
-"""Tf-KD_reg: distillation from a hand-made teacher that knows nothing but the label."""
+"""Tf-KD_reg: distillation from a hand-made teacher that depends on the label alone."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TfKDReg(Blend):
         if variant == "paper":
             self.doubtful = (self.term,)
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         return losses.virtual_teacher_loss(
             student.logits,
             batch.y,

@@ -17,7 +17,7 @@ class Triplet(Distillation):
     Args:
         student: maps `[N, C, H, W]` to logits `[N, K]`.
         triplet_weight: of the triplet loss beside the KL, from 0 to 1e9.
-        margin: by how much the negative is to be farther away than the positive, from 0 to 1e9.
+        margin: required difference of the negative's and the positive's distance, from 0 to 1e9.
         hard_weight: of the cross-entropy, from 0 to 1e9.
         weight: of KL and triplet loss together, from 0 to 1e9.
     """
@@ -40,8 +40,7 @@ class Triplet(Distillation):
         self.triplet_weight = triplet_weight
         self.margin = margin
 
-    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Tensor:
-        assert teacher is not None, "needs.logits was not met"
+    def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         negatives, exists = losses.draw_negatives(batch.y, batch.generator)
         triplet = losses.triplet_loss(student.logits, teacher.logits, negatives, exists, margin=self.margin)
         soft = losses.soft_target_loss(student.logits, teacher.logits, temperature=1.0)

@@ -33,7 +33,7 @@ class WeightDistillation(KD):
         alpha: weight of the soft targets, in [0, 1].
 
     Raises:
-        ValueError: an option outside what is said above, or networks that do not correspond.
+        ValueError: an option outside these ranges, or networks that do not correspond.
     """
 
     name = "weight_distillation"

@@ -37,6 +37,21 @@ a forward hook sees is what the module returned. The cost of a network is in `kd
 Those on sequences, `kdrun.models.NAME(num_classes=K, num_tokens=V, length=L, per_token=False)`, map int64 `[N, L']` to
 logits `[N, K]`, or `[N * L', K]` with a label for each token (a language model). Their taps: `embedding`, `layers.0`,
 ... (not an LSTM's, which return tuples), [`norm`], `pool` (one vector per label) and `classifier`.
+
+A new network is such a function, in this package or a trusted one:
+
+>>> from kdrun.models.layers import GlobalAverage, conv_bn, named
+>>> from kdrun.taps import outline
+>>> def tiny(num_classes: int, in_channels: int = 3, width: int = 8) -> nn.Sequential:
+...     return named(
+...         layer1=conv_bn(in_channels, width, 3, activation=nn.ReLU),
+...         layer2=conv_bn(width, 2 * width, 3, stride=2, activation=nn.ReLU),
+...         pool=GlobalAverage(),
+...         classifier=nn.Linear(2 * width, num_classes),
+...     )
+>>> found = outline(tiny(10).to("meta"), (3, 32, 32))
+>>> found.maps, found.vector, found.num_classes
+(['layer1', 'layer2'], 'pool', 10)
 """
 
 import functools

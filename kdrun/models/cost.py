@@ -1,4 +1,4 @@
-"""What a network costs: parameters, and multiply-accumulates (MACs) of a forward pass."""
+"""Cost of a network: parameters, and multiply-accumulates (MACs) of a forward pass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def num_parameters(model: nn.Module) -> int:
-    """How many numbers training can change: all parameters, frozen at the moment or not, without buffers."""
+    """The number of parameters, frozen or not, without buffers."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -34,7 +34,7 @@ def num_macs(model: nn.Module, input_size: tuple[int, ...], dtype: torch.dtype =
 
 
 def saved_bytes(model: nn.Module, input_size: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
-    """Bytes that backward keeps of the forward pass on one image or sequence in a batch, in float32.
+    """Bytes kept for backward from the forward pass on one image or sequence in a batch, in float32.
 
     Parameters are not counted. Nothing is computed, as in `num_macs`.
 
@@ -45,7 +45,7 @@ def saved_bytes(model: nn.Module, input_size: tuple[int, ...], dtype: torch.dtyp
     """
     bare = copy.deepcopy(model).to("meta", torch.float32).train()
     own = {parameter.untyped_storage()._cdata for parameter in bare.parameters()}
-    saved: dict[int, Tensor] = {}  # by storage: what two operations keep is there once
+    saved: dict[int, Tensor] = {}  # by storage: a tensor that two operations keep counts once
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()._cdata

@@ -27,7 +27,7 @@ class DenseLayer(nn.Module):
 
 
 def densenet121(num_classes: int, in_channels: int = 3) -> nn.Sequential:
-    """DenseNet-121: dense blocks of 6, 12, 24 and 16 layers with growth 32; between them half the channels go on.
+    """DenseNet-121: dense blocks of 6, 12, 24 and 16 layers with growth 32; transitions halve the channels.
 
     The stem is a bare 3x3 convolution without pooling, and the transitions at the start of layer2 to layer4 have no
     ReLU, as released.

@@ -1,4 +1,4 @@
-"""What the architecture families share: convolution with BatchNorm, global average, initialisation, argument checks."""
+"""Shared parts of the architecture families: convolution with BatchNorm, global average, initialisation, checks."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class InvertedResidual(nn.Module):
 def mobilenetv2(num_classes: int, in_channels: int = 3) -> nn.Sequential:
     """MobileNetV2, width 1. The stem is a 1x1 convolution with padding 1, so 32x32 images become 34x34, as released.
 
-    The released classifier is a 1x1 convolution on the pooled 1x1 map: the linear layer that stands here.
+    The released classifier is a 1x1 convolution on the pooled 1x1 map: here a linear layer, which computes the same.
 
     Raises:
         ValueError: `num_classes` below 2, or `in_channels` below 1.

@@ -20,7 +20,7 @@ def cnn(num_classes: int, in_channels: int = 3, image_size: int = 32, dropout: f
         dropout: probability that a hidden unit is dropped in training, in [0, 1).
 
     Raises:
-        ValueError: an argument outside what is said above.
+        ValueError: an argument outside these ranges.
     """
     check_shape(num_classes, in_channels, image_size)
     check_dropout("dropout", dropout)
@@ -72,7 +72,7 @@ def mlp(
         batch_norm: BatchNorm in each hidden layer, after the ReLU and before the dropout.
 
     Raises:
-        ValueError: an argument outside what is said above.
+        ValueError: an argument outside these ranges.
     """
     check_shape(num_classes, in_channels, image_size)
     check_dropout("dropout", dropout)

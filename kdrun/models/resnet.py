@@ -65,7 +65,7 @@ def residual_network(
         block: makes one.
 
     Raises:
-        ValueError: `num_classes` or `in_channels` outside what is said above.
+        ValueError: `num_classes` or `in_channels` outside these ranges.
     """
     check_shape(num_classes, in_channels)
     network = named(stem=conv_bn(in_channels, stem, 3, activation=nn.ReLU))

@@ -54,7 +54,7 @@ def lstm(
         input_dropout: the same for a value of an embedding.
 
     Raises:
-        ValueError: an argument outside what is said above.
+        ValueError: an argument outside these ranges.
     """
     _check_sequence(num_classes, num_tokens, length)
     for name, count in (("width", width), ("embedding", embedding)):
@@ -106,7 +106,7 @@ def transformer(
         attention_dropout: the same for the attention that one token pays another.
 
     Raises:
-        ValueError: an argument outside what is said above.
+        ValueError: an argument outside these ranges.
     """
     _check_sequence(num_classes, num_tokens, length)
     for name, count in (("width", width), ("heads", heads)):

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as transforms
 
-from kdrun.data import Augmentation, angle_degrees, augment
+from kdrun.data import Augmentation, augment
 from kdrun.data import augmentation as implementation
-from kdrun.data.augmentation import NUM_ANGLES, draw
+from kdrun.data.augmentation import NUM_ANGLES, angle_degrees, draw
 
 
 def random_images(num: int, height: int, width: int, channels: int) -> torch.Tensor:
@@ -58,7 +58,7 @@ def test_views_are_torchvisions(law, size):
     assert torch.equal(views, torch.stack(expected))
 
 
-@pytest.mark.parametrize("size", [8, 28, 32, 64])
+@pytest.mark.parametrize("size", [8, 32])
 def test_every_rotation_is_pils(size, monkeypatch):
     """A thousand angles over the full circle, each forced in turn instead of drawn."""
     image = random_images(1, size, size, 1)

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from kdrun.data import DataError, ImageSet, Splits, folder, select, tiny_imagenet
-from kdrun.data.loaders import tiny_imagenet as tiny_module
 
 # --- folders of images ----------------------------------------------------------------------------------------------
 
@@ -98,11 +97,8 @@ def test_classes_that_differ_are_named_with_their_directory(tree, split):
     other = {"train": "test", "test": "train"}[split]
     assert f"only in {tree / split}: wasp" in str(told.value)
     assert f"only in {tree / other}: bee" in str(told.value)
-
-
-def test_a_single_class_is_named_with_its_directory(tree):
-    for split in ("train", "test"):
-        shutil.rmtree(tree / split / "bee")
+    for place in (tree / split / "wasp", tree / other / "bee"):
+        shutil.rmtree(place)
     with pytest.raises(DataError, match=f"{tree / 'train'}: has one class only, ant"):
         folder(tree, image_size=12, in_channels=3)
 
@@ -114,11 +110,8 @@ def test_a_wrong_level_is_named(tree, level):
     assert f"dataset.root={tree / level}: " in str(told.value)
     meant = {"..": tree / ".." / tree.name}.get(level, tree)
     assert str(told.value).endswith(f"; use dataset.root={meant}")
-
-
-def test_a_folder_that_is_nowhere_near_is_told_without_a_guess(tmp_path):
     with pytest.raises(DataError, match=r"images for each class; there is no such directory$"):
-        folder(tmp_path / "gone" / "deeper" / "still", image_size=12, in_channels=3)
+        folder(tree / level / "gone" / "deeper" / "still", image_size=12, in_channels=3)
 
 
 def test_a_cache_of_decoded_images_is_never_unpickled(tree, data_home, tmp_path, caplog):
@@ -132,35 +125,6 @@ def test_a_cache_of_decoded_images_is_never_unpickled(tree, data_home, tmp_path,
     folder(tree, image_size=12, in_channels=3)
     assert str(cached) in caplog.text
     assert not (tmp_path / "executed").exists()
-
-
-# --- Tiny-ImageNet --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("words.txt", "n01\tgoldfish\n"),
-        ("words.txt", "n01 goldfish\nn02 toad\n"),
-        ("val/val_annotations.txt", "0.JPEG\tn99\t0\t0\t62\t62\n"),
-        ("val/val_annotations.txt", "0.JPEG\n"),
-        ("wnids.txt", "\xff\xfe"),
-    ],
-)
-def test_text_files_of_tiny_imagenet_that_do_not_fit_are_named(tmp_path, monkeypatch, data_home, name, text):
-    place = tmp_path / "tiny-imagenet-200"
-    for number, wordnet_id in enumerate(("n01", "n02")):
-        write_image(place / f"train/{wordnet_id}/images/0.JPEG")
-        write_image(place / f"val/images/{number}.JPEG")
-    (place / "wnids.txt").write_text("n01\nn02\n")
-    (place / "words.txt").write_text("n01\tgoldfish\nn02\ttoad\n")
-    (place / "val/val_annotations.txt").write_text("0.JPEG\tn01\t0\t0\t62\t62\n1.JPEG\tn02\t0\t0\t62\t62\n")
-    for constant, value in (("NUM_CLASSES", 2), ("TRAIN_PER_CLASS", 1), ("TEST_PER_CLASS", 1)):
-        monkeypatch.setattr(tiny_module, constant, value)
-    tiny_imagenet(tmp_path)  # can be read as it is
-    (place / name).write_text(text, encoding="latin-1")
-    with pytest.raises(DataError, match=f"{place}: .*{name}"):
-        tiny_imagenet(tmp_path)
 
 
 # --- what is left of a dataset --------------------------------------------------------------------------------------

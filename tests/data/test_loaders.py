@@ -4,17 +4,15 @@ import dataclasses
 import gzip
 import hashlib
 import pickle
-import struct
 import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 
-from kdrun.data import DataError, check_images, cifar10, cifar100, digits, fashion_mnist, mnist, synthetic
+from kdrun.data import DataError, Splits, check_images, cifar100, digits, fashion_mnist, mnist, synthetic
 from kdrun.data.loaders import cifar as cifar_module
 from kdrun.data.loaders import digits as digits_module
-from kdrun.data.loaders import mnist as mnist_module
 
 
 def md5(path: Path) -> str:
@@ -46,49 +44,24 @@ def test_damaged_digits_are_refused(monkeypatch):
         digits()
 
 
-# --- CIFAR ----------------------------------------------------------------------------------------------------------
-
-CIFAR = {"cifar10": (cifar10, "CIFAR10", 5), "cifar100": (cifar100, "CIFAR100", 1)}
+# --- CIFAR, MNIST and Fashion-MNIST --------------------------------------------------------------------------------
 
 
-def write_cifar(root: Path, monkeypatch, name: str) -> torch.Tensor:
-    """Writes four images to each training file, three to the test file; returns all, `[N, 3, 32, 32]`.
-
-    The expected checksums of the loader become those of the files.
-    """
-    _, constant, num_train_files = CIFAR[name]
-    source = getattr(cifar_module, constant)
-    place = root / source.archive.directory
-    place.mkdir(parents=True)
-    sizes = [4] * num_train_files + [3]
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (sum(sizes), 3, 32, 32), dtype=torch.uint8, generator=generator)
-    start = 0
-    for file_name, size in zip([*source.train, *source.test], sizes, strict=True):
-        rows = images[start : start + size].flatten(1).numpy()
-        labels = [(start + offset) % 2 for offset in range(size)]
-        (place / file_name).write_bytes(pickle.dumps({b"data": rows, source.label_key: labels}, protocol=2))
-        start += size
-    (names_file,) = source.names
-    (place / names_file).write_bytes(pickle.dumps({source.names_key: [b"cat", b"dog"]}, protocol=2))
-    sums = {
-        field: {file_name: md5(place / file_name) for file_name in getattr(source, field)}
-        for field in ("train", "test", "names")
-    }
-    monkeypatch.setattr(cifar_module, constant, dataclasses.replace(source, **sums))
-    return images
-
-
-@pytest.mark.parametrize("name", CIFAR)
-def test_cifar_reads_images_labels_and_names(tmp_path, monkeypatch, name):
-    images = write_cifar(tmp_path, monkeypatch, name)
-    splits = CIFAR[name][0](tmp_path)
-    check_images(splits, num_classes=2, in_channels=3, image_size=32)
-    together = torch.cat([splits.train.images, splits.test.images])
-    assert torch.equal(together.permute(0, 3, 1, 2), images)
-    assert torch.cat([splits.train.labels, splits.test.labels]).tolist() == [i % 2 for i in range(len(images))]
+def holds(splits: Splits, images: torch.Tensor, labels: torch.Tensor) -> None:
+    assert torch.equal(torch.cat([splits.train.images, splits.test.images]), images)
+    assert torch.equal(torch.cat([splits.train.labels, splits.test.labels]), labels)
     assert len(splits.test) == 3
-    assert splits.class_names == ("cat", "dog")
+
+
+def test_published_files_give_images_labels_and_names(dataset, no_network):
+    splits = dataset.loader(dataset.root)
+    side, channels = dataset.images.shape[2:]
+    num_classes = 2 if channels == 3 else 10
+    check_images(splits, num_classes=num_classes, in_channels=channels, image_size=side)
+    if dataset.loader is not fashion_mnist:
+        assert splits.class_names == (("cat", "dog") if channels == 3 else tuple("0123456789"))
+    holds(splits, dataset.images, dataset.labels)
+    assert no_network == []
 
 
 class Bomb:
@@ -117,18 +90,20 @@ def test_a_file_that_is_not_the_official_one_is_never_unpickled(tmp_path):
     assert mark.exists(), "the test's own pickle must be able to do harm"
 
 
-def test_an_archive_in_the_root_is_unpacked_without_a_network(tmp_path, monkeypatch, no_network):
-    images = write_cifar(tmp_path / "elsewhere", monkeypatch, "cifar100")
-    archive = tmp_path / "cifar-100-python.tar.gz"
+@pytest.mark.parametrize("dataset", ["CIFAR100"], indirect=True)
+def test_an_archive_in_the_root_is_unpacked_without_a_network(dataset, tmp_path, monkeypatch, no_network):
+    root = tmp_path / "unpacked"
+    root.mkdir()
+    archive = root / "cifar-100-python.tar.gz"
     with tarfile.open(archive, "w:gz") as opened:
-        opened.add(tmp_path / "elsewhere" / "cifar-100-python", "cifar-100-python")
+        opened.add(dataset.place, "cifar-100-python")
     with pytest.raises(DataError, match=r"cifar-100-python.tar.gz is damaged .* expected eb9058c3a382ffc7106e4002"):
-        cifar100(tmp_path)
+        cifar100(root)
     source = cifar_module.CIFAR100
     accepted = dataclasses.replace(source, archive=dataclasses.replace(source.archive, md5=md5(archive)))
     monkeypatch.setattr(cifar_module, "CIFAR100", accepted)
-    assert len(cifar100(tmp_path).train) + 3 == len(images)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cifar-100-python", archive.name, "elsewhere"]
+    holds(cifar100(root), dataset.images, dataset.labels)
+    assert sorted(path.name for path in root.iterdir()) == ["cifar-100-python", archive.name]
     assert no_network == []
 
 
@@ -151,79 +126,32 @@ def test_absent_and_offline_says_what_to_do(tmp_path, no_network):
     assert list((tmp_path / "data").iterdir()) == []
 
 
-# --- MNIST and Fashion-MNIST ----------------------------------------------------------------------------------------
-
-IDX = {"mnist": (mnist, "MNIST"), "fashion_mnist": (fashion_mnist, "FASHION_MNIST")}
-
-
-def write_idx(root: Path, monkeypatch, name: str) -> dict[str, torch.Tensor]:
-    """Writes six training and four test images with their labels; returns all arrays by file name without .gz."""
-    source = getattr(mnist_module, IDX[name][1])
-    place = root / source.directory
-    place.mkdir(parents=True)
-    generator = torch.Generator().manual_seed(1)
-    arrays, md5_of, sha256_of = {}, {}, {}
-    for compressed in source.md5:
-        size = 6 if compressed.startswith("train") else 4
-        shape = (size, 28, 28) if "images" in compressed else (size,)
-        high = 256 if "images" in compressed else 10
-        array = torch.randint(0, high, shape, dtype=torch.uint8, generator=generator)
-        content = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape) + array.numpy().tobytes()
-        (place / compressed).write_bytes(gzip.compress(content))
-        arrays[Path(compressed).stem] = array
-        md5_of[compressed] = md5(place / compressed)
-        sha256_of[Path(compressed).stem] = hashlib.sha256(content).hexdigest()
-    assert source.unpacked_sha256.keys() == sha256_of.keys()
-    monkeypatch.setattr(mnist_module, IDX[name][1], dataclasses.replace(source, md5=md5_of, unpacked_sha256=sha256_of))
-    return arrays
-
-
-def unpack_all(place: Path) -> None:
-    for path in list(place.glob("*.gz")):
+@pytest.mark.parametrize("dataset", ["MNIST"], indirect=True)
+def test_unpacked_files_are_read_when_they_are_the_official_ones(dataset, no_network):
+    for path in list(dataset.place.glob("*.gz")):
         path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
         path.unlink()
-
-
-@pytest.mark.parametrize("name", IDX)
-def test_idx_reads_images_and_labels(tmp_path, monkeypatch, no_network, name):
-    arrays = write_idx(tmp_path, monkeypatch, name)
-    splits = IDX[name][0](tmp_path)
-    check_images(splits, num_classes=10, in_channels=1, image_size=28)
-    assert torch.equal(splits.train.images.squeeze(3), arrays["train-images-idx3-ubyte"])
-    assert torch.equal(splits.train.labels, arrays["train-labels-idx1-ubyte"].long())
-    assert torch.equal(splits.test.images.squeeze(3), arrays["t10k-images-idx3-ubyte"])
-    assert torch.equal(splits.test.labels, arrays["t10k-labels-idx1-ubyte"].long())
-    assert no_network == []
-
-
-@pytest.mark.parametrize("name", IDX)
-def test_unpacked_files_are_read_when_they_are_the_official_ones(tmp_path, monkeypatch, no_network, name):
-    arrays = write_idx(tmp_path, monkeypatch, name)
-    place = tmp_path / getattr(mnist_module, IDX[name][1]).directory
-    unpack_all(place)
-    assert torch.equal(IDX[name][0](tmp_path).test.images.squeeze(3), arrays["t10k-images-idx3-ubyte"])
-    damaged = place / "t10k-labels-idx1-ubyte"
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x01")
+    holds(mnist(dataset.root), dataset.images, dataset.labels)
+    damaged = dataset.place / "t10k-labels-idx1-ubyte"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x07")
     with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte is damaged .* sha256"):
-        IDX[name][0](tmp_path)
+        mnist(dataset.root)
     assert no_network == []
 
 
-def test_mnist_files_are_downloaded_from_the_next_mirror(tmp_path, monkeypatch):
-    arrays = write_idx(tmp_path / "server", monkeypatch, "mnist")
+@pytest.mark.parametrize("dataset", ["MNIST"], indirect=True)
+def test_mnist_files_are_downloaded_from_the_next_mirror(dataset, tmp_path, monkeypatch):
     from torchvision.datasets import utils
 
     def download(url, root, filename=None, md5=None, max_redirect_hops=3):
         if "amazonaws" in url:
             raise RuntimeError("File not found or corrupted.")
-        content = (tmp_path / "server" / "MNIST" / "raw" / filename).read_bytes()
-        (Path(root) / filename).write_bytes(content)
+        (Path(root) / filename).write_bytes((dataset.place / filename).read_bytes())
 
     monkeypatch.setattr(utils, "download_url", download)
-    splits = mnist(tmp_path / "data")
-    assert torch.equal(splits.train.images.squeeze(3), arrays["train-images-idx3-ubyte"])
-    names = sorted(path.name for path in (tmp_path / "data" / "MNIST" / "raw").iterdir())
-    assert names == sorted(f"{name}.gz" for name in arrays)
+    holds(mnist(tmp_path / "new"), dataset.images, dataset.labels)
+    names = [sorted(path.name for path in (root / "MNIST/raw").iterdir()) for root in (tmp_path / "new", dataset.root)]
+    assert names[0] == names[1]
 
 
 # --- synthetic ------------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def with_train(images: torch.Tensor, labels: torch.Tensor) -> Splits:
         (with_train(GOOD.train.images, GOOD.train.labels + 1), "labels run from 1 to 3, .* allows 0 to 2"),
         (with_train(GOOD.train.images, GOOD.train.labels - 1), "labels run from -1 to 1"),
         (with_train(GOOD.train.images, GOOD.train.labels * 0), "one class"),
-        (with_train(GOOD.train.images[:1], GOOD.train.labels[:1]), r"training set has 1 image\(s\)"),
+        (with_train(GOOD.train.images[:1], GOOD.train.labels[:1]), r"training set has 1 example\(s\)"),
         (dataclasses.replace(GOOD, test=ImageSet(GOOD.test.images[:0], GOOD.test.labels[:0])), "test set has 0"),
     ],
 )
@@ -209,14 +209,14 @@ def of_tokens(**changes: torch.Tensor) -> Splits:
     ("splits", "changes", "message"),
     [
         (of_tokens(), {"num_classes": 5}, "dataset.num_classes=5, but the data has 4 class names"),
-        (GOOD, {"num_classes": 3}, "training set has no sequences, but dataset.num_tokens=12 asks for some"),
+        (GOOD, {"num_classes": 3}, "training set has no sequences, but dataset.num_tokens=12 needs some"),
         (of_tokens(tokens=torch.zeros(4, 3)), {}, "training tokens: torch.float32"),
         (of_tokens(), {"length": 4}, r"training tokens: .*\[4, 3\], but dataset.length=4 .*\[4, 4\]"),
         (of_tokens(labels=torch.arange(3)), {}, "with 3 labels"),
         (of_tokens(labels=torch.arange(4).int()), {}, "training labels: torch.int32"),
-        (of_tokens(), {"per_token": True}, r"labels: .*\[4\], but dataset.per_token=True asks for .*\[4, 3\]"),
+        (of_tokens(), {"per_token": True}, r"labels: .*\[4\], but dataset.per_token=True means .*\[4, 3\]"),
         (of_tokens(labels=torch.zeros(4, 3).long()), {}, r"labels: .*\[4, 3\], but dataset.per_token=False"),
-        (of_tokens(tokens=torch.zeros(1, 3).long(), labels=torch.zeros(1).long()), {}, r"has 1 sequence\(s\)"),
+        (of_tokens(tokens=torch.zeros(1, 3).long(), labels=torch.zeros(1).long()), {}, r"has 1 example\(s\)"),
         (of_tokens(), {"num_tokens": 11}, "tokens run from 0 to 11, but dataset.num_tokens=11 allows 0 to 10"),
         (of_tokens(labels=torch.arange(4) - 1), {}, "labels run from -1 to 2, but dataset.num_classes=4"),
     ],
@@ -231,7 +231,7 @@ def test_check_names_what_is_wrong_with_sequences(splits, changes, message):
 
 
 def test_images_and_sequences_are_told_apart_and_each_has_an_identity():
-    with pytest.raises(DataError, match=r"training set has no images, but dataset.image_size=4 asks for some"):
+    with pytest.raises(DataError, match=r"training set has no images, but dataset.image_size=4 needs some"):
         check_images(dataclasses.replace(of_tokens(), class_names=("a", "b", "c")), **DESCRIPTION)
     later = torch.arange(12).view(4, 3) + 1
     variants = [of_tokens(), of_tokens(tokens=later), of_tokens(labels=torch.arange(4).flip(0))]

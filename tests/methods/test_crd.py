@@ -157,15 +157,6 @@ def test_of_several_views_the_first_is_remembered():
     assert not torch.equal(method.student_memory, made().student_memory)
 
 
-def test_memories_and_normalisation_are_in_the_state_of_the_method():
-    method, other = made(), made()
-    term(method)
-    other.load_state_dict(method.state_dict())
-    assert {"student_memory", "teacher_memory", "log_z"} <= method.state_dict().keys()
-    assert torch.equal(term(method, 1), term(other, 1))
-    assert not torch.equal(term(made(), 1), term(other, 1))
-
-
 def test_a_small_temperature_overflows_nothing():
     method = made(temperature=1e-3).float()
     student, teacher = features(0)

@@ -10,53 +10,33 @@ from torch.testing import assert_close
 from kdrun import losses, models
 from kdrun.methods import AT, FSP, RKD, Batch, FitNet, SimilarityPreserving, TeacherOutput
 from kdrun.methods.base import Pair
-from kdrun.models.resnet import basic_block, residual_network
-from kdrun.taps import Outline, outline, tapped
+from kdrun.taps import Outline, tapped
+from tests.methods.small import LABELS, K, N, X, answer, network, outline_of
 
-N, K, IMAGE = 6, 5, (3, 8, 8)
 STAGES = ["layer1", "layer2", "layer3"]
 
 
-def network(*widths: int, depth: int = 1, stem: int = 4) -> nn.Sequential:
-    return residual_network(K, 3, stem=stem, widths=widths, blocks=(depth,) * len(widths), block=basic_block)
+def pair_of(student: nn.Module, teacher: nn.Module) -> Pair:
+    return Pair(outline_of(student, "the_student"), outline_of(teacher, "the_teacher"), fresh=lambda: None)
 
 
-def made(seed: int, *widths: int, depth: int = 1) -> nn.Sequential:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return network(*widths, depth=depth)
-
-
-def pair_of(student: nn.Module, teacher: nn.Module, name: str = "the_student") -> Pair:
-    shapes = [outline(net.to("meta"), IMAGE, called) for net, called in ((student, name), (teacher, "the_teacher"))]
-    return Pair(*shapes, fresh=lambda: None)
-
-
-PAIR = pair_of(network(4, 6, 8), network(4, 6, 8, depth=2))
-WIDE = pair_of(network(4, 6, 8), network(8, 6, 12, depth=2))
+PAIR = pair_of(network(0, 4, 6, 8), network(0, 4, 6, 8, depth=2))
+WIDE = pair_of(network(0, 4, 6, 8), network(0, 8, 6, 12, depth=2))
 VECTORS = pair_of(models.mlp(K, 3, image_size=8), models.mlp(K, 3, image_size=8))
 
 
 @pytest.fixture
 def batch() -> Batch:
-    x = torch.randn(N, *IMAGE, generator=torch.Generator().manual_seed(0))
-    return Batch(x, torch.arange(N) % K, torch.arange(N), epoch=0, step=0, progress=0.0, generator=torch.Generator())
+    return Batch(X, LABELS, torch.arange(N), epoch=0, step=0, progress=0.0, generator=torch.Generator())
 
 
 @pytest.fixture
-def teacher(batch) -> TeacherOutput:
-    return answer(made(1, 4, 6, 8, depth=2).eval(), batch)
-
-
-def answer(net: nn.Module, batch: Batch) -> TeacherOutput:
-    taps = [name for name, _ in net.named_modules() if name]
-    with torch.no_grad(), tapped(net, taps) as features:
-        logits = net(batch.x)
-    return TeacherOutput(logits, features)
+def teacher() -> TeacherOutput:
+    return answer(network(1, 4, 6, 8, depth=2).eval())
 
 
 def build(kind: type, pair: Pair = PAIR, **options):
-    student = made(0, 4, 6, 8)
+    student = network(0, 4, 6, 8)
     with torch.random.fork_rng():
         torch.manual_seed(2)  # of what else is learned
         return kind(student, pair, **options)
@@ -104,20 +84,14 @@ def test_gradients_reach_the_student_and_what_is_learned_with_it_alone(batch, te
     features = {name: tensor.clone().requires_grad_() for name, tensor in teacher.features.items()}
     method = build(kind, WIDE if kind is FSP else PAIR, **({"adapt": True} if kind is FSP else {}))
     if kind is FSP:
-        features = answer(made(1, 8, 6, 12, depth=2).eval(), batch).features
+        features = answer(network(1, 8, 6, 12, depth=2).eval()).features
         features = {name: tensor.clone().requires_grad_() for name, tensor in features.items()}
     method(batch, TeacherOutput(teacher.logits, features)).loss.backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in method.trained() if parameter.ndim > 1)
     assert all(tensor.grad is None for tensor in features.values())
     extra = {name.partition(".")[0] for name, _ in method.named_parameters()} - {"student"}
     assert extra == {FitNet: {"regressor"}, FSP: {"adapters"}}.get(kind, set())
-    assert method.delivered().state_dict().keys() == made(0, 4, 6, 8).state_dict().keys()
-
-
-@pytest.mark.parametrize(("option", "expected"), [("hard_weight", "ce"), ("weight", "fsp")])
-def test_a_weight_multiplies_its_own_term(batch, teacher, option, expected):
-    whole, more = (build(FSP, **{"weight": 1.0, option: value})(batch, teacher) for value in (1.0, 3.0))
-    assert_close(more.loss - whole.loss, 2 * whole.terms[expected])
+    assert method.delivered().state_dict().keys() == network(0, 4, 6, 8).state_dict().keys()
 
 
 @pytest.mark.parametrize("side", ["student", "teacher"])
@@ -160,7 +134,7 @@ def test_taps_named_for_both_networks_are_as_many(batch, teacher):
 
 def test_networks_of_other_depths_are_matched_by_the_sizes_of_their_maps():
     """Stages of 8, 4 and 2 pixels against 8, 4, 2 and 1, and against 4 and 2."""
-    short, long = network(4, 6, 8), network(4, 6, 8, 10)
+    short, long = network(0, 4, 6, 8), network(0, 4, 6, 8, 10)
     pair = pair_of(short, long)
     assert build(AT, pair).needs.features == build(AT, pair).taps == ("layer1", "layer2", "layer3")
     assert build(AT, Pair(pair.teacher, pair.student, pair.fresh)).taps == ("layer1", "layer2", "layer3")
@@ -182,7 +156,7 @@ def test_maps_of_different_sizes_are_told_and_maps_of_one_position_refused():
     assert "layer2 4 x 4" not in notice.replace("teacher's layer2 4 x 4", "")
     (notice,) = build(FitNet, student_tap="layer1", teacher_tap="layer3").notices
     assert "layer1 8 x 8 with the teacher's layer3 2 x 2" in notice
-    deep = pair_of(network(4, 6, 8, 10), network(4, 6, 8, 10))
+    deep = pair_of(network(0, 4, 6, 8, 10), network(0, 4, 6, 8, 10))
     for taps in (("layer4", "layer4"), ("layer1", "layer4"), ("layer4", "layer3")):
         with pytest.raises(ValueError, match=r"^student_taps=\['layer\d'\]: .* 1 x 1 positions.* the loss is constant"):
             build(AT, deep, student_taps=taps[:1], teacher_taps=taps[1:])
@@ -230,7 +204,7 @@ def test_channels_that_differ_are_refused_or_adapted_once_a_tap(batch):
         build(FSP, WIDE)
     method = build(FSP, WIDE, adapt=True)
     assert [type(adapter) for adapter in method.adapters] == [nn.Identity, nn.Conv2d, nn.Identity, nn.Conv2d]
-    wide = answer(made(1, 8, 6, 12, depth=2).eval(), batch)
+    wide = answer(network(1, 8, 6, 12, depth=2).eval())
     ours = features_of(method, batch)
     adapted = {tap: adapter(ours[tap]) for tap, adapter in zip(["stem", *STAGES], method.adapters, strict=True)}
     assert_close(method(batch, wide).terms["fsp"], fsp_reference(adapted, wide.features))

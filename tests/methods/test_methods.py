@@ -31,8 +31,6 @@ METHODS = [
     if "pair" not in inspect.signature(kind).parameters or kind in (KDSim, KDTopK)
 ]
 """All that need no features, no second network and no terms: the others are tested in files of their own."""
-CONVEX = [kind for kind in METHODS if {"alpha", "multiplier"} <= inspect.signature(kind).parameters.keys()]
-WEIGHED = [kind for kind in METHODS if {"weight", "hard_weight"} <= inspect.signature(kind).parameters.keys()]
 SOFT = {"temperature": 3.0, "alpha": 0.7, "kl_reduction": "mean", "multiplier": 2.5}
 VIRTUAL = {"temperature": 5.0, "alpha": 0.3, "correct_prob": 0.9, "multiplier": 4.0, "variant": "released"}
 
@@ -148,19 +146,6 @@ def test_gradient_reaches_the_student_and_nothing_else(build, batch, teacher, ki
     assert all(tensor.grad is None for tensor in tensors)
     assert built.student.logits.grad.abs().sum() > 0
     assert [name for name, _ in built.named_parameters()] == ["student.logits"]
-
-
-@pytest.mark.parametrize(
-    ("kind", "on"),
-    [
-        *((kind, {"alpha": 1.0}) for kind in CONVEX),
-        *((kind, {"hard_weight": 0.0, "weight": 1.0}) for kind in WEIGHED),
-    ],
-)
-def test_without_the_labels_its_term_is_left(objective, teacher, kind, on):
-    soft = objective(kind, teacher, **on)
-    (term,) = (term for name, term in soft.terms.items() if name != "ce")
-    assert torch.equal(soft.loss, term)
 
 
 @pytest.mark.parametrize("kind", METHODS)

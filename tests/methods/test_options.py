@@ -1,7 +1,6 @@
 """Every option of every method has an effect, and a wrong value is refused by name; methods are found by themselves."""
 
 import copy
-import functools
 import inspect
 import itertools
 import re
@@ -12,15 +11,12 @@ import yaml
 from torch import nn
 
 from kdrun.config.compose import config_directory
-from kdrun.methods import KD, Batch, Method, Pair, TeacherOutput, TrainingSet
+from kdrun.methods import KD, Batch, Method, Pair, TrainingSet
 from kdrun.methods.facts import INJECTED
-from kdrun.models.resnet import basic_block, residual_network
 from kdrun.spec.components import resolve
 from kdrun.spec.signature import bind
-from kdrun.taps import Outline, outline, tapped
+from tests.methods.small import LABELS, K, N, X, answer, network, outline_of
 
-N, K, IMAGE = 6, 5, (3, 8, 8)
-LABELS = torch.arange(N) % K
 NODES = [yaml.safe_load(path.read_text()) for path in sorted((config_directory() / "method").glob("*.yaml"))]
 METHODS = {resolve(node["_target_"]): node for node in NODES}
 POOL = [True, False, 1, 2, 3, 0.25, 0.5, 5.0, "layer1", ("stem", "layer1"), (0.25,), {"kd": {}}]
@@ -28,19 +24,8 @@ POOL = [True, False, 1, 2, 3, 0.25, 0.5, 5.0, "layer1", ("stem", "layer1"), (0.2
 WRONG = [-1, "nonsense", ("nonsense",), (2.0,)]
 
 
-def network(seed: int, *widths: int, depth: int = 1) -> nn.Sequential:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return residual_network(K, 3, stem=4, widths=widths, blocks=(depth,) * len(widths), block=basic_block)
-
-
 STUDENT = network(0, 4, 6, 8)
 TEACHERS = {"equal": network(1, 4, 6, 8, depth=2).eval(), "wide": network(1, 8, 6, 12, depth=2).eval()}
-
-
-@functools.cache
-def outline_of(net: nn.Module) -> Outline:
-    return outline(copy.deepcopy(net).to("meta"), IMAGE, "net")
 
 
 def built(kind: type[Method], teacher: nn.Module, options: dict) -> Method:
@@ -52,25 +37,17 @@ def built(kind: type[Method], teacher: nn.Module, options: dict) -> Method:
         return kind(copy.deepcopy(STUDENT), **given, **options)
 
 
-def answer(teacher: nn.Module, x: torch.Tensor) -> TeacherOutput:
-    with torch.no_grad(), tapped(teacher, [name for name, _ in teacher.named_modules() if name]) as features:
-        logits = teacher(x)
-    members = torch.stack([logits, 2 * logits.flip(1), logits.roll(1, 1)])
-    return TeacherOutput(logits, dict(features), dict(teacher.state_dict()), members)
-
-
 def observed(kind: type[Method], teacher: nn.Module, options: dict) -> list:
     """What a run would notice of a method: its needs, its stages, and losses and gradients of two steps in each."""
     method = built(kind, teacher, options)
-    x = torch.randn(N, *IMAGE, generator=torch.Generator().manual_seed(0))
     found: list = [method.needs, method.taps, method.stage1_epochs, method.stage1_recipe()]
     for stage, step in itertools.product(range(2 if method.stage1_epochs else 1), range(2)):
         if stage > method.stage:
             method.begin_stage2()
         generator = torch.Generator().manual_seed(step)
-        batch = Batch(x, LABELS, torch.arange(N), epoch=0, step=step, progress=0.5, generator=generator)
+        batch = Batch(X, LABELS, torch.arange(N), epoch=0, step=step, progress=0.5, generator=generator)
         method.zero_grad()
-        loss = method(batch, answer(teacher, x)).loss
+        loss = method(batch, answer(teacher)).loss
         assert loss.isfinite(), "two that are no numbers are never equal"
         loss.backward()
         found += [loss.item(), *(p.grad.sum().item() for p in method.parameters() if p.grad is not None)]

@@ -10,9 +10,12 @@ from torch.testing import assert_close
 from kdrun import models
 
 NAMES = models.image_networks()
-CONVOLUTIONAL = [name for name in NAMES if name != "mlp"]
 SIZED = ("cnn", "mlp")
-PRE_ACTIVATION = ("densenet121", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2")
+FAMILIES = [
+    *("resnet18", "resnet50", "wrn_16_1", "vgg8", "resnext29_8x64d"),
+    *("mobilenetv2", "shufflenetv2", "densenet121", "googlenet"),
+]
+"""One network, without `image_size`, of each kind of block."""
 
 
 def build(name, num_classes=10, in_channels=3, image_size=32, **options):
@@ -25,60 +28,38 @@ def images(*shape, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
-@pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 10)])
-@pytest.mark.parametrize("name", NAMES)
-def test_trains_on_any_images(name, channels, size):
-    network = build(name, 7, channels, size)
-    logits = network(images(2, channels, size, size))
-    assert logits.shape == (2, 7)
-    assert logits.isfinite().all()
-    F.cross_entropy(logits, torch.tensor([0, 6])).backward()
-    for parameter_name, parameter in network.named_parameters():
-        assert parameter.grad is not None, parameter_name
-        assert parameter.grad.isfinite().all(), parameter_name
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_every_weight_matters(name):
     network = build(name, image_size=16)
-    F.cross_entropy(network(images(8, 3, 16, 16)), torch.arange(8)).backward()
+    logits = network(images(8, 3, 16, 16))
+    assert logits.shape == (8, 10)
+    F.cross_entropy(logits, torch.arange(8)).backward()
     for parameter_name, parameter in network.named_parameters():
-        if parameter_name.endswith("weight"):
-            assert parameter.grad.abs().max() > 0, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+        assert not parameter_name.endswith("weight") or parameter.grad.abs().max() > 0, parameter_name
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_memory_format_does_not_change_the_result(name):
-    results = []
+@pytest.mark.parametrize("name", ["cnn", *(name for name in FAMILIES if name != "resnext29_8x64d")])
+def test_channels_last_survives_to_the_end_and_does_not_change_the_result(name):
+    results, last_map = [], {}
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        network = build(name, image_size=12).double().to(memory_format=memory_format)
-        x = images(4, 3, 12, 12, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
+        network = build(name, image_size=16).double().to(memory_format=memory_format)
+        last = network.get_submodule("flatten" if name == "cnn" else "pool")
+        last.register_forward_pre_hook(lambda _module, inputs: last_map.update(x=inputs[0]))
+        x = images(4, 3, 16, 16, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
         torch.manual_seed(2)  # of dropout
         logits = network(x)
         F.cross_entropy(logits, torch.arange(4)).backward()
         results.append((logits.detach(), x.grad, network.get_submodule("classifier").weight.grad))
     for usual, channels_last in zip(*results, strict=True):
         assert_close(usual, channels_last, rtol=1e-7, atol=1e-9)
-
-
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_channels_last_survives_to_the_end(name):
-    network = build(name, image_size=16).to(memory_format=torch.channels_last).eval()
-    last_map = {}
-
-    def keep(_module, inputs):
-        last_map["x"] = inputs[0]
-
-    network.get_submodule("flatten" if name == "cnn" else "pool").register_forward_pre_hook(keep)
-    with torch.no_grad():
-        network(images(2, 3, 16, 16).to(memory_format=torch.channels_last))
     assert last_map["x"].shape[2] > 1
     assert last_map["x"].is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_computed_in_place(name):
-    network = build(name, image_size=8)
+    network = build(name, 7, 1, image_size=8)
     seen = []
 
     def keep(_module, inputs, output):
@@ -87,11 +68,11 @@ def test_nothing_is_computed_in_place(name):
     for module in network.modules():
         module.register_forward_hook(keep)
     with torch.no_grad():
-        network(images(2, 3, 8, 8))
+        assert network(images(2, 1, 8, 8)).shape == (2, 7)
     assert all(torch.equal(tensor, copy) for tensor, copy in seen)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in SIZED])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_common_taps(name):
     network = build(name).eval()
     names = [child_name for child_name, _ in network.named_children()]

@@ -10,7 +10,6 @@ from torch import nn
 from torch.testing import assert_close
 
 from kdrun import models
-from kdrun.methods.weight_distillation import sources
 from kdrun.models.cost import num_macs, num_parameters
 from kdrun.taps import outline
 
@@ -226,19 +225,6 @@ def test_taps(kind, per_token):
             found = outline(copy.deepcopy(network).to("meta"), (LENGTH,), dtype=torch.int64)
         assert found.vector == "pool"
         assert found.output == {"classifier"}
-
-
-def test_weight_distillation_pairs_transformers_of_other_depth_and_width():
-    def outlined(**options):
-        with torch.device("meta"):
-            network = models.transformer(2, NUM_TOKENS, LENGTH, causal=True, heads=2, **options)
-        return outline(network, (LENGTH,), dtype=torch.int64)
-
-    found = sources(outlined(width=8, depth=3), outlined(width=16, depth=5))
-    assert found["layers.0.query.weight"] == ["layers.0.query.weight"]
-    assert found["layers.1.fc1.weight"] == ["layers.1.fc1.weight", "layers.2.fc1.weight"]
-    assert found["layers.2.norm2.bias"] == ["layers.3.norm2.bias", "layers.4.norm2.bias"]
-    assert found["embedding.positions.weight"] == ["embedding.positions.weight"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The handwritten digits that come with kdrun: real images, no download, seconds to train on.
 
 They are the 1,797 test images of the UCI "Optical Recognition of Handwritten Digits" set (Alpaydin and Kaynak 1998),
-known from scikit-learn's `load_digits`; `digits.LICENSE.md` says more.
+known from scikit-learn's `load_digits`; see `digits.LICENSE.md`.
 """
 
 from __future__ import annotations

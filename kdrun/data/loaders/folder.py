@@ -24,7 +24,7 @@ def folder(root: Path, image_size: int, in_channels: int, test_split: str | None
 
     The test set is the first of `test/`, `val/`, `valid/` and `validation/` that has a class of the training images.
     Upper case is accepted, and `ILSVRC/Data/CLS-LOC/` of ImageNet within the root. Classes are numbered in the order of
-    their sorted names (`kdrun.data.image_files`, which also says which files count); images may be deeper than one
+    their sorted names (`kdrun.data.image_files`, which also defines which files count); images may be deeper than one
     level below their class. Decoded once, then read from a cache (`kdrun.data.decoding`).
 
     Args:
@@ -70,9 +70,9 @@ def folder(root: Path, image_size: int, in_channels: int, test_split: str | None
 
 
 def _splits(root: Path, test_split: str | None) -> tuple[Path, list[Path]] | None:
-    """The directory of the training images, and those that can be the test set's, the likeliest first."""
+    """The directory of the training images, and the candidates for the test set's, the most usual name first."""
     for within in _WITHIN:
-        # Where a name is there in both cases, the one in lower case, which is sorted last.
+        # Of a name in both cases the one in lower case is used, which is sorted last.
         directories = {path.name.lower(): path for path in visible_directories(root / within)}
         train = [directories[name] for name in _TRAIN_NAMES if name in directories]
         wanted = _TEST_NAMES if test_split is None else (test_split.lower(),)

@@ -20,7 +20,7 @@ class IdxFiles:
 
     Attributes:
         title: for messages.
-        directory: where the files lie below the root.
+        directory: of the files, below the root.
         mirrors: addresses of the directories that publish them.
         md5: of the compressed files, by file name; the order is the one above.
         unpacked_sha256: of their content, by file name.

@@ -1,4 +1,4 @@
-"""Made-up images for trying out and testing the program: any size, any number of classes, nothing to download."""
+"""Made-up images for tests and trials: any size, any number of classes, nothing to download."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from kdrun.files import MIB, read_regular, sha256_of, write_atomically
 
 from ..decoding import Listing, decode
 from ..errors import DataError
-from ..files import Archive, find, unpack_archive, visible_directories
+from ..files import Archive, find, reading, unpack_archive, visible_directories
 from ..pixels import file_limit
 from ..splits import Splits, claimed_where
 
@@ -52,12 +52,12 @@ def tiny_imagenet(root: Path, identity: str | None = None) -> Splits:
     their WordNet ids, those of `wnids.txt` or the names of the directories.
 
     Args:
-        root: where the data lies, or is unpacked from the archive or the network.
+        root: of the data, or of the archive to unpack; else it is downloaded there.
         identity: that of the official archive: the data must be what kdrun unpacked from it. Else it is not checked.
 
     Raises:
         DataError: absent and not to be downloaded, incomplete, damaged, not with the official number of images, or not
-            what `identity` says.
+            what `identity` requires.
     """
     found = _place(root)
     place = found or unpack_archive(ARCHIVE, root)
@@ -124,10 +124,8 @@ def _images(place: Path, directory: str, label: int) -> list[tuple[str, int]]:
 
 def _lines(path: Path) -> list[str]:
     """The lines of a text file; none where it is absent."""
-    try:
+    with reading(path):
         return read_regular(path, _TEXT_LIMIT).decode().splitlines() if path.exists() else []
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _digest(listing: Listing) -> str:
