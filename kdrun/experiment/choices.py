@@ -21,7 +21,7 @@ from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
 
 MIN_STEPS_TO_CAPTURE = 200
-"""A capture takes about as long as so many steps of a small network."""
+"""A capture takes about as long as this number of steps of a small network."""
 
 COMPILE_SECONDS = 60.0
 """What torch.compile takes for a student."""
@@ -50,14 +50,14 @@ class Choices:
 
 
 def recorded_choices(run: Run, *, to_train: bool = False) -> Choices | None:
-    """What a run began with; None where it was never begun.
+    """The choices that a run began with; None where it was never begun.
 
     Args:
         run: finished or not.
-        to_train: whether it is to be trained on.
+        to_train: whether its training is to continue.
 
     Raises:
-        RuntimeError: it is to be trained on, and an older kdrun began it with gradients that are no longer available.
+        RuntimeError: its training is to continue, and an older kdrun began it with gradients that no longer exist.
     """
     recorded = run.choices()
     if recorded is None:
@@ -82,7 +82,7 @@ def choose(spec: Spec, runtime: Runtime) -> Choices:
 
 
 def compiling_pays(spec: Spec, device: torch.device, steps: int) -> bool:
-    """Whether so many steps win back the time of compiling.
+    """Whether a number of steps wins back the time of compiling.
 
     On a CPU never: there the convolutions take the time, and compiled steps were measured 1.0 to 1.1 times as fast as
     others (docs/performance.md).
@@ -95,7 +95,7 @@ def compiling_pays(spec: Spec, device: torch.device, steps: int) -> bool:
 
 
 def cache_home() -> Path:
-    """Where kdrun keeps what it learns about the machine.
+    """Kdrun's directory in the user's cache.
 
     Raises:
         FileNotFoundError: there is no home directory.

@@ -206,6 +206,9 @@ def load_splits(dataset: DatasetSpec, root: Path) -> Splits:
 
 def _check(splits: Splits, dataset: DatasetSpec) -> None:
     """Raises `DataError` unless the data is what its spec says."""
-    told = {**dataset.told, "num_classes": dataset.num_classes}  # a specialist's network has other outputs
+    expected = {
+        **dataset.network_options,
+        "num_classes": dataset.num_classes,
+    }  # specialists have other outputs
     check: Callable[..., None] = check_images if isinstance(dataset, ImageDatasetSpec) else check_sequences
-    check(splits, **told)
+    check(splits, **expected)

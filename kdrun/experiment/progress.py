@@ -19,7 +19,7 @@ class TrainingProgress:
         title: what is trained, for instance `student cnn kd`.
         epochs: how many are trained in all.
         steps_per_epoch: batches.
-        unit: what is counted to tell the speed, for instance `img`.
+        unit: of the speed, for instance `img`.
     """
 
     def __init__(self, title: str, *, epochs: int, steps_per_epoch: int, unit: str = "img") -> None:

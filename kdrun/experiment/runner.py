@@ -231,7 +231,7 @@ class Runner:
             members = {attempt: members[attempt] for attempt in _pending(members)}
             with progress.begun(min((len(member.training.rows) for member in members.values()), default=0)):
                 for attempt, member in members.items():
-                    attempt.tell(f"{attempt.title}: {_plan(attempt.run, len(member.training.rows))}")
+                    attempt.report(f"{attempt.title}: {_plan(attempt.run, len(member.training.rows))}")
                 fit(list(members.values()), views, source, seed=spec.seed, on_step=progress.step)
             for attempt in _pending(members):
                 with attempt.isolated_failure():

@@ -35,7 +35,7 @@ _SIZES: dict[Hashable, Size] = {}
 
 def size_of(network: Component, data: DatasetSpec) -> Size:
     """The size of a network for a dataset; computed once, since the runs of a table have the same few networks."""
-    key = (resolve(network.target), repr((network, data.told, data.shape, data.dtype)))
+    key = (resolve(network.target), repr((network, data.network_options, data.shape, data.dtype)))
     if key not in _SIZES:
         with torch.device("meta"), torch.compiler.set_stance("force_eager"):
             model = build_student(network, data)

@@ -38,7 +38,7 @@ class Speed:
     Attributes:
         network: dotted path of its constructor.
         family: the module that it is from.
-        macs: of a forward pass on one example, which tells options and sizes of images apart.
+        macs: of a forward pass on one example; they differ with options and sizes of images.
         precision: `fp32` or `bf16`.
         training: MACs of the forward pass per second of training steps: examples per second times `macs`.
         evaluation: likewise of evaluation.
@@ -61,7 +61,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Network:
-    """What speeds are known by: a network for its data, in a precision."""
+    """The key of a speed: a network for its data, in a precision."""
 
     name: str
     family: str
@@ -89,7 +89,7 @@ class Network:
         return Speed(self.name, self.family, self.macs, self.precision, *rates)
 
     def nearest(self, speeds: Iterable[Speed]) -> Speed | None:
-        """The speed to go by where there is none of its own: of its precision and family, if any, and nearest MACs."""
+        """The best substitute for a speed of this network: same precision and family if possible, then nearest MACs."""
         return min(speeds, key=self._distance, default=None)
 
     def _distance(self, speed: Speed) -> tuple[bool, bool, float]:

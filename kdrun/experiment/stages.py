@@ -1,4 +1,4 @@
-"""From a recipe to the stages of a training: each has an optimiser and a schedule of its own."""
+"""From a recipe to the stages of a training, each with an optimiser and a schedule."""
 
 from __future__ import annotations
 

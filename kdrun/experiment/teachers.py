@@ -30,10 +30,10 @@ from kdrun.training.replay import ReplayTeacher, replays
 from kdrun.training.teacher import LiveTeacher, SeveralTeachers, TeacherSource
 
 PROBE_EXAMPLES = 1000
-"""A teacher is checked on so many fixed test examples: the first ones."""
+"""The number of test examples, the first ones, on which a teacher is checked."""
 
 TOLERANCE = 1.0
-"""Points of top-1 by which it may differ there from what its result records."""
+"""Points of top-1 by which it may differ there from its result."""
 
 
 def probe_top1(model: nn.Module, test: Resident, context: Any) -> float:
@@ -78,7 +78,7 @@ def load_teacher(run: Run, test: Callable[[], Resident], device: torch.device, p
     model = on_device(model, device)
     verified = run.directory / f"verified-{device.type}-{precision}.json"
     if not _is_verified(verified, digest):
-        sweep(run.directory)  # of whom was killed while it wrote the check
+        sweep(run.directory)  # temporary files of a process that was killed while it wrote the record
         examples = test()
         top1 = probe_top1(model, examples, autocast(device, precision))
         if abs(top1 - recorded["probe_top1"]) > TOLERANCE:
@@ -92,7 +92,7 @@ def load_teacher(run: Run, test: Callable[[], Resident], device: torch.device, p
 
 
 def _is_verified(path: Path, digest: str) -> bool:
-    """Whether weights with this SHA-256 have been checked before; a record that is damaged is told and made again."""
+    """Whether weights with this SHA-256 have been checked before; a damaged record is a warning, and made again."""
     try:
         return bool(read_record(path)["weights_sha256"] == digest)
     except FileNotFoundError:

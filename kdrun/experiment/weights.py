@@ -97,7 +97,7 @@ def own_weights(path: Path, student: Component, dataset: DatasetSpec) -> OwnWeig
         raise CheckpointError(
             f"{path} fits {student.name} twice:{chosen.where()} and{others[0].where()}; save one of them alone"
         )
-    size = dataset.told.get("image_size")
+    size = dataset.network_options.get("image_size")
     if chosen.layout and size in chosen.layout.differs_at:
         raise CheckpointError(
             f"{path} has the names of {chosen.layout.source}, which compute something else than {student.name} for "
@@ -258,7 +258,7 @@ def _tensors_of(student: Component, dataset: DatasetSpec) -> dict[str, Tensor]:
 
 def _nearest(candidates: list[_Candidate], dataset: DatasetSpec) -> str | None:
     """The first network of kdrun that a file fits, perhaps with another number of classes."""
-    if "image_size" not in dataset.told:
+    if "image_size" not in dataset.network_options:
         return None
     for name in image_networks():
         try:

@@ -105,7 +105,7 @@ class Run:
         return fields
 
     def origin(self) -> str:
-        """Of a finished run: where its result lies and when it was written, for those who are told of its reuse."""
+        """The directory of a finished run and the time of its result, for messages on its reuse."""
         return f"{self.directory}, finished {self.result()['finished']}"
 
     def rows(self) -> list[dict[str, Any]]:

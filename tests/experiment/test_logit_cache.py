@@ -123,7 +123,6 @@ DAMAGES = {
     "does not hold the logits of an epoch": [
         lambda path: altered(path, lambda state: state.pop("logits")),
         lambda path: altered(path, lambda state: state.update(index=None)),
-        lambda path: altered(path, lambda state: state.update(logits=state["logits"].double())),
         lambda path: altered(path, lambda state: state.update(logits=state["logits"].to_sparse())),
         lambda path: altered(path, lambda state: state.update(logits=state["logits"][:20])),
     ],

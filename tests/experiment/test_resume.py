@@ -32,11 +32,16 @@ def breaking(method: type, error: BaseException, *, epoch: int, step: int):
 
 METHODS = list(methods.shipped_methods().values())
 STAGED = [kind for kind in METHODS if "stage1_epochs" in inspect.signature(kind).parameters]
-EPOCHS = {kind.name: (1, 2, 3) if kind in STAGED else (1,) for kind in METHODS}
-"""Of each method, the epochs (from 0) in whose middle it is interrupted: in both stages and at their border."""
+FAMILIES = {("kd", 1), ("fsp", 1), ("fsp", 2), ("fsp", 3), ("crd", 1), ("dml", 1), ("kd_ensemble", 1), ("sum", 1)}
+"""Plain, two stages, a memory, online peers, several teachers, several terms."""
+INTERRUPTED = [(kind.name, epoch) for kind in METHODS for epoch in ((1, 2, 3) if kind in STAGED else (1,))]
+"""Each method, with an epoch (from 0) in whose middle it is interrupted: in both stages and at their border."""
 
 
-@pytest.mark.parametrize(("name", "epoch"), [(name, epoch) for name, epochs in EPOCHS.items() for epoch in epochs])
+@pytest.mark.parametrize(
+    ("name", "epoch"),
+    [pytest.param(*each, marks=[] if each in FAMILIES else pytest.mark.slow) for each in INTERRUPTED],
+)
 def test_interrupted_run_resumes_to_the_same_bits(shared_lab, name, epoch):
     lab = shared_lab
     spec = lab.every(name)
@@ -157,7 +162,7 @@ def test_divergence_is_a_state_of_its_own_and_keeps_the_last_good_epoch(lab):
     assert lab.bits(lab.execute(lab.plain()).run) == lab.bits(lab.execute(lab.plain(), "whole").run)
 
 
-@pytest.mark.parametrize("lr", [1e4, 1e12, 1e20, 1e37])
+@pytest.mark.parametrize("lr", [1e4, 1e12, 1e37])
 def test_absurd_learning_rate_diverges_and_never_fails_otherwise(lab, lr):
     """Whichever step or evaluation the first overflow falls into; here an epoch is one step."""
     spec = lab.plain(recipe=replace(lab.recipe, lr=lr, warmup_epochs=0, batch_size=66))

@@ -121,13 +121,6 @@ def test_best_checkpoint_is_that_of_the_best_epoch(finished, tmp_path):
     assert finished.result["test"]["best"] == {"epoch": best["epoch"], **metrics}
 
 
-def test_spec_file_rebuilds_the_run_with_its_teachers(finished):
-    rebuilt = Spec.from_canonical(json.loads((finished.run.directory / "spec.json").read_text()))
-    assert rebuilt == finished.run.spec
-    assert rebuilt.run_id == finished.run.directory.name.removeprefix("kd-")
-    assert [teacher.student.name for teacher in rebuilt.teachers] == ["cnn"]
-
-
 def test_finished_run_is_returned_as_it_is(lab, trained):
     finished = lab.execute(lab.taught())
     trained.clear()
@@ -191,14 +184,6 @@ def test_an_unfinished_or_other_run_is_no_beginning(lab):
     assert store.longest_beginning(lab.plain("cnn"), choices) is None
 
 
-def test_progress_is_that_of_the_full_schedule_where_a_run_stops(lab, monkeypatch):
-    seen = []
-    forward = CE.forward
-    monkeypatch.setattr(CE, "forward", lambda self, batch, _: seen.append(batch.progress) or forward(self, batch, _))
-    lab.execute(lab.plain(stop_epoch=1))
-    assert seen == [step / 15 for step in range(5)]
-
-
 def test_stopped_at_epoch_0_is_the_untrained_network(lab):
     outcome = lab.execute(lab.plain("cnn", stop_epoch=0, seed=5))
     torch.manual_seed(mix(5, "init"))
@@ -225,17 +210,6 @@ def test_held_out_split_selects_an_epoch_and_tells_its_test_accuracy(lab):
     # 4 of the 17, 17, 16 and 16 images of each class.
     assert lab.images_trained_on(outcome) == 3 * (66 - 16)
     assert all((share * 16 / 100).is_integer() for share in top1)
-
-
-def test_train_fraction_trains_on_that_share_of_each_class(lab):
-    outcome = lab.execute(lab.plain(dataset=replace(lab.dataset, train_fraction=0.5)))
-    assert lab.images_trained_on(outcome) == 3 * (9 + 9 + 8 + 8)
-
-
-def test_seed_and_precision_change_the_weights(lab):
-    runs = [lab.execute(spec) for spec in (lab.plain(), lab.plain(seed=1), lab.plain(precision="bf16"))]
-    assert len({outcome.run.weights.read_bytes() for outcome in runs}) == 3
-    assert [outcome.result["precision"] for outcome in runs] == ["fp32", "fp32", "bf16"]
 
 
 def test_dataset_that_is_not_what_the_spec_says_fails_before_training(lab, trained):

@@ -139,11 +139,10 @@ def test_options_decide_where_a_method_can_be_both(lab, method, options, refused
         check_tasks(spec, needs_of(spec))
 
 
-@pytest.mark.parametrize("epoch", [1, 2])
-def test_an_interrupted_run_resumes_to_the_same_bits(lab, interrupted, epoch):
+def test_an_interrupted_run_resumes_to_the_same_bits(lab, interrupted):
     spec = transferred(lab, stage1_epochs=2)
     whole = lab.execute(spec, "whole")
-    interrupted(spec, epochs=epoch)
+    interrupted(spec, epochs=1)
     assert lab.bits(lab.execute(spec).run) == lab.bits(whole.run)
 
 
