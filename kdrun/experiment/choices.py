@@ -15,7 +15,7 @@ import torch
 
 from kdrun.experiment.build import needs_of
 from kdrun.experiment.runtime import Runtime
-from kdrun.experiment.sizes import macs_per_example
+from kdrun.experiment.sizes import size_of
 from kdrun.files import expanded
 from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
@@ -90,7 +90,7 @@ def compiling_pays(spec: Spec, device: torch.device, steps: int) -> bool:
     if device.type != "cuda":
         return False
     rows = needs_of(spec).views * spec.recipe.batch_size
-    macs = 3 * macs_per_example(spec.student, spec.dataset) * rows  # forward, and two gradients of the same size
+    macs = 3 * size_of(spec.student, spec.dataset).macs * rows  # forward, and two gradients of the same size
     return steps * COMPILE_GAIN * (CUDA_STEP_SECONDS + macs / CUDA_MACS_PER_SECOND) > COMPILE_SECONDS
 
 

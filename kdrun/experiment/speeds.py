@@ -15,7 +15,7 @@ import torch
 
 from kdrun.experiment.choices import cache_home
 from kdrun.experiment.environment import cpu_name, device_name
-from kdrun.experiment.sizes import macs_per_example
+from kdrun.experiment.sizes import size_of
 from kdrun.files import DamagedError, read_record, sha256, write_record
 from kdrun.log import log
 from kdrun.models.cost import num_parameters
@@ -71,7 +71,7 @@ class Network:
     @classmethod
     def of(cls, spec: Spec, component: Component, dataset: DatasetSpec) -> Network:
         """A network on a dataset, in the precision of a run."""
-        macs = macs_per_example(component, dataset)
+        macs = size_of(component, dataset).macs
         return cls(component.target, resolve(component.target).__module__, max(1, macs), spec.precision)
 
     def is_of(self, speed: Speed) -> bool:

@@ -1,4 +1,4 @@
-"""What a `_target_` names: the allow-list, and the options that it takes."""
+"""The objects that `_target_`s name: the allow-list, and their options."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def component(
         node: `{"_target_": dotted path, option: value, ...}`.
         path: where it stands in the config.
         problems: faults found so far.
-        injected: parameters the program supplies, or what says them of the target.
+        injected: parameters the program supplies, or a function that returns them for the target.
         kind: what the target must be a subclass of, or return.
     """
     found = target_of(node, path, problems, kind=kind)
@@ -187,7 +187,7 @@ def is_sum(method: Component) -> bool:
 
 
 def asks_for(method: Component) -> set[str]:
-    """What a method's constructor asks for: `pair` (of networks) and `training` (the examples)."""
+    """The parameters `pair` (networks) and `training` (examples) that a method's constructor has."""
     return {"pair", "training"} & set(inspect.signature(method_class(method)).parameters)
 
 

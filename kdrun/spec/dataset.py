@@ -1,4 +1,4 @@
-"""What a run is trained and tested on, as a part of its spec: images, or sequences of tokens."""
+"""The dataset in a spec: images, or sequences of tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LONGEST_SEQUENCE = 1_000_000
 
 
 class DatasetSpec(ABC):
-    """What is trained and tested on. Its place on disk is not part of it.
+    """A dataset and the selection of its training examples, without its place on disk.
 
     Attributes:
         target: dotted path of the loader.
@@ -325,7 +325,7 @@ class SequenceDatasetSpec(DatasetSpec):
 
 
 def kind_of(values: Mapping[str, Any]) -> type[ImageDatasetSpec | SequenceDatasetSpec]:
-    """Which of the two a dataset's plain values describe: sequences have a vocabulary."""
+    """The class that a dataset's plain values describe: sequences have a vocabulary."""
     return SequenceDatasetSpec if "num_tokens" in values else ImageDatasetSpec
 
 

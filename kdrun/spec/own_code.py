@@ -38,7 +38,7 @@ OPTION_FILE_LIMIT = 8 * 2**30
 
 
 def sources(target: Callable[..., Any], path: str, options: Mapping[str, Any]) -> dict[str, str] | None:
-    """What a component from outside kdrun is made of.
+    """The code and files that a component from outside kdrun depends on.
 
     - A module of the user's own, that is one from no package index: SHA-256 of its file. Own modules are followed
       through their imports, including imports within functions and those of packages' `__init__`.

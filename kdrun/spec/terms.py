@@ -1,4 +1,4 @@
-"""The terms of a sum as options of a spec: which method each of them is, and what it has by default."""
+"""The terms of a sum as options of a spec: the method of each, and its defaults."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class GraphedStep(Step):
             self._capturable = False
 
     def end_epoch(self) -> EpochMeans:
-        """What the epoch's steps have counted; then counts anew."""
+        """The means of the epoch; resets the sums."""
         torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
         return super().end_epoch()
 

@@ -70,7 +70,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until the device has done all it was given, so that a clock can be read."""
+    """Waits for the device, before a clock is read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

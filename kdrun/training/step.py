@@ -44,7 +44,7 @@ class Step:
             either: it can measure shares, where the backward pass of a compiled student runs once, and it shows which
             parameters have no gradient, where that of a compiled student is 0.
         has_shares: whether the last epoch of this stage had shares to measure; None before its first one. What is
-            captured keeps its weights, so it is asked again of steps that are computed here only.
+            captured keeps its weights, so only steps that are computed here determine it anew.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Step:
             if self._has_shares:
                 self._norms = gradient_norms(objective.weighted, self.method.measured())
             elif not objective.weighted:
-                _tell_no_shares(self.method.name)
+                _report_no_shares(self.method.name)
         objective.loss.backward()
         if self._compiled:
             self._leave_unused_alone(find=first)
@@ -108,7 +108,7 @@ class Step:
             parameter.grad = None
 
     def end_epoch(self) -> EpochMeans:
-        """What the epoch's steps have counted; then counts anew."""
+        """The means of the epoch; resets the sums."""
         norms, self._norms = self._norms, {}
         return self._meter.read(norms)
 
@@ -137,8 +137,8 @@ def gradient_norms(weighted: Mapping[str, Tensor], parameters: Sequence[nn.Param
 
 
 @functools.cache
-def _tell_no_shares(method: str) -> None:
-    """Told once in a process: the students of a sweep have it in common."""
+def _report_no_shares(method: str) -> None:
+    """Once in a process, since the students of a sweep share the method."""
     logger.info("method %s: its objective names no weighted terms: no shares of the gradient are measured", method)
 
 
@@ -155,7 +155,7 @@ def compile_network(network: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class EpochMeans:
-    """What the steps of an epoch have counted.
+    """Means over the steps of an epoch.
 
     Attributes:
         means: per image, of the loss, its terms and the shares (in percent).

@@ -67,7 +67,7 @@ class Timings:
 
 @dataclass
 class Training:
-    """Everything that changes while a student is trained, and how to save and restore it.
+    """The state of a training, which can be saved and restored.
 
     Attributes:
         method: owns the student and whatever is learned with it.
@@ -185,7 +185,7 @@ class Member:
         self.busy_seconds = 0.0
 
     def take_step(self, batch: Batch, teacher: TeacherOutput | None, *, seed: int, steps: int) -> None:
-        """One step; `teacher` is passed on to a method that asks for one.
+        """One step; `teacher` is passed to a method that needs one.
 
         Args:
             batch: views and labels.
@@ -203,7 +203,7 @@ class Member:
         self.busy_seconds += time.perf_counter() - begun
 
     def end_epoch(self, epoch: int, steps: int, seconds: float, own_seconds: float | None) -> None:
-        """Adds the epoch's row, with the evaluation that is due, and has it saved.
+        """Adds the epoch's row, with the evaluation if it is due, and calls `on_epoch`.
 
         Args:
             epoch: that has ended, from 0.

@@ -64,12 +64,6 @@ def test_an_ensemble_is_the_mean_of_probabilities(lab, specs, mean):
     agrees(compute(Ensemble(specs, mean=mean), lab.runner()), expected, answers(lab, specs[0])[1])
 
 
-def test_of_one_run_it_is_the_run(lab, specs):
-    found = compute(Ensemble(specs[:1]), lab.runner())
-    agrees(found, softmax(answers(lab, specs[0])[0]), answers(lab, specs[0])[1])
-    assert found["test"]["last"]["top1"] == lab.run(specs[0]).result()["test"]["last"]["top1"]
-
-
 def test_it_is_kept_for_these_runs_in_any_order_and_for_no_others(lab, specs, monkeypatch):
     specs, store = specs[:2], lab.runner().store
     assert kept(store, Ensemble(specs)) is None

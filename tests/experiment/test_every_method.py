@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from kdrun import methods
-from kdrun.experiment.attempt import Request
 
 KINDS = methods.shipped_methods()
 TAUGHT = [name for name, kind in KINDS.items() if kind.needs.teacher]
@@ -36,7 +35,7 @@ def short(lab, name, **options):
 
 def trained_together(lab, specs):
     """The outcomes of runs by the names of their methods."""
-    ended = [outcome for _, outcome in lab.runner().execute_all([Request(spec) for spec in specs])]
+    ended = lab.execute_all(specs)
     failed = [outcome for outcome in ended if isinstance(outcome, Exception)]
     assert not failed
     return {outcome.result["method"]["name"]: outcome for outcome in ended}

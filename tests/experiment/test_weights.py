@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._utils import _rebuild_parameter_with_state
 
+from kdrun.experiment import weights
 from kdrun.experiment.build import build_student
 from kdrun.experiment.weights import load_weights, own_weights
 from kdrun.spec.dataset import ImageDatasetSpec
@@ -212,6 +213,12 @@ def test_a_network_that_computes_something_else_is_refused(tmp_path):
     for other in ("resnet50", "vgg13", "mobilenetv2"):
         with pytest.raises(CheckpointError, match=r"it fits vgg8$"):
             own_weights(tmp_path / "vgg.pth", network(other), CIFAR)
+
+
+@pytest.fixture(autouse=True)
+def few_networks(monkeypatch):
+    """Those that a file is compared with when it does not fit."""
+    monkeypatch.setattr(weights, "image_networks", lambda: ("resnet32x4", "vgg8"))
 
 
 @pytest.fixture

@@ -205,7 +205,7 @@ def test_process_killed_while_saving_leaves_a_whole_checkpoint(tmp_path):
     save(path, {"turn": -1, "weights": weights})
     generator = random.Random(0)
     turns = []
-    for _ in range(12):
+    while len(turns) < 12 or max(turns) <= 0:
         child = os.fork()
         if child == 0:
             turn = 0
@@ -218,7 +218,6 @@ def test_process_killed_while_saving_leaves_a_whole_checkpoint(tmp_path):
         found = load(path, CPU)
         assert torch.equal(found["weights"], weights + max(found["turn"], 0))
         turns.append(found["turn"])
-    assert max(turns) > 0, "none was killed after a first save"
 
 
 @pytest.mark.parametrize(
