@@ -105,12 +105,7 @@ class Attempt:
 
     @contextlib.contextmanager
     def opened(self, store: Store, choices: Choices) -> Iterator[None]:
-        """Holds the run's lock and log; writes its status when the context ends, with or without an exception.
-
-        Args:
-            store: searched for a shorter run to continue.
-            choices: how to compute; recorded in the run.
-        """
+        """Holds the run's lock and log; writes its status when the context ends, with or without an exception."""
         self.choices = choices
         with self.run.lock(lambda status: _tell_waiting(self.run, status)):
             if self.take_finished() or self._restore_weights():  # finished by whoever held the lock
@@ -228,13 +223,6 @@ class Attempt:
     ) -> Member:
         """Builds the student with its method and optimiser, and restores what is trained of it.
 
-        Args:
-            data: the dataset's splits.
-            steps_per_epoch: batches.
-            progress: of the group.
-            weight_files: the user's own weights, by SHA-256.
-            start: the finished run whose weights this one begins with; None for random ones.
-
         Raises:
             CheckpointError: all checkpoints are damaged, or the initial weights are not the recorded ones.
             RuntimeError: code from outside kdrun, or a file that its options name, has changed since the spec was made.
@@ -282,13 +270,7 @@ class Attempt:
         )
 
     def finish(self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]]) -> None:
-        """Writes the student and the result.
-
-        Args:
-            training: completed.
-            data: the dataset's splits.
-            teachers: their results.
-        """
+        """Writes the student and the result."""
         result = exported(self.run, training, data, teachers, self._context, self.choices, lockstep=self.lockstep)
         result = self.run.write_result(result, training.rows)
         for term in negligible_terms(training.rows, training.method.doubtful):

@@ -150,10 +150,6 @@ def check_batches(spec: Spec, needs: Needs) -> None:
 def check_tasks(spec: Spec, needs: Needs) -> None:
     """Whether a run's method can use teachers that were trained on another dataset than the student.
 
-    Args:
-        spec: of the student.
-        needs: of its method, as it is built.
-
     Raises:
         ValueError: such a teacher, or one of its own teachers, for a method that compares its logits with others.
     """
@@ -186,11 +182,6 @@ def conversion(student: DatasetSpec, teacher: DatasetSpec) -> Conversion:
 
 def build_method(method: Component, student: nn.Module, given: Mapping[str, Any] | None = None) -> Method:
     """The method around its student.
-
-    Args:
-        method: its class and options.
-        student: the network to train.
-        given: what its constructor asks for, see `offered`.
 
     Raises:
         ValueError: an option the method refuses.

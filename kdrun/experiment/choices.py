@@ -52,10 +52,6 @@ class Choices:
 def recorded_choices(run: Run, *, to_train: bool = False) -> Choices | None:
     """The choices that a run began with; None where it was never begun.
 
-    Args:
-        run: finished or not.
-        to_train: whether its training is to continue.
-
     Raises:
         RuntimeError: its training is to continue, and an older kdrun began it with gradients that no longer exist.
     """

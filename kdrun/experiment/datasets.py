@@ -98,10 +98,6 @@ def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
 
     So is the identity of data that is not what the config's identity claims.
 
-    Args:
-        node: a dataset's config, `_target_` included.
-        root: where the data lies.
-
     Raises:
         ValueError: the loader cannot be resolved.
         kdrun.data.DataError: open fields, and no readable data.
@@ -124,11 +120,6 @@ def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
 
 def class_indices(classes: Sequence[int | str], node: Mapping[str, Any], root: Path) -> list[int]:
     """Classes by index, where some are given by name; the data is read for its names.
-
-    Args:
-        classes: indices, and names in any of Unicode's forms.
-        node: their dataset's config, `_target_` included.
-        root: where the data lies.
 
     Raises:
         ValueError: a name of no class, or of several.

@@ -39,15 +39,6 @@ def exported(
 ) -> dict[str, Any]:
     """Exports the student, and returns the result.
 
-    Args:
-        run: where the student is written.
-        training: completed.
-        data: the dataset's splits.
-        teachers: their results.
-        context: in which networks are evaluated.
-        choices: how it was computed.
-        lockstep: how many runs were trained together, itself included.
-
     Raises:
         RuntimeError: a network that was not trained here has outputs that are not finite.
     """

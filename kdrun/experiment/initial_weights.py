@@ -25,12 +25,6 @@ def initial_student(
 ) -> nn.Module:
     """A run's student before its training; draws from torch's global generator.
 
-    Args:
-        spec: of the run.
-        weight_files: files with weights of the user's own, by their SHA-256.
-        start: the finished run whose weights this one begins with; None for random ones.
-        rest: see `begin_from`.
-
     Raises:
         CheckpointError: the weights are not the recorded ones, or do not fit the student.
         FileNotFoundError: the user's own weights are in no file.

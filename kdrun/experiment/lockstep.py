@@ -20,12 +20,7 @@ BYTES_PER_PARAMETER = 16
 
 
 def shared(spec: Spec, threads: int) -> dict[str, Any]:
-    """What the members of a group have in common, by name; their teacher apart.
-
-    Args:
-        spec: of a member.
-        threads: CPU threads it computes with.
-    """
+    """What the members of a group have in common, by name; their teacher apart."""
     needs = needs_of(spec)
     return {
         "dataset": spec.dataset,
@@ -55,11 +50,6 @@ def lockstep_groups(specs: Sequence[Spec], threads: Callable[[Spec], int], devic
 
     Runs with a teacher are with those of the same teacher; a run without joins the last group of its views. Groups
     come in the order in which the first of their runs with a teacher (or without, where there is none) comes.
-
-    Args:
-        specs: the runs.
-        threads: CPU threads a run computes with.
-        device: where.
     """
     groups: dict[tuple[str, tuple[str, ...]], list[Spec]] = {}
     for spec in specs:

@@ -34,15 +34,7 @@ FILE_OVERHEAD = 4096
 
 
 def replay_key(spec: Spec, needs: Needs, teacher: Run, device: torch.device, threads: int) -> dict[str, Any]:
-    """All that the logits of a run's teacher on its training views depend on, to the last bit.
-
-    Args:
-        spec: of a student.
-        needs: of its method.
-        teacher: its teacher's finished run.
-        device: where it computes.
-        threads: CPU threads.
-    """
+    """All that the logits of a run's teacher on its training views depend on, to the last bit."""
     return {
         "teacher": teacher.spec.run_id,
         "weights": teacher.result()["student"]["weights_sha256"],
@@ -64,10 +56,6 @@ class LogitCache:
     """Recorded logits under an output root, up to a limit: the recording unused for the longest time is removed first.
 
     After the clock was set back that may be another one, which costs a teacher's time and nothing else.
-
-    Args:
-        root: the output root.
-        limit_bytes: how much may be kept.
     """
 
     def __init__(self, root: Path, limit_bytes: float) -> None:

@@ -54,12 +54,8 @@ def weakness(teacher: Run, students: Sequence[Spec], store: Store) -> str | None
     """Why a teacher's accuracy is too low to help, in words; None where it is not.
 
     It is not clear of chance, `1/K + 3 sqrt((1/K) (1 - 1/K) / n)` on n test labels, or not above the last known
-    accuracy that a student has by cross-entropy. A student whose own training the teacher repeats is not compared.
-
-    Args:
-        teacher: finished.
-        students: the runs it teaches; those of another task than the teacher's are left out.
-        store: where runs by cross-entropy are looked for.
+    accuracy that a student has by cross-entropy. Students of another task are left out, and a student whose training
+    the teacher repeats is not compared.
     """
     students = [student for student in students if student.dataset.same_task(teacher.spec.dataset)]
     if not students:

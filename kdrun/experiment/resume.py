@@ -51,13 +51,7 @@ def newest_checkpoint(run: Run, device: torch.device) -> dict[str, Any] | None:
 
 
 def continue_shorter(run: Run, store: Store, choices: Choices) -> Run | None:
-    """Gives a run that was never started the checkpoints of a shorter one that is its first epochs; returns that one.
-
-    Args:
-        run: the longer one.
-        store: where shorter ones are looked for.
-        choices: how it computes; a shorter one must have computed in the same way.
-    """
+    """Gives a run that was never started the checkpoints of a run that is its first epochs; returns the latter."""
     if run.last_checkpoint.exists() or run.spec.weights is not None:
         return None
     shorter = store.longest_beginning(run.spec, dataclasses.asdict(choices))

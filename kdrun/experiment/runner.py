@@ -37,10 +37,7 @@ from kdrun.training.trainer import Member, fit
 class Runner:
     """Executes specs on one device; runs share data, views and teachers where these are equal.
 
-    Args:
-        store: the runs.
-        runtime: where and how to compute.
-        weight_files: the user's own weights, by SHA-256.
+    `weight_files` are the user's own weights, by SHA-256.
     """
 
     def __init__(self, store: Store, runtime: Runtime, *, weight_files: Mapping[str, Path] | None = None) -> None:

@@ -12,9 +12,6 @@ NEGLIGIBLE = 1.0
 def recorded_shares(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The first and the last shares of each stage that has some.
 
-    Args:
-        rows: of `metrics.jsonl`, one per epoch.
-
     Returns:
         `{"stage": 1, "first": {"epoch": 1, "percent": {"ce": 20.1, "kd": 79.9}}, "last": ...}` for each of the stages.
     """

@@ -59,13 +59,8 @@ def recorded_weights(run: Run) -> dict[str, Tensor]:
 def load_teacher(run: Run, test: Callable[[], Resident], device: torch.device, precision: str) -> nn.Module:
     """The network a finished run trained, on the device.
 
-    Its weights are checked by SHA-256 every time, its accuracy once per kind of device and precision.
-
-    Args:
-        run: that has finished.
-        test: gives the test examples of its own dataset; called only where the accuracy is checked.
-        device: where it computes.
-        precision: `fp32` or `bf16`.
+    Its weights are checked by SHA-256 every time, its accuracy on the `test` examples of its dataset once per kind of
+    device and precision.
 
     Raises:
         CheckpointError: the weights are not those the result records.
@@ -112,14 +107,6 @@ def teacher_source(
     is_captured: bool,
 ) -> TeacherSource:
     """The teacher, or the teachers, that the students of a group share.
-
-    Args:
-        teachers: their finished runs, one at least.
-        students: the runs that they teach, one at least.
-        needs: of each student's method.
-        data: that the students are trained on.
-        runtime: where and how to compute.
-        is_captured: whether a teacher's forward pass is captured on CUDA.
 
     Raises:
         ValueError: a teacher of another task than a student's method can use.

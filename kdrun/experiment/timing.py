@@ -69,11 +69,6 @@ def time_networks(trials: Sequence[Trial], device: torch.device, *, seconds: flo
 
     A convolution is timed first; its speed decides which networks can be timed in the rest of the time.
 
-    Args:
-        trials: the networks, at least one.
-        device: where.
-        seconds: for all of them together.
-
     Returns:
         For each network its speed, None where it would have taken too long; and the convolution's.
     """

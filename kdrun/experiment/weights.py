@@ -69,11 +69,6 @@ def own_weights(path: Path, student: Component, dataset: DatasetSpec) -> OwnWeig
     Of a checkpoint the part that fits is taken, without any sequence of `WRAPPERS` before its names, which may be
     those of `LAYOUTS`.
 
-    Args:
-        path: of the file.
-        student: the network they must fit.
-        dataset: what the network is built for.
-
     Raises:
         CheckpointError: not readable as weights, of another network, or with tensors that a network cannot have.
         OSError: not readable at all.

@@ -191,12 +191,7 @@ def _content(module: importlib.machinery.ModuleSpec) -> bytes:
 
 @functools.lru_cache(maxsize=4096)
 def _imports(content: bytes, package: str) -> tuple[str, ...]:
-    """Dotted names that a module's source may import, attributes of modules and patterns (`ANY`) among them.
-
-    Args:
-        content: source.
-        package: that relative imports start from.
-    """
+    """Dotted names that a module's source may import, attributes of modules and patterns (`ANY`) among them."""
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError):  # cannot be imported, hence imports nothing

@@ -23,12 +23,6 @@ def bound_terms(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Binds the options of each term to its method.
 
-    Args:
-        terms: as the config has them.
-        place: where they stand in the config.
-        problems: every fault found is added here as one line.
-        method_of: finds classes.
-
     Returns:
         The terms in the order of their names, without what is at its default; and the code from outside kdrun that
         they depend on, see `sources`: it is part of the run's identity as that of a method is.

@@ -283,12 +283,7 @@ class Run:
         return sha256(content)
 
     def write_result(self, result: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Writes `metrics.jsonl` and then `result.json`, which ties them together; returns what the result holds now.
-
-        Args:
-            result: of the run; the time, and the SHA-256 of the metrics, are added to it.
-            rows: of the metrics.
-        """
+        """Writes `metrics.jsonl`, then `result.json` with time and SHA-256 of the metrics; returns the result."""
         whole = {**self.spec.identity, **result, "finished": _now(), "metrics_sha256": self.write_rows(rows)}
         write_record(self.result_path, whole)
         return whole

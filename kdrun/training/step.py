@@ -74,13 +74,7 @@ class Step:
             group["lr"] = lr
 
     def __call__(self, batch: Batch, teacher: TeacherOutput | None, *, first: bool) -> None:
-        """Moves the weights by one step of the optimiser, and counts the step's metrics.
-
-        Args:
-            batch: views and labels.
-            teacher: its output for them; None for a method that asks for none.
-            first: whether the step is its epoch's first.
-        """
+        """Moves the weights by one step of the optimiser and adds the step's metrics; `first` of its epoch."""
         self._full_size = self._full_size or len(batch.y)
         eager = self._compiled and (first or len(batch.y) != self._full_size)
         stance = torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()
@@ -117,10 +111,6 @@ def gradient_norms(weighted: Mapping[str, Tensor], parameters: Sequence[nn.Param
     """The norm (L2) of each weighted term's gradient with respect to all the parameters together.
 
     The graph of the terms, and gradients that are accumulated in the parameters, stay as they are.
-
-    Args:
-        weighted: scalars by name.
-        parameters: some may have no part in a term.
 
     Returns:
         Scalars on the device, by name; 0 for a term that is a constant.

@@ -76,11 +76,7 @@ class LiveTeacher:
 
 
 class SeveralTeachers:
-    """Several teachers, each in its turn; the output has the logits of their mean probabilities, and of each member.
-
-    Args:
-        sources: one a teacher, in order.
-    """
+    """Several teachers, each in its turn; the output has the logits of their mean probabilities, and of each member."""
 
     def __init__(self, sources: Sequence[TeacherSource]) -> None:
         self._sources = sources

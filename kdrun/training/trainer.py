@@ -185,14 +185,7 @@ class Member:
         self.busy_seconds = 0.0
 
     def take_step(self, batch: Batch, teacher: TeacherOutput | None, *, seed: int, steps: int) -> None:
-        """One step; `teacher` is passed to a method that needs one.
-
-        Args:
-            batch: views and labels.
-            teacher: its output for them.
-            seed: of the global generators and that of the batch.
-            steps: of the epoch.
-        """
+        """One step of `steps` in an epoch; `seed` is that of the global generators and of the batch's."""
         begun = time.perf_counter()
         seed_global_generators(seed, batch.x.device)
         batch.generator.manual_seed(seed)
