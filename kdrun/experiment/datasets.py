@@ -54,11 +54,7 @@ class ResidentSplits:
 
 
 def load_resident(dataset: DatasetSpec, root: Path, device: torch.device) -> ResidentSplits:
-    """Loads, verifies and selects a dataset, and puts it on the device.
-
-    Raises:
-        kdrun.data.DataError: absent and unreachable, damaged, or not what the spec says.
-    """
+    """Loads, verifies and selects a dataset, and puts it on the device; raises as `load_splits`."""
     selected = select(
         load_splits(dataset, root),
         train_fraction=dataset.train_fraction,
@@ -76,11 +72,7 @@ def load_resident(dataset: DatasetSpec, root: Path, device: torch.device) -> Res
 
 
 def load_test(dataset: DatasetSpec, root: Path, device: torch.device) -> Resident:
-    """The test examples of a dataset alone, on the device.
-
-    Raises:
-        kdrun.data.DataError: absent and unreachable, damaged, or not what the spec says.
-    """
+    """The test examples of a dataset alone, on the device; raises as `load_splits`."""
     return make_resident(load_splits(dataset, root).test, dataset, device)
 
 

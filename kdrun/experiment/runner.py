@@ -117,9 +117,6 @@ class Runner:
 
         Returns:
             Logits `[N, K]`, float32, of the examples as they are (no augmentation); labels `[N]`.
-
-        Raises:
-            CheckpointError: the weights are not those of the result.
         """
         data = self.data(spec.dataset)
         examples = {"train": data.train, "val": data.val, "test": data.test}[split]
@@ -127,11 +124,7 @@ class Runner:
         return self.answers(spec, examples), examples.labels
 
     def answers(self, spec: Spec, examples: Resident) -> Tensor:
-        """The logits `[N, K]`, float32, of a finished run's network on any examples.
-
-        Raises:
-            CheckpointError: the weights are not those of the result.
-        """
+        """The logits `[N, K]`, float32, of a finished run's network on any examples."""
         return predict(self.network(spec), examples, autocast(self.device, spec.precision))
 
     def network(self, spec: Spec) -> nn.Module:

@@ -97,7 +97,7 @@ def set_by_dataset(network: Callable[..., Any]) -> tuple[str, ...]:
 def target_of(
     node: Any, path: str, problems: list[str], *, kind: type
 ) -> tuple[Callable[..., Any], dict[str, Any]] | None:
-    """What a `_target_` node of the config names, and its options, not yet bound; None after a fault, see `component`."""
+    """The object that a `_target_` node names, and its unbound options; None after a fault, see `component`."""
     if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
         problems.append(f"{path}: must be a group option or a mapping with a _target_, not {node!r}")
         return None
