@@ -101,29 +101,23 @@ def damage(root: Path, rng: random.Random, counts: Counts) -> None:
     needed = needed_by(Store(root))  # a teacher of finished runs is not read any more
     weights = [path for path in root.glob("runs/*/*/*/student.safetensors") if path.parent.name[-10:] not in needed]
     kind = rng.choice(DAMAGES)
-    if kind == "bit of last.pt" and spare:
-        flip(rng.choice(spare), rng)
-    elif kind == "bit of kept logits" and kept:
-        flip(rng.choice(kept), rng)
-    elif kind == "bit of status.json" and statuses:
-        flip(rng.choice(statuses), rng)
-    elif kind == "status.json deleted" and statuses:
-        rng.choice(statuses).unlink()
-    elif kind == "bit of a teacher's check" and checks:
-        flip(rng.choice(checks), rng)
+    flipped = {"last.pt": spare, "kept logits": kept, "status.json": statuses, "a teacher's check": checks}
+    deleted = {"status.json": statuses, "kept logits": kept}
+    replaced = {
+        "last.pt": (spare, root.glob("runs/*/*/*/checkpoints/last.pt")),
+        "status.json": (statuses, root.glob("runs/*/*/*/status.json")),
+        "weights": (weights, weights),
+    }
+    if paths := flipped.get(kind.removeprefix("bit of ")):
+        flip(rng.choice(paths), rng)
+    elif paths := deleted.get(kind.removesuffix(" deleted")):
+        rng.choice(paths).unlink()
     elif kind == "kept logits cut" and kept:
         path = rng.choice(kept)
         path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
-    elif kind == "kept logits deleted" and kept:
-        rng.choice(kept).unlink()
-    elif kind == "last.pt of another run" and spare:
-        if not replace_by_another(rng.choice(spare), root.glob("runs/*/*/*/checkpoints/last.pt"), rng):
-            return
-    elif kind == "status.json of another run" and statuses:
-        if not replace_by_another(rng.choice(statuses), root.glob("runs/*/*/*/status.json"), rng):
-            return
-    elif kind == "weights of another run" and len(weights) > 1:
-        if not replace_by_another(rng.choice(weights), weights, rng):
+    elif kind.endswith(" of another run"):
+        paths, others = replaced[kind.removesuffix(" of another run")]
+        if not paths or not replace_by_another(rng.choice(paths), others, rng):
             return
     elif kind == "unreadable neighbour" and unfinished:
         spoil(rng.choice(unfinished).parents[2] / NEIGHBOUR / rng.choice(["spec.json", "status.json"]), rng)

@@ -1,4 +1,4 @@
-"""One run on its way from being asked for to its result: locked, logged, and with a true status whatever happens."""
+"""One run from its request to its result: locked, logged, and with a true status whatever happens."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from kdrun.experiment.failures import (
     first_line,
     is_device_lost,
     is_out_of_memory,
-    let_go,
     out_of_memory,
+    release_tensors,
 )
 from kdrun.experiment.finishing import exported, restored_weights
 from kdrun.experiment.initial_weights import initial_student
 from kdrun.experiment.notices import equal_runs
 from kdrun.experiment.progress import TrainingProgress
 from kdrun.experiment.resume import continue_shorter, newest_checkpoint, save_epoch
-from kdrun.experiment.shares import hardly_acting, just_measured
+from kdrun.experiment.shares import first_shares, negligible_terms
 from kdrun.experiment.stages import build_stages, optimizer_for, stage_recipes
 from kdrun.files import sweep, write_atomically
 from kdrun.log import log, log_file
@@ -49,12 +49,12 @@ from kdrun.training.trainer import DivergedError, Member, Training
 
 @dataclass(frozen=True)
 class Request:
-    """A run that is asked for.
+    """A request for a run.
 
     Attributes:
         spec: what to run.
         config: the composed config as YAML, kept beside the spec.
-        label: what tells it from the others of its sweep, for the messages.
+        label: its overrides in the sweep, for the messages.
         role: `student` or `teacher`, for the messages.
     """
 
@@ -66,7 +66,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run, and whether it was there before."""
+    """A finished run, and whether it had been finished before."""
 
     run: Run
     result: dict[str, Any]
@@ -74,14 +74,14 @@ class Outcome:
 
 
 class Attempt:
-    """A request on its way.
+    """The execution of a request.
 
     Attributes:
-        run: its place.
-        ended: its outcome, or what went wrong; None while it is on its way.
-        choices: how it computes; from its opening on.
-        lockstep: how many runs are trained together with it, itself included.
-        title: what the messages call it.
+        run: its directory.
+        ended: the outcome or the failure; None before either.
+        choices: how the run computes; set when it is opened.
+        lockstep: number of runs in its group.
+        title: its name in messages.
     """
 
     def __init__(self, request: Request, run: Run, device: torch.device) -> None:
@@ -95,7 +95,7 @@ class Attempt:
         self.title = printable(" ".join(word for word in words if word))
 
     def take_finished(self) -> bool:
-        """Ends here if the run has been finished before, and its weights are those of its result."""
+        """Ends the attempt if the run is finished and its weights are those of its result."""
         if self.run.finished and self.run.weights_problem() is None:
             self.ended = Outcome(self.run, self.run.result(), reused=True)
             if self.run.status().get("state") != "finished":  # killed after its result, before its status was written
@@ -105,12 +105,7 @@ class Attempt:
 
     @contextlib.contextmanager
     def opened(self, store: Store, choices: Choices) -> Iterator[None]:
-        """Holds the run's lock and log; whatever leaves this context leaves a true status behind.
-
-        Args:
-            store: where a run may lie that is the beginning of this one.
-            choices: how to compute; kept with the run.
-        """
+        """Holds the run's lock and log; writes its status when the context ends, with or without an exception."""
         self.choices = choices
         with self.run.lock(lambda status: _tell_waiting(self.run, status)):
             if self.take_finished() or self._restore_weights():  # finished by whoever held the lock
@@ -127,22 +122,22 @@ class Attempt:
                     raise
 
     def _begin(self, store: Store) -> None:
-        """Reports what a user should know before the first epoch; a run that was never started continues a shorter one.
+        """Prints the notices that precede the first epoch; a run that was never started continues a shorter one.
 
-        A damaged status is reported; the run's choices are then those of its checkpoint.
+        With a damaged status the run's choices are those of its checkpoint.
         """
         if damaged := self.run.status().get("damaged"):
             known = self.run.choices() is not None
             what = "its checkpoint says how the run computes" if known else "nothing was trained, the run begins anew"
             log.warning("%s; %s", damaged, what, extra={"run": self.run.spec.run_id})
         for notice in equal_runs(self.run, store):
-            self.tell(f"{self.title}: {notice}")
+            self.report(f"{self.title}: {notice}")
         shorter = continue_shorter(self.run, store, self.choices)
         if shorter is not None:
-            self.tell(f"goes on from epoch {shorter.spec.epochs_trained} of {shorter.origin()}")
+            self.report(f"continues from epoch {shorter.spec.epochs_trained} of {shorter.origin()}")
 
     def _restore_weights(self) -> bool:
-        """Ends here if weights that a finished run lacks are restored from its checkpoint; else it is trained again."""
+        """Restores missing weights of a finished run from its checkpoint; without one the run is trained again."""
         if not self.run.finished:
             return False
         problem, seconds = self.run.weights_problem(), self.run.result()["train"]["seconds"]
@@ -158,16 +153,16 @@ class Attempt:
         return self.take_finished()
 
     def fail(self, error: BaseException) -> None:
-        """Ends the run with what went wrong, unless it has ended.
+        """Ends the run with an error, unless it has ended.
 
         Raises:
-            DeviceLost: no other run can go on either.
+            DeviceLost: no other run can continue either.
         """
         if self.ended is not None:
             return
         what = f"{self.run.directory}: {error or type(error).__name__}"
         log.error(what, exc_info=error, extra={"run": self.run.spec.run_id, "file_only": True})
-        let_go(error)
+        release_tensors(error)
         lost = is_device_lost(error)
         if is_out_of_memory(error):
             error = out_of_memory(error, batch_size=self.run.spec.recipe.batch_size, lockstep=self.lockstep)
@@ -178,31 +173,30 @@ class Attempt:
             self.ended = error
         else:
             state = "interrupted"
-        self._leave(state, error)
+        self._write_failure(state, error)
         if lost:
             raise DeviceLost(
                 f"the device computes no more ({first_line(error)}): {self.run.directory} failed, the rest is pending"
             ) from None
 
-    def _leave(self, state: str, error: BaseException) -> None:
-        """Writes the status of a run that is given up."""
+    def _write_failure(self, state: str, error: BaseException) -> None:
         if not self.run.directory.is_dir():  # it was never opened
             return
         try:
             self.run.write_status(state, error=redacted(f"{type(error).__name__}: {error}"))
-        except OSError as status_error:  # what went wrong first is what is told
+        except OSError as status_error:  # the first error is the one that is raised
             log.error("%s: its status cannot be written: %s", self.run.directory, status_error)
 
     @contextlib.contextmanager
     def isolated_failure(self) -> Iterator[None]:
-        """What goes wrong in this context is this run's own failure; the others of its group go on."""
+        """A context whose exceptions fail this run alone; the others of its group continue."""
         try:
             yield
         except Exception as error:
             self.fail(error)
-            if self.failed and self.lockstep > 1:  # alone it is reported when the run returns, which is now
-                told = f"{self.title} is removed from the group: {type(self.ended).__name__}: {self.ended}"
-                log.error("%s", told, extra={"run": self.run.spec.run_id})
+            if self.failed and self.lockstep > 1:  # of a single run the caller reports it
+                message = f"{self.title} is removed from the group: {type(self.ended).__name__}: {self.ended}"
+                log.error("%s", message, extra={"run": self.run.spec.run_id})
 
     @property
     def failed(self) -> bool:
@@ -210,12 +204,12 @@ class Attempt:
         return isinstance(self.ended, Exception)
 
     def outcome(self) -> Outcome | Exception:
-        """How it has ended; an exception is without its traceback, which would keep the tensors of its group."""
+        """The outcome or the failure, without its traceback, which would keep the group's tensors."""
         assert self.ended is not None, "every attempt ends"
         return self.ended.with_traceback(None) if isinstance(self.ended, Exception) else self.ended
 
-    def tell(self, message: str) -> None:
-        """A message that belongs to this run's log alone."""
+    def report(self, message: str) -> None:
+        """Prints a message, and writes it to this run's log alone."""
         log.info("%s", message, extra={"run": self.run.spec.run_id})
 
     def build(
@@ -229,16 +223,9 @@ class Attempt:
     ) -> Member:
         """Builds the student with its method and optimiser, and restores what is trained of it.
 
-        Args:
-            data: that it is trained and evaluated on.
-            steps_per_epoch: of the views.
-            progress: of the group.
-            weight_files: files with weights of the user's own, by their SHA-256.
-            start: the finished run that this one starts from, where there is one.
-
         Raises:
-            CheckpointError: all checkpoints are damaged, or weights to begin with are not what they should be.
-            RuntimeError: code from outside kdrun, or a file that its options name, is no longer what the spec says.
+            CheckpointError: all checkpoints are damaged, or the initial weights are not the recorded ones.
+            RuntimeError: code from outside kdrun, or a file that its options name, has changed since the spec was made.
         """
         spec, device, choices = self.run.spec, self._device, self.choices
         if changed := outdated(spec.sources()):
@@ -256,7 +243,7 @@ class Attempt:
         if state is not None:
             training.load_state_dict(state)
         if choices.compile:
-            self.tell(f"{self.title}: its first step compiles the student, which takes a minute or so")
+            self.report(f"{self.title}: its first step compiles the student, which takes a minute or so")
 
         def begin_stage2() -> Step:
             method.begin_stage2()
@@ -265,9 +252,9 @@ class Attempt:
 
         def on_epoch(images_per_second: float) -> None:
             save_epoch(self.run, training, choices)
-            self.tell(progress.line(self.title, training.rows[-1], images_per_second, spec.epochs_trained))
-            for measured in just_measured(training.rows, method.doubtful):
-                self.tell(f"{self.title}: {measured}")
+            self.report(progress.line(self.title, training.rows[-1], images_per_second, spec.epochs_trained))
+            for share in first_shares(training.rows, method.doubtful):
+                self.report(f"{self.title}: {share}")
 
         return Member(
             training,
@@ -283,17 +270,11 @@ class Attempt:
         )
 
     def finish(self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]]) -> None:
-        """Writes the student and the result.
-
-        Args:
-            training: that has come to its end.
-            data: what it was trained and evaluated on.
-            teachers: their results.
-        """
+        """Writes the student and the result."""
         result = exported(self.run, training, data, teachers, self._context, self.choices, lockstep=self.lockstep)
         result = self.run.write_result(result, training.rows)
-        for idle in hardly_acting(training.rows, training.method.doubtful):
-            self.tell(f"{self.title}: {idle}")
+        for term in negligible_terms(training.rows, training.method.doubtful):
+            self.report(f"{self.title}: {term}")
         self.run.previous_checkpoint.unlink(missing_ok=True)
         self.run.write_status("finished")
         self.ended = Outcome(self.run, result, reused=False)

@@ -16,7 +16,7 @@ from kdrun.methods import Method as Method
 from kdrun.methods import shipped_methods
 from kdrun.methods.base import Needs, Pair, TrainingSet
 from kdrun.models import sequence_networks
-from kdrun.spec.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, method_of, resolve, told_to
+from kdrun.spec.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, method_of, resolve, set_by_dataset
 from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec
 from kdrun.spec.spec import Component, Spec, as_tuples
 from kdrun.spec.terms import terms_with_classes
@@ -40,7 +40,7 @@ def build_student(student: Component, dataset: DatasetSpec) -> nn.Module:
     Raises:
         ValueError: an option the network refuses.
     """
-    model: nn.Module = call_with(resolve(student.target), dataset.told, **student.options)
+    model: nn.Module = call_with(resolve(student.target), dataset.network_options, **student.options)
     return model
 
 
@@ -50,15 +50,15 @@ def check_kind(student: Component, dataset: DatasetSpec) -> None:
     Raises:
         ValueError: it takes the other kind.
     """
-    takes_sequences = told_to(resolve(student.target)) == SEQUENCE_INJECTED
-    if takes_sequences != ("num_tokens" in dataset.told):
+    takes_sequences = set_by_dataset(resolve(student.target)) == SEQUENCE_INJECTED
+    if takes_sequences != ("num_tokens" in dataset.network_options):
         kind = "sequences" if takes_sequences else "images"
         theirs = f"{dataset.example}s, which {', '.join(sequence_networks())} take" if not takes_sequences else "images"
         raise ValueError(f"{student.name}: is a network for {kind}, and {dataset.name} has {theirs}")
 
 
 def check_network(student: Component, dataset: DatasetSpec) -> None:
-    """Sends two examples without data through a network: what it cannot do is better known before anything is trained.
+    """Passes two examples without data through a network, before anything is trained.
 
     Raises:
         ValueError: it has more than `MOST_PARAMETERS`; it fails (looking at values counts: MACs are counted without
@@ -84,15 +84,15 @@ def check_network(student: Component, dataset: DatasetSpec) -> None:
 def outline_of(student: Component, dataset: DatasetSpec) -> Outline:
     """The taps and parameters of a network for a dataset; nothing is computed."""
     options = json.dumps(student.options, sort_keys=True)
-    return _outline(student.target, options, tuple(dataset.told.items()), dataset.shape, dataset.dtype)
+    return _outline(student.target, options, tuple(dataset.network_options.items()), dataset.shape, dataset.dtype)
 
 
 @functools.lru_cache(maxsize=64)  # the runs of a table ask for the same few networks again and again
 def _outline(
-    target: str, options: str, told: tuple[tuple[str, int | bool], ...], shape: tuple[int, ...], dtype: torch.dtype
+    target: str, options: str, given: tuple[tuple[str, int | bool], ...], shape: tuple[int, ...], dtype: torch.dtype
 ) -> Outline:
     with torch.device("meta"):
-        network: nn.Module = call_with(resolve(target), dict(told), **as_tuples(json.loads(options)))
+        network: nn.Module = call_with(resolve(target), dict(given), **as_tuples(json.loads(options)))
     return outline(network, shape, target.rpartition(".")[2], dtype=dtype)
 
 
@@ -148,11 +148,7 @@ def check_batches(spec: Spec, needs: Needs) -> None:
 
 
 def check_tasks(spec: Spec, needs: Needs) -> None:
-    """A teacher that was trained on another dataset than its student answers questions that nobody asked.
-
-    Args:
-        spec: of the student.
-        needs: of its method, as it is built.
+    """Whether a run's method can use teachers that were trained on another dataset than the student.
 
     Raises:
         ValueError: such a teacher, or one of its own teachers, for a method that compares its logits with others.
@@ -186,11 +182,6 @@ def conversion(student: DatasetSpec, teacher: DatasetSpec) -> Conversion:
 
 def build_method(method: Component, student: nn.Module, given: Mapping[str, Any] | None = None) -> Method:
     """The method around its student.
-
-    Args:
-        method: its class and options.
-        student: the network to train.
-        given: what its constructor asks for, see `offered`.
 
     Raises:
         ValueError: an option the method refuses.

@@ -15,13 +15,13 @@ import torch
 
 from kdrun.experiment.build import needs_of
 from kdrun.experiment.runtime import Runtime
-from kdrun.experiment.sizes import macs_per_example
+from kdrun.experiment.sizes import size_of
 from kdrun.files import expanded
 from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
 
 MIN_STEPS_TO_CAPTURE = 200
-"""A capture takes about as long as so many steps of a small network."""
+"""A capture takes about as long as this number of steps of a small network."""
 
 COMPILE_SECONDS = 60.0
 """What torch.compile takes for a student."""
@@ -50,14 +50,10 @@ class Choices:
 
 
 def recorded_choices(run: Run, *, to_train: bool = False) -> Choices | None:
-    """What a run began with; None where it was never begun.
-
-    Args:
-        run: finished or not.
-        to_train: whether it is to be trained on.
+    """The choices that a run began with; None where it was never begun.
 
     Raises:
-        RuntimeError: it is to be trained on, and an older kdrun began it with gradients that are no longer available.
+        RuntimeError: its training is to continue, and an older kdrun began it with gradients that no longer exist.
     """
     recorded = run.choices()
     if recorded is None:
@@ -82,7 +78,7 @@ def choose(spec: Spec, runtime: Runtime) -> Choices:
 
 
 def compiling_pays(spec: Spec, device: torch.device, steps: int) -> bool:
-    """Whether so many steps win back the time of compiling.
+    """Whether a number of steps wins back the time of compiling.
 
     On a CPU never: there the convolutions take the time, and compiled steps were measured 1.0 to 1.1 times as fast as
     others (docs/performance.md).
@@ -90,12 +86,12 @@ def compiling_pays(spec: Spec, device: torch.device, steps: int) -> bool:
     if device.type != "cuda":
         return False
     rows = needs_of(spec).views * spec.recipe.batch_size
-    macs = 3 * macs_per_example(spec.student, spec.dataset) * rows  # forward, and two gradients of the same size
+    macs = 3 * size_of(spec.student, spec.dataset).macs * rows  # forward, and two gradients of the same size
     return steps * COMPILE_GAIN * (CUDA_STEP_SECONDS + macs / CUDA_MACS_PER_SECOND) > COMPILE_SECONDS
 
 
 def cache_home() -> Path:
-    """Where kdrun keeps what it learns about the machine.
+    """Kdrun's directory in the user's cache.
 
     Raises:
         FileNotFoundError: there is no home directory.

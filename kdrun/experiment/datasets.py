@@ -54,11 +54,7 @@ class ResidentSplits:
 
 
 def load_resident(dataset: DatasetSpec, root: Path, device: torch.device) -> ResidentSplits:
-    """Loads, verifies and selects a dataset, and puts it on the device.
-
-    Raises:
-        kdrun.data.DataError: absent and unreachable, damaged, or not what the spec says.
-    """
+    """Loads, verifies and selects a dataset, and puts it on the device; raises as `load_splits`."""
     selected = select(
         load_splits(dataset, root),
         train_fraction=dataset.train_fraction,
@@ -76,11 +72,7 @@ def load_resident(dataset: DatasetSpec, root: Path, device: torch.device) -> Res
 
 
 def load_test(dataset: DatasetSpec, root: Path, device: torch.device) -> Resident:
-    """The test examples of a dataset alone, on the device.
-
-    Raises:
-        kdrun.data.DataError: absent and unreachable, damaged, or not what the spec says.
-    """
+    """The test examples of a dataset alone, on the device; raises as `load_splits`."""
     return make_resident(load_splits(dataset, root).test, dataset, device)
 
 
@@ -97,10 +89,6 @@ def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """A dataset node with its open fields filled: what a config leaves null (`folder`) is found in the data.
 
     So is the identity of data that is not what the config's identity claims.
-
-    Args:
-        node: a dataset's config, `_target_` included.
-        root: where the data lies.
 
     Raises:
         ValueError: the loader cannot be resolved.
@@ -124,11 +112,6 @@ def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
 
 def class_indices(classes: Sequence[int | str], node: Mapping[str, Any], root: Path) -> list[int]:
     """Classes by index, where some are given by name; the data is read for its names.
-
-    Args:
-        classes: indices, and names in any of Unicode's forms.
-        node: their dataset's config, `_target_` included.
-        root: where the data lies.
 
     Raises:
         ValueError: a name of no class, or of several.
@@ -206,6 +189,9 @@ def load_splits(dataset: DatasetSpec, root: Path) -> Splits:
 
 def _check(splits: Splits, dataset: DatasetSpec) -> None:
     """Raises `DataError` unless the data is what its spec says."""
-    told = {**dataset.told, "num_classes": dataset.num_classes}  # a specialist's network has other outputs
+    expected = {
+        **dataset.network_options,
+        "num_classes": dataset.num_classes,
+    }  # specialists have other outputs
     check: Callable[..., None] = check_images if isinstance(dataset, ImageDatasetSpec) else check_sequences
-    check(splits, **told)
+    check(splits, **expected)

@@ -1,4 +1,4 @@
-"""What runs cost, before anything is run: by the speeds that earlier runs kept, else by timing for some seconds.
+"""Estimates of the time of runs: by the speeds that earlier runs kept, else by timing networks for some seconds.
 
 Nothing is written.
 """
@@ -42,7 +42,7 @@ WORDS: dict[Basis, str] = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run costs, without its teachers' training.
+    """The cost of a run, without its teachers' training.
 
     Attributes:
         params: of the student.
@@ -67,7 +67,7 @@ class Estimator:
     Args:
         specs: all runs that are to be estimated.
         device: where they will run.
-        threads: of the CPU, for each of them; None is as many as its step pays for.
+        threads: of the CPU, for each of them; None is by the size of its step.
     """
 
     def __init__(self, specs: Iterable[Spec], device: torch.device, threads: int | None = None) -> None:
@@ -109,14 +109,14 @@ class Estimator:
         )
 
     def basis(self) -> str:
-        """What the times rest on, in words."""
+        """The sources of the estimates, in words."""
         counts = Counter(basis for _, basis in self._speeds.values())
         parts = [f"{counts[basis]} {words}" for basis, words in WORDS.items() if counts[basis]]
         took = f"; timing took {self._timed_seconds:.1f} s, nothing is kept" if self._timed_seconds else ""
         return f"times of {len(self._speeds)} network{'s'[: len(self._speeds) > 1]}: {', '.join(parts)}{took}"
 
     def _seconds_per_example(self, spec: Spec, component: Component, data: DatasetSpec) -> tuple[float, float]:
-        """Of training a network, and of its forward pass in evaluation, as a run does it."""
+        """The times of a network in training and in evaluation."""
         network = Network.of(spec, component, data)
         speed, _ = self._speeds[network, self._threads_of(spec)]
         return network.macs / speed.training, network.macs / speed.evaluation
@@ -126,7 +126,7 @@ class Estimator:
 
     @functools.cached_property
     def _speeds(self) -> dict[tuple[Network, int], tuple[Speed, Basis]]:
-        """By network and threads: a speed to go by, and what it is."""
+        """By network and threads the speed for estimates, and its source."""
         trials: dict[tuple[Network, int], Trial] = {}
         for spec in self._specs:
             threads = self._threads_of(spec)
@@ -153,7 +153,7 @@ class Estimator:
 
 
 def _kept(network: Network, speeds: Sequence[Speed]) -> tuple[Speed, Basis] | None:
-    """Of kept speeds a network's own, else that of the family's most alike."""
+    """The kept speed of a network, else of the most similar network of its family."""
     for speed in speeds:
         if network.is_of(speed):
             return speed, "kept"
@@ -163,9 +163,9 @@ def _kept(network: Network, speeds: Sequence[Speed]) -> tuple[Speed, Basis] | No
 
 
 def with_teachers(specs: Sequence[Spec]) -> list[tuple[Spec, str]]:
-    """Every run that a set of runs takes, once, teachers first; with its role, `teacher` or `student`.
+    """A set of runs and their teachers, each once, teachers first; with its role, `teacher` or `student`.
 
-    A teacher that is itself asked for is a student.
+    A teacher that is itself in the set is a student.
     """
     asked = {spec.run_id: spec for spec in specs}
     teachers = {teacher.run_id: teacher for spec in specs for teacher in spec.all_before()}
@@ -174,7 +174,7 @@ def with_teachers(specs: Sequence[Spec]) -> list[tuple[Spec, str]]:
 
 
 def duration(seconds: float) -> str:
-    """A time as a person says it."""
+    """A time in seconds, minutes, hours or days."""
     minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
     if hours >= 48:
         return f"{days:.1f} days"

@@ -1,4 +1,4 @@
-"""What a result was computed with."""
+"""The machine and the software that a result was computed with."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Starts counting a CUDA device's peak memory anew, so that a run of a sweep reports its own."""
+    """Resets a CUDA device's peak memory, so that each group of a sweep has its figure."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def free_memory(device: torch.device) -> None:
-    """Gives back what nothing refers to any more: to be called where runs have failed."""
+    """Frees what nothing refers to any more; called after failures."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def device_name(device: torch.device) -> str:
-    """What a result says it was computed on."""
+    """The device's name in results."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.processor() or platform.machine()})"

@@ -29,8 +29,8 @@ class Evaluation(ABC):
     """One evaluation. Its constructor's parameters are the options of its config.
 
     Attributes:
-        what: what runs are evaluated on, in words.
-        of: which datasets' runs it is for, in words.
+        what: the data that runs are evaluated on, in words.
+        of: the datasets whose runs it is for, in words.
         meanings: its figures whose names need an explanation, by name.
     """
 
@@ -40,7 +40,7 @@ class Evaluation(ABC):
     @property
     @abstractmethod
     def what(self) -> str:
-        """What runs are evaluated on, in words."""
+        """The data that runs are evaluated on, in words."""
 
     def fits(self, dataset: DatasetSpec) -> bool:
         """Whether it is for runs on a dataset."""
@@ -83,12 +83,12 @@ class NamedEvaluation:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What its figures depend on beside the run; plain values."""
+        """The part of its figures' identity beside the run; plain values."""
         own = {"options": dict(self.component.options), "source": self.component.source}
         return {"on": self.name, **{key: value for key, value in own.items() if value}}
 
     def missing_files(self, root: Path) -> str | None:
-        """The files it lacks under the data root, in words; None where all are there."""
+        """The missing files under the data root, in words; None without."""
         try:
             self.evaluation.check_files(root)
         except DataError as error:
@@ -102,7 +102,7 @@ class OnTestSet(Evaluation):
     what = "the test set as it is"
 
     def examples(self, test: Examples) -> Examples:
-        """The test set, or what is made of it."""
+        """The examples: the test set, or a transformation of it."""
         return test
 
     def evaluate(self, runner: Runner, spec: Spec) -> dict[str, Any]:

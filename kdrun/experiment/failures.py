@@ -1,4 +1,4 @@
-"""Failures that need more than being told: memory that ran out, and a device that is lost to all runs."""
+"""Failures that are more than an error message: out of memory, a lost device, divergence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdrun.spec.components import all_options
 from kdrun.spec.spec import Recipe, Spec
 
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""What a plain `RuntimeError` says of it: the CPU's allocator, CUDA itself, and its libraries."""
+"""Parts of a `RuntimeError`'s message: from the CPU's allocator, CUDA, and its libraries."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -24,29 +24,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Whether CUDA computes nothing in this process any more: after an error of its own, other than of memory.
+    """Whether CUDA is unusable in this process: after a CUDA error other than out of memory.
 
-    A failed assertion in a kernel or an illegal address leaves a context in which every later call fails as well.
+    After a failed assertion in a kernel or an illegal address every later call fails as well.
     """
     if is_out_of_memory(error):
         return False
-    told = isinstance(error, RuntimeError) and "CUDA error: " in str(error)
-    return told or isinstance(error, torch.AcceleratorError)
+    is_cuda_error = isinstance(error, RuntimeError) and "CUDA error: " in str(error)
+    return is_cuda_error or isinstance(error, torch.AcceleratorError)
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first; CUDA's are followed by advice of many lines."""
+    """The first line of an error's message; CUDA's messages go on with lines of advice."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def out_of_memory(error: BaseException, *, batch_size: int, lockstep: int) -> MemoryError:
-    """The same failure in words for people, and without what it refers to.
-
-    Args:
-        error: what was raised.
-        batch_size: of the run.
-        lockstep: how many runs were trained together.
-    """
+    """The same failure with advice, and without the traceback that refers to tensors."""
     together = f", or runtime.sweep=one_by_one ({lockstep} students were trained together)" if lockstep > 1 else ""
     return MemoryError(
         f"out of memory ({first_line(error)}). Try a smaller recipe.batch_size (it is {batch_size}){together}."
@@ -54,11 +48,11 @@ def out_of_memory(error: BaseException, *, batch_size: int, lockstep: int) -> Me
 
 
 FAR = 100.0
-"""From this factor on an option is far from its default."""
+"""The factor from which an option counts as far from its default."""
 
 
 def advice_on_divergence(spec: Spec) -> str:
-    """What to try after a training diverged: the options that are far from their defaults, where there are any."""
+    """What to try after divergence: values nearer to the defaults, by name, or a smaller learning rate."""
     far = far_from_defaults(spec)
     if far:
         return f"Far from their defaults: {', '.join(far)}. Try values nearer to them"
@@ -66,9 +60,9 @@ def advice_on_divergence(spec: Spec) -> str:
 
 
 def far_from_defaults(spec: Spec) -> list[str]:
-    """Numbers of a run's recipe and method that are `FAR` times their default or more, or as much smaller.
+    """Numbers of a run's recipe and method that are at least `FAR` times their default, or at most a `FAR`-th.
 
-    Of the momentum that is its distance from 1. A default of 0 or None has nothing far from it.
+    For the momentum its distance from 1 is compared. Nothing is far from a default of 0 or None.
     """
     recipe, default = vars(spec.recipe), vars(Recipe())
     pairs = {f"recipe.{name}": (recipe[name], default[name]) for name in ("lr", "lr_batch_size", "weight_decay")}
@@ -103,9 +97,9 @@ def _without_values(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _without_values(value) for name, value in options.items() if isinstance(value, Mapping)}
 
 
-def let_go(error: BaseException) -> None:
+def release_tensors(error: BaseException) -> None:
     """Empties the frames in an error's traceback, which keep the tensors that were being computed."""
-    met: BaseException | None = error
-    while met is not None:
-        traceback.clear_frames(met.__traceback__)
-        met = met.__cause__ or met.__context__
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__

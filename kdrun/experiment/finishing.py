@@ -1,4 +1,4 @@
-"""What a training leaves when it has come to its end: the exported student, and the result put together."""
+"""The end of a training: the exported student, and the content of the result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdrun.experiment.choices import Choices
 from kdrun.experiment.datasets import ResidentSplits
 from kdrun.experiment.environment import environment, peak_memory_bytes, versions
 from kdrun.experiment.shares import recorded_shares
-from kdrun.experiment.sizes import macs_per_example
+from kdrun.experiment.sizes import size_of
 from kdrun.experiment.teachers import probe_top1
 from kdrun.files import sha256
 from kdrun.methods import Method
@@ -39,15 +39,6 @@ def exported(
 ) -> dict[str, Any]:
     """Exports the student, and returns the result.
 
-    Args:
-        run: where the student is written.
-        training: that has come to its end.
-        data: what it was trained and evaluated on.
-        teachers: their results.
-        context: in which networks are evaluated.
-        choices: how it was computed.
-        lockstep: how many runs were trained together, itself included.
-
     Raises:
         RuntimeError: a network that was not trained here has outputs that are not finite.
     """
@@ -65,7 +56,7 @@ def exported(
         "student": {
             "name": spec.student.name,
             "params": num_parameters(student),
-            "macs": macs_per_example(spec.student, spec.dataset),
+            "macs": size_of(spec.student, spec.dataset).macs,
             "weights_sha256": checkpoint.export_weights(run.weights, student),
             "probe_top1": probe_top1(student, data.test, context),
         },
@@ -89,7 +80,7 @@ def exported(
 
 
 def restored_weights(run: Run) -> bytes | None:
-    """The content of a finished run's weights file, from its last checkpoint; None where that does not have them."""
+    """The content of a finished run's weights file, from its last checkpoint; None where they are not in it."""
     spec, recorded = run.spec, run.result()["student"]["weights_sha256"]
     try:
         state = run.load_checkpoint(run.last_checkpoint, CPU)
@@ -104,6 +95,6 @@ def restored_weights(run: Run) -> bytes | None:
 
 
 def _features(method: Method) -> dict[str, Any]:
-    """The taps that a method looked at, those it chose by default too; nothing for methods without."""
+    """The taps that a method used, default ones included; empty for a method without."""
     taps = {"student": list(method.taps), "teacher": list(method.needs.features)}
     return {"taps": taps} if any(taps.values()) else {}

@@ -1,4 +1,4 @@
-"""The weights that a student begins with: random ones, the user's own, or those of a finished run."""
+"""A student's initial weights: random, the user's own, or those of a finished run."""
 
 from __future__ import annotations
 
@@ -25,14 +25,8 @@ def initial_student(
 ) -> nn.Module:
     """A run's student before its training; draws from torch's global generator.
 
-    Args:
-        spec: of the run.
-        weight_files: files with weights of the user's own, by their SHA-256.
-        start: the finished run that this one starts from, where there is one.
-        rest: see `begin_from`.
-
     Raises:
-        CheckpointError: the weights are not what they should be, or do not fit the student.
+        CheckpointError: the weights are not the recorded ones, or do not fit the student.
         FileNotFoundError: the user's own weights are in no file.
     """
     student = build_student(spec.student, spec.dataset)

@@ -1,4 +1,4 @@
-"""Which runs are trained together: those that see the same views in the same batches and have the same teacher."""
+"""Which runs are trained together: runs with the same views in the same batches, and with the same teacher."""
 
 from __future__ import annotations
 
@@ -13,19 +13,14 @@ from kdrun.models.cost import num_parameters, saved_bytes
 from kdrun.spec.spec import Spec
 
 SHARE_OF_MEMORY = 0.5
-"""Of the memory there is, so much may be taken by what a group keeps: the rest is for data, teacher and one step."""
+"""The share of the memory for a group's weights, gradients and optimisers; data, teacher and a step take the rest."""
 
 BYTES_PER_PARAMETER = 16
 """Weight, gradient and two moments of the optimiser, in float32."""
 
 
 def shared(spec: Spec, threads: int) -> dict[str, Any]:
-    """What the members of a group have in common, by name; their teacher apart.
-
-    Args:
-        spec: of a member.
-        threads: CPU threads it computes with.
-    """
+    """What the members of a group have in common, by name; their teacher apart."""
     needs = needs_of(spec)
     return {
         "dataset": spec.dataset,
@@ -55,11 +50,6 @@ def lockstep_groups(specs: Sequence[Spec], threads: Callable[[Spec], int], devic
 
     Runs with a teacher are with those of the same teacher; a run without joins the last group of its views. Groups
     come in the order in which the first of their runs with a teacher (or without, where there is none) comes.
-
-    Args:
-        specs: the runs.
-        threads: CPU threads a run computes with.
-        device: where.
     """
     groups: dict[tuple[str, tuple[str, ...]], list[Spec]] = {}
     for spec in specs:
@@ -91,9 +81,9 @@ def _fitting(members: list[Spec], device: torch.device) -> list[list[Spec]]:
 
 
 def member_bytes(spec: Spec, device: torch.device) -> int:
-    """What a member takes for as long as its group trains: weights, gradients, the optimiser's state.
+    """Bytes of a member while its group trains: weights, gradients, the optimiser's state.
 
-    On CUDA the members' steps run at the same time, so there it is also what backward keeps of a batch.
+    On CUDA the members' steps run at the same time, so the activations for backward are added.
     """
     data = spec.dataset
     with torch.device("meta"):

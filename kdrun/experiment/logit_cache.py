@@ -4,8 +4,8 @@ replay/<key>/
     key.json      what the logits depend on; its time of change is when they were last used
     0001.pt       logits [N, K] and positions [N] of the first epoch, with their SHA-256
 
-Logits are the teacher's own, in its own type. They are given again only where the teacher would give the very same
-bits: same weights, views, batches and precision, on the same kind of device, with the same threads and torch.
+Logits keep the teacher's type. They are used only where the teacher would compute the same bits: same weights, views,
+batches and precision, on the same kind of device, with the same threads and torch.
 """
 
 from __future__ import annotations
@@ -34,15 +34,7 @@ FILE_OVERHEAD = 4096
 
 
 def replay_key(spec: Spec, needs: Needs, teacher: Run, device: torch.device, threads: int) -> dict[str, Any]:
-    """All that the logits of a run's teacher on its training views depend on, to the last bit.
-
-    Args:
-        spec: of a student.
-        needs: of its method.
-        teacher: its teacher's finished run.
-        device: where it computes.
-        threads: CPU threads.
-    """
+    """All that the logits of a run's teacher on its training views depend on, to the last bit."""
     return {
         "teacher": teacher.spec.run_id,
         "weights": teacher.result()["student"]["weights_sha256"],
@@ -61,14 +53,9 @@ def replay_key(spec: Spec, needs: Needs, teacher: Run, device: torch.device, thr
 
 
 class LogitCache:
-    """Recorded logits under an output root, never more than a limit.
+    """Recorded logits under an output root, up to a limit: the recording unused for the longest time is removed first.
 
-    What was not used for the longest time makes room for what is recorded. After the clock was set back that may be
-    another than it should be, which costs a teacher's time and nothing else.
-
-    Args:
-        root: the output root.
-        limit_bytes: how much may be kept.
+    After the clock was set back that may be another one, which costs a teacher's time and nothing else.
     """
 
     def __init__(self, root: Path, limit_bytes: float) -> None:
@@ -76,7 +63,7 @@ class LogitCache:
         self.limit_bytes = limit_bytes
 
     def recording(self, key: dict[str, Any]) -> CachedLogits:
-        """The place of the logits that depend on `key`."""
+        """The recording of the logits that depend on `key`."""
         name = sha256(_text(key).encode())[:12]
         return CachedLogits(self._directory / name, key, self)
 
@@ -109,7 +96,7 @@ class CachedLogits:
         self._stopped = False
 
     def read(self, epoch: int) -> dict[str, Tensor] | None:
-        """An epoch's tensors; None where there are none, or they are damaged, which is told."""
+        """An epoch's tensors; None where there are none or, with a warning, where they are damaged."""
         path = self._path(epoch)
         try:
             kept = checkpoint.load(path, CPU)
@@ -126,7 +113,7 @@ class CachedLogits:
         return kept
 
     def write(self, epoch: int, tensors: dict[str, Tensor]) -> None:
-        """Keeps an epoch, if there is room within the limit; what is in the way of that is told, once."""
+        """Keeps an epoch if it fits within the limit; the first failure is a warning, and the last attempt."""
         if self._stopped:
             return
         size = FILE_OVERHEAD + sum(tensor.nbytes for tensor in tensors.values())
@@ -146,7 +133,7 @@ class CachedLogits:
         log.warning("no more of the teacher's logits is kept for later runs (these do not need it): %s", reason)
 
     def num_kept(self, epochs: int) -> int:
-        """How many of the first `epochs` epochs are there."""
+        """How many of the first `epochs` epochs are recorded."""
         return sum(self._path(epoch).exists() for epoch in range(epochs))
 
     def _path(self, epoch: int) -> Path:

@@ -1,4 +1,4 @@
-"""What a user should know of other runs before one begins: equal ones of other code or semantics, a weak teacher."""
+"""Notices before a run: finished runs that are equal but for code or semantics, and weak teachers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from kdrun.store.run import Run
 from kdrun.store.store import Store
 
 CHANCE_ERRORS = 3
-"""Standard errors above chance, on the test set, that a teacher's accuracy must have to be told from guessing."""
+"""Standard errors above chance that a teacher's accuracy on the test set must have."""
 
 
 def equal_runs(run: Run, store: Store) -> Iterator[str]:
-    """A notice for each finished run that equals one that was never started but for its semantics or its code."""
+    """A notice for each finished run that differs from a never started one only in its semantics or its code."""
     if run.last_checkpoint.exists():
         return
     older = store.find_older(run.spec)
@@ -31,7 +31,7 @@ def equal_runs(run: Run, store: Store) -> Iterator[str]:
 
 
 def _of_older_semantics(run: Run, older: Run) -> str | None:
-    """What else the method of an older semantics had; None, and a warning, where its result is damaged."""
+    """The options in which an older run's method differs; None, and a warning, where its result is damaged."""
     try:
         result = older.result()
     except RuntimeError as error:
@@ -51,15 +51,11 @@ def _of_older_semantics(run: Run, older: Run) -> str | None:
 
 
 def weakness(teacher: Run, students: Sequence[Spec], store: Store) -> str | None:
-    """Why the accuracy of a teacher lets little be expected of it, in words; None where it does not.
+    """Why a teacher's accuracy is too low to help, in words; None where it is not.
 
     It is not clear of chance, `1/K + 3 sqrt((1/K) (1 - 1/K) / n)` on n test labels, or not above the last known
-    accuracy that a student has by cross-entropy. A student whose own training the teacher repeats is not compared.
-
-    Args:
-        teacher: finished.
-        students: the runs it teaches; those of another task than the teacher's are left out.
-        store: where runs by cross-entropy are looked for.
+    accuracy that a student has by cross-entropy. Students of another task are left out, and a student whose training
+    the teacher repeats is not compared.
     """
     students = [student for student in students if student.dataset.same_task(teacher.spec.dataset)]
     if not students:

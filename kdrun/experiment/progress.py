@@ -13,14 +13,7 @@ from kdrun.training.step import PERCENT
 
 
 class TrainingProgress:
-    """Shows how far a group of runs is: a bar on a terminal, and a line for each run and epoch.
-
-    Args:
-        title: what is trained, for instance `student cnn kd`.
-        epochs: how many are trained in all.
-        steps_per_epoch: batches.
-        unit: what is counted to tell the speed, for instance `img`.
-    """
+    """Shows how far a group of runs is: a bar on a terminal, and a line for each run and epoch."""
 
     def __init__(self, title: str, *, epochs: int, steps_per_epoch: int, unit: str = "img") -> None:
         self._title = title
@@ -56,14 +49,7 @@ class TrainingProgress:
         self._bar.update()
 
     def line(self, title: str, row: dict[str, Any], images_per_second: float, epochs: int) -> str:
-        """An ended epoch of one run in words: losses and accuracies, speed, and the time left for the whole group.
-
-        Args:
-            title: of the run.
-            row: of its metrics.
-            images_per_second: while it was trained.
-            epochs: it trains in all.
-        """
+        """An ended epoch of one run in words: losses and accuracies, speed, and the time left for the whole group."""
         done = row["epoch"]
         left = (time.monotonic() - self._started) / (done - self._done_before) * (self._epochs - done)
         train = dict(row["train"])

@@ -1,4 +1,4 @@
-"""What a run resumes from: the checkpoints of its epochs, or those of a shorter run with the same first epochs."""
+"""Checkpoints to resume from: those of a run's epochs, or of a shorter run with the same first epochs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kdrun.training.trainer import Training
 
 
 def save_epoch(run: Run, training: Training, choices: Choices) -> None:
-    """Writes what an ended epoch leaves; `last.pt` after `best.pt`, since a resumed run trusts it."""
+    """Writes the files of an epoch; `last.pt` after `best.pt`, since a resumed run trusts it."""
     state = {**training.state_dict(), "choices": dataclasses.asdict(choices)}
     if "test" in training.rows[-1] and best(training.rows, "test") is training.rows[-1]:
         run.save_checkpoint(run.best_checkpoint, {"epoch": len(training.rows), "method": state["method"]})
@@ -43,7 +43,7 @@ def newest_checkpoint(run: Run, device: torch.device) -> dict[str, Any] | None:
             continue
         except CheckpointError as error:
             what = str(error).partition(";")[0]
-            log.warning("%s; goes on from the epoch before", what, extra={"run": run.spec.run_id})
+            log.warning("%s; continues from the epoch before", what, extra={"run": run.spec.run_id})
             damaged = damaged or error
     if damaged is not None:
         raise damaged
@@ -51,13 +51,7 @@ def newest_checkpoint(run: Run, device: torch.device) -> dict[str, Any] | None:
 
 
 def continue_shorter(run: Run, store: Store, choices: Choices) -> Run | None:
-    """Gives a run that was never started the checkpoints of a shorter one that is its first epochs; returns that one.
-
-    Args:
-        run: the longer one.
-        store: where shorter ones are looked for.
-        choices: how it computes; a shorter one must have computed in the same way.
-    """
+    """Gives a run that was never started the checkpoints of a run that is its first epochs; returns the latter."""
     if run.last_checkpoint.exists() or run.spec.weights is not None:
         return None
     shorter = store.longest_beginning(run.spec, dataclasses.asdict(choices))

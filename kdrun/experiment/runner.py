@@ -1,4 +1,4 @@
-"""From specs to their results: the teachers first, by the same road, then the students, together where they can."""
+"""Executes specs: first their teachers, in the same way, then the students, in lockstep where possible."""
 
 from __future__ import annotations
 
@@ -35,12 +35,9 @@ from kdrun.training.trainer import Member, fit
 
 
 class Runner:
-    """Executes specs on one device, sharing data, views and teachers among those that have them in common.
+    """Executes specs on one device; runs share data, views and teachers where these are equal.
 
-    Args:
-        store: where runs lie.
-        runtime: where and how to compute.
-        weight_files: files with weights of the user's own, by their SHA-256.
+    `weight_files` are the user's own weights, by SHA-256.
     """
 
     def __init__(self, store: Store, runtime: Runtime, *, weight_files: Mapping[str, Path] | None = None) -> None:
@@ -56,17 +53,17 @@ class Runner:
         forbid_tf32()
 
     def execute(self, spec: Spec, *, role: str = "student", config: str | None = None) -> Outcome:
-        """One run to its end, see `Request`; what goes wrong is raised."""
+        """Executes one run, see `Request`; its failure is raised."""
         (ended,) = self.execute_together([Request(spec, config, role=role)])
         if isinstance(ended, Exception):
             raise ended
         return ended
 
     def execute_all(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Outcome | Exception]]:
-        """Brings every run to its end, in groups that share views and teacher (`runtime.sweep`).
+        """Executes runs in groups that share views and teacher (`runtime.sweep`).
 
         Yields:
-            Each request with its outcome or with what went wrong, as its group ends.
+            Each request with its outcome or its failure, as its group ends.
         """
         self.announce(request.spec for request in requests)
         by_id = {request.spec.run_id: request for request in requests}
@@ -84,21 +81,21 @@ class Runner:
             yield from zip(members, ended, strict=True)
 
     def execute_together(self, requests: Sequence[Request]) -> list[Outcome | Exception]:
-        """Brings runs that share their views, and their teacher if they have one, to their ends in lockstep.
+        """Executes runs of the same views, and of the same teacher if they have one, in lockstep.
 
         Returns:
-            For each its outcome, or what went wrong; the failure of one leaves the others as they are.
+            For each its outcome or its failure, which does not affect the others.
 
         Raises:
-            ValueError: they do not share what they must, see `check_lockstep`.
-            DeviceLost: CUDA computes no more; the others are left to be resumed.
+            ValueError: the runs cannot be trained together, see `check_lockstep`.
+            DeviceLost: the device is lost; the other runs can be resumed.
         """
         check_lockstep([(request.spec, self._threads(request.spec)) for request in requests])
         self.announce(request.spec for request in requests)
         device = self._runtime.device
         attempts = [Attempt(request, self.store.run(request.spec), device) for request in requests]
         for attempt in attempts:
-            with attempt.isolated_failure():  # its result is damaged
+            with attempt.isolated_failure():  # a damaged result
                 attempt.take_finished()
         teachers = self._teachers_first([attempt for attempt in _pending(attempts) if attempt.run.spec.teachers])
         self._starts_first(_pending(attempts))
@@ -112,29 +109,22 @@ class Runner:
         return [attempt.outcome() for attempt in attempts]
 
     def teachers(self, spec: Spec) -> tuple[Run, ...]:
-        """The places of a run's teachers."""
+        """A run's teachers, finished or not."""
         return tuple(self.store.run(teacher) for teacher in spec.teachers)
 
     def logits(self, spec: Spec, split: Literal["train", "val", "test"] = "test") -> tuple[Tensor, Tensor]:
-        """What a finished run's network answers to a split of its dataset, and the labels.
+        """The logits of a finished run's network on a split of its dataset, and the labels.
 
         Returns:
             Logits `[N, K]`, float32, of the examples as they are (no augmentation); labels `[N]`.
-
-        Raises:
-            CheckpointError: the weights are not those of the result.
         """
         data = self.data(spec.dataset)
         examples = {"train": data.train, "val": data.val, "test": data.test}[split]
-        assert examples is not None, "a split that is held out was asked for in preflight"
+        assert examples is not None, "preflight requires a held-out split"
         return self.answers(spec, examples), examples.labels
 
     def answers(self, spec: Spec, examples: Resident) -> Tensor:
-        """What a finished run's network answers to any examples: logits `[N, K]`, float32.
-
-        Raises:
-            CheckpointError: the weights are not those of the result.
-        """
+        """The logits `[N, K]`, float32, of a finished run's network on any examples."""
         return predict(self.network(spec), examples, autocast(self.device, spec.precision))
 
     def network(self, spec: Spec) -> nn.Module:
@@ -162,12 +152,8 @@ class Runner:
     def data_root(self) -> Path:
         return self._runtime.data_root
 
-    def start(self, spec: Spec) -> Run | None:
-        """The place of the run that a run starts from."""
-        return None if spec.start is None else self.store.run(spec.start)
-
     def plan(self, specs: Sequence[Spec]) -> str:
-        """What a set of runs costs: how many there are, with their teachers, and how many are finished."""
+        """The numbers of runs and of their teachers, and how many of them are finished."""
         runs = {spec.run_id: spec for spec in specs}
         teachers = {teacher.run_id: teacher for spec in specs for teacher in spec.all_before()}
         finished = [sum(self.store.run(spec).finished for spec in group.values()) for group in (runs, teachers)]
@@ -177,15 +163,15 @@ class Runner:
         )
 
     def _teachers_first(self, taught: Sequence[Attempt]) -> dict[str, Outcome]:
-        """Brings the teachers that these attempts share to their ends; one that fails ends its students unbegun."""
+        """Executes the teachers that these attempts share; the failure of one ends the attempts."""
         teachers = {}
         for spec in taught[0].run.spec.teachers if taught else ():
             try:
                 teacher = teachers[spec.run_id] = self.execute(spec, role="teacher")
                 if teacher.reused:
                     log.info("taught by %s", teacher.run.origin())
-                self._tell_weakness(teacher, [attempt.run.spec for attempt in taught])
-            except Exception as error:  # it stands in the teacher's own log and status
+                self._report_weakness(teacher, [attempt.run.spec for attempt in taught])
+            except Exception as error:  # recorded in the teacher's log and status
                 place = self.store.run(spec).directory
                 failure = RuntimeError(f"its teacher {place} failed: {type(error).__name__}: {error}")
                 for attempt in taught:
@@ -193,8 +179,8 @@ class Runner:
                 break
         return teachers
 
-    def _tell_weakness(self, teacher: Outcome, students: Sequence[Spec]) -> None:
-        """A notice, once a command, for a teacher that can hardly help these students."""
+    def _report_weakness(self, teacher: Outcome, students: Sequence[Spec]) -> None:
+        """Prints a notice, once a command, for a teacher that is too weak for these students."""
         if teacher.run.spec.run_id not in self._assessed:
             self._assessed.add(teacher.run.spec.run_id)
             weak = weakness(teacher.run, students, self.store)
@@ -202,7 +188,7 @@ class Runner:
                 log.info("teacher %s: %s", teacher.run.directory, weak)
 
     def _starts_first(self, attempts: Sequence[Attempt]) -> None:
-        """Brings the runs that these attempts start from to their ends."""
+        """Executes the runs that these attempts start from."""
         for attempt in attempts:
             start = attempt.run.spec.start
             if start is None:
@@ -214,7 +200,7 @@ class Runner:
                 attempt.ended = RuntimeError(f"{place}, where it starts, failed: {type(error).__name__}: {error}")
 
     def _train(self, attempts: Sequence[Attempt], teachers: Mapping[str, Outcome]) -> None:
-        """Brings opened attempts to their ends; what fails for all of them ends them all."""
+        """Trains opened attempts; a failure of what they share ends them all."""
         spec, device = attempts[0].run.spec, self._runtime.device
         for attempt in attempts:
             attempt.lockstep = len(attempts)
@@ -231,7 +217,7 @@ class Runner:
             members = {attempt: members[attempt] for attempt in _pending(members)}
             with progress.begun(min((len(member.training.rows) for member in members.values()), default=0)):
                 for attempt, member in members.items():
-                    attempt.tell(f"{attempt.title}: {_plan(attempt.run, len(member.training.rows))}")
+                    attempt.report(f"{attempt.title}: {_plan(attempt.run, len(member.training.rows))}")
                 fit(list(members.values()), views, source, seed=spec.seed, on_step=progress.step)
             for attempt in _pending(members):
                 with attempt.isolated_failure():
@@ -248,16 +234,20 @@ class Runner:
         members: dict[Attempt, Member] = {}
         for attempt in attempts:
             with attempt.isolated_failure():
-                start = self.start(attempt.run.spec)
+                start = attempt.run.spec.start
                 members[attempt] = attempt.build(
-                    data, steps_per_epoch, progress, weight_files=self._weight_files, start=start
+                    data,
+                    steps_per_epoch,
+                    progress,
+                    weight_files=self._weight_files,
+                    start=None if start is None else self.store.run(start),
                 )
         return members
 
     def _teacher_source(
         self, members: Mapping[Attempt, Member], teachers: Mapping[str, Outcome], data: ResidentSplits
     ) -> TeacherSource | None:
-        """The teacher, or the teachers, of a group; None without. Where they fail, the attempts that they teach end."""
+        """The teacher, or the teachers, of a group; None without. Their failure ends the attempts that they teach."""
         taught = {attempt: member for attempt, member in members.items() if attempt.run.spec.teachers}
         if len(members) > 1:
             log.info("%d students in lockstep on the same views, %d of them taught", len(members), len(taught))
@@ -271,13 +261,13 @@ class Runner:
         return None
 
     def announce(self, specs: Iterable[Spec]) -> None:
-        """Names runs that are to come, so that checkpoints from which they can continue are kept until then."""
+        """Registers future runs, so that checkpoints from which they can continue are kept until then."""
         for spec in specs:
             for each in (spec, *spec.all_before()):
                 self._announced[each.run_id] = each
 
     def _drop_checkpoints(self) -> None:
-        """Drops those of runs that were trained here, but for those from which an announced run is to continue."""
+        """Drops the checkpoints of runs trained here, except those from which an announced run will continue."""
         if self._runtime.keep == "all":
             return
         for run in self._trained:
@@ -286,7 +276,7 @@ class Runner:
                 run.drop_checkpoints()
 
     def _threads(self, spec: Spec) -> int:
-        """The CPU threads of a run; worked out once, since counting MACs takes a moment."""
+        """The CPU threads of a run; cached, since counting MACs is slow."""
         if spec.run_id not in self._known_threads:
             recorded = recorded_choices(self.store.run(spec))
             device, available = self._runtime.device, self._all_threads
@@ -296,19 +286,19 @@ class Runner:
         return self._known_threads[spec.run_id]
 
     def _choices(self, spec: Spec) -> Choices:
-        """How a run computes: as it began, else as is chosen now."""
+        """A run's recorded choices, else new ones."""
         torch.set_num_threads(self._threads(spec))
         return recorded_choices(self.store.run(spec), to_train=True) or choose(spec, self._runtime)
 
 
 def _pending(attempts: Iterable[Attempt]) -> list[Attempt]:
-    """Those that have not ended."""
+    """The attempts that have not ended."""
     return [attempt for attempt in attempts if attempt.ended is None]
 
 
 @contextlib.contextmanager
 def _shared_failure(attempts: Sequence[Attempt]) -> Iterator[None]:
-    """What goes wrong in this context ends all of these attempts."""
+    """A context whose exceptions end all of these attempts."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Where and how runs are computed: nothing here is part of a run's identity."""
+"""Where and how runs are computed; not part of a run's identity."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class Computation:
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime(Computation):
-    """What all the runs of a command share.
+    """The settings that all runs of a command share.
 
     Attributes:
-        device: where to compute.
-        data_root: where datasets lie or are downloaded to.
-        output_root: where runs, sweeps, tables and recorded logits are written.
+        device: of the computation.
+        data_root: directory of datasets, also of downloads.
+        output_root: directory of runs, sweeps, tables and recorded logits.
     """
 
     device: torch.device

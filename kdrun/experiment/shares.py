@@ -1,19 +1,16 @@
-"""Shares of the gradient over a run: what its result records of them, and the terms that hardly act."""
+"""Shares of the gradient over a run: those in its result, and the terms with a negligible share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-HARDLY = 1.0
-"""A term of less than this share, in percent, hardly acts."""
+NEGLIGIBLE = 1.0
+"""In percent."""
 
 
 def recorded_shares(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The first and the last shares of each stage that has some.
-
-    Args:
-        rows: of `metrics.jsonl`, one per epoch.
 
     Returns:
         `{"stage": 1, "first": {"epoch": 1, "percent": {"ce": 20.1, "kd": 79.9}}, "last": ...}` for each of the stages.
@@ -25,12 +22,12 @@ def recorded_shares(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{"stage": stage, "first": measured[0], "last": measured[-1]} for stage, measured in stages.items()]
 
 
-def hardly_acting(rows: Sequence[Mapping[str, Any]], reported: Sequence[str] = ()) -> Iterator[str]:
-    """Each term whose share is below `HARDLY` in the first and in the last measured epoch of a stage, in words.
+def negligible_terms(rows: Sequence[Mapping[str, Any]], reported: Sequence[str] = ()) -> Iterator[str]:
+    """Each term whose share is below `NEGLIGIBLE` in the first and in the last measured epoch of a stage, in words.
 
     Args:
         rows: of `metrics.jsonl`, one per epoch.
-        reported: terms of `just_measured`; where the first measured epoch is the last, they are left out.
+        reported: terms of `first_shares`; where the first measured epoch is the last, they are left out.
     """
     for stage in recorded_shares(rows):
         first, last = stage["first"], stage["last"]
@@ -39,12 +36,12 @@ def hardly_acting(rows: Sequence[Mapping[str, Any]], reported: Sequence[str] = (
                 continue
             # A term of weight 0 stands in no row.
             begins, ends = (row["percent"].get(name, 0.0) for row in (first, last))
-            if max(begins, ends) < HARDLY:
+            if max(begins, ends) < NEGLIGIBLE:
                 then = "" if first is last else f", {ends:.2g} % in epoch {last['epoch']}"
                 yield f"term {name} has {begins:.2g} % of the gradient in epoch {first['epoch']}{then}: it hardly acts"
 
 
-def just_measured(rows: Sequence[Mapping[str, Any]], terms: Sequence[str]) -> Iterator[str]:
+def first_shares(rows: Sequence[Mapping[str, Any]], terms: Sequence[str]) -> Iterator[str]:
     """In words the shares of these terms, where the last row is the first of its stage that has shares."""
     for stage in recorded_shares(rows):
         first = stage["first"]

@@ -1,4 +1,4 @@
-"""What a run costs to compute, and with how many threads it should be."""
+"""The sizes of networks, and the number of threads for a run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from kdrun.training.precision import resolve_threads
 
 @dataclass(frozen=True)
 class Size:
-    """Of a network for a dataset.
+    """The size of a network for a dataset.
 
     Attributes:
-        params: what training can change.
+        params: trainable ones.
         macs: multiply-accumulates of a forward pass on one example.
         modules: of torch, the network itself included.
     """
@@ -35,7 +35,7 @@ _SIZES: dict[Hashable, Size] = {}
 
 def size_of(network: Component, data: DatasetSpec) -> Size:
     """The size of a network for a dataset; computed once, since the runs of a table have the same few networks."""
-    key = (resolve(network.target), repr((network, data.told, data.shape, data.dtype)))
+    key = (resolve(network.target), repr((network, data.network_options, data.shape, data.dtype)))
     if key not in _SIZES:
         with torch.device("meta"), torch.compiler.set_stance("force_eager"):
             model = build_student(network, data)
@@ -44,12 +44,7 @@ def size_of(network: Component, data: DatasetSpec) -> Size:
     return _SIZES[key]
 
 
-def macs_per_example(network: Component, data: DatasetSpec) -> int:
-    """Multiply-accumulates of a network's forward pass on one example of a dataset."""
-    return size_of(network, data).macs
-
-
 def threads_for(spec: Spec, device: torch.device, available: int) -> int:
     """The CPU threads for a run, by the size of its step: see `resolve_threads`."""
-    macs = sum(macs_per_example(run.student, run.dataset) for run in (spec, *spec.teachers))
+    macs = sum(size_of(run.student, run.dataset).macs for run in (spec, *spec.teachers))
     return resolve_threads(macs * needs_of(spec).views * spec.recipe.batch_size, device, available)

@@ -15,7 +15,7 @@ import torch
 
 from kdrun.experiment.choices import cache_home
 from kdrun.experiment.environment import cpu_name, device_name
-from kdrun.experiment.sizes import macs_per_example
+from kdrun.experiment.sizes import size_of
 from kdrun.files import DamagedError, read_record, sha256, write_record
 from kdrun.log import log
 from kdrun.models.cost import num_parameters
@@ -38,7 +38,7 @@ class Speed:
     Attributes:
         network: dotted path of its constructor.
         family: the module that it is from.
-        macs: of a forward pass on one example, which tells options and sizes of images apart.
+        macs: of a forward pass on one example; they differ with options and sizes of images.
         precision: `fp32` or `bf16`.
         training: MACs of the forward pass per second of training steps: examples per second times `macs`.
         evaluation: likewise of evaluation.
@@ -61,7 +61,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Network:
-    """What speeds are known by: a network for its data, in a precision."""
+    """The key of a speed: a network for its data, in a precision."""
 
     name: str
     family: str
@@ -71,7 +71,7 @@ class Network:
     @classmethod
     def of(cls, spec: Spec, component: Component, dataset: DatasetSpec) -> Network:
         """A network on a dataset, in the precision of a run."""
-        macs = macs_per_example(component, dataset)
+        macs = size_of(component, dataset).macs
         return cls(component.target, resolve(component.target).__module__, max(1, macs), spec.precision)
 
     def is_of(self, speed: Speed) -> bool:
@@ -89,7 +89,7 @@ class Network:
         return Speed(self.name, self.family, self.macs, self.precision, *rates)
 
     def nearest(self, speeds: Iterable[Speed]) -> Speed | None:
-        """The speed to go by where there is none of its own: of its precision and family, if any, and nearest MACs."""
+        """The best substitute for a speed of this network: same precision and family if possible, then nearest MACs."""
         return min(speeds, key=self._distance, default=None)
 
     def _distance(self, speed: Speed) -> tuple[bool, bool, float]:

@@ -1,4 +1,4 @@
-"""From a recipe to the stages of a training: each has an optimiser and a schedule of its own."""
+"""From a recipe to the stages of a training, each with an optimiser and a schedule."""
 
 from __future__ import annotations
 
@@ -46,19 +46,10 @@ def build_stages(recipes: Sequence[Recipe], steps_per_epoch: int) -> list[Stage]
 
 def schedule_for(recipe: Recipe, steps_per_epoch: int) -> Schedule:
     """The learning rate as a function of the step."""
+    total, warmup = recipe.epochs * steps_per_epoch, recipe.warmup_epochs * steps_per_epoch
     if recipe.schedule == "cosine":
-        return CosineSchedule(
-            lr=recipe.scaled_lr,
-            total_steps=recipe.epochs * steps_per_epoch,
-            warmup_steps=recipe.warmup_epochs * steps_per_epoch,
-        )
-    return MultiStepSchedule(
-        lr=recipe.scaled_lr,
-        total_steps=recipe.epochs * steps_per_epoch,
-        warmup_steps=recipe.warmup_epochs * steps_per_epoch,
-        milestones=recipe.milestones,
-        gamma=recipe.gamma,
-    )
+        return CosineSchedule(recipe.scaled_lr, total, warmup)
+    return MultiStepSchedule(recipe.scaled_lr, total, warmup, recipe.milestones, recipe.gamma)
 
 
 def optimizer_for(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

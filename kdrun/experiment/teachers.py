@@ -30,10 +30,10 @@ from kdrun.training.replay import ReplayTeacher, replays
 from kdrun.training.teacher import LiveTeacher, SeveralTeachers, TeacherSource
 
 PROBE_EXAMPLES = 1000
-"""A teacher is checked on so many fixed test examples: the first ones."""
+"""The number of test examples, the first ones, on which a teacher is checked."""
 
 TOLERANCE = 1.0
-"""Points of top-1 by which it may differ there from what its result records."""
+"""Points of top-1 by which it may differ there from its result."""
 
 
 def probe_top1(model: nn.Module, test: Resident, context: Any) -> float:
@@ -59,13 +59,8 @@ def recorded_weights(run: Run) -> dict[str, Tensor]:
 def load_teacher(run: Run, test: Callable[[], Resident], device: torch.device, precision: str) -> nn.Module:
     """The network a finished run trained, on the device.
 
-    Its weights are checked by SHA-256 every time, its accuracy once per kind of device and precision.
-
-    Args:
-        run: that has finished.
-        test: gives the test examples of its own dataset; called only where the accuracy is checked.
-        device: where it computes.
-        precision: `fp32` or `bf16`.
+    Its weights are checked by SHA-256 every time, its accuracy on the `test` examples of its dataset once per kind of
+    device and precision.
 
     Raises:
         CheckpointError: the weights are not those the result records.
@@ -78,7 +73,7 @@ def load_teacher(run: Run, test: Callable[[], Resident], device: torch.device, p
     model = on_device(model, device)
     verified = run.directory / f"verified-{device.type}-{precision}.json"
     if not _is_verified(verified, digest):
-        sweep(run.directory)  # of whom was killed while it wrote the check
+        sweep(run.directory)  # temporary files of a process that was killed while it wrote the record
         examples = test()
         top1 = probe_top1(model, examples, autocast(device, precision))
         if abs(top1 - recorded["probe_top1"]) > TOLERANCE:
@@ -92,7 +87,7 @@ def load_teacher(run: Run, test: Callable[[], Resident], device: torch.device, p
 
 
 def _is_verified(path: Path, digest: str) -> bool:
-    """Whether weights with this SHA-256 have been checked before; a record that is damaged is told and made again."""
+    """Whether weights with this SHA-256 have been checked before; a damaged record is a warning, and made again."""
     try:
         return bool(read_record(path)["weights_sha256"] == digest)
     except FileNotFoundError:
@@ -112,14 +107,6 @@ def teacher_source(
     is_captured: bool,
 ) -> TeacherSource:
     """The teacher, or the teachers, that the students of a group share.
-
-    Args:
-        teachers: their finished runs, one at least.
-        students: the runs that they teach, one at least.
-        needs: of each student's method.
-        data: that the students are trained on.
-        runtime: where and how to compute.
-        is_captured: whether a teacher's forward pass is captured on CUDA.
 
     Raises:
         ValueError: a teacher of another task than a student's method can use.

@@ -24,11 +24,10 @@ from kdrun.training.precision import autocast, on_device, synchronize
 
 MOST_MACS = 4e9
 MOST_EXAMPLES = 1024
-"""On a CPU, where time grows with the examples, at most so much of a batch is timed; on a GPU, where it does not, all
-of it."""
+"""Limits of a timed batch on a CPU, where time grows with the examples; on a GPU the whole batch is timed."""
 
 FORWARD_PASSES = 8
-"""What timing a network computes: a step and an evaluation to warm up and one of each to time; a step counts for 3."""
+"""Of timing a network: a step and an evaluation to warm up, and one of each to time; a step counts as 3."""
 
 LONG_SECONDS = 0.5
 
@@ -36,10 +35,10 @@ CAUTION = 3.0
 """Factor by which a network is expected to be slower than a convolution."""
 
 SECONDS_PER_MODULE = 2e-3
-"""To build a module and to pass through it so often, whatever its size."""
+"""To build a module and to call it that often, whatever its size."""
 
 MACS_PER_PARAMETER = 50
-"""To initialise a parameter, in MACs that take as long."""
+"""The time to initialise a parameter, in MACs."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,9 @@ class Trial:
     """A network that is to be timed.
 
     Attributes:
-        network: what its speed is known by.
+        network: the key of its speed.
         component: the network.
-        data: that it is for.
+        data: its dataset.
         recipe: with its batch size.
         threads: of the CPU.
     """
@@ -68,12 +67,7 @@ class Trial:
 def time_networks(trials: Sequence[Trial], device: torch.device, *, seconds: float) -> tuple[list[Speed | None], Speed]:
     """The speeds of networks, one of each family first.
 
-    A convolution that is timed before says what can be timed in the time that is left.
-
-    Args:
-        trials: the networks, at least one.
-        device: where.
-        seconds: for all of them together.
+    A convolution is timed first; its speed decides which networks can be timed in the rest of the time.
 
     Returns:
         For each network its speed, None where it would have taken too long; and the convolution's.
@@ -109,11 +103,11 @@ def _by_turns(trials: Sequence[Trial]) -> list[int]:
 
 
 def _affordable(trial: Trial, convolution: Speed, left: float, share: float, device: torch.device) -> int:
-    """On how many examples a network is timed: as many as fit into its share, but two if there is time at all; else 0.
+    """The number of examples to time: as many as fit into the network's share, at least 2; 0 without the time for 2.
 
     Args:
         trial: the network.
-        convolution: the speed that is expected, but for `CAUTION`.
+        convolution: the expected speed is this, divided by `CAUTION`.
         left: seconds.
         share: of the network, in seconds.
         device: where.

@@ -1,4 +1,4 @@
-"""Weights from files: which tensors of a file are those of a network, whatever other code calls them."""
+"""Weights from files: finds a network's tensors in a file, also under the names of other code."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from kdrun.models import image_networks
 from kdrun.models.foreign_keys import LAYOUTS, Layout
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Component
-from kdrun.store.checkpoint import CheckpointError, check_finite, is_state_dict, printable, read_file, some
+from kdrun.store.checkpoint import CheckpointError, check_finite, is_state_dict, read_file, shown_name, some
 
 WRAPPERS = (
     *("state_dict", "model_state_dict", "model", "net", "network", "module", "_orig_mod"),
     *("student", "backbone", "encoder", "model_ema", "ema_model", "ema", "teacher"),
 )
-"""What others put around a network, as a part of a checkpoint or a prefix of names; of two that fit the first is it."""
+"""Parts of checkpoints and prefixes of names under which others store a network; of two that fit the first is used."""
 
 DEEPEST = 8
 """Wrappers one within another."""
@@ -69,11 +69,6 @@ def own_weights(path: Path, student: Component, dataset: DatasetSpec) -> OwnWeig
     Of a checkpoint the part that fits is taken, without any sequence of `WRAPPERS` before its names, which may be
     those of `LAYOUTS`.
 
-    Args:
-        path: of the file.
-        student: the network they must fit.
-        dataset: what the network is built for.
-
     Raises:
         CheckpointError: not readable as weights, of another network, or with tensors that a network cannot have.
         OSError: not readable at all.
@@ -97,7 +92,7 @@ def own_weights(path: Path, student: Component, dataset: DatasetSpec) -> OwnWeig
         raise CheckpointError(
             f"{path} fits {student.name} twice:{chosen.where()} and{others[0].where()}; save one of them alone"
         )
-    size = dataset.told.get("image_size")
+    size = dataset.network_options.get("image_size")
     if chosen.layout and size in chosen.layout.differs_at:
         raise CheckpointError(
             f"{path} has the names of {chosen.layout.source}, which compute something else than {student.name} for "
@@ -130,15 +125,15 @@ class _Candidate:
     outside: list[str]
 
     def rank(self) -> int:
-        """The smaller, the rather it is the network that is meant."""
+        """Of several candidates that fit the one of the lowest rank is used."""
         ranks = (WRAPPERS.index(name) if name in WRAPPERS else len(WRAPPERS) for name in self.place)
         return max(ranks, default=-1)
 
     def where(self) -> str:
-        return f" under {printable('.'.join(self.place))}" if self.place else ""
+        return f" under {shown_name('.'.join(self.place))}" if self.place else ""
 
     def shown(self, name: str) -> str:
-        return printable(self.theirs[name])
+        return shown_name(self.theirs[name])
 
     def has_shape(self, name: str, tensor: Tensor) -> bool:
         """Whether the tensor of a name has a network's shape; a linear layer can be a 1x1 convolution elsewhere."""
@@ -194,7 +189,7 @@ class _Candidate:
             groups = sorted({".".join(name.split(".")[: len(self.place) + 1]) for name in self.outside}, key=len)
             yield (
                 f"the network{self.where()} is loaded, {len(self.outside)} other tensors are not: "
-                f"{some(groups, printable)}"
+                f"{some(groups, shown_name)}"
             )
         elif others:
             yield f"the network{self.where()} is loaded, not what fits too{others[0].where()}"
@@ -207,7 +202,7 @@ def _described(content: Any) -> str:
     if not isinstance(content, dict):
         return type(content).__name__
     odd = {key: value for key, value in dict.items(content) if not isinstance(value, Tensor)} or content
-    return f"a dict of {some(odd, lambda key: f'{printable(str(key))} ({type(odd[key]).__name__})')}"
+    return f"a dict of {some(odd, lambda key: f'{shown_name(str(key))} ({type(odd[key]).__name__})')}"
 
 
 def _state_dicts(
@@ -258,7 +253,7 @@ def _tensors_of(student: Component, dataset: DatasetSpec) -> dict[str, Tensor]:
 
 def _nearest(candidates: list[_Candidate], dataset: DatasetSpec) -> str | None:
     """The first network of kdrun that a file fits, perhaps with another number of classes."""
-    if "image_size" not in dataset.told:
+    if "image_size" not in dataset.network_options:
         return None
     for name in image_networks():
         try:

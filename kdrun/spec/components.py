@@ -1,4 +1,4 @@
-"""What a `_target_` names: the allow-list, and the options that it takes."""
+"""The objects that `_target_`s name: the allow-list, and their options."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kdrun.spec.terms import bound_terms, whole_terms
 TRUST_VARIABLE = "KDRUN_TRUST"
 IMAGE_INJECTED = ("num_classes", "in_channels", "image_size")
 SEQUENCE_INJECTED = ("num_classes", "num_tokens", "length", "per_token")
-"""What a network is told of images, and of sequences: `DatasetSpec.told`."""
+"""The parameters of networks for images, and for sequences, that `DatasetSpec.network_options` sets."""
 
 
 def trusted_packages() -> tuple[str, ...]:
@@ -74,7 +74,7 @@ def resolve(target: str, kind: type | None = None) -> Callable[..., Any]:
 
 
 def _makes(found: Any, kind: type) -> bool:
-    """Whether calling a class or function gives a `kind`; a function without annotation is taken at its word."""
+    """Whether calling a class or function gives a `kind`; a function without annotation is assumed to."""
     made = found if inspect.isclass(found) else typing.get_type_hints(found).get("return", kind)
     return inspect.isclass(made) and issubclass(made, kind) and not (made is found and _missing(found, kind))
 
@@ -87,8 +87,8 @@ def _missing(found: Any, kind: type) -> list[str]:
     return [*sorted(getattr(found, "__abstractmethods__", ())), *unnamed]
 
 
-def told_to(network: Callable[..., Any]) -> tuple[str, ...]:
-    """What the program tells a network: of sequences where it cannot do without their vocabulary, else of images."""
+def set_by_dataset(network: Callable[..., Any]) -> tuple[str, ...]:
+    """The parameters of a network that its dataset sets: of sequences if it requires `num_tokens`, else of images."""
     vocabulary = inspect.signature(network).parameters.get("num_tokens")
     of_sequences = vocabulary is not None and vocabulary.default is inspect.Parameter.empty
     return SEQUENCE_INJECTED if of_sequences else IMAGE_INJECTED
@@ -97,14 +97,7 @@ def told_to(network: Callable[..., Any]) -> tuple[str, ...]:
 def target_of(
     node: Any, path: str, problems: list[str], *, kind: type
 ) -> tuple[Callable[..., Any], dict[str, Any]] | None:
-    """What a `_target_` node of the config names, and its options, not yet bound; None after a line in `problems`.
-
-    Args:
-        node: `{"_target_": dotted path, option: value, ...}`.
-        path: where it stands in the config.
-        problems: faults found so far.
-        kind: what the target must be a subclass of, or return.
-    """
+    """The object that a `_target_` node names, and its unbound options; None after a fault, see `component`."""
     if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
         problems.append(f"{path}: must be a group option or a mapping with a _target_, not {node!r}")
         return None
@@ -130,7 +123,7 @@ def component(
         node: `{"_target_": dotted path, option: value, ...}`.
         path: where it stands in the config.
         problems: faults found so far.
-        injected: parameters the program supplies, or what says them of the target.
+        injected: parameters the program supplies, or a function that returns them for the target.
         kind: what the target must be a subclass of, or return.
     """
     found = target_of(node, path, problems, kind=kind)
@@ -152,7 +145,7 @@ def component(
 
 def student_component(node: Any, path: str, problems: list[str]) -> Component | None:
     """Reads a network's node, see `component`."""
-    return component(node, path, problems, injected=told_to, kind=nn.Module)
+    return component(node, path, problems, injected=set_by_dataset, kind=nn.Module)
 
 
 def method_component(node: Any, path: str, problems: list[str]) -> Component | None:
@@ -187,7 +180,7 @@ def is_sum(method: Component) -> bool:
 
 
 def asks_for(method: Component) -> set[str]:
-    """What a method's constructor asks for: `pair` (of networks) and `training` (the examples)."""
+    """The parameters `pair` (networks) and `training` (examples) that a method's constructor has."""
     return {"pair", "training"} & set(inspect.signature(method_class(method)).parameters)
 
 

@@ -1,4 +1,4 @@
-"""What a run is trained and tested on, as a part of its spec: images, or sequences of tokens."""
+"""The dataset in a spec: images, or sequences of tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LONGEST_SEQUENCE = 1_000_000
 
 
 class DatasetSpec(ABC):
-    """What is trained and tested on. Its place on disk is not part of it.
+    """A dataset and the selection of its training examples, without its place on disk.
 
     Attributes:
         target: dotted path of the loader.
@@ -45,9 +45,9 @@ class DatasetSpec(ABC):
         special: the classes of a specialist, see `ImageDatasetSpec`.
         source: what a loader from outside kdrun is made of, see `Source`.
         special_seed: likewise.
-        example: what it has, as a person says it.
+        example: the word for one example.
         task: names of the fields that make a dataset itself, and not a choice of its examples.
-        views: names of the fields that a network trained on it hangs on.
+        views: names of the fields that determine a network's input.
     """
 
     target: str
@@ -78,12 +78,12 @@ class DatasetSpec(ABC):
 
     @property
     @abstractmethod
-    def told(self) -> dict[str, int | bool]:
-        """What a network is told of the data, by the names of its constructor's parameters."""
+    def network_options(self) -> dict[str, int | bool]:
+        """The parameters of a network that the data determines, by name."""
 
     @abstractmethod
     def check_augmentation(self, augmentation: Augmentation) -> None:
-        """Raises `ValueError` for a law of views that these examples cannot have."""
+        """Raises `ValueError` for an augmentation that these examples cannot have."""
 
     @abstractmethod
     def selected(self, train_fraction: float, val_fraction: float, classes: tuple[int, ...] | None) -> DatasetSpec:
@@ -99,12 +99,12 @@ class DatasetSpec(ABC):
 
     @property
     def labels_each(self) -> int:
-        """How many labels an example has, each with a row of logits of its own."""
+        """Labels of an example, each with a row of logits."""
         return 1
 
     @property
     def num_test_labels(self) -> int:
-        """How many predictions the test set asks for."""
+        """Labels of the test set."""
         return self.test_size * self.labels_each
 
     @property
@@ -169,7 +169,7 @@ class ImageDatasetSpec(DatasetSpec):
         std: per channel.
         special: the classes of a specialist: it is trained on their images and as many others, drawn evenly from the
             rest; None is no specialist.
-        dustbin: whether a specialist tells its own classes only, and all others as one more; else it has all K.
+        dustbin: whether a specialist has outputs for its classes and one for all the others; else it has all K.
         test_split: the directory of the test images, where a loader has several and the user names one.
         special_seed: of the draw of these others.
     """
@@ -229,7 +229,7 @@ class ImageDatasetSpec(DatasetSpec):
         return (self.in_channels, self.image_size, self.image_size)
 
     @property
-    def told(self) -> dict[str, int | bool]:
+    def network_options(self) -> dict[str, int | bool]:
         return {"num_classes": len(self.outputs), "in_channels": self.in_channels, "image_size": self.image_size}
 
     @property
@@ -301,7 +301,7 @@ class SequenceDatasetSpec(DatasetSpec):
         return (self.length,)
 
     @property
-    def told(self) -> dict[str, int | bool]:
+    def network_options(self) -> dict[str, int | bool]:
         return {name: getattr(self, name) for name in ("num_classes", "num_tokens", "length", "per_token")}
 
     @property
@@ -325,7 +325,7 @@ class SequenceDatasetSpec(DatasetSpec):
 
 
 def kind_of(values: Mapping[str, Any]) -> type[ImageDatasetSpec | SequenceDatasetSpec]:
-    """Which of the two a dataset's plain values describe: sequences have a vocabulary."""
+    """The class that a dataset's plain values describe: sequences have a vocabulary."""
     return SequenceDatasetSpec if "num_tokens" in values else ImageDatasetSpec
 
 

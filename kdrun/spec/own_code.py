@@ -38,7 +38,7 @@ OPTION_FILE_LIMIT = 8 * 2**30
 
 
 def sources(target: Callable[..., Any], path: str, options: Mapping[str, Any]) -> dict[str, str] | None:
-    """What a component from outside kdrun is made of.
+    """The code and files that a component from outside kdrun depends on.
 
     - A module of the user's own, that is one from no package index: SHA-256 of its file. Own modules are followed
       through their imports, including imports within functions and those of packages' `__init__`.
@@ -191,12 +191,7 @@ def _content(module: importlib.machinery.ModuleSpec) -> bytes:
 
 @functools.lru_cache(maxsize=4096)
 def _imports(content: bytes, package: str) -> tuple[str, ...]:
-    """Dotted names that a module's source may import, attributes of modules and patterns (`ANY`) among them.
-
-    Args:
-        content: source.
-        package: that relative imports start from.
-    """
+    """Dotted names that a module's source may import, attributes of modules and patterns (`ANY`) among them."""
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError):  # cannot be imported, hence imports nothing

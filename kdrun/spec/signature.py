@@ -28,7 +28,7 @@ def bind(
     """Checks and normalises keyword arguments for `target`.
 
     Integers become floats where a float is asked for, lists become tuples, mappings become dataclasses; a class with
-    `from_values(value, path, problems)` reads its own.
+    `from_values(value, path, problems)` reads its value.
 
     Args:
         target: a class or function with annotated parameters.

@@ -151,7 +151,7 @@ class Spec:
         recipe: how.
         seed: of initialisation, order, views and dropout.
         precision: `fp32` or `bf16`, resolved.
-        stop_epoch: the network as it is after so many epochs of the full schedule; None trains through.
+        stop_epoch: epochs of the full schedule after which the run stops; None is all.
         teachers: in the order the method gets them.
         weights: SHA-256 of a file with weights of the user's own: nothing is trained then.
         start: the run whose student's weights this one begins with; None is from the seed. Its outputs are taken
@@ -192,7 +192,7 @@ class Spec:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What the files of the run carry, so that one of another run is noticed: `run_id` and `spec_sha256`."""
+        """`run_id` and `spec_sha256`, which every file of the run carries, so that one of another run is noticed."""
         return {"run_id": self.run_id, "spec_sha256": self.digest}
 
     @property
@@ -219,7 +219,7 @@ class Spec:
         return self.stop_epoch is not None and 0 < self.stop_epoch <= self.stage1_epochs
 
     def all_teachers(self) -> Iterator[Spec]:
-        """Its teachers, each after its own."""
+        """The run's teachers and theirs, each after its teachers."""
         for teacher in self.teachers:
             yield from teacher.all_teachers()
             yield teacher
@@ -230,7 +230,7 @@ class Spec:
         return self.teachers if self.start is None else (*self.teachers, self.start)
 
     def all_before(self) -> Iterator[Spec]:
-        """Those of `before`, each after its own."""
+        """The runs of `before` and those before them, each after its predecessors."""
         for spec in self.before:
             yield from spec.all_before()
             yield spec

@@ -1,4 +1,4 @@
-"""The terms of a sum as options of a spec: which method each of them is, and what it has by default."""
+"""The terms of a sum as options of a spec: the method of each, and its defaults."""
 
 from __future__ import annotations
 
@@ -22,12 +22,6 @@ def bound_terms(
     terms: Terms, place: str, problems: list[str], method_of: MethodOf
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Binds the options of each term to its method.
-
-    Args:
-        terms: as the config has them.
-        place: where they stand in the config.
-        problems: every fault found is added here as one line.
-        method_of: finds classes.
 
     Returns:
         The terms in the order of their names, without what is at its default; and the code from outside kdrun that

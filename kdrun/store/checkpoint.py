@@ -34,7 +34,7 @@ LONGEST_NAME = 100
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is not what was written: truncated, altered, or another kind of file."""
+    """A file of weights or a checkpoint that is truncated, altered, or of another kind."""
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -168,7 +168,7 @@ NUMPY = (
 def _why_unreadable(error: Exception) -> str:
     if foreign := re.search(r"GLOBAL (\S{1,100}) (?:was not|whose module)", str(error)):
         return (
-            f"it holds an object of {printable(foreign[1])}, and no code of a file is run. If its source is trusted, "
+            f"it holds an object of {shown_name(foreign[1])}, and no code of a file is run. If its source is trusted, "
             "save the tensors alone: content = torch.load(FILE, map_location='cpu', weights_only=False), then "
             "torch.save(content['model'], 'weights.pt'), or content.state_dict() of a whole network"
         )
@@ -180,8 +180,8 @@ def _why_unreadable(error: Exception) -> str:
     )
 
 
-def printable(name: str) -> str:
-    """A name out of a file as it can be shown: without control characters, and a very long one by its length."""
+def shown_name(name: str) -> str:
+    """A tensor's name for messages: control characters escaped, a very long name as its length."""
     escaped = name if name.isprintable() else name.encode("unicode_escape").decode()
     return escaped if len(escaped) <= LONGEST_NAME else f"(a name of {len(name):,} characters)"
 
@@ -205,7 +205,7 @@ def _not_finite(state: Mapping[str, Tensor]) -> list[str]:
         kind = torch.complex64 if tensor.is_complex() else torch.float32
         if tensor.is_complex() or tensor.is_floating_point():
             count = int((~tensor.to(kind).isfinite()).sum())
-            found += [f"{printable(name)} ({count} of {tensor.numel()} values)"] if count else []
+            found += [f"{shown_name(name)} ({count} of {tensor.numel()} values)"] if count else []
     return found
 
 

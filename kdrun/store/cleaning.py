@@ -1,4 +1,4 @@
-"""What can be removed under an output root, and which run needs which."""
+"""What can be removed under an output root, and which runs other runs need."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Item:
 
 
 def removable(store: Store) -> Iterator[Item]:
-    """All that can be removed, each item once, by kind; neither links nor what is of runs that cannot be read."""
+    """All removable items, each once; without links and without files of runs that cannot be read."""
     return (item for item in _found(store) if not item.path.is_symlink())
 
 
@@ -66,7 +66,7 @@ def _found(store: Store) -> Iterator[Item]:
             elif run.finished and (checkpoints := run.last_checkpoint.parent).is_dir() and any(checkpoints.iterdir()):
                 yield _item("checkpoints", checkpoints)
         except (RuntimeError, OSError) as error:
-            log.warning("left as it is: %s", error)
+            log.warning("not removed: %s", error)
     for directory in sorted(store.root.glob(f"runs/{REMOVED}*")):  # of a command that was killed
         yield _item("unreferenced", directory)
     known = {directory.name.rpartition("-")[2] for directory in store.root.glob("runs/*/*/*")}
@@ -102,7 +102,7 @@ def _item(kind: str, path: Path, run: Run | None = None) -> Item:
 
 
 def _runs_of(path: Path) -> list[str]:
-    """The run_ids that kept logits (`key.json`) or a derived figure are of; none of a file that cannot be read."""
+    """The run_ids in `key.json` of kept logits or in a derived figure; none of a file that cannot be read."""
     try:
         if path.name == "key.json":
             return [str(read_json(path)["teacher"])]

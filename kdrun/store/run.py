@@ -89,7 +89,7 @@ class Run:
         return self.result_path.exists()
 
     def result(self) -> dict[str, Any]:
-        """What `result.json` holds.
+        """The content of `result.json`.
 
         Raises:
             RuntimeError: it is damaged, of another run, or was written by another schema.
@@ -105,7 +105,7 @@ class Run:
         return fields
 
     def origin(self) -> str:
-        """Of a finished run: where its result lies and when it was written, for those who are told of its reuse."""
+        """The directory of a finished run and the time of its result, for messages on its reuse."""
         return f"{self.directory}, finished {self.result()['finished']}"
 
     def rows(self) -> list[dict[str, Any]]:
@@ -190,7 +190,7 @@ class Run:
         return self.directory / "metrics.jsonl"
 
     def status(self) -> dict[str, Any]:
-        """What `status.json` holds; nothing before the run was ever started; of a bad file `damaged`, its fault."""
+        """The content of `status.json`; empty before the first start; for a damaged file `damaged`, the error."""
         try:
             status = read_record(self._status_path)
             self._check_owner(self._status_path, status)
@@ -201,7 +201,7 @@ class Run:
             return {"damaged": str(error)}
 
     def choices(self) -> dict[str, Any] | None:
-        """How the run computes; None before it was ever started.
+        """How the run computes; None before the first start.
 
         The choices decide the last bits of a result, so they are in the checkpoints, too: the newest undamaged one is
         read where `status.json` is absent or damaged.
@@ -218,14 +218,14 @@ class Run:
 
     @property
     def state(self) -> str:
-        """One of `STATES`: what the files say, and for a run that says it is running whether a process holds it."""
+        """One of `STATES`: by the files and, for a running one, by whether a process holds the lock."""
         if self.finished:
             return "finished"
         state: str = self.status().get("state", "running")
         return "stale" if state == "running" and not self._held() else state
 
     def _held(self) -> bool:
-        """Whether a process has the lock; on a file system without locks, whether it may be there."""
+        """Whether a process has the lock; on a file system without locks, whether its process may be alive."""
         path = self.directory / ".lock"
         if not path.exists():
             return False
@@ -283,12 +283,7 @@ class Run:
         return sha256(content)
 
     def write_result(self, result: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Writes `metrics.jsonl` and then `result.json`, which ties them together; returns what the result holds now.
-
-        Args:
-            result: of the run; the time, and the SHA-256 of the metrics, are added to it.
-            rows: of the metrics.
-        """
+        """Writes `metrics.jsonl`, then `result.json` with time and SHA-256 of the metrics; returns the result."""
         whole = {**self.spec.identity, **result, "finished": _now(), "metrics_sha256": self.write_rows(rows)}
         write_record(self.result_path, whole)
         return whole
@@ -305,10 +300,10 @@ class Run:
         write_record(self._status_path, {**record, "heartbeat": now, **details})
 
     def begin_with(self, beginning: Run) -> None:
-        """Takes over the checkpoints of a run that is the beginning of this one, to be resumed from.
+        """Copies the checkpoints of a run that is the beginning of this one, to resume from them.
 
         Raises:
-            CheckpointError: one of them is damaged; nothing is taken over.
+            CheckpointError: one of them is damaged; nothing is copied.
         """
         pairs = (
             (self.best_checkpoint, beginning.best_checkpoint),
@@ -336,7 +331,7 @@ class Run:
             return try_lock(descriptor)
 
     def _locked(self, waiting: Any) -> int:
-        """Waits for the lock; returns its open file. One that `kdrun rm` removed meanwhile is made again."""
+        """Waits for the lock; returns its open file. A directory that `kdrun rm` removed meanwhile is made again."""
         reported = 0.0
         while True:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -378,7 +373,7 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's
         return True
     return True
 
@@ -392,5 +387,5 @@ def read_written(path: Path, read: Callable[[Path], Any]) -> Any:
 
 
 def _now() -> str:
-    """The wall clock, for people: nothing is decided by it."""
+    """The wall clock, for display only."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""Where runs lie, and how they are found."""
+"""The runs under an output root: their directories, and searches among them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ class Store:
     """The runs under one output root.
 
     Args:
-        root: `runs/` lies under it.
+        root: the output root.
         published: a directory with `result.json` and `metrics.jsonl` of published runs, laid out as `runs/` is.
     """
 
@@ -30,11 +30,11 @@ class Store:
         self._published = published
 
     def run(self, spec: Spec) -> Run:
-        """The place of a run, whether or not it exists."""
+        """A run with its directory, whether or not it exists."""
         return Run(self.root / "runs" / _place(spec), spec)
 
     def find(self, spec: Spec) -> Run | None:
-        """The finished run of a spec: the own one, else the published one, else None.
+        """The finished run of a spec: under the root, else the published one, else None.
 
         Raises:
             RuntimeError: a published result is not readable, or is of another run.
@@ -65,16 +65,16 @@ class Store:
             raise ValueError(f"runtime.output_root={self.root}: {there} cannot be written: {error.strerror}") from error
 
     def derived(self, key: str) -> Path:
-        """The place of figures that are computed from runs, whether or not they are there."""
+        """The file of figures that are computed from runs, whether or not it exists."""
         return self.root / "derived" / f"{key}.json"
 
     def find_derived(self, key: str) -> Path | None:
-        """Figures that were computed from runs: the own ones, else those published, else None."""
+        """The file of figures computed from runs: under the root, else the published one, else None."""
         places = [self.derived(key), *([self._published / "derived" / f"{key}.json"] if self._published else [])]
         return next((path for path in places if path.exists()), None)
 
     def runs(self) -> Iterator[Run | Exception]:
-        """Every run under the root, in the order of their places; what cannot be read as one is the reason why."""
+        """Every run under the root, in the order of directories; for one that cannot be read, the error."""
         for path in _specs(self.root, "runs/*/*/*"):
             try:
                 run = Run(path.parent, _read_spec(path))
@@ -88,57 +88,64 @@ class Store:
                 yield run
 
     def last_by_labels(self, spec: Spec) -> Run | None:
-        """Of the finished runs of a run's student by cross-entropy, of any seed, the one that finished last.
+        """The last finished cross-entropy run of a run's student, of any seed.
 
-        All else is as in `spec`: dataset, recipe, epochs, semantics.
+        Dataset, recipe, epochs and semantics are those of `spec`.
         """
         alone = dataclasses.replace(
             spec, method=Component("kdrun.methods.CE"), teachers=(), start=None, stop_epoch=None
         )
-        found = []
-        for path in _specs(self.run(alone).directory.parent, "ce-*"):
-            try:
-                run = Run(path.parent, _read_spec(path))
-                if run.finished and dataclasses.replace(run.spec, seed=spec.seed) == alone:
-                    found.append((run.result()["finished"], str(run.directory), run))
-            except (RuntimeError, OSError) as error:
-                log.warning("%s; nothing is compared with it", error)
-        return max(found, key=lambda each: each[:2])[2] if found else None
+        found = self._finished_beside(
+            alone,
+            lambda run: dataclasses.replace(run.spec, seed=spec.seed) == alone,
+            pattern="ce-*",
+            consequence="nothing is compared with it",
+        )
+        return max(found, key=lambda run: (run.result()["finished"], str(run.directory)), default=None)
 
     def longest_beginning(self, spec: Spec, choices: Mapping[str, Any]) -> Run | None:
-        """Of the finished runs that are the first epochs of this one, the longest whose checkpoint is there.
+        """The longest finished run that is the first epochs of another one and has its checkpoints.
 
         Args:
-            spec: of this run.
-            choices: how it computes; a beginning was computed in the same way.
+            spec: of the longer run.
+            choices: how it computes; the shorter one must have computed in the same way.
         """
-        found: list[Run] = []
-        for path in _specs(self.run(spec).directory.parent, "*"):
-            try:
-                run = Run(path.parent, _read_spec(path))
-                kept = run.finished and run.last_checkpoint.exists() and run.best_checkpoint.exists()
-                if not (kept and begins(run.spec, spec)) or run.choices() != choices:
-                    continue
-                run.result()
-            except (RuntimeError, OSError) as error:
-                log.warning("%s; nothing goes on from there", error)
-                continue
-            found.append(run)
+
+        def is_beginning(run: Run) -> bool:
+            kept = run.last_checkpoint.exists() and run.best_checkpoint.exists()
+            return kept and begins(run.spec, spec) and run.choices() == choices
+
+        found = self._finished_beside(spec, is_beginning, consequence="no run continues from it")
         return max(found, key=lambda run: run.spec.epochs_trained, default=None)
 
     def of_other_source(self, spec: Spec) -> Run | None:
-        """A finished run that differs from this one only in the source of code from outside kdrun, if there is one."""
+        """A finished run that differs only in the source of code from outside kdrun."""
         if not spec.sources():
             return None
         wanted = spec.without_sources()
-        for path in _specs(self.run(spec).directory.parent, "*"):
+        found = self._finished_beside(
+            spec, lambda run: run.spec != spec and run.spec.without_sources() == wanted, consequence=None
+        )
+        return found[0] if found else None
+
+    def _finished_beside(
+        self, spec: Spec, is_wanted: Callable[[Run], bool], *, pattern: str = "*", consequence: str | None
+    ) -> list[Run]:
+        """The finished runs of a run's dataset and student that are wanted, in the order of their directories.
+
+        Those that cannot be read are left out, with a warning that ends in `consequence`.
+        """
+        found = []
+        for path in _specs(self.run(spec).directory.parent, pattern):
             try:
                 run = Run(path.parent, _read_spec(path))
-            except (RuntimeError, OSError):  # reported where runs are listed
-                continue
-            if run.spec != spec and run.finished and run.spec.without_sources() == wanted:
-                return run
-        return None
+                if run.finished and is_wanted(run):
+                    run.result()
+                    found.append(run)
+            except (RuntimeError, OSError) as error:
+                if consequence is not None:
+                    log.warning("%s; %s", error, consequence)
+        return found
 
 
 def begins(shorter: Spec, spec: Spec) -> bool:

@@ -1,4 +1,4 @@
-"""A student's views as a teacher of another dataset takes them."""
+"""Converts a student's views to the input of a teacher of another dataset."""
 
 from __future__ import annotations
 

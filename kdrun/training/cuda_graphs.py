@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class NotCapturableError(RuntimeError):
-    """A method reads what changes at every step in Python, where a graph would keep the first value for ever."""
+    """A method reads in Python what changes at every step, of which a graph would keep the first value."""
 
 
 class GraphedStep(Step):
@@ -108,20 +108,20 @@ class GraphedStep(Step):
             self._capturable = False
 
     def end_epoch(self) -> EpochMeans:
-        """What the epoch's steps have counted; then counts anew."""
+        """The means of the epoch; resets the sums."""
         torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
         return super().end_epoch()
 
 
 def _changing(teacher: TeacherOutput | None) -> list[Tensor]:
-    """What of a teacher's output is another tensor at every step."""
+    """The tensors of a teacher's output that change at every step."""
     if teacher is None:
         return []
     return [teacher.logits, *([] if teacher.members is None else [teacher.members]), *teacher.features.values()]
 
 
 def _replaced(teacher: TeacherOutput, tensors: Sequence[Tensor]) -> TeacherOutput:
-    """A teacher's output with other tensors in the place of those that `_changing` names."""
+    """A teacher's output with its changing tensors (see `_changing`) replaced."""
     rest = list(tensors)
     logits, members = rest.pop(0), None if teacher.members is None else rest.pop(0)
     features = dict(zip(teacher.features, rest, strict=True))
@@ -129,7 +129,7 @@ def _replaced(teacher: TeacherOutput, tensors: Sequence[Tensor]) -> TeacherOutpu
 
 
 class _StaticBatch:
-    """What of a batch is the same at every step, its tensors' memory included; nothing else of it can be captured."""
+    """The parts of a batch that can be captured: tensors in the same memory at every step, and the number of views."""
 
     def __init__(self, x: Tensor, y: Tensor, index: Tensor, views: int) -> None:
         self.x = x

@@ -1,4 +1,4 @@
-"""Networks that only answer: BatchNorm folded into the convolutions."""
+"""Networks for inference: BatchNorm folded into the convolutions."""
 
 from __future__ import annotations
 

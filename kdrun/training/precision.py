@@ -49,11 +49,6 @@ def resolve_threads(macs_per_step: int, device: torch.device, available: int) ->
 
     Threads that share a small operation wait for each other longer than they compute; on a busy machine a hundred
     times longer. A rule, never a timing, since the number of threads changes the last bits of a result.
-
-    Args:
-        macs_per_step: multiply-accumulates of one forward pass over a batch.
-        device: where the run computes.
-        available: threads there are.
     """
     small = device.type == "cpu" and macs_per_step < SMALL_STEP_MACS
     return 1 if small else available
@@ -70,7 +65,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until the device has done all it was given, so that a clock can be read."""
+    """Waits for the device, before a clock is read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

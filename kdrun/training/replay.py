@@ -34,7 +34,7 @@ def replays(needs: Needs) -> bool:
 
 
 class ReplayTeacher:
-    """Replays the epochs that are recorded; computes, and records, those that are not.
+    """Replays recorded epochs; computes and records the others.
 
     Exact for needs that `replays` accepts, on the batches that were recorded: same views, same order, same batches.
 

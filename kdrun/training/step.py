@@ -44,7 +44,7 @@ class Step:
             either: it can measure shares, where the backward pass of a compiled student runs once, and it shows which
             parameters have no gradient, where that of a compiled student is 0.
         has_shares: whether the last epoch of this stage had shares to measure; None before its first one. What is
-            captured keeps its weights, so it is asked again of steps that are computed here only.
+            captured keeps its weights, so only steps that are computed here determine it anew.
     """
 
     def __init__(
@@ -74,13 +74,7 @@ class Step:
             group["lr"] = lr
 
     def __call__(self, batch: Batch, teacher: TeacherOutput | None, *, first: bool) -> None:
-        """Moves the weights by one step of the optimiser, and counts the step's metrics.
-
-        Args:
-            batch: views and labels.
-            teacher: its output for them; None for a method that asks for none.
-            first: whether the step is its epoch's first.
-        """
+        """Moves the weights by one step of the optimiser and adds the step's metrics; `first` of its epoch."""
         self._full_size = self._full_size or len(batch.y)
         eager = self._compiled and (first or len(batch.y) != self._full_size)
         stance = torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()
@@ -92,7 +86,7 @@ class Step:
             if self._has_shares:
                 self._norms = gradient_norms(objective.weighted, self.method.measured())
             elif not objective.weighted:
-                _tell_no_shares(self.method.name)
+                _report_no_shares(self.method.name)
         objective.loss.backward()
         if self._compiled:
             self._leave_unused_alone(find=first)
@@ -108,7 +102,7 @@ class Step:
             parameter.grad = None
 
     def end_epoch(self) -> EpochMeans:
-        """What the epoch's steps have counted; then counts anew."""
+        """The means of the epoch; resets the sums."""
         norms, self._norms = self._norms, {}
         return self._meter.read(norms)
 
@@ -117,10 +111,6 @@ def gradient_norms(weighted: Mapping[str, Tensor], parameters: Sequence[nn.Param
     """The norm (L2) of each weighted term's gradient with respect to all the parameters together.
 
     The graph of the terms, and gradients that are accumulated in the parameters, stay as they are.
-
-    Args:
-        weighted: scalars by name.
-        parameters: some may have no part in a term.
 
     Returns:
         Scalars on the device, by name; 0 for a term that is a constant.
@@ -137,8 +127,8 @@ def gradient_norms(weighted: Mapping[str, Tensor], parameters: Sequence[nn.Param
 
 
 @functools.cache
-def _tell_no_shares(method: str) -> None:
-    """Told once in a process: the students of a sweep have it in common."""
+def _report_no_shares(method: str) -> None:
+    """Once in a process, since the students of a sweep share the method."""
     logger.info("method %s: its objective names no weighted terms: no shares of the gradient are measured", method)
 
 
@@ -155,7 +145,7 @@ def compile_network(network: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class EpochMeans:
-    """What the steps of an epoch have counted.
+    """Means over the steps of an epoch.
 
     Attributes:
         means: per image, of the loss, its terms and the shares (in percent).

@@ -1,4 +1,4 @@
-"""Where a method's teacher output comes from. Each source says what it is exact for, and refuses the rest."""
+"""Sources of a teacher's output for the batches of a training."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from kdrun.training.folding import folded
 
 
 class TeacherSource(Protocol):
-    """Answers a batch with what the teacher says about its very views, in lockstep: once for all who ask."""
+    """Returns the teacher's output for a batch, computed once for all students in lockstep."""
 
     def __call__(self, batch: Batch) -> TeacherOutput: ...
 
     def end_epoch(self) -> None:
-        """Called when an epoch's last batch has been answered."""
+        """Called after an epoch's last batch."""
         ...
 
 
@@ -39,7 +39,7 @@ class LiveTeacher:
         model: the trained teacher, on the device of the batches.
         autocast: the context it computes in, that of the run.
         precision: `fp32` or `bf16`, that of the run.
-        needs: of the methods that ask, taken together; by default logits.
+        needs: those of all methods together; by default logits.
         conversion: of the views, for a teacher that was trained on other images than the student's.
         same_task: whether it was trained on the student's classes.
     """
@@ -72,15 +72,11 @@ class LiveTeacher:
         return TeacherOutput(logits, features, self._weights, same_task=self._same_task)
 
     def end_epoch(self) -> None:
-        """Nothing is kept from batch to batch."""
+        """Does nothing."""
 
 
 class SeveralTeachers:
-    """Several teachers, asked one after the other: exact for whatever each of them is exact for.
-
-    Args:
-        sources: one a teacher, in order.
-    """
+    """Several teachers, each in its turn; the output has the logits of their mean probabilities, and of each member."""
 
     def __init__(self, sources: Sequence[TeacherSource]) -> None:
         self._sources = sources

@@ -57,7 +57,7 @@ class Timings:
     """What was measured in this process, epoch by epoch.
 
     Attributes:
-        steps: the student's own training steps, without views and teacher; nothing where they cannot be told apart.
+        steps: the student's training steps, without views and teacher; nothing where they cannot be separated.
         evaluations: of the student, on examples.
     """
 
@@ -67,7 +67,7 @@ class Timings:
 
 @dataclass
 class Training:
-    """Everything that changes while a student is trained, and how to save and restore it.
+    """The state of a training, which can be saved and restored.
 
     Attributes:
         method: owns the student and whatever is learned with it.
@@ -114,7 +114,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run with an optimiser and a schedule of its own. Most methods have one, some have two.
+    """A part of a run with its optimiser and schedule. Most methods have one, some have two.
 
     Attributes:
         first_epoch: of the run, from 0.
@@ -128,13 +128,13 @@ class Stage:
 
 
 class Owner(Protocol):
-    """Whose member it is: a failure of the member ends its owner alone, and the others of the group go on."""
+    """Records a member's failure, which ends this member alone."""
 
     @property
     def failed(self) -> bool: ...
 
     def isolated_failure(self) -> AbstractContextManager[None]:
-        """A context whose exceptions end here: they are the owner's own failure."""
+        """A context whose exceptions fail the member instead of being raised."""
         ...
 
 
@@ -185,14 +185,7 @@ class Member:
         self.busy_seconds = 0.0
 
     def take_step(self, batch: Batch, teacher: TeacherOutput | None, *, seed: int, steps: int) -> None:
-        """One step; `teacher` is passed on to a method that asks for one.
-
-        Args:
-            batch: views and labels.
-            teacher: its output for them.
-            seed: of the global generators and that of the batch.
-            steps: of the epoch.
-        """
+        """One step of `steps` in an epoch; `seed` is that of the global generators and of the batch's."""
         begun = time.perf_counter()
         seed_global_generators(seed, batch.x.device)
         batch.generator.manual_seed(seed)
@@ -203,7 +196,7 @@ class Member:
         self.busy_seconds += time.perf_counter() - begun
 
     def end_epoch(self, epoch: int, steps: int, seconds: float, own_seconds: float | None) -> None:
-        """Adds the epoch's row, with the evaluation that is due, and has it saved.
+        """Adds the epoch's row, with the evaluation if it is due, and calls `on_epoch`.
 
         Args:
             epoch: that has ended, from 0.
@@ -258,11 +251,11 @@ def fit(
 ) -> None:
     """Trains each member from the epoch after its last finished one up to its `stop_epoch`.
 
-    A member that fails leaves, and the others go on. What fails for all of them (views, teacher) is raised.
+    A member that fails is removed, and the others continue. A failure of the views or the teacher is raised.
 
     Args:
-        members: whom to train. An epoch's time is for each that of its own steps, and an even share of the rest: views,
-            teacher, and where the device works on its own, waiting for it.
+        members: the students. A member's time is that of its steps and an even share of the rest: views, teacher, and
+            waiting for the device.
         views: the training data.
         teacher: answers the methods' needs; None when they have none.
         seed: of the runs; dropout and a method's draws follow from (seed, epoch, step).

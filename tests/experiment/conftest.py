@@ -1,6 +1,7 @@
 """A laboratory for whole runs: small networks on made-up images, a fraction of a second each."""
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from kdrun import methods
 from kdrun.data import Augmentation
 from kdrun.experiment import runner
-from kdrun.experiment.attempt import Outcome
+from kdrun.experiment.attempt import Outcome, Request
 from kdrun.experiment.runner import Runner
 from kdrun.experiment.runtime import Runtime
 from kdrun.spec.components import method_class
@@ -95,6 +96,16 @@ class Lab:
     def execute(self, spec: Spec, place: str = "outputs", **options: Any) -> Outcome:
         """In a runner of its own."""
         return self.runner(place, **options).execute(spec)
+
+    def execute_all(self, specs: Sequence[Spec], place: str = "outputs", **options: Any) -> list[Outcome | Exception]:
+        """In one runner; the ends in the order of `specs`."""
+        requests = [Request(spec) for spec in specs]
+        ended = {request.spec.run_id: end for request, end in self.runner(place, **options).execute_all(requests)}
+        return [ended[spec.run_id] for spec in specs]
+
+    def alone(self, spec: Spec) -> tuple[bytes, bytes]:
+        """The bits of a run that nothing disturbs: in an output root without lockstep and replay."""
+        return self.bits(self.execute(spec, "alone", replay_gb=0.0).run)
 
     def run(self, spec: Spec, place: str = "outputs") -> Run:
         return Store(self.root / place).run(spec)

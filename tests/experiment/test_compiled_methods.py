@@ -1,4 +1,4 @@
-"""Every method with taps, compiled, with a teacher of the student's own architecture."""
+"""Methods with taps, compiled, with a teacher of the student's architecture."""
 
 from dataclasses import replace
 
@@ -6,19 +6,18 @@ import pytest
 import torch
 
 from kdrun import methods
-from kdrun.experiment.attempt import Request
 from kdrun.experiment.build import build_method, offered
 from kdrun.training import step
 
 NAMES = list(methods.shipped_methods())
 
 
-def specs_with_taps(lab):
-    """One epoch of each method that takes features of the student."""
+def specs_with_taps(lab, names):
+    """One epoch of each of these methods that takes features of the student."""
     recipe = replace(lab.recipe, epochs=1)
     teacher = lab.plain("cnn", seed=1, recipe=recipe)
     found = {}
-    for name in NAMES:
+    for name in names:
         method = lab.every(name, **({"stage1_epochs": 1} if name in ("fitnet", "fsp") else {})).method
         spec = lab.plain("cnn", method=method, recipe=recipe, teachers=(teacher,))
         if name != "weight_distillation":  # generates its student
@@ -28,16 +27,17 @@ def specs_with_taps(lab):
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-def test_compiled_runs_end_as_uncompiled_ones(lab, monkeypatch):
+@pytest.mark.parametrize("names", [("crd", "fsp"), pytest.param(NAMES, marks=pytest.mark.slow)], ids=["two", "all"])
+def test_compiled_runs_end_as_uncompiled_ones(lab, monkeypatch, names):
+    """Quickly of a memory and of two stages, slowly of all."""
     monkeypatch.setattr(step, "COMPILER", {"backend": "aot_eager"})
-    specs = specs_with_taps(lab)
-    assert specs.keys() >= {"at", "crd", "fitnet", "fsp", "rkd", "sp", "sum"}
-    requests = [Request(spec) for spec in specs.values()]
+    specs = specs_with_taps(lab, names)
+    assert specs.keys() >= ({"at", "crd", "fitnet", "fsp", "rkd", "sp", "sum"} & set(names))
     rows = []
     for place in ("on", "off"):
-        ended = list(lab.runner(place, compile=place).execute_all(requests))
-        assert all(not isinstance(outcome, Exception) for _, outcome in ended), ended
-        rows.append({request.spec.method.name: outcome.run.rows() for request, outcome in ended})
+        ended = lab.execute_all(list(specs.values()), place, compile=place)
+        assert all(not isinstance(outcome, Exception) for outcome in ended), ended
+        rows.append({outcome.run.spec.method.name: outcome.run.rows() for outcome in ended})
     for name, compiled in rows[0].items():
         for ours, theirs in zip(compiled, rows[1][name], strict=True):
             assert ours["train"] == pytest.approx(theirs["train"], rel=1e-5), name

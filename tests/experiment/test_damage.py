@@ -6,7 +6,6 @@ import shutil
 import pytest
 import torch
 
-from kdrun.experiment.attempt import Request
 from kdrun.methods import CE, KD
 from kdrun.store import checkpoint
 
@@ -50,12 +49,6 @@ def test_the_one_before_is_kept_whole_while_the_last_is_replaced(lab, interrupte
     assert [len(state["rows"]) for state in states] == [2, 1]
 
 
-def together(lab, specs):
-    """How each ended, in the order of `specs`."""
-    ended = {request.spec.run_id: end for request, end in lab.runner().execute_all([Request(spec) for spec in specs])}
-    return [ended[spec.run_id] for spec in specs]
-
-
 def test_a_full_disk_fails_the_run_that_met_it_and_leaves_its_files_intact(lab, monkeypatch):
     specs = [lab.taught(temperature=2.0), lab.taught(temperature=8.0)]
     victim, save = lab.run(specs[0]), checkpoint.save
@@ -67,12 +60,12 @@ def test_a_full_disk_fails_the_run_that_met_it_and_leaves_its_files_intact(lab, 
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", full)
-        failed, other = together(lab, specs)
+        failed, other = lab.execute_all(specs)
     assert "No space left on device" in str(failed)
     assert victim.status()["state"] == "failed"
     assert len(checkpoint.load(victim.last_checkpoint, CPU)["rows"]) == 1, "the epoch before is there"
-    for spec, ended in zip(specs, together(lab, specs), strict=True):
-        assert lab.bits(ended.run) == lab.bits(lab.execute(spec, "alone").run)
+    for spec, ended in zip(specs, lab.execute_all(specs), strict=True):
+        assert lab.bits(ended.run) == lab.alone(spec)
     assert other.result["run_id"] == specs[1].run_id
 
 
@@ -87,9 +80,9 @@ def test_a_deleted_run_directory_fails_that_run_and_no_other(lab, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(KD, "forward", deleting)
-        failed, other = together(lab, specs)
+        failed, other = lab.execute_all(specs)
     assert isinstance(failed, FileNotFoundError)
     assert str(victim.directory) in str(failed)
-    assert lab.bits(other.run) == lab.bits(lab.execute(specs[1], "alone").run)
-    (again, _) = together(lab, specs)
-    assert lab.bits(again.run) == lab.bits(lab.execute(specs[0], "alone").run)
+    assert lab.bits(other.run) == lab.alone(specs[1])
+    (again, _) = lab.execute_all(specs)
+    assert lab.bits(again.run) == lab.alone(specs[0])

@@ -1,4 +1,7 @@
-"""What holds for every method: a run of it alone and in lockstep, with its weight at 0, and with another teacher."""
+"""Every method: alone as in lockstep, with its weight at 0, with another teacher.
+
+Each trains an epoch of each of its stages; all of them train together once for the tests of this module.
+"""
 
 import dataclasses
 import inspect
@@ -8,10 +11,11 @@ import pytest
 import torch
 
 from kdrun import methods
-from kdrun.experiment.attempt import Request
 
 KINDS = methods.shipped_methods()
 TAUGHT = [name for name, kind in KINDS.items() if kind.needs.teacher]
+FAMILIES = ("ce", "kd", "fsp", "crd", "dml", "kd_ensemble", "weight_distillation", "sum")
+"""Plain, taught, two stages, a memory, online peers, several teachers, generated weights, several terms."""
 WITHOUT_EFFECT = {
     "sum": {"terms": {"kd": {"weight": 0.0}, "at": {"weight": 0.0}, "fitnet": {"weight": 0.0}}},
     **{name: {"alpha": 0.0} for name, kind in KINDS.items() if "multiplier" in inspect.signature(kind).parameters},
@@ -29,52 +33,63 @@ def short(lab, name, **options):
     return dataclasses.replace(spec, recipe=recipe, teachers=teachers)
 
 
-def student(lab, run):
-    return lab.bits(run)[0]
+def trained_together(lab, specs):
+    """The outcomes of runs by the names of their methods."""
+    ended = lab.execute_all(specs)
+    failed = [outcome for outcome in ended if isinstance(outcome, Exception)]
+    assert not failed
+    return {outcome.result["method"]["name"]: outcome for outcome in ended}
 
 
-def test_every_method_is_itself_in_lockstep_and_its_extra_modules_are_not_delivered(lab, monkeypatch):
-    objectives = []
+@pytest.fixture(scope="module")
+def together(shared_lab):
+    """Every method's outcome, and the objectives of its steps as pairs of stage and objective."""
+    objectives = {name: [] for name in KINDS}
     forward = methods.Method.forward
 
     def recorded(self, batch, teacher):
         objective = forward(self, batch, teacher)
-        objectives.append((self.name, self.stage + 1, objective))
+        objectives[self.name].append((self.stage + 1, objective))
         return objective
 
-    monkeypatch.setattr(methods.Method, "forward", recorded)
-    specs = [short(lab, name) for name in KINDS]
-    together = list(lab.runner("together").execute_all([Request(spec) for spec in specs]))
-    sizes = {}
-    for request, outcome in together:
-        assert not isinstance(outcome, Exception), outcome
-        alone = lab.execute(request.spec, "alone")
-        assert lab.bits(outcome.run) == lab.bits(alone.run)
-        sizes[outcome.result["method"]["name"]] = outcome.result["train"]["lockstep"]
-        assert outcome.result["student"]["params"] == together[0][1].result["student"]["params"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods.Method, "forward", recorded)
+        outcomes = trained_together(shared_lab, [short(shared_lab, name) for name in KINDS])
+    return {name: (outcomes[name], objectives[name]) for name in KINDS}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAMILIES else pytest.mark.slow) for n in KINDS])
+def test_a_method_trains_in_lockstep_as_alone(shared_lab, together, name):
+    outcome, _ = together[name]
+    alone = shared_lab.execute(short(shared_lab, name), "alone")
+    assert shared_lab.bits(outcome.run) == shared_lab.bits(alone.run)
+    assert alone.result["train"]["lockstep"] == 1
+
+
+def test_every_method_moves_the_weights_and_delivers_the_student_alone(shared_lab, together):
+    sizes = {name: outcome.result["train"]["lockstep"] for name, (outcome, _) in together.items()}
     assert sizes["fsp"] == sizes["weight_distillation"] == sizes["sum"] == sizes["kd"] > 10, "one group"
-    assert {name for name, *_ in objectives} == set(KINDS)
-    for name, _, objective in objectives:
-        assert objective.weighted.keys() == objective.terms.keys(), name
-        torch.testing.assert_close(torch.stack(list(objective.weighted.values())).sum(), objective.loss, msg=name)
-    for _, outcome in together:
-        own = [(stage, found) for name, stage, found in objectives if name == outcome.result["method"]["name"]]
-        _check_shares(outcome, {stage for stage, found in own if len(found.weighted) > 1})
-    weights = [student(lab, outcome.run) for _, outcome in together]
-    named = dict(zip(KINDS, weights, strict=True))
-    same = [name for name in KINDS if name != "ce" and named[name] == named["ce"]]
-    assert not same, "at their defaults they move the weights"
+    assert len({outcome.result["student"]["params"] for outcome, _ in together.values()}) == 1
+    weights = {name: outcome.run.weights.read_bytes() for name, (outcome, _) in together.items()}
+    assert [name for name in KINDS if weights[name] == weights["ce"]] == ["ce"], "at their defaults"
 
 
-def _check_shares(outcome, stages):
-    """Of every stage with several terms, in every epoch; the result has the first and the last."""
-    name, rows = outcome.result["method"]["name"], outcome.run.rows()
+@pytest.mark.parametrize("name", KINDS)
+def test_weighted_terms_sum_to_the_loss_and_have_shares(together, name):
+    """Shares of every stage with several terms, in every epoch; the result has the first and the last."""
+    outcome, objectives = together[name]
+    assert objectives
+    for _, objective in objectives:
+        assert objective.weighted.keys() == objective.terms.keys()
+        torch.testing.assert_close(torch.stack(list(objective.weighted.values())).sum(), objective.loss)
+    stages = {stage for stage, objective in objectives if len(objective.weighted) > 1}
+    rows = outcome.run.rows()
     measured = [row for row in rows if row.get("stage", 1) in stages]
-    assert [row for row in rows if "shares" in row] == measured, name
+    assert [row for row in rows if "shares" in row] == measured
     for row in measured:
         assert row["shares"].keys() <= row["train"].keys()
-        assert sum(row["shares"].values()) == pytest.approx(100), name
-        assert min(row["shares"].values()) > 0, name
+        assert sum(row["shares"].values()) == pytest.approx(100)
+        assert min(row["shares"].values()) > 0
     assert outcome.result["shares"] == [
         {"stage": row.get("stage", 1), "first": kept, "last": kept}
         for row in measured
@@ -82,27 +97,30 @@ def _check_shares(outcome, stages):
     ]
 
 
-def test_without_its_term_a_method_is_cross_entropy_bit_for_bit(lab):
+def test_without_its_term_a_method_is_cross_entropy_bit_for_bit(shared_lab, together):
     assert {"kd", "lsr", "fitnet"} & set(WITHOUT_EFFECT) == {"kd", "fitnet"}
-    specs = [short(lab, "ce")]
+    specs = []
     for name, options in WITHOUT_EFFECT.items():
         staged = {"stage1_epochs": 0} if "stage1_epochs" in inspect.signature(KINDS[name]).parameters else {}
-        specs.append(dataclasses.replace(short(lab, name), method=lab.every(name, **staged, **options).method))
-    ended = [outcome for _, outcome in lab.runner().execute_all([Request(spec) for spec in specs])]
-    ce, *others = [student(lab, outcome.run) for outcome in ended]
-    different = [name for name, weights in zip(WITHOUT_EFFECT, others, strict=True) if weights != ce]
-    assert not different
+        method = shared_lab.every(name, **staged, **options).method
+        specs.append(dataclasses.replace(short(shared_lab, name), method=method))
+    found = trained_together(shared_lab, specs)
+    ce = together["ce"][0].run.weights.read_bytes()
+    assert not [name for name, outcome in found.items() if outcome.run.weights.read_bytes() != ce]
 
 
-@pytest.mark.parametrize("name", TAUGHT)
-def test_another_teacher_is_another_lesson(shared_lab, name):
-    lab = shared_lab
-    spec = short(lab, name)
-    others = tuple(dataclasses.replace(teacher, seed=7) for teacher in spec.teachers)
-    rows = [lab.execute(each).run.rows()[0]["train"] for each in (spec, dataclasses.replace(spec, teachers=others))]
-    own = [term for term in rows[0] if term not in ("loss", "ce", "top1", "teacher_top1", "agreement")]
-    assert own
-    assert all(rows[0][term] != rows[1][term] for term in own)
+def test_another_teacher_changes_every_term_of_its_own(shared_lab, together):
+    def with_others(name):
+        spec = short(shared_lab, name)
+        teachers = tuple(dataclasses.replace(teacher, seed=7) for teacher in spec.teachers)
+        return dataclasses.replace(spec, teachers=teachers)
+
+    found = trained_together(shared_lab, [with_others(name) for name in TAUGHT])
+    for name in TAUGHT:
+        one, other = (outcome.run.rows()[0]["train"] for outcome in (together[name][0], found[name]))
+        own = [term for term in one if term not in ("loss", "ce", "top1", "teacher_top1", "agreement")]
+        assert own, name
+        assert all(one[term] != other[term] for term in own), name
 
 
 def test_peers_are_reported_beside_the_student(lab):
@@ -113,7 +131,7 @@ def test_peers_are_reported_beside_the_student(lab):
     assert len({json.dumps(metrics) for metrics in (row["test"], *(p["test"] for p in row["peers"].values()))}) == 3
 
 
-def test_a_stage_that_asks_no_teacher_is_not_taught(lab):
-    first, second = lab.execute(short(lab, "fsp")).run.rows()
+def test_a_stage_without_a_teacher_reports_none(together):
+    first, second = together["fsp"][0].run.rows()
     assert {"fsp", "teacher_top1", "agreement"} <= first["train"].keys()
     assert second["train"].keys() == {"loss", "ce", "top1"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdrun.experiment import runner
-from kdrun.experiment.attempt import Outcome, Request
+from kdrun.experiment.attempt import Outcome
 from kdrun.experiment.failures import is_device_lost, is_out_of_memory
 from kdrun.methods import CE, KD
 from kdrun.stopping import DeviceLost
@@ -63,15 +63,14 @@ def test_only_what_spoils_the_device_loses_it():
         assert not is_device_lost(error)
 
 
-@pytest.mark.parametrize("kind", list(SHORTAGES))
+@pytest.mark.parametrize("kind", ["cpu", "python"])
 def test_memory_that_runs_out_fails_one_of_a_group_says_what_to_try_and_is_free_again(lab, kind, monkeypatch):
     freed = []
     monkeypatch.setattr(runner, "free_memory", freed.append)
     specs = [lab.taught(temperature=2.0), lab.taught(temperature=8.0)]
-    requests = [Request(spec) for spec in specs]
     error = SHORTAGES[kind]
     with raising(error, temperature=2.0) as held:
-        failed, other = [end for _, end in lab.runner().execute_all(requests)]
+        failed, other = lab.execute_all(specs)
     assert len(held) == 1
     said = (str(error) or "MemoryError").splitlines()[0]
     assert str(failed) == (
@@ -83,32 +82,30 @@ def test_memory_that_runs_out_fails_one_of_a_group_says_what_to_try_and_is_free_
     run = lab.run(specs[0])
     assert (run.status()["state"], run.status()["error"]) == ("failed", f"MemoryError: {failed}")
     assert "in broken" in (run.directory / "kdrun.log").read_text(), "where it was"
-    assert lab.bits(other.run) == lab.bits(lab.execute(specs[1], "alone").run)
+    assert lab.bits(other.run) == lab.alone(specs[1])
     again = lab.execute(specs[0])
-    assert lab.bits(again.run) == lab.bits(lab.execute(specs[0], "alone").run)
+    assert lab.bits(again.run) == lab.alone(specs[0])
 
 
 def test_alone_it_is_not_told_to_go_alone_and_the_sweep_goes_on(lab):
-    requests = [Request(spec) for spec in (lab.taught(temperature=2.0), lab.taught(temperature=8.0))]
+    specs = [lab.taught(temperature=2.0), lab.taught(temperature=8.0)]
     with raising(SHORTAGES["cpu"], temperature=2.0):
-        failed, other = [end for _, end in lab.runner(sweep="one_by_one").execute_all(requests)]
+        failed, other = lab.execute_all(specs, sweep="one_by_one")
     assert str(failed).endswith("Try a smaller recipe.batch_size (it is 16).")
     assert isinstance(other, Outcome)
 
 
-@pytest.mark.parametrize("kind", list(LOSSES))
-def test_a_lost_device_fails_one_run_and_leaves_the_others_to_be_resumed(lab, kind):
+def test_a_lost_device_fails_one_run_and_leaves_the_others_to_be_resumed(lab):
     group = [lab.taught(temperature=2.0), lab.taught(temperature=8.0)]
     later = lab.plain(seed=1)
-    requests = [Request(spec) for spec in (*group, later)]
     told = r"computes no more \(CUDA error: [^\n]*\): .*/kd-\w+ failed, the rest is pending$"
-    with raising(LOSSES[kind], temperature=2.0), pytest.raises(DeviceLost, match=told):
-        list(lab.runner().execute_all(requests))
+    with raising(LOSSES["accelerator"], temperature=2.0), pytest.raises(DeviceLost, match=told):
+        lab.execute_all([*group, later])
     assert [lab.run(spec).status()["state"] for spec in group] == ["failed", "interrupted"]
     assert len(lab.run(group[1]).rows()) == 1, "its first epoch is kept"
     assert not lab.run(later).directory.exists()
-    for request, ended in lab.runner().execute_all(requests):
-        assert lab.bits(ended.run) == lab.bits(lab.execute(request.spec, "alone").run)
+    for ended in lab.execute_all([*group, later]):
+        assert lab.bits(ended.run) == lab.alone(ended.run.spec)
 
 
 def test_a_device_lost_to_a_teacher_leaves_its_student_unbegun(lab):

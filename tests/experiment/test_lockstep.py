@@ -29,23 +29,22 @@ def sweep(lab):
     return [
         lab.taught(temperature=1.0),
         lab.taught(temperature=8.0, alpha=0.3),
-        lab.taught("resnet20"),
+        lab.taught("resnet8"),
         replace(lab.taught(), recipe=replace(lab.recipe, lr=0.1, weight_decay=0.0, optimizer="adam")),
         replace(lab.taught(), stop_epoch=2),
         lab.plain("cnn", method=lab.by("TfKDSelf"), teachers=(lab.teacher,)),
         lab.plain(),
-        lab.plain("resnet20", method=lab.by("LSR")),
+        lab.plain("resnet8", method=lab.by("LSR")),
     ]
 
 
 def test_each_member_is_bit_for_bit_itself_alone(lab, trained):
     """Weights, metrics and result of every method, architecture and recipe in the group."""
     specs = sweep(lab)
-    ended = list(lab.runner("together").execute_all([Request(spec) for spec in specs]))
+    ended = lab.execute_all(specs, "together")
     assert trained[0] == "ce", "the teacher"
-    assert [request.spec for request, _ in ended] == specs
-    for request, outcome in ended:
-        alone = lab.execute(request.spec, "alone", replay_gb=0.0)
+    for spec, outcome in zip(specs, ended, strict=True):
+        alone = lab.execute(spec, "alone", replay_gb=0.0)
         assert lab.bits(outcome.run) == lab.bits(alone.run)
         assert (outcome.result["train"]["lockstep"], alone.result["train"]["lockstep"]) == (len(specs), 1)
         assert without_times(outcome.result) == without_times(alone.result)
@@ -63,9 +62,9 @@ def test_lockstep_trains_in_one_go_and_one_by_one_in_many(lab, monkeypatch):
     monkeypatch.setattr(
         runner, "fit", lambda members, *args, **kw: (sizes.append(len(members)), fit(members, *args, **kw))
     )
-    requests = [Request(lab.taught(temperature=t)) for t in (1.0, 2.0, 4.0)]
-    list(lab.runner("together").execute_all(requests))
-    list(lab.runner("apart", sweep="one_by_one").execute_all(requests))
+    specs = [lab.taught(temperature=t) for t in (1.0, 2.0, 4.0)]
+    lab.execute_all(specs, "together")
+    lab.execute_all(specs, "apart", sweep="one_by_one")
     assert sizes == [1, 3, 1, 1, 1, 1]
 
 
@@ -83,17 +82,17 @@ def test_one_that_diverges_or_fails_does_not_disturb_the_others(lab, monkeypatch
         lab.taught(temperature=5.0),
         replace(lab.taught(), recipe=replace(lab.recipe, lr=1e20)),
     ]
-    good, failed, diverged = [ended for _, ended in lab.runner().execute_all([Request(spec) for spec in specs])]
+    good, failed, diverged = lab.execute_all(specs)
     assert isinstance(failed, MemoryError)
     assert isinstance(diverged, DivergedError)
     states = [lab.run(spec).status()["state"] for spec in specs]
     assert states == ["finished", "failed", "diverged"]
     assert "MemoryError" in (lab.run(specs[1]).directory / "kdrun.log").read_text()
     assert "MemoryError" not in (lab.run(specs[0]).directory / "kdrun.log").read_text(), "each log is of its own run"
-    assert lab.bits(good.run) == lab.bits(lab.execute(specs[0], "alone").run)
+    assert lab.bits(good.run) == lab.alone(specs[0])
     monkeypatch.undo()
     resumed = lab.execute(specs[1])
-    assert lab.bits(resumed.run) == lab.bits(lab.execute(specs[1], "alone").run)
+    assert lab.bits(resumed.run) == lab.alone(specs[1])
 
 
 def test_an_interrupted_group_resumes_to_the_same_bits(lab, monkeypatch):
@@ -110,11 +109,10 @@ def test_an_interrupted_group_resumes_to_the_same_bits(lab, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(KD, "forward", stopping)
         with pytest.raises(KeyboardInterrupt):
-            list(lab.runner().execute_all([Request(spec) for spec in specs]))
+            lab.execute_all(specs)
     assert [lab.run(spec).status()["state"] for spec in specs] == ["interrupted", "interrupted"]
-    for request, outcome in lab.runner().execute_all([Request(spec) for spec in specs]):
-        assert isinstance(outcome, Outcome)
-        assert lab.bits(outcome.run) == lab.bits(lab.execute(request.spec, "alone").run)
+    for outcome in lab.execute_all(specs):
+        assert lab.bits(outcome.run) == lab.alone(outcome.run.spec)
 
 
 def test_a_failing_teacher_fails_its_students_and_no_other(lab, monkeypatch):
@@ -129,8 +127,7 @@ def test_a_failing_teacher_fails_its_students_and_no_other(lab, monkeypatch):
     broken = lab.plain("cnn", method=lab.by("CE", scale=0.5))
     specs = [lab.taught(), lab.taught(teacher=broken), lab.taught(teacher=broken, temperature=2.0), lab.plain()]
     assert groups(specs)[-1] == ids(*specs[1:])
-    ended = {request.spec.run_id: end for request, end in lab.runner().execute_all([Request(s) for s in specs])}
-    assert [type(ended[spec.run_id]) for spec in specs] == [Outcome, RuntimeError, RuntimeError, Outcome]
+    assert [type(end) for end in lab.execute_all(specs)] == [Outcome, RuntimeError, RuntimeError, Outcome]
     assert not lab.run(specs[1]).directory.exists(), "nothing is left of what was never begun"
 
 
@@ -192,10 +189,10 @@ def test_a_teacher_that_is_refused_fails_its_students_and_no_other(lab):
     result["student"]["probe_top1"] -= 50
     write_record(teacher.result_path, result)
     specs = [lab.taught(), lab.plain()]
-    refused, alone = [end for _, end in lab.runner().execute_all([Request(spec) for spec in specs])]
+    refused, alone = lab.execute_all(specs)
     assert "refused, more than 1 point apart" in str(refused)
     assert lab.run(specs[0]).status()["state"] == "failed"
-    assert lab.bits(alone.run) == lab.bits(lab.execute(lab.plain(), "alone").run)
+    assert lab.bits(alone.run) == lab.alone(lab.plain())
 
 
 def test_one_that_cannot_be_opened_fails_alone(lab):
@@ -203,6 +200,6 @@ def test_one_that_cannot_be_opened_fails_alone(lab):
     place = lab.run(specs[0]).directory
     place.parent.mkdir(parents=True)
     place.write_text("a file where a directory should be")
-    refused, other = [end for _, end in lab.runner().execute_all([Request(spec) for spec in specs])]
+    refused, other = lab.execute_all(specs)
     assert isinstance(refused, OSError)
     assert isinstance(other, Outcome)

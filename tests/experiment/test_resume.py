@@ -32,11 +32,16 @@ def breaking(method: type, error: BaseException, *, epoch: int, step: int):
 
 METHODS = list(methods.shipped_methods().values())
 STAGED = [kind for kind in METHODS if "stage1_epochs" in inspect.signature(kind).parameters]
-EPOCHS = {kind.name: (1, 2, 3) if kind in STAGED else (1,) for kind in METHODS}
-"""Of each method, the epochs (from 0) in whose middle it is interrupted: in both stages and at their border."""
+FAMILIES = {("kd", 1), ("fsp", 1), ("fsp", 2), ("fsp", 3), ("crd", 1), ("dml", 1), ("kd_ensemble", 1), ("sum", 1)}
+"""Plain, two stages, a memory, online peers, several teachers, several terms."""
+INTERRUPTED = [(kind.name, epoch) for kind in METHODS for epoch in ((1, 2, 3) if kind in STAGED else (1,))]
+"""Each method, with an epoch (from 0) in whose middle it is interrupted: in both stages and at their border."""
 
 
-@pytest.mark.parametrize(("name", "epoch"), [(name, epoch) for name, epochs in EPOCHS.items() for epoch in epochs])
+@pytest.mark.parametrize(
+    ("name", "epoch"),
+    [pytest.param(*each, marks=[] if each in FAMILIES else pytest.mark.slow) for each in INTERRUPTED],
+)
 def test_interrupted_run_resumes_to_the_same_bits(shared_lab, name, epoch):
     lab = shared_lab
     spec = lab.every(name)
@@ -85,7 +90,7 @@ def test_interruption_after_the_last_epoch_trains_nothing_again(lab, monkeypatch
     assert lab.run(lab.plain()).status()["state"] == "interrupted"
     with breaking(CE, AssertionError("trained again"), epoch=2, step=0):
         outcome = lab.execute(lab.plain())
-    assert lab.bits(outcome.run) == lab.bits(lab.execute(lab.plain(), "whole").run)
+    assert lab.bits(outcome.run) == lab.alone(lab.plain())
 
 
 @pytest.mark.parametrize(("name", "epoch"), [("best.pt", 1), ("last.pt", 2), ("metrics.jsonl", 2)])
@@ -147,17 +152,17 @@ def test_divergence_is_a_state_of_its_own_and_keeps_the_last_good_epoch(lab):
     run = lab.run(lab.plain())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CE, "forward", diverging)
-        with pytest.raises(DivergedError, match="epoch 2"):
+        with pytest.raises(DivergedError, match=r"epoch 2, step 4 \(learning rate .*: loss nan"):
             lab.execute(lab.plain())
     assert run.status()["state"] == "diverged"
     assert not run.finished
     state = checkpoint.load(run.last_checkpoint, torch.device("cpu"))
     assert [row["epoch"] for row in state["rows"]] == [1]
     assert all(tensor.isfinite().all() for tensor in state["method"].values())
-    assert lab.bits(lab.execute(lab.plain()).run) == lab.bits(lab.execute(lab.plain(), "whole").run)
+    assert lab.bits(lab.execute(lab.plain()).run) == lab.alone(lab.plain())
 
 
-@pytest.mark.parametrize("lr", [1e4, 1e12, 1e20, 1e37])
+@pytest.mark.parametrize("lr", [1e4, 1e12, 1e37])
 def test_absurd_learning_rate_diverges_and_never_fails_otherwise(lab, lr):
     """Whichever step or evaluation the first overflow falls into; here an epoch is one step."""
     spec = lab.plain(recipe=replace(lab.recipe, lr=lr, warmup_epochs=0, batch_size=66))

@@ -35,31 +35,12 @@ def test_result_has_schema_1(finished):
     assert digest == hashlib.sha256(json.dumps(result, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     assert result == finished.result == finished.run.result()
     assert set(result) == {
-        *(
-            "schema",
-            "run_id",
-            "spec_sha256",
-            "status",
-            "semantics",
-            "dataset",
-            "method",
-            "teachers",
-            "seed",
-            "precision",
-            "epochs",
-        ),
-        *("student", "test", "shares", "train", "environment", "versions", "finished", "metrics_sha256"),
+        *("schema", "run_id", "spec_sha256", "status", "semantics", "dataset", "method", "teachers", "seed"),
+        *("precision", "epochs", "student", "test", "shares", "train", "environment", "versions", "finished"),
+        "metrics_sha256",
     }
-    facts = {name: result[name] for name in ("schema", "run_id", "status", "dataset", "seed", "precision", "epochs")}
-    assert facts == {
-        "schema": 1,
-        "run_id": finished.run.spec.run_id,
-        "status": "finished",
-        "dataset": "synthetic",
-        "seed": 0,
-        "precision": "fp32",
-        "epochs": 3,
-    }
+    facts = {"schema": 1, "run_id": finished.run.spec.run_id, "status": "finished", "dataset": "synthetic"}
+    assert result.items() >= {**facts, "seed": 0, "precision": "fp32", "epochs": 3}.items()
     # Options at their default are written out.
     method = {"name": "kd", "temperature": 2.0, "alpha": 0.9, "kl_reduction": "batchmean", "multiplier": 1.0}
     assert result["method"] == {**method, "standardize": False}
@@ -119,13 +100,6 @@ def test_best_checkpoint_is_that_of_the_best_epoch(finished, tmp_path):
     state = {name.removeprefix("student."): tensor for name, tensor in best["method"].items()}
     metrics = metrics_of(state, finished.run.spec, tmp_path)
     assert finished.result["test"]["best"] == {"epoch": best["epoch"], **metrics}
-
-
-def test_spec_file_rebuilds_the_run_with_its_teachers(finished):
-    rebuilt = Spec.from_canonical(json.loads((finished.run.directory / "spec.json").read_text()))
-    assert rebuilt == finished.run.spec
-    assert rebuilt.run_id == finished.run.directory.name.removeprefix("kd-")
-    assert [teacher.student.name for teacher in rebuilt.teachers] == ["cnn"]
 
 
 def test_finished_run_is_returned_as_it_is(lab, trained):
@@ -191,14 +165,6 @@ def test_an_unfinished_or_other_run_is_no_beginning(lab):
     assert store.longest_beginning(lab.plain("cnn"), choices) is None
 
 
-def test_progress_is_that_of_the_full_schedule_where_a_run_stops(lab, monkeypatch):
-    seen = []
-    forward = CE.forward
-    monkeypatch.setattr(CE, "forward", lambda self, batch, _: seen.append(batch.progress) or forward(self, batch, _))
-    lab.execute(lab.plain(stop_epoch=1))
-    assert seen == [step / 15 for step in range(5)]
-
-
 def test_stopped_at_epoch_0_is_the_untrained_network(lab):
     outcome = lab.execute(lab.plain("cnn", stop_epoch=0, seed=5))
     torch.manual_seed(mix(5, "init"))
@@ -227,17 +193,6 @@ def test_held_out_split_selects_an_epoch_and_tells_its_test_accuracy(lab):
     assert all((share * 16 / 100).is_integer() for share in top1)
 
 
-def test_train_fraction_trains_on_that_share_of_each_class(lab):
-    outcome = lab.execute(lab.plain(dataset=replace(lab.dataset, train_fraction=0.5)))
-    assert lab.images_trained_on(outcome) == 3 * (9 + 9 + 8 + 8)
-
-
-def test_seed_and_precision_change_the_weights(lab):
-    runs = [lab.execute(spec) for spec in (lab.plain(), lab.plain(seed=1), lab.plain(precision="bf16"))]
-    assert len({outcome.run.weights.read_bytes() for outcome in runs}) == 3
-    assert [outcome.result["precision"] for outcome in runs] == ["fp32", "fp32", "bf16"]
-
-
 def test_dataset_that_is_not_what_the_spec_says_fails_before_training(lab, trained):
     spec = lab.plain(dataset=replace(lab.dataset, identity="content-sha256:" + "0" * 64))
     with pytest.raises(DataError, match="its images have changed"):
@@ -248,7 +203,7 @@ def test_dataset_that_is_not_what_the_spec_says_fails_before_training(lab, train
 
 def test_runs_of_one_runner_are_what_each_is_alone(lab):
     half = replace(lab.dataset, train_fraction=0.5)
-    specs = [lab.plain("cnn", seed=1), lab.plain(dataset=half), lab.taught("resnet20"), lab.plain()]
+    specs = [lab.plain("cnn", seed=1), lab.plain(dataset=half), lab.taught("resnet8"), lab.plain()]
     shared = lab.runner("shared")
     for spec in specs:
         shared.execute(spec)
@@ -294,7 +249,7 @@ def test_processes_that_want_the_same_run_train_it_once(lab, monkeypatch):
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
     assert sorted(marks.read_text().split()) == ["ce", "kd", "kd"]
-    assert lab.bits(lab.run(specs[0])) == lab.bits(lab.execute(specs[0], "alone").run)
+    assert lab.bits(lab.run(specs[0])) == lab.alone(specs[0])
 
 
 def test_plan_counts_runs_and_teachers_once(lab):

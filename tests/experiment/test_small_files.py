@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from kdrun.experiment.attempt import Outcome, Request
+from kdrun.experiment.attempt import Outcome
 from kdrun.files import DamagedError, read_record
 from kdrun.methods import CE
 from kdrun.store.run import Run
@@ -112,8 +112,7 @@ def test_a_status_that_is_damaged_while_the_run_goes_on_is_mended_at_the_epochs_
 
 def test_a_damaged_result_fails_that_run_alone_and_is_written_again_once_it_is_out_of_the_way(lab):
     specs = [lab.taught(temperature=2.0), lab.taught(temperature=8.0)]
-    requests = [Request(spec) for spec in specs]
-    (whole, _) = [end for _, end in lab.runner().execute_all(requests)]
+    whole, _ = lab.execute_all(specs)
     run, bits = whole.run, lab.bits(whole.run)
     for path, moved in ((run.result_path, [run.result_path]), (run.directory / "metrics.jsonl", None)):
         content = path.read_bytes()
@@ -123,12 +122,12 @@ def test_a_damaged_result_fails_that_run_alone_and_is_written_again_once_it_is_o
                 run.rows()
             moved = [path, run.result_path]
         else:
-            ended = {request.spec.run_id: end for request, end in lab.runner().execute_all(requests)}
-            assert f"{path} is not" in str(ended[specs[0].run_id])
-            assert isinstance(ended[specs[1].run_id], Outcome)
+            refused, other = lab.execute_all(specs)
+            assert f"{path} is not" in str(refused)
+            assert isinstance(other, Outcome)
         for each in moved:
             each.unlink()
-        (again, _) = [end for _, end in lab.runner(sweep="one_by_one").execute_all(requests)]
+        again, _ = lab.execute_all(specs, sweep="one_by_one")
         assert lab.bits(again.run) == bits
         drop = ("train", "finished")
         assert {k: v for k, v in again.result.items() if k not in drop} == {
@@ -138,7 +137,7 @@ def test_a_damaged_result_fails_that_run_alone_and_is_written_again_once_it_is_o
 
 
 def test_a_damaged_beginning_is_told_and_left_aside(lab, caplog):
-    expected = lab.bits(lab.execute(lab.plain("cnn"), "alone").run)
+    expected = lab.alone(lab.plain("cnn"))
     for number, name in enumerate(("spec.json", "result.json", "checkpoints/last.pt", "checkpoints/best.pt")):
         place = f"outputs {number}"
         short = lab.execute(lab.plain("cnn", stop_epoch=1), place).run

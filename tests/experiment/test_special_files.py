@@ -19,8 +19,9 @@ FILES = ("spec.json", "status.json", "result.json", "metrics.jsonl", ".lock", "c
 pytestmark = pytest.mark.usefixtures("in_seconds")
 
 
-@pytest.mark.parametrize("kind", ["fifo", "device", "endless"])
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, "fifo") for name in FILES), ("result.json", "device"), ("metrics.jsonl", "endless")]
+)
 def test_a_special_file_of_a_neighbour_costs_that_run_alone(lab, interrupted, name, kind, capsys):
     neighbour = interrupted(lab.plain()) if name in (".lock", "checkpoints/last.pt") else lab.execute(lab.plain()).run
     other = lab.plain(seed=1)

@@ -14,7 +14,7 @@ from kdrun.config.preflight import check_job
 from kdrun.experiment import timing
 from kdrun.experiment.build import build_method, build_student
 from kdrun.experiment.dry_run import Estimator
-from kdrun.experiment.sizes import macs_per_example
+from kdrun.experiment.sizes import size_of
 from kdrun.experiment.speeds import Network, keep_speed, known_speeds
 from kdrun.training.trainer import Timings, Training
 
@@ -62,12 +62,13 @@ def test_a_dry_run_predicts_from_what_a_run_kept(job, monkeypatch):
     assert "1 by the speeds that earlier runs kept" in estimator.basis()
 
 
-def test_a_related_network_is_predicted_by_its_macs_and_a_stranger_is_timed(job):
+def test_a_related_network_is_predicted_by_its_macs_and_a_stranger_is_timed(job, monkeypatch):
+    monkeypatch.setattr(timing, "_time_network", lambda trial, size, device: trial.network.speed(8.0, 9.0))
     first, alike = (job(*WORDS, f"student={name}", "recipe.batch_size=200").spec for name in ("resnet20", "resnet32"))
     keep(first, [(2.0, 400)], [(0.1, 50)])
     others = [job(*WORDS, "student=mlp").spec, job(*WORDS, "student=resnet18").spec]
     estimator = Estimator([alike, *others], CPU)
-    ratio = macs_per_example(alike.student, alike.dataset) / macs_per_example(first.student, first.dataset)
+    ratio = size_of(alike.student, alike.dataset).macs / size_of(first.student, first.dataset).macs
     assert estimator.estimate(alike).step_seconds == pytest.approx(96 * ratio / 200), "fewer images than a batch"
     assert "1 by those of related networks, 2 timed now" in estimator.basis(), "resnet18 has 50 times the MACs"
 
@@ -135,6 +136,8 @@ def test_networks_that_do_not_fit_into_the_time_are_not_timed(job, monkeypatch):
     """The time is 5 s for all; here it is nothing, and then so little that it suffices for the smallest network."""
     specs = [job(*WORDS, f"student={name}").spec for name in ("densenet121", "mlp")]
     monkeypatch.setattr(timing, "_time_network", refused)
+    convolution = Network("convolution", "", 10**7, "fp32").speed(1e4, 1e4)
+    monkeypatch.setattr(timing, "_time_convolution", lambda *_: convolution)
     for seconds in (0.0, 0.1):
         monkeypatch.setattr(estimates, "TIMING_SECONDS", seconds)
         if seconds:

@@ -54,7 +54,7 @@ def put_back(lab) -> None:
 
 def test_data_that_vanishes_while_a_run_trains_is_missed_by_nobody(lab, pictures, monkeypatch):
     """It was read, verified and kept before the first step."""
-    expected = lab.bits(lab.execute(pictures, "undisturbed").run)
+    expected = lab.alone(pictures)
     forward = CE.forward
 
     def vanishing(self, batch, teacher):
@@ -80,8 +80,8 @@ def test_data_that_vanishes_between_runs_fails_those_that_need_it_by_its_place(l
     assert str(lab.root) in str(ended[1])
     assert lab.run(half).status()["state"] == "failed"
     put_back(lab)
-    for request, end in lab.runner().execute_all(requests):
-        assert lab.bits(end.run) == lab.bits(lab.execute(request.spec, "undisturbed").run)
+    for end in lab.execute_all(specs):
+        assert lab.bits(end.run) == lab.alone(end.run.spec)
 
 
 def test_a_run_that_resumes_without_its_data_fails_and_keeps_what_it_has(lab, pictures, interrupted):
@@ -92,7 +92,7 @@ def test_a_run_that_resumes_without_its_data_fails_and_keeps_what_it_has(lab, pi
         lab.execute(pictures)
     assert checkpoint.read_bytes() == content
     put_back(lab)
-    assert lab.bits(lab.execute(pictures).run) == lab.bits(lab.execute(pictures, "undisturbed").run)
+    assert lab.bits(lab.execute(pictures).run) == lab.alone(pictures)
 
 
 def read_only(patch) -> None:
@@ -139,7 +139,7 @@ def test_what_is_finished_is_read_from_a_read_only_output_root(kdrun, here, monk
 
 def test_an_output_root_that_becomes_read_only_fails_the_run_and_keeps_its_last_epoch(lab, monkeypatch):
     forward = KD.forward
-    expected = lab.bits(lab.execute(lab.taught(), "undisturbed").run)
+    expected = lab.alone(lab.taught())
     with monkeypatch.context() as patch:
 
         def remounting(self, batch, teacher):
@@ -162,7 +162,7 @@ def test_a_log_that_cannot_be_written_is_told_once_and_fails_no_run(lab, caplog,
     run.open(config=None)
     (run.directory / "kdrun.log").symlink_to("/dev/full")
     caplog.set_level("INFO")
-    assert lab.bits(lab.execute(lab.plain()).run) == lab.bits(lab.execute(lab.plain(), "undisturbed").run)
+    assert lab.bits(lab.execute(lab.plain()).run) == lab.alone(lab.plain())
     assert caplog.text.count("kdrun.log is not complete: [Errno 28] No space left on device") == 1
     assert "Logging error" not in capsys.readouterr().err
 
@@ -180,7 +180,7 @@ class Clock:
 
 def test_no_number_depends_on_the_wall_clock(lab, monkeypatch):
     spec = lab.taught()
-    expected = lab.bits(lab.execute(spec, "undisturbed").run)
+    expected = lab.alone(spec)
     clock, now = Clock(), time.time
 
     class Jumping(datetime):
@@ -268,7 +268,7 @@ def test_reused_results_say_from_which_run_and_when(kdrun, here):
 
 def test_a_file_system_that_lacks_calls_changes_no_bit_and_is_named_once(lab, monkeypatch, caplog):
     """Lustre and NFS without locks, cloud mounts without permissions, hard links or a flush of directories."""
-    expected = lab.bits(lab.execute(lab.plain(), "undisturbed").run)
+    expected = lab.alone(lab.plain())
     fsync = os.fsync
 
     def lacking(number: int):

@@ -26,7 +26,7 @@ def test_teacher_is_trained_once_and_never_changes(lab, trained):
     lab.execute(lab.taught("cnn", temperature=8.0))
     assert trained == ["ce", "kd", "kd", "kd"]
     assert files(teacher.directory) == before
-    assert lab.bits(teacher) == lab.bits(lab.execute(lab.teacher, "alone").run)
+    assert lab.bits(teacher) == lab.alone(lab.teacher)
 
 
 def test_student_names_its_teacher_as_the_teachers_own_result_does(finished):

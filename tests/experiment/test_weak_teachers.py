@@ -5,7 +5,6 @@ import math
 
 import pytest
 
-from kdrun.experiment.attempt import Request
 from kdrun.experiment.notices import weakness
 
 
@@ -58,6 +57,6 @@ def test_it_is_told_once_for_all_students_of_a_command(lab, caplog, teacher):
     caplog.set_level("INFO", logger="kdrun")
     with_top1(teacher, 10.0)
     taught = [lab.taught(temperature=temperature) for temperature in (1.0, 2.0)]
-    requests = [Request(dataclasses.replace(spec, seed=seed)) for spec in taught for seed in (0, 1)]
-    assert not [ended for _, ended in lab.runner().execute_all(requests) if isinstance(ended, Exception)]
+    ended = lab.execute_all([dataclasses.replace(spec, seed=seed) for spec in taught for seed in (0, 1)])
+    assert not [end for end in ended if isinstance(end, Exception)]
     assert len([line for line in caplog.messages if "is not clear of chance" in line]) == 1

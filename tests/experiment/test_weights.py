@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._utils import _rebuild_parameter_with_state
 
+from kdrun.experiment import weights
 from kdrun.experiment.build import build_student
 from kdrun.experiment.weights import load_weights, own_weights
 from kdrun.spec.dataset import ImageDatasetSpec
@@ -187,7 +188,10 @@ def trained(peer: nn.Module) -> nn.Module:
     return peer.eval()
 
 
-@pytest.mark.parametrize("name", PEERS)
+QUICK = ("resnet8", "resnet8x4", "resnet18", "resnet50", "wrn_16_2", "vgg8", "mobilenetv2")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in PEERS])
 def test_a_network_of_other_names_computes_the_same_here(tmp_path, name):
     peer, path = trained(PEERS[name]()), tmp_path / "ckpt_epoch_240.pth"
     torch.save({"epoch": 240, "model": peer.state_dict(), "accuracy": torch.tensor(70.0)}, path)
@@ -211,6 +215,12 @@ def test_a_network_that_computes_something_else_is_refused(tmp_path):
             own_weights(tmp_path / "vgg.pth", network(other), CIFAR)
 
 
+@pytest.fixture(autouse=True)
+def few_networks(monkeypatch):
+    """Those that a file is compared with when it does not fit."""
+    monkeypatch.setattr(weights, "image_networks", lambda: ("resnet32x4", "vgg8"))
+
+
 @pytest.fixture
 def state() -> dict[str, torch.Tensor]:
     return build_student(MLP, DIGITS).state_dict()
@@ -221,10 +231,8 @@ def read(tmp_path, content, student=MLP):
     return own_weights(tmp_path / "w.pt", student, DIGITS)
 
 
-@pytest.mark.parametrize(
-    "part", [(), ("state_dict",), ("model_state_dict",), ("net",), ("ema",), ("run", "their name")]
-)
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.net.", "module.student.", "module._orig_mod."])
+@pytest.mark.parametrize("part", [(), ("model_state_dict",), ("ema",), ("run", "their name")])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.net.", "module._orig_mod."])
 def test_weights_are_found_in_what_others_save(tmp_path, state, part, prefix):
     saved = {prefix + name: tensor for name, tensor in state.items()}
     for key in reversed(part):
@@ -331,12 +339,9 @@ def test_a_runs_own_weights_must_fit_too(tmp_path, state):
         load_weights(nn.Sequential(nn.Linear(2, 2)), state, tmp_path / "w.pt")
 
 
-@pytest.mark.parametrize(
-    "content", [torch.zeros(3), [torch.zeros(3)], {}, {"model": {}}, {0: torch.zeros(3)}], ids=repr
-)
-def test_what_is_no_state_dict_is_refused(tmp_path, content):
+def test_what_is_no_state_dict_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"w\.pt holds no state dict"):
-        read(tmp_path, content)
+        read(tmp_path, {"model": {}})
 
 
 def test_hostile_content_is_refused_in_time(tmp_path, state):

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -74,13 +73,6 @@ def test_no_name_leaves_the_output_root(tmp_path, monkeypatch, name):
     assert (root / "runs").resolve() in directory.resolve().parents
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
     assert directory.name.endswith(Spec(dataset, Component(f"kdrun.models.{name}"), SPEC.method).run_id)
-
-
-def test_finished_means_there_is_a_result(run):
-    assert not run.finished
-    write_record(run.result_path, {"schema": 1, **run.spec.identity})
-    assert run.finished
-    assert run.result() == {"schema": 1, **run.spec.identity}
 
 
 @pytest.mark.parametrize("content", [{"schema": 2}, {}])
@@ -207,9 +199,3 @@ def test_lock_excludes_within_and_after_it_is_free(run, tmp_path):
     with pytest.raises(KeyError), run.lock(lambda status: None):
         raise KeyError
     assert can_be_had()
-
-
-def test_lock_makes_the_directory_of_a_new_run(tmp_path):
-    run = Store(tmp_path / "new").run(SPEC)
-    with run.lock(lambda status: None):
-        assert [path.name for path in Path(run.directory).iterdir()] == [".lock"]

@@ -23,6 +23,7 @@ from kdrun.training.teacher import LiveTeacher
 CPU = torch.device("cpu")
 NUM_STEPS, BATCH_SIZE, CLASSES, SIDE, LR, TEMPERATURE = 6, 16, 10, 16, 0.002, 4.0
 NETWORKS = {"mobilenetv2": mobilenetv2, "resnet20": resnet20}
+BOTH = pytest.mark.parametrize("name", ["resnet20", pytest.param("mobilenetv2", marks=pytest.mark.slow)])
 
 
 def settled(network: nn.Module) -> nn.Module:
@@ -124,7 +125,7 @@ BOUNDS = {
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["resnet20", pytest.param("mobilenetv2", marks=pytest.mark.slow)])
+@BOTH
 def test_fast_steps_follow_the_oracle(name, precision, teacher, batches):
     differences, cosines = compare(name, precision, teacher, batches)
     bound, low = BOUNDS[name, precision]
@@ -157,7 +158,7 @@ def test_what_is_compiled_is_the_full_batch_alone(teacher, batches):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == frames > 0
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@BOTH
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-9), ("bf16", 1e-4)])
 def test_a_folded_teacher_says_what_the_network_says(name, precision, bound, batches):
     """KL(network in fp32 || LiveTeacher) at T=1, in nats per image, of logits with a spread of several units."""
@@ -176,7 +177,7 @@ def test_a_folded_teacher_says_what_the_network_says(name, precision, bound, bat
     assert abs(worst) < bound
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@BOTH
 def test_folding_leaves_no_batchnorm_and_the_network_as_it_was(name):
     torch.manual_seed(5)
     network = settled(NETWORKS[name](CLASSES))

@@ -167,7 +167,7 @@ def test_whether_there_are_shares_is_known_from_the_rows_of_the_stage():
 
 
 def test_a_method_without_weighted_terms_is_told_once(caplog):
-    step_module._tell_no_shares.cache_clear()
+    step_module._report_no_shares.cache_clear()
     caplog.set_level("INFO", logger="kdrun")
     for _ in range(2):
         step = step_of(Silent)

@@ -105,13 +105,3 @@ def test_each_stage_has_its_own_schedule_and_optimiser(images, tmp_path):
     assert [row["lr"] for row in training.rows] == pytest.approx(rates)
     assert [row["stage"] for row in training.rows] == [1] * FIRST + [2] * SECOND
     assert len(training.optimizer.param_groups[0]["params"]) == 2, "what the first stage alone learned is left out"
-
-
-@pytest.mark.parametrize("stop", range(1, FIRST + SECOND))
-def test_interrupted_after_any_epoch_it_ends_with_the_same_bits(images, tmp_path, stop):
-    whole = run(images, tmp_path / "whole.pt")
-    run(images, tmp_path / "resumed.pt", stop=stop)
-    resumed = run(images, tmp_path / "resumed.pt")
-    assert resumed.rows == whole.rows
-    for name, tensor in whole.method.state_dict().items():
-        assert torch.equal(tensor, resumed.method.state_dict()[name]), name

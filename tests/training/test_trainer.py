@@ -1,7 +1,6 @@
 """The training loop: against a loop written out, step by step, resumed, and diverging."""
 
 import contextlib
-import copy
 import math
 import time
 
@@ -258,28 +257,6 @@ def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(images, tmp_path,
     assert_same_weights(whole, second)
 
 
-class Breaking(CrossEntropy):
-    """Its loss becomes `value` at one step of the second epoch."""
-
-    value = math.nan
-
-    def objective(self, student, batch, teacher):
-        objective = super().objective(student, batch, teacher)
-        broken = (batch.epoch, batch.step) == (1, 1)
-        return Objective(objective.loss * (self.value if broken else 1.0), objective.logits, objective.terms)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_divergence_ends_the_run_before_the_epoch_is_saved(images, value, monkeypatch):
-    monkeypatch.setattr(Breaking, "value", value)
-    training, saved = build(Breaking), []
-    with pytest.raises(DivergedError, match=r"diverged in epoch 2, step 2 \(learning rate 0\.05\): loss (nan|inf)"):
-        train(training, images, on_epoch=lambda _: saved.append(copy.deepcopy(training.state_dict())))
-    assert [row["epoch"] for row in training.rows] == [1]
-    assert len(saved) == 1
-    assert all(tensor.isfinite().all() for tensor in saved[0]["method"].values())
-
-
 def test_divergence_in_the_last_step_of_an_epoch_shows_in_the_evaluation(images):
     """All the losses of the epoch are finite; the weights that the last step leaves are not."""
     training, saved = build(student=nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))), []
@@ -293,24 +270,6 @@ def test_divergence_in_the_last_step_of_an_epoch_shows_in_the_evaluation(images)
     assert (training.rows, saved) == ([], [])
 
 
-def test_method_s_own_parameters_are_trained_and_restored(images):
-    class WithRegressor(CrossEntropy):
-        def __init__(self, student):
-            super().__init__(student)
-            self.scale = nn.Parameter(torch.ones(CLASSES))
-
-        def objective(self, student, batch, teacher):
-            objective = super().objective(student, batch, teacher)
-            return Objective(F.cross_entropy(objective.logits * self.scale, batch.y), objective.logits)
-
-    training, restored = build(WithRegressor), build(WithRegressor)
-    train(training, images, epochs=1)
-    assert not torch.equal(training.method.scale, torch.ones(CLASSES))
-    assert not any("scale" in name for name in weights(training)), "it never enters the student"
-    restored.load_state_dict(training.state_dict())
-    assert torch.equal(restored.method.scale, training.method.scale)
-
-
 def lockstep(trainings: list[Training], images: ResidentImages, *, epochs: int = 2, **changes) -> list[Exception]:
     """Trains them together, each with a dropout of its own; returns what went wrong."""
     failures: list[Exception] = []
@@ -322,16 +281,6 @@ def lockstep(trainings: list[Training], images: ResidentImages, *, epochs: int =
     ]
     fit(members, views, EveryOtherRight(), seed=0)
     return failures
-
-
-def test_members_join_where_they_were_and_leave_where_they_stop(images):
-    """One was interrupted after its first epoch, one is to stop there: each trains its own epochs."""
-    whole, resumed, stopped = build(Noisy), build(Noisy), build(Noisy)
-    lockstep([whole], images, epochs=3)
-    lockstep([resumed], images, epochs=3, stops=[1])
-    assert lockstep([resumed, stopped], images, epochs=3, stops=[3, 1]) == []
-    assert (resumed.rows, stopped.rows) == (whole.rows, whole.rows[:1])
-    assert_same_weights(resumed, whole)
 
 
 def test_what_fails_for_all_is_raised(images):

@@ -1,4 +1,4 @@
-"""Figures computed from finished runs: of a table's row without a training of its own, or of a table's figure."""
+"""Figures computed from finished runs: those of a table's row that trains nothing, or of a table's figure."""
 
 from kdrun.experiment.derived.base import Derived, DerivedRow, compute, described, kept
 from kdrun.experiment.derived.ensemble import Ensemble

@@ -1,4 +1,4 @@
-"""What all derived figures have: the runs they are computed from, a key, and a stored record."""
+"""The base of derived figures: the runs they are computed from, a key, and a stored record."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ class DerivedRow(Derived):
 
 
 def kept(store: Store, derived: Derived) -> dict[str, Any] | None:
-    """What `compute` found before, here or published; None where it was never asked, or of weights of other trainings.
+    """The recorded figures, here or published; None without a record, or where the runs' weights have changed.
 
     Raises:
-        DamagedError: it, or a run's result, is not what was left there, or it is another figure.
+        DamagedError: the record, or a run's result, is damaged, or the record is of another figure.
     """
     path = store.find_derived(derived.key)
     if path is None:
@@ -121,7 +121,7 @@ def kept(store: Store, derived: Derived) -> dict[str, Any] | None:
 
 
 def _weights(derived: Derived, store: Store, absent: Sequence[str | None]) -> list[str | None]:
-    """The SHA-256 of the weights of its runs; in the place of a run that is not there what `absent` has."""
+    """The SHA-256 of the weights of its runs; for a run that does not exist the entry of `absent`."""
     runs = (store.find(spec) for spec in derived.specs)
     return [
         other if run is None else run.result()["student"]["weights_sha256"]
@@ -130,10 +130,10 @@ def _weights(derived: Derived, store: Store, absent: Sequence[str | None]) -> li
 
 
 def compute(derived: Derived, runner: Runner) -> dict[str, Any]:
-    """The figures and what they were computed from; kept under `derived/`, and taken from there.
+    """The figures with their identity: from the record under `derived/`, else computed and recorded there.
 
     Raises:
-        DamagedError: what is kept is not what was left there.
+        DamagedError: the record is damaged.
         kdrun.store.checkpoint.CheckpointError: weights are not those of their result.
     """
     found = kept(runner.store, derived)
@@ -148,7 +148,7 @@ def compute(derived: Derived, runner: Runner) -> dict[str, Any]:
 
 
 def described(logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """What predictions on the test set amount to.
+    """Metrics of predictions on the test set.
 
     Args:
         logits: `[N, K]`.

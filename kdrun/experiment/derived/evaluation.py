@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluatedRun(Derived):
-    """One run in one evaluation. It has `figures` and `buckets`, and is no row of its own.
+    """One run in one evaluation. It has `figures` and `buckets`, and cannot be a row.
 
     Attributes:
         named: the evaluation, which fits the run's dataset.

@@ -89,7 +89,7 @@ def test_checkpoints_are_stopped_runs_which_are_beginnings_of_the_run(lab, pair,
         assert lab.run(spec).rows() == whole[:epoch]
     lab.execute(stopped[2], "elsewhere")
     assert lab.bits(lab.run(stopped[2])) == lab.bits(lab.run(stopped[2], "elsewhere")), "as if it were trained alone"
-    assert f"goes on from epoch 1 of {lab.run(stopped[1]).directory}" in caplog.text
+    assert f"continues from epoch 1 of {lab.run(stopped[1]).directory}" in caplog.text
 
     seed_global_generators(mix(student.seed, "init"), CPU)
     fresh = representation(lab, student, build_student(student.student, student.dataset))
