@@ -83,11 +83,11 @@ def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) ->
         problems: every problem of every job is told here.
     """
     from kdrun.config.command_line import expand, first_jobs
-    from kdrun.config.compose import ConfigError, compose_job, in_hydras_words
+    from kdrun.config.compose import ConfigError, compose_job, hydra_overrides
     from kdrun.config.search import BASIC
 
     own, extra = command.search.is_own, options.config_dir
-    overrides = command.overrides if own else in_hydras_words(*command.overrides)
+    overrides = command.overrides if own else hydra_overrides(*command.overrides)
     if command.search.sweeper == BASIC:
         lists = expand(overrides, multirun=options.multirun, problems=problems, extra=extra)
     else:

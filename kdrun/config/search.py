@@ -40,11 +40,6 @@ MAXIMIZED: Mapping[str, tuple[str, ...]] = {
 """The overrides by which a sweeper maximizes top-1: Optuna minimizes by default."""
 
 
-def not_installed(package: str) -> str:
-    """The message for an option whose package is missing."""
-    return f"is not installed: pip install {package}"
-
-
 @dataclass(frozen=True)
 class Search:
     """The launcher and sweeper of a composed config.
