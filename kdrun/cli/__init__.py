@@ -1,7 +1,7 @@
-"""The `kdrun` command: which verb, and exit codes.
+"""The `kdrun` command: its verbs and exit codes.
 
-0 finished, 1 a run failed, 2 bad input (nothing was written), 128+n stopped by signal n. torch is imported only when
-something is to be run, so that `--help`, `--cfg` and completion answer at once.
+0 finished, 1 a run failed, 2 bad input (nothing was written), 128+n stopped by signal n. torch is imported only to run
+something: `--help`, `--cfg` and completion answer at once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _served(words: list[str]) -> tuple[Callable[[Any], int], Any]:
-    """What serves a command line, and its argument: the words after the verb, or the parsed flags of a run."""
+    """The function for a command line, and its argument: the words after the verb, or the parsed flags of a run."""
     verb = words.pop(0) if words and words[0] in VERBS else None
     if verb is None and (late := late_verb(words)):
         return refuse, [f"{late}: a verb must be the first word: kdrun {late} ..."]

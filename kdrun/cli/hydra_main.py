@@ -1,4 +1,4 @@
-"""What Hydra's own main serves: flags that only look, and sweeps by other launchers and sweepers."""
+"""Calls of Hydra's own main: flags that only show something, and sweeps by other launchers and sweepers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def look(options: argparse.Namespace) -> int:
     named = {"cfg": cfg, "info": options.info, "package": package}
     flags += [f"--{name}={value}" for name, value in named.items() if value]
     words = options.overrides
-    if options.hydra_help:  # of which the config of runs is no part
+    if options.hydra_help:  # which does not show the config of runs
         words = [text for text in words if on_hydra(text)]
     try:
         with _raising():
