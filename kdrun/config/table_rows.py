@@ -1,4 +1,4 @@
-"""The rows of a table, composed and checked: what the user typed laid over each, its runs and what follows from it."""
+"""The rows of a table, composed with the user's overrides and checked: their runs, controls and derived rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ METHOD = "method."
 
 
 class UserOverrides:
-    """What the user typed, laid over each row.
+    """The user's overrides, applied to each row.
 
     Options of methods (`method.X=...`) go to the rows whose method has them; everything else goes to every row.
     """
@@ -42,9 +42,9 @@ class UserOverrides:
         self._known_options: set[str] = set()
 
     def check_general(self, definition: Definition, problems: list[str]) -> Job | None:
-        """Composes and checks once what does not hang on a row; what cannot be composed is told and left out.
+        """Composes and checks the overrides that apply to every row; faulty ones are problems and are left out.
 
-        The first row stands in for all, its student alone: that takes the table's kind of data.
+        They are checked with the first row's student, which takes the table's kind of data, and without a teacher.
         """
         general = [text for text in self._general if not text.lstrip("+~").startswith(OF_ROWS)]
         first = next((row.overrides for row in definition.rows if row.overrides), ())
@@ -58,11 +58,11 @@ class UserOverrides:
             return None
 
     def compose(self, definition: Definition, row: Row, problems: list[str]) -> DictConfig:
-        """A row's config; of several overrides for one key the last holds, and the user's come last.
+        """A row's config; of several overrides of one key the last is used, and the user's come last.
 
-        What the published run has other than its dataset's recipe is left out with another dataset, and where the
-        user sets the same thing. A part of the recipe that the user sets holds for teachers too, also where a row
-        gives its teacher another value: a row that is the teacher of others stays their teacher.
+        The row's own recipe is ignored with another dataset, and for keys that the user sets. A recipe key that the
+        user sets applies to teachers too, even if a row sets it for its teacher: so a row that is the teacher of
+        others stays their teacher.
         """
         keys = {key_of(text) for text in self._general}
         recipe = [text for text in row.recipe if not {"dataset", key_of(text).removeprefix("teacher.")} & keys]
