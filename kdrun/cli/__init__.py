@@ -6,6 +6,7 @@ something: `--help`, `--cfg` and completion answer at once.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -50,22 +51,9 @@ def _served(words: list[str]) -> tuple[Callable[[Any], int], Any]:
     from kdrun.stopping import listen
 
     listen()
-    if verb == "table":
-        from kdrun.cli.table import table_main
+    if verb is None:
+        from kdrun.cli.runs import runs_main
 
-        return table_main, words
-    if verb == "ls":
-        from kdrun.cli.ls import ls_main
-
-        return ls_main, words
-    if verb in ("rm", "clean"):
-        from kdrun.cli.clean import clean_main, rm_main
-
-        return rm_main if verb == "rm" else clean_main, words
-    if verb == "show":
-        from kdrun.cli.show import show_main
-
-        return show_main, words
-    from kdrun.cli.runs import runs_main
-
-    return runs_main, options
+        return runs_main, options
+    module = importlib.import_module(f"kdrun.cli.{'clean' if verb == 'rm' else verb}")
+    return getattr(module, f"{verb}_main"), words

@@ -16,7 +16,15 @@ from kdrun.methods import Method as Method
 from kdrun.methods import shipped_methods
 from kdrun.methods.base import Needs, Pair, TrainingSet
 from kdrun.models import sequence_networks
-from kdrun.spec.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, method_of, resolve, told_to
+from kdrun.spec.components import (
+    SEQUENCE_INJECTED,
+    asks_for,
+    injected_options,
+    is_sum,
+    method_class,
+    method_of,
+    resolve,
+)
 from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec
 from kdrun.spec.spec import Component, Spec, as_tuples
 from kdrun.spec.terms import terms_with_classes
@@ -50,7 +58,7 @@ def check_kind(student: Component, dataset: DatasetSpec) -> None:
     Raises:
         ValueError: it takes the other kind.
     """
-    takes_sequences = told_to(resolve(student.target)) == SEQUENCE_INJECTED
+    takes_sequences = injected_options(resolve(student.target)) == SEQUENCE_INJECTED
     if takes_sequences != ("num_tokens" in dataset.told):
         kind = "sequences" if takes_sequences else "images"
         theirs = f"{dataset.example}s, which {', '.join(sequence_networks())} take" if not takes_sequences else "images"

@@ -87,8 +87,8 @@ def _missing(found: Any, kind: type) -> list[str]:
     return [*sorted(getattr(found, "__abstractmethods__", ())), *unnamed]
 
 
-def told_to(network: Callable[..., Any]) -> tuple[str, ...]:
-    """What the program tells a network: of sequences where it cannot do without their vocabulary, else of images."""
+def injected_options(network: Callable[..., Any]) -> tuple[str, ...]:
+    """The options that kdrun sets for a network: those of sequences if it requires their vocabulary, else of images."""
     vocabulary = inspect.signature(network).parameters.get("num_tokens")
     of_sequences = vocabulary is not None and vocabulary.default is inspect.Parameter.empty
     return SEQUENCE_INJECTED if of_sequences else IMAGE_INJECTED
@@ -152,7 +152,7 @@ def component(
 
 def student_component(node: Any, path: str, problems: list[str]) -> Component | None:
     """Reads a network's node, see `component`."""
-    return component(node, path, problems, injected=told_to, kind=nn.Module)
+    return component(node, path, problems, injected=injected_options, kind=nn.Module)
 
 
 def method_component(node: Any, path: str, problems: list[str]) -> Component | None:

@@ -100,7 +100,6 @@ TOGETHER = [
     },
     {  # a config is data, not code
         "student._target_=os.system": f"student._target_: 'os.system' {OUTSIDE}",
-        "dataset._target_=os.system": f"dataset: 'os.system' {OUTSIDE}",
         "method._target_=torch.nn.Linear": f"method._target_: 'torch.nn.Linear' {OUTSIDE}",
         "+recipe._target_=os.system": "recipe._target_: no such option",
     },
@@ -202,6 +201,7 @@ BAD = [
     ("teacher.seeds=[0,1]", "teacher.seeds=[0, 1]: method kd takes one teacher"),
     ("teacher.checkpoint=gone.pt", "teacher.checkpoint=gone.pt: No such file or directory"),
     # a config is data, not code
+    ("dataset._target_=os.system", f"dataset: 'os.system' {OUTSIDE}", "KDRUN_TRUST"),
     ("student._target_=kdrun.losses.base.torch.load", "student._target_: 'kdrun.losses.base.torch.load'"),
     ("student._target_=kdrun.files.Path", "student._target_: 'kdrun.files.Path' is outside the trusted packages"),
     ("method._target_=kdrun.methods.Method", "method._target_: 'kdrun.methods.Method' is no concrete Method"),

@@ -12,7 +12,7 @@ from PIL import Image
 from kdrun.config.composition import config_directory, papers_directory
 from kdrun.data import Augmentation
 from kdrun.methods import shipped_methods
-from kdrun.spec.components import METHOD_INJECTED, all_options, resolve, told_to
+from kdrun.spec.components import METHOD_INJECTED, all_options, injected_options, resolve
 from kdrun.spec.spec import Component, Recipe
 
 ROOTS = [config_directory(), *sorted(papers_directory().glob("*/conf"))]
@@ -103,7 +103,7 @@ def test_every_recipe_has_the_keys_of_the_library(composed, job, option):
     assert job(*words).spec.recipe == Recipe(**recipe, milestones=milestones, augmentation=augmentation)
 
 
-@pytest.mark.parametrize(("group", "injected"), [("method", lambda _: METHOD_INJECTED), ("student", told_to)])
+@pytest.mark.parametrize(("group", "injected"), [("method", lambda _: METHOD_INJECTED), ("student", injected_options)])
 def test_the_yaml_of_a_component_names_all_its_options_at_their_defaults(group, injected):
     for option in options(group):
         node = read(group, option)
