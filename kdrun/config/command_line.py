@@ -109,8 +109,8 @@ def first_jobs(overrides: Sequence[str], problems: list[str], *, extra: Path | N
             pairs.append([f"{override.get_key_element()}={end}" for end in (value.start, value.end)])
         elif override and isinstance(value, RangeSweep) and _is_longer(value, MOST_JOBS):
             pairs.append([f"{override.get_key_element()}={value.start}"] * 2)
-        elif found := expand([text], multirun=True, problems=problems, extra=extra):
-            pairs.append(found[0] * 2)
+        else:
+            pairs += [job[:1] * 2 for job in expand([text], multirun=True, problems=problems, extra=extra)[:1] if job]
     return [list(job) for job in dict.fromkeys([tuple(first for first, _ in pairs), tuple(last for _, last in pairs)])]
 
 

@@ -60,7 +60,7 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
         findings.problems.append(f"{path}._target_={target}: {type(error).__name__}: {error}")
         return None
     name = target.rpartition(".")[2]
-    if found["identity"].startswith(NOT_DECODED):
+    if str(found["identity"]).startswith(NOT_DECODED):
         findings.notices.append(
             f"{path}={name}: a dry run decodes no images, and those in {data_root(node)} "
             "are not in the cache: damaged files are found when the run begins, run ids and finished runs not before"
@@ -73,7 +73,7 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
     kind, aside = kind_of(found), ["_target_", "root", "drop_classes"]
     if kind is not ImageDatasetSpec:
         refused += [
-            f"{path}.{option}={found[option]!r}: is for images, and this dataset has {kind.example}s; must be null"
+            f"{path}.{option}={found[option]!r}: is of images, and this dataset has {kind.example}s; must be null"
             for option in OF_IMAGES
             if found.get(option) is not None
         ]
@@ -124,7 +124,7 @@ def without_classes(dataset: DatasetSpec, dropped: Any) -> DatasetSpec:
     if dropped is None:
         return dataset
     if not isinstance(dataset, ImageDatasetSpec):
-        raise ValueError(f"drop_classes={dropped!r}: is for images, and {dataset.name} has {dataset.example}s")
+        raise ValueError(f"drop_classes={dropped!r}: is of images, and {dataset.name} has {dataset.example}s")
     if not isinstance(dropped, (list, tuple)) or not dropped or not set(dropped) < set(range(dataset.num_classes)):
         raise ValueError(
             f"drop_classes={dropped!r}: must be null, or class indices from 0 to {dataset.num_classes - 1} or class "
