@@ -51,7 +51,9 @@ def mine(tmp_path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "tfkd_t9")) for name in RUNNABLE]
+)
 def test_every_definition_of_the_tfkd_paper_is_a_set_of_checked_runs(name):
     """And a teacher is the very run of its own row, so that nothing is trained twice."""
     table = composed(name)
