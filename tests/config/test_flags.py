@@ -37,7 +37,7 @@ def test_every_look_shows_something(kdrun, here, look):
     assert os.listdir(here) == []
 
 
-@pytest.mark.parametrize(("words", "look"), zip(BAD, itertools.cycle(LOOKS)))
+@pytest.mark.parametrize(("words", "look"), list(zip(BAD, itertools.cycle(LOOKS))))
 def test_a_bad_override_of_a_look_is_bad_input(kdrun, here, words, look):
     said = kdrun(*look.split(), words)
     assert (said.code, "Traceback" in said.err) == (2, False)
