@@ -13,14 +13,14 @@ from typing import Any, TextIO
 from kdrun.redaction import redacted
 
 ASCII = {"±": "+-", "²": "^2", "Δ": "d", "←": "<-", "→": "->", "·": "*", "≥": ">=", "≤": "<=", "–": "-", "…": "..."}
-"""What stands for characters that an ASCII console lacks; of others the accents are left out."""
+"""Replacements for characters that an ASCII console lacks; accents of others are dropped."""
 
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """In this context nothing that is written to `sys.stdout` or `sys.stderr` raises.
+    """In this context no write to `sys.stdout` or `sys.stderr` raises.
 
-    The first trouble with each is one line in the logs of runs; what cannot be written afterwards is dropped.
+    The first failure of each is one line in the runs' logs; later writes to it are dropped.
     """
     _open_missing()
     before = sys.stdout, sys.stderr
@@ -35,10 +35,8 @@ def guarded() -> Iterator[None]:
 
 
 def troubles() -> list[str]:
-    """What is wrong with the guarded streams so far, for a log that is opened later."""
-    return [
-        stream.trouble for stream in (sys.stdout, sys.stderr) if isinstance(stream, GuardedStream) and stream.trouble
-    ]
+    """Failures of the guarded streams so far, for a log that is opened later."""
+    return [text for stream in (sys.stdout, sys.stderr) if (text := getattr(stream, "trouble", None))]
 
 
 def _open_missing() -> None:
@@ -56,11 +54,11 @@ class GuardedStream:
     """A text stream in front of another; see `guarded`.
 
     Args:
-        stream: what is written to.
-        name: of it, for the log.
+        stream: the stream behind it.
+        name: its name, for the log.
 
     Attributes:
-        trouble: why nothing more is written; None while all is well.
+        trouble: why nothing more is written; None before a failure.
     """
 
     trouble: str | None = None
@@ -97,9 +95,9 @@ class GuardedStream:
             self._lose(error)
 
     def _lose(self, error: Exception) -> None:
-        """Drops what is written from now on; the file below becomes the null device, for Python's own last flush."""
+        """Drops later writes; the file below becomes the null device, for Python's last flush."""
         self.trouble = f"{self._name} cannot be written ({type(error).__name__}: {error}): its messages are here only"
-        with contextlib.suppress(OSError, ValueError):  # it has no file of its own, or a closed one
+        with contextlib.suppress(OSError, ValueError):  # it has no file, or a closed one
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
             os.close(null)

@@ -1,7 +1,7 @@
-"""Text of other people's choosing (names of classes, networks, options, files) in what kdrun writes: a rule a format.
+"""Escapes foreign text (names of classes, networks, options, files) in kdrun's output, by one function a format.
 
-Every format first shows control characters, and those that reorder what is beside them, as escapes such as `\\x1b`.
-Figures take text as it is: mathematical notation is switched off where they are set up.
+Every format shows control characters, and characters that change the direction of text, as escapes such as `\\x1b`.
+Figures need no escaping: their mathematical notation is switched off.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 JOINERS = "\u200c\u200d"
-"""Invisible characters that words of some scripts are written with."""
+"""Invisible characters in words of some scripts."""
 
 FORMULA = tuple("=+-@\uff0b\uff0d\uff1d\uff20")
-"""With these at the beginning of a cell, spreadsheets compute it; also in their full width."""
+"""Spreadsheets compute a cell that begins with one of these, also in full width."""
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -42,7 +42,7 @@ def printable(text: str, *, keep: str = "") -> str:
 
     Args:
         text: any.
-        keep: characters that stay, such as the line breaks of a message.
+        keep: characters to keep, such as the line breaks of a message.
     """
     if text.isprintable():
         return text
@@ -52,7 +52,7 @@ def printable(text: str, *, keep: str = "") -> str:
 
 
 def printable_lines(text: str) -> str:
-    """A message of several lines, as `printable` otherwise."""
+    """As `printable`, for a message of several lines."""
     return printable(text, keep="\n\t")
 
 
@@ -70,12 +70,12 @@ def markdown(text: str) -> str:
 
 
 def markdown_cell(text: str) -> str:
-    """A cell of a Markdown table that shows a text: it ends no cell and no line."""
+    """A cell of a Markdown table that shows a text."""
     return markdown(text).replace("|", r"\|")
 
 
 def markdown_code(text: str) -> str:
-    """A text between backticks: as many as it has not itself."""
+    """A text between more backticks than it contains in a row."""
     shown = printable(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     space = " " * (len(fence) > 1)
@@ -117,5 +117,5 @@ def latex_row(cells: Sequence[str]) -> str:
 
 
 def legend_label(text: str) -> str:
-    """A label for a legend of matplotlib, which leaves out those that begin with an underscore."""
+    """A label for a legend of matplotlib, which drops labels that begin with an underscore."""
     return f" {text}" if text.startswith("_") else text

@@ -1,6 +1,6 @@
-"""Files that a later step trusts: written whole or not at all, and checked by their SHA-256.
+"""Files written whole or not at all, and checked by their SHA-256.
 
-All that others wrote is read through `open_regular`: a FIFO or a device would never end.
+Files of other processes are read through `open_regular`: a FIFO or a device would never end.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}
-"""What cluster and cloud file systems answer to a call that they do not have."""
-
+"""Error numbers of calls that cluster and cloud file systems do not support."""
 
 MIB = 2**20
 JSON_LIMIT = 16 * MIB
-"""Bytes of a JSON file of a run, at most; a large one has some hundred thousand."""
+"""Bytes of a run's JSON file, at most; a large one has some hundred thousand."""
 
 _SPECIAL = {
     stat.S_IFDIR: "a directory",
@@ -37,11 +36,11 @@ _SPECIAL = {
 
 
 class DamagedError(RuntimeError):
-    """A file is not what was written: cut short, altered, or of another kind."""
+    """A file is cut short, altered, or of another kind than was written."""
 
 
 class UnfitFileError(OSError):
-    """A file that is not read: not a regular file, or larger than what it must hold can be."""
+    """A file that is not read: not a regular file, or too large."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(errno.EINVAL, reason, str(path))
@@ -98,7 +97,7 @@ def checked_size(file: BinaryIO, limit: int) -> int:
 
 
 def read_rest(file: BinaryIO, size: int) -> bytes:
-    """What an open file still has, which must be `size` bytes.
+    """The rest of an open file, which must be `size` bytes.
 
     Raises:
         UnfitFileError: it has more or fewer.
@@ -129,7 +128,7 @@ def parse_json(text: str | bytes) -> Any:
     """Parses JSON.
 
     Raises:
-        ValueError: it is none, or nested more deeply than Python follows.
+        ValueError: no JSON, or nested too deeply for Python.
     """
     try:
         return json.loads(text)
@@ -152,14 +151,14 @@ def expanded(name: str) -> Path:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes a file so that a reader, or a crash, meets the old content or the new, never a part.
+    """Writes a file so that a reader, or a crash, finds the old content or the new, never a part.
 
     Temporary file in the same directory, flush, fsync, rename, fsync of the directory. The temporary file is locked
-    for as long as it has its name, so that `sweep` knows it from one that a killed process left.
+    until it is renamed, so that `sweep` can distinguish it from the leftover of a killed process.
 
     Raises:
-        OSError: the write failed (disk full, read-only, ...), with the file's name; the old file is intact and nothing
-            is left over.
+        OSError: the write failed (disk full, read-only, ...), with the file's name; the old file is intact and no
+            temporary file remains.
     """
     data = content.encode() if isinstance(content, str) else content
     with naming(path):
@@ -181,9 +180,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Errors of the system in this context that name no file, or a temporary one beside `path`, name `path`.
+    """System errors in this context that name no file, or a temporary one beside `path`, name `path`.
 
-    A write to a full disk knows its descriptor alone.
+    The error of a write to a full disk has no file name.
 
     Raises:
         OSError: with the same number, and `path` as its file.
@@ -216,7 +215,7 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool | None:
 
 @contextlib.contextmanager
 def where_supported() -> Iterator[None]:
-    """Leaves out what a file system does not have: permissions, or a flush of directories."""
+    """Ignores errors of calls that a file system does not support: permissions, or a flush of directories."""
     try:
         yield
     except OSError as error:
@@ -225,23 +224,23 @@ def where_supported() -> Iterator[None]:
 
 
 def sweep(directory: Path) -> None:
-    """Removes the temporary files that killed processes left in a directory; one that is being written stays."""
+    """Removes a directory's temporary files of killed processes, not those being written."""
     for leftover in directory.glob(".*.tmp"):
         if not leftover.is_file():
             continue
         try:
             with leftover.open("r+b") as file:
-                if try_lock(file.fileno()):  # else it will get its name
+                if try_lock(file.fileno()):  # else it is being written
                     leftover.unlink()
-        except FileNotFoundError:  # it has got its name meanwhile
+        except FileNotFoundError:  # renamed meanwhile
             continue
 
 
 def remove_tree(directory: Path) -> None:
-    """Removes a directory with all that is in it, also while another process does.
+    """Removes a directory and its content, also while another process does.
 
     Raises:
-        OSError: something of it cannot be removed.
+        OSError: a part cannot be removed.
     """
     while directory.exists():
         with contextlib.suppress(FileNotFoundError):
@@ -249,9 +248,9 @@ def remove_tree(directory: Path) -> None:
 
 
 def keep_under(path: Path, other: Path) -> None:
-    """Makes a file appear under another name of the same directory, too, in the place of what is there.
+    """Hard-links a file to a second name in its directory, replacing that; copies it where links are not supported.
 
-    Whatever `path` is replaced by later, `other` keeps the content of now.
+    `other` keeps the content when `path` is replaced later.
     """
     temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
@@ -261,7 +260,7 @@ def keep_under(path: Path, other: Path) -> None:
         write_atomically(other, path.read_bytes())
         return
     os.replace(temporary, other)
-    temporary.unlink(missing_ok=True)  # renaming does nothing where both names are of one file already
+    temporary.unlink(missing_ok=True)  # renaming does nothing if both are links to one file
     _sync_directory(other.parent)
 
 
@@ -271,10 +270,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads what `write_json` wrote.
+    """Reads a file of `write_json`.
 
     Raises:
-        DamagedError: it is no JSON, or not written in that way: a flipped bit may leave a number as it is.
+        DamagedError: no JSON, or not byte by byte as `write_json` writes it: a flipped bit may leave the value equal.
         UnfitFileError: it is no regular file, or larger than `JSON_LIMIT`.
         FileNotFoundError: there is none.
     """
@@ -295,10 +294,10 @@ def write_record(path: Path, fields: Mapping[str, Any]) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Reads what `write_record` wrote, without the SHA-256; whichever bit of the file is another, it is refused.
+    """Reads a file of `write_record`, without the SHA-256; any flipped bit is noticed.
 
     Raises:
-        DamagedError: it is no JSON, has no SHA-256, or another content than was written.
+        DamagedError: no JSON, no SHA-256, or another content than was written.
         FileNotFoundError: there is none.
     """
     fields = read_json(path)
@@ -323,7 +322,7 @@ def sha256(content: bytes) -> str:
 
 
 def set_default_mode(path: Path) -> None:
-    """Gives a file the permissions of an ordinary new one: temporary files are made for their owner alone."""
+    """Gives a file the permissions of an ordinary new one: temporary files are private."""
     mask = os.umask(0o077)  # it can only be read by setting it
     os.umask(mask)
     path.chmod(0o666 & ~mask)
@@ -344,9 +343,9 @@ _COMPILER_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 @contextlib.contextmanager
 def dry_run() -> Iterator[None]:
-    """In this context no cache is written, nothing is downloaded, and Python keeps no bytecode of what it imports.
+    """In this context no cache or bytecode is written, and nothing is downloaded.
 
-    torch's compiler makes the directory of its cache when it is imported: it is given one that exists.
+    torch's compiler creates its cache directory when it is imported: it gets an existing one.
     """
     global _in_dry_run
     before = (_in_dry_run, sys.dont_write_bytecode)

@@ -1,4 +1,4 @@
-"""The log: plain messages for a person on stdout and stderr, and with times in a run's `kdrun.log`."""
+"""The log: plain messages on stdout and stderr, and with times in a run's `kdrun.log`."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class _Console(logging.Handler):
 
 
 class _LogFormatter(logging.Formatter):
-    """With times; a name in a message controls no terminal on which the log is read."""
+    """With times; control characters are escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable_lines(redacted(super().format(record)))
 
 
 class _RunLog(logging.FileHandler):
-    """A run's `kdrun.log`; that it cannot be written (the disk is full) is told once, and fails no run."""
+    """A run's `kdrun.log`; a failed write (the disk is full) is one warning, and fails no run."""
 
-    _told = False
+    _reported = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             log.warning("%s is not complete: %s", self.baseFilename, sys.exc_info()[1])
 
 
@@ -55,7 +55,7 @@ def set_up_console() -> None:
 
 @contextlib.contextmanager
 def log_file(path: Path, run_id: str) -> Iterator[None]:
-    """Also writes the log, with times, to a file, appending; what belongs to another run is left out."""
+    """Also appends the log, with times, to a file, without the messages of other runs."""
     handler = _RunLog(path, encoding="utf-8")
     handler.addFilter(lambda record: getattr(record, "run", run_id) == run_id)
     handler.setFormatter(_LogFormatter("%(asctime)s %(levelname)s %(message)s"))
@@ -66,7 +66,7 @@ def log_file(path: Path, run_id: str) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
-        with contextlib.suppress(OSError):  # of what could not be written before, which is told
+        with contextlib.suppress(OSError):  # of an earlier failed write
             handler.close()
 
 

@@ -1,8 +1,7 @@
-"""Values that configs read from the environment, `${oc.env:NAME}`: kdrun shows the name instead.
+"""Replaces values that configs read from the environment by `${oc.env:NAME}`.
 
-Of a variable that is called like a secret the value is shown nowhere: console, logs and status files have
-`${oc.env:NAME}` in its place. Of other variables it is left out of the messages on bad input alone, since a path or a
-device that is read from the environment has to be told elsewhere.
+The value of a variable that is named like a secret is replaced everywhere: console, logs, status files. Values of other
+variables are replaced in messages on bad input only: a path or a device must be shown elsewhere.
 """
 
 from __future__ import annotations
@@ -14,41 +13,41 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SECRET = re.compile("token|secret|passw|passphrase|(api|access|private)[_-]?key|credential", re.IGNORECASE)
-"""What options and variables of secrets are called."""
+"""Names of options and variables that hold secrets."""
 
 _SECRET_VARIABLE = re.compile(rf"{SECRET.pattern}|key$|auth", re.IGNORECASE)
 _HAS_PASSWORD = re.compile(r"://[^/\s]+@")
-"""Of an address: a password behind a name, or a token in the place of both."""
+"""An address with a name and a password, or a token, before `@`."""
 
 SHORTEST = 4
-"""Characters of a value that is left out: a shorter one is part of many words, and no secret."""
+"""Characters of a replaced value, at least: a shorter one is part of many words, and no secret."""
 
 _names: dict[str, str] = {}
-"""What has been read so far: the variable's name by its value."""
+"""The names of the variables that have been read, by their values."""
 
 
 def note(name: str, value: str) -> None:
-    """Remembers what was read from the environment; of two variables with one value, the one called like a secret."""
+    """Records a variable that was read; of two with one value, the one that is named like a secret."""
     if len(value) >= SHORTEST and not (value in _names and _is_secret(_names[value], value)):
         _names[value] = name
 
 
 def forget() -> None:
-    """Forgets what was read: a new command begins."""
+    """Clears the recorded variables, before a new command."""
     _names.clear()
 
 
 def has_secret(text: str) -> bool:
-    """Whether a text has the value of a variable that is called like a secret."""
+    """Whether a text contains the value of a variable that is named like a secret."""
     return redacted(text) != text
 
 
 def redacted(text: str, *, all_values: bool = False) -> str:
-    """A text with names in place of values that were read from the environment.
+    """A text with values that were read from the environment replaced by their variables' names.
 
     Args:
         text: any.
-        all_values: of every variable; else of those that are called like a secret, or are an address with a password.
+        all_values: of every variable; else of secrets: by name, or an address with a password.
     """
     for value, name in sorted(_names.items(), key=lambda item: -len(item[0])):
         if all_values or _is_secret(name, value):
@@ -63,20 +62,20 @@ def _is_secret(name: str, value: str) -> bool:
 
 @functools.cache
 def _pattern(value: str) -> re.Pattern[str]:
-    """Finds a value in a text, the longest of its parts first."""
+    """A pattern for a value or a part of it, the longest first."""
     parts = {part.strip() for part in _parts(value)}
     longest_first = sorted((part for part in parts if len(part) >= SHORTEST), key=lambda part: (-len(part), part))
     return re.compile("|".join(map(_quoted, longest_first)) or "(?!)", re.IGNORECASE)
 
 
 def _parts(value: str) -> Iterator[str]:
-    """A value, its lines, the items of the list, the path and the number that it can become."""
+    """A value, its lines, and the items, path and numbers that it can be decoded as."""
     yield from (value, *value.splitlines())
-    if value.strip()[:1] in ("[", "{"):  # what `oc.decode` makes of it has the items alone
+    if value.strip()[:1] in ("[", "{"):  # `oc.decode` gives the items
         yield from re.split(r"""[\s,:'"\[\]{}]+""", value)
     if "/" in value:
         yield str(Path(value))
-        yield value.strip().removeprefix("~").rstrip("/")  # behind a home directory
+        yield value.strip().removeprefix("~").rstrip("/")  # after a home directory
     for number in (float, functools.partial(int, base=0)):
         try:
             found = number(value)

@@ -1,4 +1,4 @@
-"""Whether kdrun can start here, checked before anything else is imported: only `os` and `sys` are, everywhere."""
+"""Checks whether kdrun can start, before anything but `os` and `sys` is imported."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ IMPORTED = {
 """Top-level modules of the packages that kdrun needs."""
 
 UNUSED = {"chunk", "cmd", "code", "sched", "this", "trace", "turtle", "wave"}
-"""Modules of the standard library that nothing here imports, and whose names files of one's own have."""
+"""Modules of the standard library that nothing imports and users' files are often named like."""
 
 
 def obstacle() -> str | None:
-    """Why kdrun cannot start: the system, the working directory, or what is imported from it. None if it can."""
+    """Why kdrun cannot start: the system, the working directory, or a module in it. None if it can."""
     if sys.platform == "win32":
         return "kdrun needs a POSIX system (Linux, macOS, WSL2): this Python is of Windows; on Windows install WSL2"
     try:

@@ -1,4 +1,4 @@
-"""Stopping at a signal: at once, or, where work is deferring it, at the next place where nothing is half done."""
+"""Stops at a signal: at once, or, where work defers it, at the next `check`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import signal
 from collections.abc import Iterator
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""What a scheduler or a person stops a run with; Slurm's --signal is SIGUSR1 by convention."""
+"""Signals of schedulers and users; Slurm's --signal is SIGUSR1 by convention."""
 
 GRACE_SECONDS = 4.0
-"""So long work may defer a signal; then it stops where it is."""
+"""The longest that work can defer a signal."""
 
 
 class Stopped(BaseException):
@@ -22,14 +22,14 @@ class Stopped(BaseException):
 
 
 def stop_behind(error: BaseException | None) -> Stopped | None:
-    """The stop that an error is, or that it came of: where it is raised, a library's own cleaning up may fail."""
+    """The stop that an error is, or that caused it: a library may fail while it cleans up after one."""
     while error is not None and not isinstance(error, Stopped):
         error = error.__cause__ or error.__context__
     return error
 
 
 class DeviceLost(BaseException):
-    """The device of all runs computes no more: no run's own failure, so it goes past whatever handles those."""
+    """The device of all runs is lost: not a run's own failure, so handlers of those must not catch it."""
 
 
 _deferring = False

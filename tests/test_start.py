@@ -30,18 +30,15 @@ def started(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedP
     )
 
 
-@pytest.mark.parametrize("words", [["seed=1"], ["ls"], ["--help"], ["table", "tfkd_t1"]], ids=" ".join)
-def test_windows_is_refused_before_anything_that_it_lacks_is_imported(words, tmp_path):
-    ended = started("-c", WINDOWS, *words, cwd=tmp_path)
+def test_windows_is_refused_before_anything_that_it_lacks_is_imported(tmp_path):
+    ended = started("-c", WINDOWS, "ls", cwd=tmp_path)
     assert ended.returncode == 2
     assert "POSIX" in ended.stderr
     assert "WSL2" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize(
-    "shadow", ["torch.py", "hydra/__init__.py", "omegaconf.py", "logging.py", "random.py", "yaml/__init__.py"]
-)
+@pytest.mark.parametrize("shadow", ["torch.py", "hydra/__init__.py", "logging.py"])
 def test_a_file_that_shadows_a_module_is_named(shadow, tmp_path):
     path = tmp_path / shadow
     path.parent.mkdir(exist_ok=True)

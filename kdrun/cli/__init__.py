@@ -1,11 +1,12 @@
-"""The `kdrun` command: which verb, and exit codes.
+"""The `kdrun` command: its verbs and exit codes.
 
-0 finished, 1 a run failed, 2 bad input (nothing was written), 128+n stopped by signal n. torch is imported only when
-something is to be run, so that `--help`, `--cfg` and completion answer at once.
+0 finished, 1 a run failed, 2 bad input (nothing was written), 128+n stopped by signal n. torch is imported only to run
+something: `--help`, `--cfg` and completion answer at once.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _served(words: list[str]) -> tuple[Callable[[Any], int], Any]:
-    """What serves a command line, and its argument: the words after the verb, or the parsed flags of a run."""
+    """The function for a command line, and its argument: the words after the verb, or the parsed flags of a run."""
     verb = words.pop(0) if words and words[0] in VERBS else None
     if verb is None and (late := late_verb(words)):
         return refuse, [f"{late}: a verb must be the first word: kdrun {late} ..."]
@@ -50,22 +51,9 @@ def _served(words: list[str]) -> tuple[Callable[[Any], int], Any]:
     from kdrun.stopping import listen
 
     listen()
-    if verb == "table":
-        from kdrun.cli.table import table_main
+    if verb is None:
+        from kdrun.cli.runs import runs_main
 
-        return table_main, words
-    if verb == "ls":
-        from kdrun.cli.ls import ls_main
-
-        return ls_main, words
-    if verb in ("rm", "clean"):
-        from kdrun.cli.clean import clean_main, rm_main
-
-        return rm_main if verb == "rm" else clean_main, words
-    if verb == "show":
-        from kdrun.cli.show import show_main
-
-        return show_main, words
-    from kdrun.cli.runs import runs_main
-
-    return runs_main, options
+        return runs_main, options
+    module = importlib.import_module(f"kdrun.cli.{'clean' if verb == 'rm' else verb}")
+    return getattr(module, f"{verb}_main"), words

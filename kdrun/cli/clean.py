@@ -1,4 +1,4 @@
-"""`kdrun clean` and `kdrun rm`: what takes space under an output root, and runs that are no longer wanted."""
+"""`kdrun clean` and `kdrun rm`: free the space of leftovers and of chosen runs under an output root."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def rm_main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="kdrun rm", description=RM)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's directory or run_id")
     parser.add_argument("--root", type=Path, default=Path("outputs"), help="the output root (default outputs)")
-    parser.add_argument("--force", action="store_true", help="also those that other runs need")
+    parser.add_argument("--force", action="store_true", help="also runs that other runs need")
     options = parser.parse_args(words)
     store = Store(options.root)
     problems: list[str] = []
@@ -110,7 +110,7 @@ def rm_main(words: Sequence[str]) -> int:
 
 
 def _found(store: Store, name: str, problems: list[str]) -> Run | None:
-    """The run of a directory or run_id; None after a problem was noted."""
+    """The run of a directory or run_id; None and a line in `problems` if there is none."""
     from kdrun.store.run import Run
 
     runs = (run for run in store.runs() if isinstance(run, Run))

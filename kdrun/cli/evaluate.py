@@ -18,9 +18,9 @@ def evaluated(
     """Evaluates finished runs, and logs the paths of the records.
 
     Args:
-        runner: has the runs.
-        specs: of the runs, by what tells them apart from others; those of one label differ in their seed.
-        evaluations: of each of them.
+        runner: of the finished runs.
+        specs: the runs by label; runs of one label differ in their seed.
+        evaluations: evaluate each run.
 
     Returns:
         Markdown, a row for each label and evaluation; and the number of evaluations that failed, which are logged.

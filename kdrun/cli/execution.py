@@ -1,4 +1,4 @@
-"""Executing checked jobs: what a run, a sweep and a table share."""
+"""Execution of checked jobs, shared by runs, sweeps and tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def runner_for(jobs: Sequence[Job]) -> Runner:
-    """One runner for jobs that share where and how they run; what they do not share is refused before."""
+    """One runner for jobs with one runtime, which has been checked."""
     from kdrun.experiment.runner import Runner
     from kdrun.store.store import Store
 
@@ -28,7 +28,7 @@ def runner_for(jobs: Sequence[Job]) -> Runner:
 
 @contextlib.contextmanager
 def ending_with_the_device() -> Iterator[None]:
-    """A device that computes no more ends the command in this context: told once, exit code 1, the rest is pending."""
+    """In this context a lost device ends the command with one error line and exit code 1; other runs stay pending."""
     from kdrun.log import log
 
     try:
@@ -39,35 +39,35 @@ def ending_with_the_device() -> Iterator[None]:
 
 
 def execute(runner: Runner, requests: Sequence[Request], *, before: int = 0, total: int) -> dict[str, str]:
-    """Brings runs to their ends and tells each in a line; a traceback is in the run's kdrun.log.
+    """Executes runs and logs a line for each; tracebacks are in their kdrun.log.
 
     Args:
         runner: executes them.
-        requests: what to run.
-        before: how many of the command's runs have been told before.
-        total: how many there are.
+        requests: the runs.
+        before: the number of the command's runs logged before.
+        total: the number of the command's runs.
 
     Returns:
-        What went wrong, by run_id.
+        Error messages by run_id.
     """
     from kdrun.log import log
 
     errors = {}
     with ending_with_the_device():
         for number, (request, ended) in enumerate(runner.execute_all(requests), start=before + 1):
-            told = f"[{number}/{total}] {request.label}:"
+            prefix = f"[{number}/{total}] {request.label}:"
             if isinstance(ended, Exception):
                 errors[request.spec.run_id] = redacted(f"{type(ended).__name__}: {ended}")
-                log.error("%s failed: %s", told, errors[request.spec.run_id])
+                log.error("%s failed: %s", prefix, errors[request.spec.run_id])
             else:
                 reused = f" (finished before: {ended.run.origin()})" if ended.reused else ""
-                log.info("%s top-1 %.2f %%%s", told, ended.result["test"]["last"]["top1"], reused)
+                log.info("%s top-1 %.2f %%%s", prefix, ended.result["test"]["last"]["top1"], reused)
     return errors
 
 
 @contextlib.contextmanager
-def told_in_a_line() -> Iterator[list[Exception]]:
-    """Collects, and reports, a damaged or unwritable file of finished runs in this context."""
+def reporting_damage() -> Iterator[list[Exception]]:
+    """In this context a damaged or unwritable file of finished runs is one error line, and is added to the list."""
     from kdrun.log import log
 
     failed: list[Exception] = []

@@ -1,4 +1,4 @@
-"""What Hydra's own main serves: flags that only look, and sweeps by other launchers and sweepers."""
+"""Calls of Hydra's own main: flags that only show something, and sweeps by other launchers and sweepers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.cli.options import BAD_INPUT, misused, refuse
 from kdrun.config.command_line import Command, expand, read_command
-from kdrun.config.compose import ConfigError, compose_job, hydra_session, in_hydras_words, on_hydra
+from kdrun.config.compose import ConfigError, compose_job, hydra_overrides, hydra_session, on_hydra
 from kdrun.config.composition import COMPOSE_ERRORS, CONFIG_NAME, config_directory
 from kdrun.config.search import BASIC, MAXIMIZED
 from kdrun.config.yaml_files import restart_resolving
@@ -38,11 +38,11 @@ def look(options: argparse.Namespace) -> int:
     named = {"cfg": cfg, "info": options.info, "package": package}
     flags += [f"--{name}={value}" for name, value in named.items() if value]
     words = options.overrides
-    if options.hydra_help:  # of which the config of runs is no part
+    if options.hydra_help:  # which does not show the config of runs
         words = [text for text in words if on_hydra(text)]
     try:
         with _raising():
-            _call_hydra([*flags, *_config_dir(options), *in_hydras_words(*words)])
+            _call_hydra([*flags, *_config_dir(options), *hydra_overrides(*words)])
     except SystemExit as error:  # Hydra has printed why
         return BAD_INPUT if error.code else 0
     except COMPOSE_ERRORS as error:
@@ -98,7 +98,7 @@ def search_main(command: Command, options: argparse.Namespace) -> int:
     if sweeper not in MAXIMIZED:
         log.info("hydra/sweeper=%s: the objective is top-1 in percent, to be maximized", sweeper)
     without_params = ["hydra.sweeper.params=null"] if command.search.params else []  # they are among the overrides
-    words = [*command.hydra, *MAXIMIZED.get(sweeper, ()), *without_params, *in_hydras_words(*command.overrides)]
+    words = [*command.hydra, *MAXIMIZED.get(sweeper, ()), *without_params, *hydra_overrides(*command.overrides)]
     _call_hydra(["--multirun", *_config_dir(options), *words])
     return 0
 

@@ -1,4 +1,4 @@
-"""`kdrun ls`: every run under an output root, and how it is."""
+"""`kdrun ls`: every run under an output root, with its state."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ls_main(words: Sequence[str]) -> int:
 
     parser = argparse.ArgumentParser(prog="kdrun ls", description=DESCRIPTION)
     parser.add_argument("root", nargs="?", type=Path, default=Path("outputs"), help="the output root (default outputs)")
-    parser.add_argument("--state", action="append", choices=STATES, help="only runs that are so; may be repeated")
+    parser.add_argument("--state", action="append", choices=STATES, help="only runs in this state; may be repeated")
     parser.add_argument("--json", action="store_true", help="a JSON list with a record for each run")
     options = parser.parse_args(words)
     if not os.path.isdir(options.root):
@@ -61,7 +61,7 @@ def ls_main(words: Sequence[str]) -> int:
 
 
 def _record(run: Run) -> dict[str, Any]:
-    """What is known of a run, as plain values; top-1 in percent."""
+    """A run's state and result as plain values; top-1 in percent."""
     from kdrun.spec.spec import SEMANTICS
 
     spec, status, state = run.spec, run.status(), run.state
@@ -99,7 +99,7 @@ def _row(record: dict[str, Any]) -> list[str]:
 
 
 def _stage(spec: Spec, done: int, *, finished: bool) -> str:
-    """Which of two stages a run is in, or ends in: nothing for one that is through both, or has one."""
+    """The current or last stage of an unfinished run of two stages; else empty."""
     if spec.stopped_in_stage1:
         return "stops in stage 1"
     if finished or not spec.stage1_epochs:
@@ -108,7 +108,7 @@ def _stage(spec: Spec, done: int, *, finished: bool) -> str:
 
 
 def _ago(passed: timedelta) -> str:
-    """A time that has passed as a person says it."""
+    """A duration in minutes or hours."""
     minutes = passed.total_seconds() / 60
     if minutes < -2:
         return "later than now: the clock was set back"

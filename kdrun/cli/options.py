@@ -1,4 +1,4 @@
-"""What the verbs share: options, and how bad input is told."""
+"""Options of the command line, and the message for bad input."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from kdrun.redaction import redacted
 
 BAD_INPUT = 2
 VERBS = ("table", "ls", "show", "rm", "clean")
-"""First words that are no override; without one, kdrun trains."""
+"""First words that are no overrides; without one, kdrun trains."""
 
 LOOKS = ("help", "hydra_help", "cfg", "info", "shell_completion")
-"""Flags that Hydra's own main serves; nothing is run."""
+"""Flags that Hydra's own main handles; nothing is run."""
 
 
 def looks(options: argparse.Namespace) -> bool:
-    """Whether a command line only looks: Hydra's own main serves it."""
+    """Whether Hydra's own main handles a command line."""
     return any(getattr(options, flag) for flag in LOOKS)
 
 
 def misused(options: argparse.Namespace) -> list[str]:
-    """What is wrong with the flags of a run, a sweep or a look."""
+    """Problems of a command line's flags."""
     names = [f"--{flag.replace('_', '-')}" for flag in LOOKS if getattr(options, flag)]
     problems = []
     if len(names) > 1:
@@ -45,7 +45,7 @@ def misused(options: argparse.Namespace) -> list[str]:
 
 
 def distributed() -> str | None:
-    """Why this process is not to run anything: it is one of several that torchrun has started; None if it is not."""
+    """Why this process must not run anything: it is one of several that torchrun has started. None otherwise."""
     processes = os.environ.get("WORLD_SIZE", "")
     if processes.isdigit() and int(processes) > 1:
         return f"WORLD_SIZE={processes}: a run is one process on one device; start kdrun without torchrun"
@@ -59,7 +59,7 @@ def late_verb(words: Sequence[str]) -> str | None:
 
 
 def run_parser() -> argparse.ArgumentParser:
-    """The options of a run or sweep, in any order; those that look are of Hydra's main."""
+    """The options of a run or sweep, in any order, Hydra's own flags included."""
     parser = argparse.ArgumentParser(prog="kdrun", usage="kdrun [options] [key=value ...]", add_help=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-m", "--multirun", action="store_true")
@@ -80,7 +80,7 @@ def run_parser() -> argparse.ArgumentParser:
 
 
 def refuse(problems: Sequence[str], command: str = "kdrun") -> int:
-    """Tells every problem in one message on stderr, and returns the exit code of bad input."""
+    """Prints every problem in one message on stderr, and returns the exit code of bad input."""
     count = len(problems)
     lines = "\n".join(f"  {printable_lines(redacted(problem, all_values=True))}" for problem in problems)
     intro = f"kdrun: {count} problem{'s' if count > 1 else ''}; nothing was run or written"

@@ -1,4 +1,4 @@
-"""A run or a sweep: what the user typed, to jobs, to runs."""
+"""Runs and sweeps: from the command line to checked jobs to finished runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrun import __version__
-from kdrun.cli.execution import ending_with_the_device, execute, runner_for, told_in_a_line
+from kdrun.cli.execution import ending_with_the_device, execute, reporting_damage, runner_for
 from kdrun.cli.options import misused, refuse
 from kdrun.escaping import printable
 from kdrun.files import dry_run, write_atomically
@@ -73,21 +73,21 @@ def _estimate(jobs: Sequence[Job]) -> int:
 
 
 def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) -> tuple[list[Job], list[dict[str, str]]]:
-    """All jobs of a command line, checked, and what each chooses of the swept keys; within a session.
+    """All checked jobs of a command line, and the swept keys and values of each; within a session.
 
-    Of a sweeper that draws its values, these are the jobs that it could begin with.
+    For a sweeper that draws its values, these are two jobs that it could begin with.
 
     Args:
-        command: what the command line asks for.
-        options: its flags.
-        problems: every problem of every job is told here.
+        command: the overrides.
+        options: the flags.
+        problems: a line is added for each problem of any job.
     """
     from kdrun.config.command_line import expand, first_jobs
-    from kdrun.config.compose import ConfigError, compose_job, in_hydras_words
+    from kdrun.config.compose import ConfigError, compose_job, hydra_overrides
     from kdrun.config.search import BASIC
 
     own, extra = command.search.is_own, options.config_dir
-    overrides = command.overrides if own else in_hydras_words(*command.overrides)
+    overrides = command.overrides if own else hydra_overrides(*command.overrides)
     if command.search.sweeper == BASIC:
         lists = expand(overrides, multirun=options.multirun, problems=problems, extra=extra)
     else:
@@ -112,7 +112,7 @@ def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) ->
 
 
 def _not_shared(jobs: Sequence[Job]) -> list[str]:
-    """What the jobs of kdrun's own sweep must share and do not."""
+    """A problem for each setting that the jobs of kdrun's own sweep must share and do not."""
     from kdrun.experiment.runtime import Runtime
 
     problems = []
@@ -126,7 +126,7 @@ def _not_shared(jobs: Sequence[Job]) -> list[str]:
 
 
 def _about_sweep(jobs: Sequence[Job], choices: Sequence[Mapping[str, str]]) -> list[str]:
-    """What the methods of a sweep have to say about those of their options that it sweeps."""
+    """The methods' notices about their swept options."""
     from kdrun.spec.components import all_options, method_class
 
     settings: dict[tuple[Any, int, str], list[dict[str, Any]]] = {}
@@ -154,22 +154,22 @@ def _run_one(runner: Runner, job: Job) -> int:
     finished = SweepRun({}, ended.run, runner.teachers(job.spec))
     if ended.reused:
         log.info("already finished, nothing to do: %s", ended.run.origin())
-    unanswered = 0
-    with told_in_a_line() as failed:
+    failures = 0
+    with reporting_damage() as damaged:
         log.info("%s", run_table(finished))
         if job.evaluation:
             from kdrun.cli.evaluate import evaluated
 
-            text, unanswered = evaluated(runner, {job.spec.student.name: [job.spec]}, job.evaluation)
+            text, failures = evaluated(runner, {job.spec.student.name: [job.spec]}, job.evaluation)
             log.info("\n%s", text)
         for picture in draw_run(finished):
             log.info("picture: %s", picture)
     log.info("result: %s", ended.run.result_path)
-    return 1 if failed or unanswered else 0
+    return 1 if damaged or failures else 0
 
 
 def _label(choice: Mapping[str, str]) -> str:
-    """What tells a job of a sweep from the others, in one line."""
+    """The swept keys and values of a job, in one line."""
     return printable(" ".join(f"{key}={value}" for key, value in choice.items()))
 
 
@@ -190,14 +190,14 @@ def _run_sweep(runner: Runner, jobs: list[Job], choices: list[dict[str, str]]) -
         for job, choice in zip(jobs, choices, strict=True)
     ]
     directory = sweep_directory(jobs[0].runtime.output_root, runs)
-    unanswered = 0
-    with told_in_a_line() as failed:
+    failures = 0
+    with reporting_damage() as damaged:
         log.info("\n%s", summarise(directory, runs))
         if evaluations := jobs[0].evaluation:
             from kdrun.cli.evaluate import evaluated
 
             members = {group.label: [run.spec for run in group.runs] for group in group_by_seed(runs) if group.runs}
-            text, unanswered = evaluated(runner, members, evaluations)
+            text, failures = evaluated(runner, members, evaluations)
             write_atomically(directory / "evaluation.md", text)
             log.info("\n%s", text)
             log.info("evaluation: %s", directory / "evaluation.md")
@@ -205,6 +205,6 @@ def _run_sweep(runner: Runner, jobs: list[Job], choices: list[dict[str, str]]) -
             log.info("picture: %s", picture)
     if errors:
         log.error("%d of %d runs failed; the same command runs only what is missing", len(errors), len(requests))
-    if not failed:
+    if not damaged:
         log.info("result: %s", directory / "summary.csv")
-    return 1 if errors or failed or unanswered else 0
+    return 1 if errors or damaged or failures else 0

@@ -1,4 +1,4 @@
-"""`kdrun show`: the taps of a network, or what the options of a config group are."""
+"""`kdrun show`: the taps of a network, or the options of a config group with their descriptions."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def _show_taps(options: argparse.Namespace) -> int:
         problems += error.problems
     if problems:
         return refuse(problems, "kdrun show")
-    asked = [job.spec, *(job.spec.teachers if named else ())]
-    print("\n".join(_listed(outline_of(spec.student, spec.dataset), inner=options.all) for spec in asked), end="")
+    shown = [job.spec, *(job.spec.teachers if named else ())]
+    print("\n".join(_listed(outline_of(spec.student, spec.dataset), inner=options.all) for spec in shown), end="")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`kdrun table`: runs what is missing of a paper's table, and renders it beside the published figures."""
+"""`kdrun table`: executes the missing runs of a paper's table, and renders it beside the published figures."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 PUBLISHED = Path("outputs/published")
 PRECISIONS = ("fp32", "bf16")
-"""What a published run can have been computed in."""
+"""Precisions of published runs."""
 
 DESCRIPTION = """\
-Without NAME: lists the tables. With it: runs what is missing of the table, in lockstep what can train together, and
-writes table.md, table.csv, table.tex and table.png under outputs/tables/NAME/, in the place of what was there before.
-The same command again goes on where it was; --render-only, at any time, shows what is finished.
+Without NAME: lists the tables. With it: executes the missing runs of the table, in lockstep where they can train
+together, and writes table.md, table.csv, table.tex and table.png under outputs/tables/NAME/, replacing older ones.
+The same command again resumes; --render-only, at any time, shows the finished runs.
 
   kdrun table tfkd_t1                                      every row, 3 seeds, at the paper's scale (CIFAR-100)
   kdrun table tfkd_t4 dataset=digits recipe.epochs=10      the same comparison on the embedded digits
@@ -136,15 +136,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _notices(jobs: Sequence[Job]) -> list[str]:
-    """What the runs tell, each once. An override is for the whole table: that one run has no use for it is not told."""
-    aside = [{text for texts in job.left_aside.values() for text in texts} for job in jobs]
-    told = [
-        notice
-        for job in jobs
-        for notice in job.notices
-        if all(useless.issuperset(job.left_aside.get(notice, ())) for useless in aside)
-    ]
-    return list(dict.fromkeys(told))
+    """The runs' notices, each once; an unused override is reported only if no run uses it."""
+    unused = [{text for texts in job.left_aside.values() for text in texts} for job in jobs]
+    of_all = set.intersection(*unused) if unused else set()
+    notices = (text for job in jobs for text in job.notices if of_all.issuperset(job.left_aside.get(text, ())))
+    return list(dict.fromkeys(notices))
 
 
 def _list() -> int:
@@ -164,7 +160,7 @@ def _list() -> int:
 
 @dataclass
 class _Sheet:
-    """A table with what is known of its runs, and where it is written."""
+    """A table with the store of its runs, and its rendering."""
 
     table: ComposedTable
     store: Store
@@ -176,7 +172,7 @@ class _Sheet:
         return self.table.shared.runtime.output_root / "tables" / self.table.definition.name
 
     def write(self) -> str:
-        """Renders what is finished; returns the Markdown."""
+        """Renders the finished runs; returns the Markdown."""
         from kdrun.experiment.derived import kept
         from kdrun.tables.render.table import render
 
@@ -193,14 +189,14 @@ class _Sheet:
         )
 
     def so_far(self) -> None:
-        """Renders what is finished while the rest is running, and tells where it lies."""
+        """Renders the finished runs and logs the path, while others are missing."""
         from kdrun.log import log
 
         self.write()
         log.info("so far: %s", self.directory / "table.md")
 
     def show(self) -> None:
-        """Renders everything, and tells the table and where it lies."""
+        """Renders the finished runs; logs the table, and the paths of its files."""
         from kdrun.log import log
 
         text = self.write()
@@ -218,9 +214,9 @@ class _Sheet:
 
 
 def _at_best_precision(table: ComposedTable, store: Store, overrides: Sequence[str]) -> ComposedTable:
-    """Published runs may be of another precision than this machine's: shows that of which most is finished.
+    """The table at the precision with most finished runs: published ones may have another than this machine's.
 
-    One table never mixes two; `runtime.precision=` settles it.
+    One table never mixes two; `runtime.precision=` chooses one.
     """
     from kdrun.experiment.derived import kept
 

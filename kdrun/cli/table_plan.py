@@ -1,4 +1,4 @@
-"""What a table costs, before anything is run."""
+"""A table's runs and their cost, before anything is run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from kdrun.tables.controls import objective
 
 
 def plan(table: ComposedTable, store: Store) -> str:
-    """Every run of the table with what it costs; runs that differ in their seed in one line, teachers once.
+    """Every run of the table with its cost; runs that differ in their seed share a line.
 
-    What is computed from runs follows, and costs next to nothing; its runs are among the runs, except those that
-    figures execute themselves, which come last.
+    Derived rows follow, which cost next to nothing; runs of figures alone come last.
     """
     shown = {spec.run_id: entry.row.name for entry in table.entries for spec in entry.specs}
     parts = {spec.run_id: spec for entry in table.entries for each in entry.derived for spec in each.specs}
@@ -66,7 +65,7 @@ def plan(table: ComposedTable, store: Store) -> str:
 
 
 def _further(table: ComposedTable, store: Store, estimator: Estimator) -> str:
-    """A line for each figure that executes runs of its own; of those that continue one another the last counts."""
+    """A line for each figure that executes further runs; of runs that continue one another the longest counts."""
     lines = []
     for figure in table.definition.figures:
         runs = [run for derived in figure.needs(table.entries) for run in derived.further]

@@ -1,4 +1,4 @@
-"""What `kdrun table` runs: what is missing of its rows, seed by seed, and what is computed of finished runs."""
+"""Executes a table's missing runs, seed by seed, and its computations on finished runs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from kdrun.tables import Entry
 
 
 def run_missing(table: ComposedTable, store: Store, so_far: Callable[[], None]) -> int:
-    """Runs what neither the output root nor the published results have, and computes what is derived from runs.
+    """Executes the runs that neither the output root nor the published results have, and computes on finished runs.
 
     Args:
-        table: what is asked for.
-        store: where runs lie.
-        so_far: called after each seed but the last, to show what there is.
+        table: the table.
+        store: of the runs.
+        so_far: called after each seed but the last, to show the finished runs.
 
     Returns:
-        How many runs and computations failed.
+        The number of failed runs and computations.
     """
     jobs, rounds = table.jobs, _rounds(table.entries)
     runner = runner_for([table.shared, *jobs.values()])
@@ -53,16 +53,16 @@ def run_missing(table: ComposedTable, store: Store, so_far: Callable[[], None]) 
 
 
 def _derive(table: ComposedTable, store: Store, runner: Runner) -> int:
-    """Computes what the table shows of finished runs and has not been computed; returns how much of it failed.
+    """Does the missing computations on finished runs; returns the number of failures.
 
-    It takes weights: of what published results alone know nothing is computed.
+    They need weights: published results have none.
     """
     failed = 0
     root = table.shared.runtime.data_root
     lacking = {each.name: why for each in table.evaluations if (why := each.missing_files(root))}
     for name, why in lacking.items():
         log.info("evaluation %s: left out: %s", name, why)
-    for name, derived in _asked_of_runs(table):
+    for name, derived in _computations(table):
         if isinstance(derived, EvaluatedRun) and derived.named.name in lacking:
             continue
         found = [store.find(spec) for spec in derived.specs]
@@ -70,38 +70,34 @@ def _derive(table: ComposedTable, store: Store, runner: Runner) -> int:
         if len(runs) < len(found) or kept(store, derived) is not None:
             continue
         if not all(run.weights.exists() for run in runs):
-            log.info("%s: not computed of published results, which have no weights: %s", name, derived.words())
+            log.info("%s: not computed: published results have no weights: %s", name, derived.words())
             continue
         with ending_with_the_device():
             try:
                 compute(derived, runner)
-            except (
-                RuntimeError,
-                OSError,
-                ValueError,
-            ) as error:  # of a run; or predictions without clusters
+            except (RuntimeError, OSError, ValueError) as error:  # of a run; or predictions without clusters
                 log.error("%s: %s: %s", name, derived.words(), error)
                 failed += 1
     return failed
 
 
-def _asked_of_runs(table: ComposedTable) -> Iterator[tuple[str, Derived]]:
-    """Everything that the table shows and that is computed of finished runs, with the name of its row or figure."""
+def _computations(table: ComposedTable) -> Iterator[tuple[str, Derived]]:
+    """The table's computations on finished runs, with the name of their row or figure."""
     for entry in table.entries:
-        asked: list[Derived] = [*entry.derived, *(entry.by_class if entry.row.errors_on else ())]
+        needed: list[Derived] = [*entry.derived, *(entry.by_class if entry.row.errors_on else ())]
         if entry.ensemble is not None and "ensemble" in table.definition.columns:
-            asked.append(entry.ensemble)
-        asked += [each for evaluation in table.evaluations for each in entry.evaluations(evaluation.name)]
-        yield from ((entry.row.name, derived) for derived in asked)
+            needed.append(entry.ensemble)
+        needed += [each for evaluation in table.evaluations for each in entry.evaluations(evaluation.name)]
+        yield from ((entry.row.name, derived) for derived in needed)
     for figure in table.definition.figures:
         yield from ((figure.name, derived) for derived in figure.needs(table.entries))
 
 
 def _rounds(entries: Sequence[Entry]) -> list[list[tuple[str, Spec]]]:
-    """The runs of each seed, so that the whole table is there early; among them teachers stopped early first.
+    """The runs of each seed, so that the whole table can be shown early; those with a teacher stopped early come first.
 
-    A longer training of the same network then goes on from theirs. Runs that derived rows are made of, and that are
-    no rows, have the name of the first of these.
+    A longer training of the same teacher then continues from the shorter. A run that only derived rows use is named
+    after the first of these.
     """
 
     def stop(spec: Spec) -> float:

@@ -1,4 +1,4 @@
-"""The overrides of a command line: the jobs they stand for, and the launcher and sweeper they choose."""
+"""A command line's overrides: the jobs that they make, and the launcher and sweeper that they choose."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from typing import Any
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
 
 from kdrun.config.compose import (
+    ALIASES,
     NO_EFFECT,
     OF_FILES,
-    SPOKEN,
     accepted_words,
     chooses_group,
     group_of,
-    in_hydras_words,
+    hydra_overrides,
     on_hydra,
     search_path,
 )
-from kdrun.config.composition import SEARCH_PATH, compose_search, group_options
+from kdrun.config.composition import SEARCH_PATH, compose_search, group_options, option_problem
 from kdrun.config.quoting import as_one_value, not_parsed, parsed, quoted
-from kdrun.config.search import BASIC, CHOICES, MAXIMIZED, PARAMS, Search, not_installed
-from kdrun.spec.signature import unknown
+from kdrun.config.search import BASIC, CHOICES, MAXIMIZED, PARAMS, Search
 
 MOST_JOBS = 10_000
 """Jobs of a sweep."""
@@ -49,11 +48,10 @@ def expand(
     Args:
         overrides: what the user typed.
         multirun: whether several values are allowed.
-        problems: overrides that cannot be parsed, sweeps without `-m`, over nothing, or of more than `MOST_JOBS` jobs
-            are added here. Those that quotes mend are expanded with quotes, so that nothing else is wrong because of
-            them; others are left out.
-        one_value: what to say to several values without `multirun`.
-        extra: a config tree of the user's own, whose options a glob(...) finds, too.
+        problems: a line is added for each override that cannot be parsed, is swept without `-m` or over nothing, or
+            makes more than `MOST_JOBS` jobs. It is left out, or expanded with quotes where these mend it.
+        one_value: the message for several values without `multirun`.
+        extra: the user's config tree, whose options a glob(...) finds, too.
     """
     swept: list[list[str]] = []
     for text in overrides:
@@ -103,28 +101,26 @@ def first_jobs(overrides: Sequence[str], problems: list[str], *, extra: Path | N
         problems: as in `expand`.
         extra: as in `expand`.
     """
-    jobs: list[list[str]] = [[], []]
+    pairs = []
     for text in overrides:
         override = parsed(text)
         value = override and override.value()
         if override and isinstance(value, IntervalSweep):
-            ends = [f"{override.get_key_element()}={end}" for end in (value.start, value.end)]
+            pairs.append([f"{override.get_key_element()}={end}" for end in (value.start, value.end)])
         elif override and isinstance(value, RangeSweep) and _is_longer(value, MOST_JOBS):
-            ends = [f"{override.get_key_element()}={value.start}"] * 2
+            pairs.append([f"{override.get_key_element()}={value.start}"] * 2)
         else:
-            ends = [job[0] for job in expand([text], multirun=True, problems=problems, extra=extra)[:1] if job] * 2
-        for job, choice in zip(jobs, ends, strict=False):
-            job.append(choice)
-    return [list(job) for job in dict.fromkeys(map(tuple, jobs))]
+            pairs += [job[:1] * 2 for job in expand([text], multirun=True, problems=problems, extra=extra)[:1] if job]
+    return [list(job) for job in dict.fromkeys([tuple(first for first, _ in pairs), tuple(last for _, last in pairs)])]
 
 
 def _choices(override: Override, extra: Path | None) -> list[str]:
-    """What one override stands for: itself, or one override for each swept value."""
+    """The override itself, or one for each swept value."""
     if not override.is_sweep_override():
         return [override.input_line or ""]
     key, swept = override.get_key_element(), override.value()
     if isinstance(swept, Glob):
-        values = swept.filter(group_options(group_of(f"{SPOKEN.get(key, key)}="), search_path(extra)))
+        values = swept.filter(group_options(group_of(f"{ALIASES.get(key, key)}="), search_path(extra)))
     else:
         values = list(override.sweep_string_iterator())
     return [f"{key}={value}" for value in values]
@@ -132,11 +128,11 @@ def _choices(override: Override, extra: Path | None) -> list[str]:
 
 @dataclass(frozen=True)
 class Command:
-    """What a command line asks for.
+    """A command line's overrides, by what they are for.
 
     Attributes:
-        search: the launcher and sweeper it chooses, itself or by a config file.
-        overrides: of the runs: `hydra.sweeper.params` of config files, less what is typed, then what is typed.
+        search: the launcher and sweeper that it or its config files choose.
+        overrides: of the runs: `hydra.sweeper.params` of config files without the keys that are typed, then the typed.
         hydra: typed overrides of Hydra's own config.
     """
 
@@ -150,12 +146,14 @@ def read_command(typed: Sequence[str], problems: list[str], *, multirun: bool, e
 
     Args:
         typed: the overrides.
-        problems: what does not fit is told here: of Hydra's own config, and of the config files.
+        problems: a line is added for each fault in Hydra's own config and in the config files.
         multirun: whether it is a sweep.
-        extra: a config tree of the user's own.
+        extra: the user's config tree.
     """
     on_runs = [text for text in typed if not on_hydra(text)]
-    fitting = [text for text in typed if on_hydra(text) and _fits(text, problems)]
+    refusals = {text: _refused_typed(text) for text in typed if on_hydra(text)}
+    problems += filter(None, refusals.values())
+    fitting = [text for text, problem in refusals.items() if problem is None]
     refused = [text for text in typed if group_of(text) in CHOICES and text not in fitting]
     if refused:  # what else is typed depends on it: only the choice is a problem
         sweeper = next((text.partition("=")[2] for text in refused if group_of(text) == "hydra/sweeper"), BASIC)
@@ -183,14 +181,8 @@ def _node(text: str) -> str:
     return text.partition("=")[0].lstrip("+~").rpartition("@")[2]
 
 
-def _fits(text: str, problems: list[str]) -> bool:
-    problem = _refused_typed(text)
-    problems += [problem] if problem else []
-    return problem is None
-
-
 def _refused_typed(text: str) -> str | None:
-    """What is wrong with a typed override of Hydra's own config."""
+    """The problem of a typed override of Hydra's own config."""
     override = parsed(text)
     if override is None:
         return not_parsed(text)
@@ -201,10 +193,8 @@ def _refused_typed(text: str) -> str | None:
         return f"{text}: a config tree of one's own is --config-dir DIR"
     if f"{key}.".startswith(f"{PARAMS}."):
         return f"{text}: is for config files; on the command line the keys themselves are swept: -m seed=0,1"
-    if key in CHOICES and override.value() not in (installed := group_options(key, [])):
-        if package := CHOICES[key].get(str(override.value())):
-            return f"{text}: {not_installed(package)}"
-        return f"{text}: {unknown(str(override.value()), installed, 'option')} (more with a plugin of Hydra's)"
+    if key in CHOICES and (problem := option_problem(key, str(override.value()), [])):
+        return f"{text}: {problem}"
     for maximized in itertools.chain.from_iterable(MAXIMIZED.values()):
         if key == maximized.partition("=")[0] and text != maximized:
             return f"{text}: the objective is top-1: {maximized}"
@@ -214,5 +204,5 @@ def _refused_typed(text: str) -> str | None:
 def _chooses_one(text: str, extra: Path | None) -> bool:
     """Whether an override chooses one option of a group."""
     override = parsed(text)
-    words = [*search_path(extra), *in_hydras_words(text)]
+    words = [*search_path(extra), *hydra_overrides(text)]
     return override is not None and not override.is_sweep_override() and chooses_group(words[-1], words)

@@ -1,10 +1,10 @@
-"""Hydra's composition and its options of groups, remembered; for use within a session (`kdrun.config.compose`).
+"""Hydra's composition and its groups' options, cached; for use within a session (`kdrun.config.compose`).
 
 Every composition, Hydra's own included, refuses what a config file may not set (`kdrun.config.search`).
 
-Hydra takes a tenth of a second to compose a config, and all but some milliseconds of it hang on the choices of groups
-alone. The jobs of a sweep, the rows of a table and the search for overrides that do not fit make few choices and set
-many values: what a set of choices yields is kept, and the values are laid over a copy.
+A composition takes a tenth of a second, of which all but some milliseconds depend on the choices of groups alone. The
+jobs of a sweep, the rows of a table and the search for overrides that do not fit make few choices and set many values:
+the config of each set of choices is cached, and values are set in a copy.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from kdrun.config.quoting import parsed
-from kdrun.config.search import Search, refusals
+from kdrun.config.search import CHOICES, Search, refusals
 from kdrun.config.yaml_files import parse_yaml, read_yaml_text, restart_resolving
+from kdrun.spec.signature import unknown
 
 CONFIG_NAME = "config"
 SEARCH_PATH = "hydra.searchpath="
@@ -140,15 +141,6 @@ Plugins.instance().register(PapersSearchPath)  # and the classes of sources, whi
 SourcesRegistry.instance().resolve("file").load_config = _load_config  # type: ignore[method-assign,assignment]
 
 
-def misnamed(group: str, option: str, words: Sequence[str]) -> str | None:
-    """What is wrong with the file of an option that does not exist, where there is one that ends in `.yml`."""
-    searched = (parsed(word) for word in words if word.startswith(SEARCH_PATH))
-    roots = [str(path) for override in searched if override for path in cast(list[Any], override.value())]
-    stem = option.removesuffix(".yaml").removesuffix(".yml")
-    files = (Path(root.removeprefix("file://"), group, f"{stem}.yml") for root in roots)
-    return next((f"{file}: must end in .yaml" for file in files if os.path.isfile(file)), None)
-
-
 def _on_hydra(loader: ConfigLoaderImpl, default: ResultDefault, repo: IConfigRepository) -> tuple[str, list[str], bool]:
     """A config of a defaults list: its file, what it must not set under `hydra.`, and whether it sets any of it."""
     path = default.config_path or ""
@@ -173,11 +165,7 @@ def _is_installed(scheme: str, root: str, file: str) -> bool:
 
 
 def compose_config(words: Sequence[str]) -> DictConfig:
-    """What `hydra.compose` makes of the shipped config and overrides, or the error it raises.
-
-    Args:
-        words: overrides as Hydra wants them, a search path among them.
-    """
+    """The result of `hydra.compose` for the shipped config and overrides in Hydra's form, or the error it raises."""
     restart_resolving()
     choices, values = _choices_and_values(words)
     config: DictConfig = pickle.loads(_composed(choices, _source(words))[0])
@@ -230,6 +218,21 @@ def group_options(group: str, words: Sequence[str]) -> tuple[str, ...]:
     return _options(group, tuple(word for word in words if word.startswith(SEARCH_PATH)), _source(words))
 
 
+def option_problem(group: str, option: str, words: Sequence[str]) -> str | None:
+    """Why an option cannot be chosen: there is none, its file ends in `.yml`, or its plugin is missing."""
+    allowed = group_options(group, words)
+    if option in allowed:
+        return None
+    if package := CHOICES.get(group, {}).get(option):
+        return f"is not installed: pip install {package}"
+    searched = (parsed(word) for word in words if word.startswith(SEARCH_PATH))
+    roots = [str(path) for override in searched if override for path in cast(list[Any], override.value())]
+    stem = option.removesuffix(".yaml").removesuffix(".yml")
+    files = (Path(root.removeprefix("file://"), group, f"{stem}.yml") for root in roots)
+    misnamed = next((f"{file}: must end in .yaml" for file in files if os.path.isfile(file)), None)
+    return misnamed or unknown(option, CHOICES.get(group, allowed), "option")
+
+
 def _choices_and_values(words: Sequence[str]) -> tuple[tuple[str, ...], list[Override]]:
     """Overrides that decide what Hydra composes, and those it applies to the composed config."""
     overrides = OverridesParser.create().parse_overrides(list(words))
@@ -245,12 +248,12 @@ def _sets_a_value(override: Override, words: Sequence[str]) -> bool:
 
 
 def _source(words: Sequence[str]) -> ConfigLoader | None:
-    """How long what was read holds: the installed tree stays as it is, one of the user's for a session (its loader)."""
+    """How long the cache holds: for the process without a tree of the user's, else for one session (its loader)."""
     return GlobalHydra.instance().config_loader() if any(word.startswith(SEARCH_PATH) for word in words) else None
 
 
 def _composed(choices: tuple[str, ...], source: ConfigLoader | None) -> tuple[bytes, Search]:
-    """A config without any value of the user's, pickled: so everyone has a copy of his own; and its search."""
+    """A config without the user's values, pickled, so that each caller has a copy; and its search."""
     found = _tried(choices, source)
     if isinstance(found, Exception):
         raise found.with_traceback(None)  # else it grows each time
@@ -259,7 +262,7 @@ def _composed(choices: tuple[str, ...], source: ConfigLoader | None) -> tuple[by
 
 @functools.lru_cache(maxsize=1024)  # of about 5 kB
 def _tried(choices: tuple[str, ...], source: ConfigLoader | None) -> tuple[bytes, Search] | Exception:
-    """As `_composed`; what Hydra raises is remembered, too: while bad overrides are looked for, it is met again."""
+    """As `_composed`; errors are cached too: the search for bad overrides meets them again."""
     try:
         config = compose(CONFIG_NAME, overrides=list(choices), return_hydra_config=True)
     except COMPOSE_ERRORS as error:

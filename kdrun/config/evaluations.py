@@ -55,7 +55,7 @@ def evaluations_of_table(
 
     Args:
         names: options of the group.
-        problems: those that do not exist or cannot be built are told here.
+        problems: a line is added for each that does not exist or cannot be built.
         extra: a config tree of the user's own.
     """
     path = search_path(extra)

@@ -1,4 +1,4 @@
-"""What a walk over a config finds: problems, and what the user should know."""
+"""Problems and notices of a config."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Findings:
     Attributes:
         problems: one line each.
         notices: one line each.
-        left_aside: of notices that say so, which of `overrides` have no use.
+        left_aside: the unused overrides by their notice.
         weight_files: files with the user's own weights, by SHA-256.
-        overrides: what the user typed.
+        overrides: as typed.
         complete: whether all of `overrides` are in the config.
     """
 
@@ -32,13 +32,13 @@ class Findings:
         self.complete = complete
 
     def leave_aside(self, why: str, overrides: Sequence[str]) -> None:
-        """A notice that overrides have no use."""
+        """Adds a notice about unused overrides."""
         notice = f"{why}: {' '.join(overrides)} is left aside"
         self.notices.append(notice)
         self.left_aside[notice] = tuple(overrides)
 
     def attempt(self, prefix: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls a function; what it refuses becomes a problem, each of its lines behind `prefix`."""
+        """Calls a function; each line of its `ValueError` becomes a problem behind `prefix`."""
         try:
             return function(*arguments)
         except ValueError as error:
@@ -56,11 +56,11 @@ class Findings:
         """Whether a component can be built; each option that its constructor refuses is a problem.
 
         Args:
-            prefix: where the component's options stand.
+            prefix: of the component's options.
             build: builds it.
-            component: what is built.
-            others: what `build` takes behind it.
-            elsewhere: what a constructor can refuse and stands in another place: a method its networks.
+            component: the first argument of `build`.
+            others: its further arguments.
+            elsewhere: the places of refused arguments that are no options: a method's networks.
         """
         options = dict(component.options)
         while True:
@@ -69,22 +69,21 @@ class Findings:
                 return options == component.options
             except ValueError as error:
                 for line in str(error).splitlines():
-                    refused, equals, told = line.partition("=")
-                    place = (elsewhere or {}).get(refused, prefix + refused)
-                    self.problems.append(place + equals + told)
+                    refused, equals, rest = line.partition("=")
+                    self.problems.append((elsewhere or {}).get(refused, prefix + refused) + equals + rest)
                 refused = str(error).partition("=")[0]
                 if options.pop(refused, None) is None:
                     return False
             except Exception as error:  # whatever the user's own code raises
                 if options != component.options and isinstance(error, TypeError):
-                    return False  # what was refused and left out cannot be done without
+                    return False  # a refused option, left out here, is required
                 self.problems.append(f"{prefix}_target_={component.target}: {type(error).__name__}: {error}")
                 return False
 
     def component(self, read: Callable[..., Component | None], node: Any, path: str) -> Component | None:
-        """Reads a `_target_` node; of options that look like secrets only the names are told."""
-        told: list[str] = []
-        found = read(node, path, told)
-        secrets, told = without_secrets(node, path, told)
-        self.problems += [*secrets, *told]
+        """Reads a `_target_` node; no problem shows the value of an option that looks like a secret."""
+        problems: list[str] = []
+        found = read(node, path, problems)
+        secrets, problems = without_secrets(node, path, problems)
+        self.problems += [*secrets, *problems]
         return None if secrets else found

@@ -1,4 +1,4 @@
-"""What a training is made of: a network, a method, a recipe; those of a run, or of its teacher."""
+"""The parts of a training: network, method and recipe, of a run or of its teacher."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from kdrun.experiment.build import (
     needs_of,
     offered,
 )
+from kdrun.log import counted
 from kdrun.spec.components import asks_for, method_class, method_component, resolve, student_component
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.signature import construct
 from kdrun.spec.spec import Component, Recipe, Spec
 
 _FITTING: dict[tuple[object, ...], tuple[str, ...]] = {}
-"""Trials (see `_trial`) that found nothing wrong, with their notices: the jobs of a sweep repeat the same few."""
+"""The notices of trials (see `_trial`) without problems: the jobs of a sweep repeat the same few."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a network and its training are made of."""
+    """A network and its training."""
 
     student: Component
     method: Component
@@ -51,16 +52,21 @@ def check_parts(
         path: where they stand: empty for the run's own, else `teacher.`.
         node: has `method`, `recipe` and `stop_epoch`.
         network: the network's `_target_` node.
-        dataset: what its input and output must fit; None where that could not be told.
+        dataset: what its input and output must fit; None if it is faulty.
     """
     student_path = path.rstrip(".") or "student"
     student = findings.component(student_component, network, student_path)
     recipe = construct(Recipe, node.get("recipe"), f"{path}recipe", findings.problems)
     method = _method(findings, f"{path}method", node.get("method"), recipe)
-    total = recipe and recipe.epochs + (method.options.get("stage1_epochs", 0) if method else 0)
-    stop_epoch = recipe and findings.attempt(path, resolve_stop_epoch, node.get("stop_epoch"), total)
-    if method and stop_epoch:
-        _tell_stage1(findings, path, method, stop_epoch)
+    stage1_epochs = method.options.get("stage1_epochs", 0) if method else 0
+    stop_epoch = recipe and findings.attempt(
+        path, resolve_stop_epoch, node.get("stop_epoch"), recipe.epochs + stage1_epochs
+    )
+    if method and stop_epoch and stop_epoch <= stage1_epochs:
+        findings.notices.append(
+            f"{path}stop_epoch={stop_epoch}: within stage 1 of {method_class(method).name}, which has "
+            f"{counted(stage1_epochs, 'epoch')}: the network has not seen stage 2"
+        )
     if recipe and dataset:
         findings.attempt(f"{path}recipe.augmentation.", dataset.check_augmentation, recipe.augmentation)
     if student and dataset:
@@ -70,18 +76,8 @@ def check_parts(
     return Parts(student, method, recipe, stop_epoch) if student and method and recipe else None
 
 
-def _tell_stage1(findings: Findings, path: str, method: Component, stop_epoch: int) -> None:
-    """A notice for a run that is stopped before the second of its method's stages begins."""
-    stage1_epochs = method.options.get("stage1_epochs", 0)
-    if stop_epoch <= stage1_epochs:
-        findings.notices.append(
-            f"{path}stop_epoch={stop_epoch}: within stage 1 of {method_class(method).name}, which has {stage1_epochs} "
-            f"epoch{'' if stage1_epochs == 1 else 's'}: the network has not seen stage 2"
-        )
-
-
 def check_fits(findings: Findings, path: str, student: Component, dataset: DatasetSpec) -> None:
-    """Builds a network and sends two examples through it, without data; what was found to fit is not tried again."""
+    """Builds a network and sends two examples through it, without data; one that fits is tried once."""
     trial = _trial([student], dataset)
     if trial in _FITTING:
         return
@@ -98,12 +94,12 @@ def check_fits(findings: Findings, path: str, student: Component, dataset: Datas
 
 
 def _trial(components: Sequence[Component], *datasets: DatasetSpec) -> tuple[object, ...]:
-    """All that a trial's outcome hangs on: options, data, and the very classes, whatever their names say later."""
+    """Everything that a trial's outcome depends on: options, data, and the classes behind the names."""
     return repr((components, datasets)), *(resolve(component.target) for component in components)
 
 
 def check_methods(findings: Findings, spec: Spec, path: str = "") -> None:
-    """Tries the methods that look at their networks, a run's and its teachers': their taps and shapes must fit."""
+    """Builds the methods of a run and its teachers with their networks: taps and shapes must fit."""
     fault_count = len(findings.problems)
     findings.attempt("", check_tasks, spec, method_class(spec.method).needs)
     if len(findings.problems) > fault_count:
@@ -129,7 +125,7 @@ def check_methods(findings: Findings, spec: Spec, path: str = "") -> None:
 
 
 def _check_needs(findings: Findings, spec: Spec, path: str) -> None:
-    """What a method asks of teacher and batches, with its options."""
+    """Checks what a method needs of teacher and batches, with its options."""
     needs = needs_of(spec)
     findings.attempt("", check_tasks, spec, needs)
     findings.attempt(path, check_batches, spec, needs)
@@ -142,7 +138,7 @@ def _check_needs(findings: Findings, spec: Spec, path: str) -> None:
 
 def _method(findings: Findings, path: str, node: Any, recipe: Recipe | None) -> Component | None:
     """Reads a method's node; the length of a first stage can be given as a multiple of the recipe's epochs."""
-    kind = _class_of(node)
+    kind = method_of_node(node)
     if kind is None:
         return findings.component(method_component, node, path)
     if kind.needs.assistant:  # a network, of which the teachers are made: none of the method's own options
@@ -156,8 +152,8 @@ def _method(findings: Findings, path: str, node: Any, recipe: Recipe | None) -> 
     return None if len(findings.problems) > fault_count else method
 
 
-def _class_of(node: Any) -> type[Method] | None:
-    """The class that a method's node names; None where it names none, which is told where the node is read."""
+def method_of_node(node: Any) -> type[Method] | None:
+    """The class that a method's node names; None where it names none, which `check_parts` reports."""
     try:
         return method_class(Component(node["_target_"]))
     except (AttributeError, KeyError, TypeError, ValueError):

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "digits"
 ROOM = 512
-"""Bytes that paths of files below an output root have."""
+"""Bytes reserved for paths below an output root."""
 
 EMBEDDED_NOTICE = (
     "dataset=digits: the 1,797 small digits that come with kdrun; for the real thing: dataset=cifar100 (or mnist, ...)"
@@ -53,8 +53,8 @@ class Job:
         config: the composed config as YAML, secrets masked; None for a run that follows from another's spec.
         runtime: where and how to compute.
         weight_files: files with the user's own weights, by SHA-256.
-        notices: what the user should know, one line each.
-        left_aside: of notices that say so, which overrides have no use in this run.
+        notices: one line each.
+        left_aside: the overrides that this run does not use, by their notice.
         evaluation: evaluations of the finished run.
     """
 
@@ -72,9 +72,9 @@ def check_job(config: DictConfig, overrides: Sequence[str] = (), *, complete: bo
 
     Args:
         config: as Hydra composed it.
-        overrides: what the user typed, to tell a teacher that was asked for from the default one.
-        complete: whether all of them are in the config. If not, data that is missing in its default place is no
-            problem: what was left out may name the place.
+        overrides: as typed, to distinguish a typed teacher from the default one.
+        complete: whether all of them are in the config. If not, data missing in its default place is no problem: an
+            override that was left out may name the place.
 
     Raises:
         ConfigError: with one line for every problem.
@@ -90,7 +90,7 @@ def check_job(config: DictConfig, overrides: Sequence[str] = (), *, complete: bo
 
 
 def _without_followers(problems: Sequence[str]) -> list[str]:
-    """Leaves out what is wrong with a teacher's recipe only because it follows the run's."""
+    """Leaves out problems of a teacher's recipe that follow from the run's."""
     known = set(problems)
     return [
         text for text in problems if not (text.startswith("teacher.recipe") and text.removeprefix("teacher.") in known)
@@ -139,10 +139,9 @@ def _check_evaluation(
     findings: Findings, evaluation: Sequence[NamedEvaluation], dataset: DatasetSpec, root: Path
 ) -> None:
     """The evaluations must be for runs on the dataset, and have their files."""
-    problems = unfit(evaluation, dataset)
     fitting = [each for each in evaluation if each.evaluation.fits(dataset)]
-    problems += [f"{each.name}: {missing}" for each in fitting if (missing := each.missing_files(root))]
-    findings.problems += [f"evaluation: {text}" for text in problems]
+    missing = [f"{each.name}: {text}" for each in fitting if (text := each.missing_files(root))]
+    findings.problems += [f"evaluation: {text}" for text in (*unfit(evaluation, dataset), *missing)]
 
 
 def _resolved(findings: Findings, config: DictConfig) -> dict[str, Any] | None:
@@ -167,14 +166,14 @@ _NOT_PARSED = re.compile(
 
 
 def _unresolved(error: OmegaConfBaseException) -> str:
-    """What is wrong with an interpolation; of text that cannot be parsed, such as a variable's, no part is quoted."""
+    """The problem of an interpolation, without any part of text that cannot be parsed, such as a variable's value."""
     if found := _NOT_PARSED.match(str(error)):
-        return f"{error.full_key}: what its interpolation reads cannot be parsed ({found[1]})"
+        return f"{error.full_key}: the text of its interpolation cannot be parsed ({found[1]})"
     return "; ".join(str(error).split("\n")[:2])
 
 
 def _device(findings: Findings, runtime: RuntimeOptions) -> torch.device | None:
-    """Where to compute, after a look at what else is asked of it."""
+    """The device, and checks of the options that depend on it."""
     findings.attempt(f"runtime.output_root={runtime.output_root}: ", output_root, runtime.output_root)
     device: torch.device | None = findings.attempt("runtime.device=", resolve_device, runtime.device)
     if device and runtime.cuda_graphs == "on" and device.type != "cuda":
@@ -190,7 +189,7 @@ def output_root(name: str) -> Path:
     """The directory of this name, `~` being the user's home.
 
     Raises:
-        ValueError: it neither exists nor can be made: a file or a dangling link is in its place, or its name cannot be.
+        ValueError: it neither exists nor can be made: it is a file or a dangling link, or no valid name.
     """
     try:
         path = expanded(name)
@@ -198,13 +197,13 @@ def output_root(name: str) -> Path:
     except (OSError, ValueError) as error:  # a name too long, no home, a null character
         raise ValueError(f"cannot be a directory: {getattr(error, 'strerror', None) or error}") from error
     if not name or not there.is_dir():
-        raise ValueError(f"must be a directory, or a name for one; {str(there) if name else 'nothing'} is none")
+        raise ValueError(f"must be a directory, or the name of a new one; {str(there) if name else 'nothing'} is none")
     _check_length(path, there)
     return path
 
 
 def _check_length(path: Path, there: Path) -> None:
-    """Raises `ValueError` where a name is longer than the file system of `there` allows, or no room is left below."""
+    """Raises `ValueError` if a name is too long for the file system of `there`, or leaves no room for files below."""
     longest, limit = max((len(os.fsencode(part)) for part in path.parts), default=0), os.statvfs(there).f_namemax
     if longest > limit:
         raise ValueError(f"has a name of {longest} bytes; must be at most {limit}")

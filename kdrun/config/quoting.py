@@ -1,4 +1,4 @@
-"""Overrides that Hydra cannot parse: what is wrong, and how they are quoted."""
+"""Messages for overrides that Hydra cannot parse, with the quoted override to type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 KEY = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@:$-]*", re.ASCII)
 ONE_TEXT = re.compile(r"(root|checkpoint)$")
-"""Keys of paths: several values of one are more likely a path with a comma."""
+"""Keys of paths: several values are more likely one path with a comma."""
 ENVIRONMENT = re.compile(r"\$\{oc\.env:[^{}]*\}")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
@@ -29,9 +29,9 @@ def parsed(text: str) -> Override | None:
 
 
 def quoted(text: str) -> str | None:
-    """An override `key=value` with its value in quotes, or with those items of a list in quotes that need them.
+    """An override `key=value` with its value in quotes, or a list with its unparsable items in quotes.
 
-    None where it is not clear that quotes are what is missing: the key is at fault, or brackets are.
+    None where quotes do not help: the key or the brackets are at fault.
     """
     key, equals, value = text.partition("=")
     if not equals or _several_words(text) or re.fullmatch(r"[+-]?[\d_]+", value):  # an integer of thousands of digits
@@ -41,12 +41,12 @@ def quoted(text: str) -> str | None:
 
 
 def in_shell(text: str) -> str:
-    """How an override is typed in a shell."""
+    """An override, quoted for the shell."""
     return shlex.quote(text)
 
 
 def not_parsed(text: str) -> str:
-    """What is wrong with an override that cannot be parsed, and what to type instead."""
+    """The problem of an override that cannot be parsed, and the override to type instead."""
     if meant := quoted(text):
         return f"{text}: has characters that need quotes: {in_shell(meant)}"
     if several := _several_words(text):
@@ -62,17 +62,17 @@ def not_parsed(text: str) -> str:
 
 
 def as_one_value(text: str) -> str:
-    """How to type several values of a path that are one; empty for another key."""
+    """A hint for the several values of a path, which may be one; empty for another key."""
     meant = quoted(text) if ONE_TEXT.search(text.partition("=")[0]) else None
     return f"; a comma that belongs to the value needs quotes: {in_shell(meant)}" if meant else ""
 
 
 def with_hints(problems: Sequence[str], overrides: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
-    """Problems with how to type what is meant: quotes where text is due, `oc.decode` where a number is.
+    """Problems with the override to type: quotes where text is required, `oc.decode` where a number is.
 
     Args:
         problems: one line each.
-        overrides: what the user typed.
+        overrides: as typed.
         raw: the config, interpolations not resolved.
     """
     return [_with_hint(line, overrides, raw) for line in problems]
@@ -104,7 +104,7 @@ def _decoded(value: Any) -> str | None:
 
 
 def _raw_value(key: str, raw: Any) -> Any:
-    """What a key of a config is, a reference to another key followed."""
+    """A key's value in a config; references to other keys are followed."""
     found = raw
     for part in key.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
@@ -119,7 +119,7 @@ def _whole(text: str) -> str | None:
 
 
 def _quoted_text(value: str) -> str:
-    """A value as Hydra's quoted text: backslashes count before a quote only, `${` begins an interpolation."""
+    """A value as Hydra's quoted text: backslashes matter only before a quote, `${` begins an interpolation."""
     mark = "'" if '"' in value and "'" not in value else '"'
     escaped = re.sub(rf"(\\*)({mark}|$)", lambda found: found[1] * 2 + (f"\\{mark}" if found[2] else ""), value)
     if "${" in value and not _interpolates(value):
@@ -128,7 +128,7 @@ def _quoted_text(value: str) -> str:
 
 
 def _several_words(text: str) -> list[str]:
-    """The overrides that one word of the shell holds, where it is several."""
+    """The overrides in one word of the shell, if there are several."""
     words = text.split()
     return words if len(words) > 1 and all("=" in word and parsed(word) for word in words) else []
 

@@ -1,4 +1,4 @@
-"""The options that are not a component's: their types, defaults and ranges. `Recipe` and `DatasetSpec` are in spec."""
+"""Types, defaults and ranges of the options outside components; `Recipe` and `DatasetSpec` are in `kdrun.spec`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from kdrun.experiment.runtime import Computation
 from kdrun.limits import MOST_EPOCHS
 
 MOST_TEACHERS = 100
-"""Seeds of a teacher."""
+"""Seeds of a teacher, at most."""
 
 
 @dataclass(frozen=True)
 class RootOptions:
-    """The top of the config; what the nodes hold is checked apart.
+    """The top level of the config; its nodes are checked separately.
 
     Attributes:
         seed: from 0 to 2^32 - 1.
         stop_epoch: an integer, or a fraction of `recipe.epochs`; None trains through.
         start: `teacher`: the student begins with the teacher's weights; None is from the seed.
-        evaluation: evaluations of finished runs, `_target_` nodes by name; no part of the runs' identity.
+        evaluation: evaluations of finished runs, `_target_` nodes by name; not part of a spec.
     """
 
     dataset: Any
@@ -38,7 +38,7 @@ class RootOptions:
 
 @dataclass(frozen=True)
 class Selection:
-    """What of a dataset is trained on: the fields of `DatasetSpec` of these names, or classes that are left out."""
+    """The part of a dataset that is trained on: fields of `DatasetSpec`, and `drop_classes`."""
 
     train_fraction: float = 1.0
     val_fraction: float = 0.0
@@ -48,12 +48,12 @@ class Selection:
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """What a teacher node has beside its network.
+    """The options of a teacher node beside its network's.
 
     Attributes:
-        dataset: what of its dataset it is trained on: `train_fraction`, `val_fraction`, `classes`.
+        dataset: the part of its dataset that it is trained on.
         recipe: as the run's own.
-        method: a `_target_` node: how the teacher learned.
+        method: a `_target_` node: the teacher's method.
         seeds: one teacher per seed; None is the run's own seed.
         stop_epoch: an integer, or a fraction of its `recipe.epochs`.
         checkpoint: a file with weights of the user's own.
@@ -85,7 +85,7 @@ class TeacherOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeOptions(Computation):
-    """Where and how a run computes, as it is written.
+    """Where and how a run computes, as in the config.
 
     Attributes:
         device: auto, cpu, cuda, cuda:N or mps.
@@ -108,7 +108,7 @@ def check_seeds(seeds: Sequence[int]) -> None:
 def resolve_stop_epoch(value: int | float | None, epochs: int) -> int | None:
     """The epoch at which training stops; None where that is the end of the schedule.
 
-    A fraction is rounded, and is one epoch at least: 0, the network as initialised, is asked for as an integer.
+    A fraction is rounded, to at least one epoch; the integer 0 is the network as initialised.
 
     Raises:
         ValueError: an integer outside 0..epochs, or a fraction outside (0, 1).
@@ -124,7 +124,7 @@ def resolve_stop_epoch(value: int | float | None, epochs: int) -> int | None:
 
 
 def resolve_stage1_epochs(value: Any, epochs: int) -> int:
-    """The length of a first stage: an integer as it is, a number with a point as a multiple of `epochs`, at least one.
+    """The epochs of a first stage: an integer is their number, a float a multiple of `epochs`, at least one.
 
     Raises:
         ValueError: an integer below 0, a number with a point not above 0, or more than `MOST_EPOCHS` epochs.

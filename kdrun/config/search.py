@@ -1,8 +1,8 @@
 """What a config file from outside kdrun may set under `hydra.`: a launcher, a sweeper, their plain options.
 
-A config file is data. Hydra builds objects from what is under `hydra.` (callbacks, log handlers, launchers) and writes
-where it says. So a file may choose from the closed lists of this module and set plain values; every other key is a
-problem, whichever way it gets there: a `hydra:` block, a package, or a defaults list.
+A config file is data, but Hydra builds objects from the nodes under `hydra.` (callbacks, log handlers, launchers) and
+writes to their paths. So a file may choose from the closed lists of this module and set plain values; every other key
+is a problem, in a `hydra:` block, by a package, or by a defaults list.
 """
 
 from __future__ import annotations
@@ -31,18 +31,13 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
     "hydra/sweeper": {BASIC: "hydra-core", "optuna": _OPTUNA},
     "hydra/sweeper/sampler": dict.fromkeys(("tpe", "random", "cmaes", "nsgaii", "motpe", "grid"), _OPTUNA),
 }
-"""The options that a config file may choose, by group; of each the package that brings it."""
+"""The options that a config file may choose, by group, with their packages."""
 
 MAXIMIZED: Mapping[str, tuple[str, ...]] = {
     BASIC: (),  # tries all
     "optuna": ("hydra.sweeper.direction=maximize",),
 }
 """The overrides by which a sweeper maximizes top-1: Optuna minimizes by default."""
-
-
-def not_installed(package: str) -> str:
-    """The message for an option whose package is missing."""
-    return f"is not installed: pip install {package}"
 
 
 @dataclass(frozen=True)
@@ -121,7 +116,7 @@ PARAMS = "hydra.sweeper.params"
 
 
 def refusals(config: Any, defaults: Sequence[InputDefault]) -> tuple[list[str], bool]:
-    """What is wrong with what a config file sets under `hydra.`, and whether it sets anything there.
+    """The problems of a config file's keys under `hydra.`, and whether it has any such keys.
 
     Args:
         config: the file's content at its place in the whole config, as plain values, not resolved.

@@ -1,6 +1,6 @@
-"""Secrets have no place in the files of a run: masked in the config that is kept, refused as options.
+"""Keeps secrets out of a run's files: masked in its config.yaml, refused as options.
 
-Those are options that are called like a secret, and what `${oc.env:NAME}` reads of a variable that is called like one.
+A secret is an option named like one, or the value that `${oc.env:NAME}` reads from a variable named like one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kdrun.redaction import SECRET
 
 
 def watch_environment() -> None:
-    """From now on `kdrun.redaction` knows what `${oc.env:NAME}` and `${oc.env:NAME,default}` read."""
+    """Reports values that `${oc.env:NAME}` and `${oc.env:NAME,default}` read to `kdrun.redaction`."""
     OmegaConf.register_new_resolver("oc.env", _read_environment, replace=True)
 
 
@@ -41,22 +41,22 @@ def _masked(node: Any) -> Any:
     return node
 
 
-def without_secrets(node: Any, path: str, told: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Finds a component's options that look like secrets: its options stand in spec.json, which rebuilds the run.
+def without_secrets(node: Any, path: str, problems: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Finds a component's options that look like secrets: spec.json, which rebuilds the run, holds its options.
 
     Args:
         node: the component's `_target_` node.
-        path: where it stands in the config.
-        told: what has been found wrong with it.
+        path: of the node.
+        problems: of the component.
 
     Returns:
-        A line for each such option, without its value; and what of `told` does not quote one.
+        A line for each such option, without its value; and the `problems` that quote none of these values.
     """
     refused: dict[str, None] = {}
     values = []
     for option, value in node.items() if isinstance(node, Mapping) else ():
-        if any(line.startswith(f"{path}.{option}: no such option") for line in told):
-            continue  # is not taken anyway
+        if any(line.startswith(f"{path}.{option}: no such option") for line in problems):
+            continue
         for key, text in _secrets({option: value}):
             refused[f"{path}.{key}"] = None
             values.append(text)
@@ -65,7 +65,7 @@ def without_secrets(node: Any, path: str, told: Sequence[str]) -> tuple[list[str
         "let your code read it from the environment"
         for key in refused
     ]
-    return lines, [line for line in told if not any(value in line for value in values)]
+    return lines, [line for line in problems if not any(value in line for value in values)]
 
 
 def _secrets(node: Any, key: str = "", hidden: bool = False) -> Iterator[tuple[str, str]]:

@@ -30,12 +30,12 @@ from kdrun.tables.entry import without_repetition
 from kdrun.tables.figures import figure_problems
 
 CHOSEN_BY_ROWS = ("student", "teacher", "method", "experiment", "seed", "start", "evaluation", "teacher.stop_epoch")
-"""What a user cannot override in a table: it is what the rows, or --seeds, are for."""
+"""Keys that a user cannot override in a table: they are set by the rows, or by --seeds."""
 
 MOST_SEEDS = 1_000
 
 HARMLESS = ("runtime.", "dataset.root")
-"""Overrides that leave a run what the paper describes: beside any other, published figures are not shown."""
+"""Overrides with which a run is still the paper's; with any other, published figures are not shown."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class ComposedTable:
     """A table whose runs have been checked.
 
     Attributes:
-        definition: what it says.
-        entries: what is shown, controls and seeds included.
-        jobs: the runs, those that derived rows are made of too, by run_id.
-        shared: where they compute and write, which is the same for all; its own run is none of the table's.
+        definition: of the table.
+        entries: the rows shown, with controls and seeds.
+        jobs: the runs by run_id, those of derived rows included.
+        shared: a job with the runtime of all runs; its own run is not part of the table.
         evaluations: of the finished runs.
         published: whether the runs are the paper's, so that published figures stand beside them.
     """
@@ -66,7 +66,7 @@ def shipped_tables() -> dict[str, Path]:
 
 
 def load_table(name: str, known: dict[Path, Definition | None] | None = None) -> Definition:
-    """A shipped table by its name, or one's own by the path of its YAML file.
+    """A shipped table by its name, or the user's by the path of its YAML file.
 
     Args:
         name: or path.
@@ -139,7 +139,7 @@ def compose_table(
     with hydra_session():
         (typed,) = expand(overrides, multirun=False, problems=problems, one_value="a table takes one value")
         taken = [text for text in typed if key_of(text) in CHOSEN_BY_ROWS]
-        problems += [f"{text}: cannot be given, it is for the rows to say" for text in taken if key_of(text) != "seed"]
+        problems += [f"{text}: cannot be overridden: the rows set it" for text in taken if key_of(text) != "seed"]
         problems += [
             f"{text}: the seeds of a table are --seeds N, from 0 on" for text in taken if key_of(text) == "seed"
         ]
@@ -147,7 +147,7 @@ def compose_table(
         shared = user.check_general(definition, problems)
         evaluations = evaluations_of_table(definition.evaluations, problems, extra=extra)
         try:
-            names, rows = _asked(definition, patterns)
+            names, rows = _selected(definition, patterns)
             narrowed = dataclasses.replace(definition, rows=rows)
             entries, jobs = checked_rows(narrowed, user, num_seeds, names, problems, evaluations=evaluations)
         except TableError as error:
@@ -156,21 +156,21 @@ def compose_table(
     chosen = without_repetition([entry for entry in entries if entry.row.name in names])
     if not chosen:  # a control's name that its row does not have
         raise ConfigError([f"--rows {','.join(patterns)}: this control does not apply to its row"])
-    asked = [spec for entry in chosen for spec in (*entry.specs, *(s for each in entry.derived for s in each.specs))]
+    specs = [spec for entry in chosen for spec in (*entry.specs, *(s for each in entry.derived for s in each.specs))]
     return ComposedTable(
         definition=definition,
         entries=chosen,
-        jobs={spec.run_id: jobs[spec.run_id] for spec in asked},
+        jobs={spec.run_id: jobs[spec.run_id] for spec in specs},
         shared=shared,
         evaluations=evaluations,
         published=len(_harmless(overrides)) == len(overrides),
     )
 
 
-def _asked(definition: Definition, patterns: Sequence[str]) -> tuple[set[str], tuple[Row, ...]]:
-    """The names that patterns ask for, of controls that may not apply too, and the rows to compose for them.
+def _selected(definition: Definition, patterns: Sequence[str]) -> tuple[set[str], tuple[Row, ...]]:
+    """The names that match patterns, of controls that may not apply too, and the rows to compose for them.
 
-    These are also the rows that a derived one is made of.
+    These include the rows that derived ones are computed from.
 
     Raises:
         TableError: a pattern matches nothing.

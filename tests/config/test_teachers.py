@@ -50,7 +50,7 @@ def test_a_teacher_is_a_run_of_its_own(job):
 
 @pytest.mark.parametrize(
     ("typed", "stop_epoch"),
-    [("0.25", 50), ("50", 50), ("1", 1), ("0", 0), ("0.999", None), ("0.001", 1), ("200", None)],
+    [("0.25", 50), ("50", 50), ("0", 0), ("0.999", None), ("0.001", 1)],
 )
 def test_a_stopped_teacher_keeps_the_whole_schedule(job, typed, stop_epoch):
     words = ("dataset=cifar100", "teacher=resnet18")
@@ -101,13 +101,27 @@ def test_a_teacher_can_be_a_file_of_the_users_own(job, weights):
         assert job(*OWN_TEACHER, f"teacher.checkpoint='{moved}'").spec == checked.spec
 
 
-def test_weights_that_do_not_fit_are_refused(kdrun, weights, tmp_path):
-    torch.save(torch.load(weights["pt"]) | {"classifier.weight": torch.zeros(5, 12)}, weights["pt"])
-    said = kdrun(*OWN_TEACHER, f"teacher.checkpoint={weights['pt']}")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: {"classifier.weight": torch.zeros(5, 12)}, ("classifier.weight [5, 12], must be [10, 12]",)),
+        (lambda state: {"classifier.bias": torch.full((10,), torch.nan)}, ("classifier.bias (10 of 10 values)",)),
+        (lambda state: {"classifier.bias": state["classifier.bias"].to(torch.int8)}, ("classifier.bias is", "int8")),
+        (lambda state: {"classifier.bias": state["classifier.bias"].to_sparse()}, ("classifier.bias is", "sparse")),
+    ],
+    ids=["shape", "nan", "int8", "sparse"],
+)
+def test_weights_that_cannot_be_used_are_refused_before_anything_is_run(kdrun, weights, tmp_path, change, words):
+    state, path = torch.load(weights["pt"]), tmp_path / "odd.pt"
+    torch.save(state | change(state), path)
+    said = kdrun("--dry-run", *OWN_TEACHER, f"teacher.checkpoint={path}")
     assert said.code == 2
-    assert "classifier.weight [5, 12], must be [10, 12]" in said.err
+    assert [word for word in (str(path), *words) if word not in said.err] == []
+    assert list(Path().iterdir()) == []
+
+
+def test_weights_of_another_network_are_refused(kdrun, weights):
     assert kdrun("teacher=mlp", "teacher.hidden=[13]", f"teacher.checkpoint={weights['safetensors']}").code == 2
-    assert kdrun("teacher=resnet20", f"teacher.checkpoint={weights['safetensors']}").code == 2
     assert list(Path().iterdir()) == []
 
 
@@ -127,33 +141,6 @@ def test_weights_are_data_not_code(kdrun, tmp_path):
         assert "cannot be read as weights" in said.err
     torch.save({"a": Touch()}, tmp_path / "wrapped.pt")
     assert kdrun(*OWN_TEACHER, f"teacher.checkpoint={tmp_path / 'wrapped.pt'}").code == 2
-    assert list(Path().iterdir()) == []
-
-
-@pytest.mark.parametrize("flags", [(), ("--dry-run",)], ids=["run", "dry run"])
-def test_weights_that_are_not_finite_are_refused_before_anything_is_run(kdrun, weights, tmp_path, flags):
-    state = {name: tensor.clone() for name, tensor in torch.load(weights["pt"]).items()}
-    state["classifier.weight"][0, :2] = float("nan")
-    torch.save(state, tmp_path / "nan.pt")
-    said = kdrun(*flags, *OWN_TEACHER, f"teacher.checkpoint={tmp_path / 'nan.pt'}")
-    assert said.code == 2
-    assert str(tmp_path / "nan.pt") in said.err
-    assert f"classifier.weight (2 of {state['classifier.weight'].numel()} values)" in said.err
-    assert list(Path().iterdir()) == []
-
-
-@pytest.mark.parametrize("flags", [(), ("--dry-run",)], ids=["run", "dry run"])
-def test_weights_of_other_kinds_are_refused_before_anything_is_run(kdrun, weights, tmp_path, flags):
-    state, path = torch.load(weights["pt"]), tmp_path / "odd.pt"
-    for what, kind in {
-        "int8": state["classifier.bias"].to(torch.int8),
-        "sparse": state["classifier.bias"].to_sparse(),
-    }.items():
-        torch.save(state | {"classifier.bias": kind}, path)
-        said = kdrun(*flags, *OWN_TEACHER, f"teacher.checkpoint={path}")
-        assert (said.code, str(path) in said.err) == (2, True)
-        assert "classifier.bias is" in said.err
-        assert what in said.err
     assert list(Path().iterdir()) == []
 
 
