@@ -20,6 +20,7 @@ from kdrun.files import write_atomically
 from kdrun.log import log
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -124,6 +125,20 @@ def set_heading(drawn: Figure, text: str) -> None:
     """A heading over the whole figure, on as many lines as its width asks for."""
     characters = int(LETTERS_AN_INCH * drawn.get_figwidth())
     drawn.suptitle(textwrap.fill(text, characters), fontsize="medium")
+
+
+def legend_below(drawn: Figure, handles: Sequence[Artist] | None = None, columns: int = 3, **options: Any) -> None:
+    """A legend below the whole figure, by default of all that is labelled in it."""
+    given = {} if handles is None else {"handles": handles}
+    drawn.legend(**given, loc="outside lower center", ncols=columns, frameon=False, fontsize="small", **options)
+
+
+def grid(drawn: Figure, number: int, columns: int) -> list[Axes]:
+    """So many pairs of axes in lines of `columns`; what is left of the last line is empty."""
+    axes: list[Axes] = drawn.subplots(math.ceil(number / columns), columns, squeeze=False).flatten().tolist()
+    for empty in axes[number:]:
+        empty.set_axis_off()
+    return axes[:number]
 
 
 def readable_range(

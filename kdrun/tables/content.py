@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdrun.analysis.aggregate import Statistic
-from kdrun.analysis.evaluations import digits_of
+from kdrun.analysis.tables import digits_of
 from kdrun.tables import Definition, Entry, Row
 from kdrun.tables.caption import caption
 from kdrun.tables.compare import (

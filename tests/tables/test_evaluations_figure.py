@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from kdrun.tables import Published
-from kdrun.tables.render.evaluations import EvaluationsFigure
+from kdrun.tables.render.evaluations_figure import EvaluationsFigure
 
 NAMES = ("test", "translate")
 FINE = "ECE of 10⁶ bins"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrun.analysis.aggregate import Statistic
-from kdrun.analysis.plots import figure, set_heading, style
+from kdrun.analysis.plots import figure, grid, legend_below, set_heading, style
 from kdrun.escaping import csv_text
 from kdrun.experiment.derived import Derived
 from kdrun.files import write_atomically
@@ -111,23 +111,13 @@ def _draw(path: Path, found: Mapping[Kind, Sequence[Series]], title: str) -> Non
     width = AROUND + PANEL * columns
     height = AROUND + PANEL_HEIGHT * rows + LEGEND_LINE * math.ceil(len(shown) / legend_columns)
     with figure(path, width, height) as drawn:
-        panels = drawn.subplots(rows, columns, squeeze=False).flatten().tolist()
-        for axes, ((name, kind), members) in zip(panels, found.items(), strict=False):
+        for axes, ((name, kind), members) in zip(grid(drawn, len(found), columns), found.items(), strict=True):
             style(axes)
             _draw_kind(axes, kind, [(series.buckets, look_of[series.line.entry.row.name]) for series in members])
             axes.set_title(name, fontsize="medium")
-        for axes in panels[len(found) :]:
-            axes.set_axis_off()
         several = any(share.n > 1 for members in found.values() for each in members for share in each.buckets.values())
         set_heading(drawn, f"{title}: accuracy by what is asked{', mean ± deviation over seeds' if several else ''}")
-        drawn.legend(
-            handles=[look.handle() for look in look_of.values()],
-            loc="outside lower center",
-            ncols=legend_columns,
-            frameon=False,
-            fontsize="small",
-            handlelength=3.5,
-        )
+        legend_below(drawn, [look.handle() for look in look_of.values()], legend_columns, handlelength=3.5)
 
 
 def _draw_kind(axes: Axes, kind: str, rows: Sequence[tuple[Mapping[str, Statistic], Look]]) -> None:

@@ -20,7 +20,7 @@ from kdrun.tables.figures import Rendering
 from kdrun.tables.labels import has_published
 from kdrun.tables.measure import MEASURES
 from kdrun.tables.render.csv_files import differences_csv, paper_csv
-from kdrun.tables.render.differences_plot import draw_differences
+from kdrun.tables.render.differences_figure import draw_differences
 from kdrun.tables.render.dots import dots
 from kdrun.tables.render.latex import latex_table
 
