@@ -82,8 +82,8 @@ def fixed_columns(definition: Definition, lines: Sequence[Line]) -> list[Column]
         return "" if line.difference_published is None else measure.signed(line.difference_published)
 
     def last_difference(line: Line) -> Fields:
-        of_means = {"difference_of_means_last": line.difference_of_means_last}
-        return of_means | _difference_fields("difference_last", line.difference_last)
+        of_means = line.difference_of_means_last
+        return {"difference_of_means_last": of_means, **_difference_fields("difference_last", line.difference_last)}
 
     def best_difference(line: Line) -> Fields:
         return _difference_fields("difference_best", line.difference_best)

@@ -129,16 +129,16 @@ def test_published_results_are_counted(rendered, paper_table, tmp_path):
         ("cnn/kd/resnet18/uniform", "cnn/ce", "control uniform: uniform soft targets"),
         ("cnn/de_kd/resnet18@1/untrained", "cnn/ce", "control untrained: resnet18 untrained"),
         ("cnn/tfkd_self/untrained", "cnn/ce", "control untrained: cnn untrained"),
-        ("cnn/kd/resnet18/scaled", "cnn/ce", "control scaled: CE at the whole weight"),
     ],
 )
 def test_method_labels(name, baseline, label):
     assert method_label(Entry(Row(name, baseline=baseline))) == label
 
 
-def test_the_scaled_control_of_tfkd_reg_is_label_smoothing(archive):
-    spec = replace(archive.student(), method=Component("kdrun.methods.LSR", {"scale": 0.5}))
-    assert method_label(Entry(Row("cnn/tfkd_reg/scaled"), (spec,))) == "control scaled: LSR at the same weight"
+@pytest.mark.parametrize(("method", "label"), [("CE", "CE"), ("LSR", "LSR")])
+def test_the_scaled_control_has_the_label_of_its_method(archive, method, label):
+    spec = replace(archive.student(), method=Component(f"kdrun.methods.{method}", {"scale": 0.5}))
+    assert method_label(Entry(Row("cnn/kd/scaled"), (spec,))) == f"control scaled: {label} at the whole weight"
 
 
 def test_a_label_of_the_table_stands_for_the_kind_of_its_rows():
