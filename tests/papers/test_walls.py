@@ -53,7 +53,7 @@ main(["--help"])
 """
 
 
-@pytest.mark.parametrize("paper", ["abnar2020", "hinton2015"])
+@pytest.mark.parametrize("paper", ["abnar2020", pytest.param("hinton2015", marks=pytest.mark.slow)])
 def test_without_a_paper_s_folder_commands_and_a_quick_part_of_the_other_tests_run(without, paper, tmp_path):
     copy = without(paper)
     done = python("-c", COMMANDS.replace("PAPER", repr(paper)), cwd=tmp_path, path=copy)

@@ -11,7 +11,7 @@ from kdrun.spec.spec import Component
 from kdrun.tables import Entry, Published, Row, read_definition
 from kdrun.tables.labels import method_label
 from kdrun.tables.measure import ERRORS, TOP1
-from kdrun.tables.render.table import render
+from kdrun.tables.render.table_files import render
 
 COMMAND = "kdrun table toy --seeds 3"
 
@@ -41,12 +41,6 @@ def test_the_caption_has_the_scale_and_the_errors_of_the_runs(rendered):
 def test_only_columns_that_are_shown_are_explained(rendered):
     assert sentences(rendered()["md"], '"Δ last"')
     assert not sentences(rendered()["md"], '"learned beside"')
-
-
-def test_one_seed_has_no_errors(rendered, paper_table):
-    entries = [replace(entry, specs=entry.specs[:1]) for entry in paper_table.entries]
-    rows = [line for line in rendered(entries=entries, published=False)["md"].splitlines() if line.startswith("|")]
-    assert "±" not in "".join(rows)
 
 
 def test_rows_of_the_same_runs_are_named(rendered, paper_table):

@@ -86,12 +86,6 @@ def test_curves_can_be_read(paper_table, with_reg, drawn, draw):
     assert legend.y0 >= 0
 
 
-def test_one_seed_has_no_deviation(paper_table, with_reg, drawn, draw):
-    entries = [replace(entry, specs=entry.specs[:1]) for entry in with_reg(70.0)]
-    draw(CurvesFigure(kinds=KINDS), compare(entries, Archive(paper_table.find)))
-    assert drawn[0]._suptitle.get_text() == "title: last epoch in brackets"
-
-
 def test_a_failed_row_does_not_stretch_the_curves(paper_table, with_reg, drawn, draw):
     draw(CurvesFigure(kinds=KINDS), compare(with_reg(10.0, 10.0), Archive(paper_table.find)))
     axes = drawn[0].axes[0]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdrun.config.table import load_table, shipped_tables
+from kdrun.config.table import load_table
 from kdrun.tables import Published
 
 WHOLE = {
@@ -56,13 +56,6 @@ def test_single_rows_say_what_they_depart_in(name):
         assert word in rows[row].departs
     if name not in WHOLE:
         assert {row.name for row in rows.values() if row.departs} == set(ROWS[name])
-
-
-def test_fsp_rows_depart_wherever_the_paper_s_figures_stand():
-    found = [row for name in shipped_tables() if name.startswith("fsp_t") for row in load_table(name).rows]
-    taught = [row for row in found if row.kind.startswith("fsp") and row.published.top1 is not None]
-    assert len(taught) == 5
-    assert all("RepDistiller" in row.departs for row in taught)
 
 
 def test_a_table_that_only_collects_rows_has_nothing_that_departs():

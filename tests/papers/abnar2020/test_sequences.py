@@ -42,7 +42,6 @@ def distilled(lab, **options) -> Spec:
 
 
 RUNS = {
-    "lstm": (lambda lab: lab.plain("lstm"), 1),
     "transformer": (lambda lab: lab.taught("transformer"), 2),
     "generated": (distilled, 2),  # at the border of the stages
 }
@@ -158,16 +157,16 @@ def test_what_a_language_model_is_taught_is_the_mean_over_the_tokens(text):
     )
 
 
-def test_weights_are_distilled_from_four_layers_to_two(either):
+def test_weights_are_distilled_from_four_layers_to_two(text):
     """With a generator that hardly moves, what has one source is that of the teacher, but for the tanh."""
-    still = replace(either.recipe, lr=1e-12)
-    begun = weights(either, replace(distilled(either), recipe=still, stop_epoch=2))
-    source = weights(either, either.plain("deep_transformer"))
+    still = replace(text.recipe, lr=1e-12)
+    begun = weights(text, replace(distilled(text), recipe=still, stop_epoch=2))
+    source = weights(text, text.plain("deep_transformer"))
     assert {name.split(".")[1] for name in begun if name.startswith("layers.")} == {"0", "1"}
     torch.testing.assert_close(begun["classifier.weight"], source["classifier.weight"])
     for name in ("embedding.tokens.weight", "embedding.positions.weight", "norm.bias"):
         torch.testing.assert_close(begun[name], source[name].tanh())
-    rows = either.execute(distilled(either)).run.rows()
+    rows = text.execute(distilled(text)).run.rows()
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
     assert all({"kd", "ce", "teacher_top1"} <= row["train"].keys() for row in rows)
     assert rows[-1]["train"]["loss"] < rows[0]["train"]["loss"]
@@ -212,16 +211,16 @@ def test_a_spec_of_sequences_has_what_is_not_at_its_default_and_is_rebuilt(eithe
         assert isinstance(rebuilt.teachers[0].dataset, SequenceDatasetSpec)
 
 
-def test_every_field_of_the_data_is_another_dataset_or_changes_the_weights(either):
+def test_every_field_of_the_data_is_another_dataset_or_changes_the_weights(text):
     choices = {"train_fraction": 0.5, "val_fraction": 0.2}
     facts = {field.name for field in dataclasses.fields(SequenceDatasetSpec)} - set(choices) - {"source"}
     assert set(SequenceDatasetSpec.task) == facts
     changes = [{"length": 12}, {"train_size": 50}, *({name: value} for name, value in choices.items()), {}]
-    datasets = [replace(either.dataset, **change) for change in changes]
-    assert len({either.execute(either.plain(dataset=each)).run.weights.read_bytes() for each in datasets}) == 5
-    assert [each.same_task(either.dataset) for each in datasets] == [False, False, True, True, True]
-    assert [each.same_views(either.dataset) for each in datasets] == [False, True, True, True, True]
-    held = either.execute(either.plain(dataset=replace(either.dataset, val_fraction=0.2))).result
+    datasets = [replace(text.dataset, **change) for change in changes]
+    assert len({text.execute(text.plain(dataset=each)).run.weights.read_bytes() for each in datasets}) == 5
+    assert [each.same_task(text.dataset) for each in datasets] == [False, False, True, True, True]
+    assert [each.same_views(text.dataset) for each in datasets] == [False, True, True, True, True]
+    held = text.execute(text.plain(dataset=replace(text.dataset, val_fraction=0.2))).result
     assert {"top1", "nll", "epoch"} <= held["val"]["selected"].keys()
 
 
