@@ -14,10 +14,10 @@ from kdrun.analysis.plots import figure, grid, legend_below, set_heading, style
 from kdrun.escaping import csv_text
 from kdrun.experiment.derived import Derived
 from kdrun.files import write_atomically
+from kdrun.papers.abnar2020.looks import Look, looks
 from kdrun.tables import Definition
 from kdrun.tables.compare import Line
 from kdrun.tables.figures import Figure, Rendering
-from kdrun.tables.render.looks import Look, looks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

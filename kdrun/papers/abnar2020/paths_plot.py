@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrun.analysis.plots import figure, grid, legend_below, set_heading
+from kdrun.papers.abnar2020.looks import Look, looks
 from kdrun.tables.compare import Line
-from kdrun.tables.render.looks import Look, looks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

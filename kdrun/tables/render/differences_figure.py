@@ -29,16 +29,16 @@ def draw_differences(path: Path, contrasts: Sequence[Contrast], measure: Measure
         measure: of the table.
         title: of the picture.
     """
-    columns = [column for column in columns_of(contrasts) if column != BEST and "ECE of " not in column]
-    if not columns:
+    shown = [column for column in columns_of(contrasts) if column != BEST and "ECE of " not in column]
+    if not shown:
         path.unlink(missing_ok=True)
         return
-    panels = [Panel(_with_unit(column, measure), _marks(contrasts, column)) for column in columns]
+    panels = [Panel(_with_unit(column, measure), _marks(contrasts, column)) for column in shown]
     names = Names([_name(each) for each in contrasts], range(len(contrasts)), [False] * len(contrasts))
     kinds = dict.fromkeys(contrast.kind for contrast in contrasts)
     handles = [handle("o", *KINDS[kind]) for kind in kinds]
-    bands = [panels[start : start + WIDEST] for start in range(0, len(panels), WIDEST)]
-    draw_panels(path, bands, names, handles, f"{title}: differences ± standard error", zero=True)
+    columns = min(WIDEST, len(panels))
+    draw_panels(path, panels, columns, names, handles, f"{title}: differences ± standard error", zero=True)
 
 
 def _marks(contrasts: Sequence[Contrast], column: str) -> list[Mark]:

@@ -174,6 +174,7 @@ def _draw(axes: Axes, panel: _Panel, bins: int, *, tall: bool) -> None:
     style(axes)
     axes.set_xlim(panel.low, panel.high)
     axes.xaxis.set_major_locator(MaxNLocator(bins, steps=[1, 2, 5, 10]))
+    axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", top=tall, labeltop=tall)
     for mark in panel.marks:
         if mark.best is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from kdrun.analysis.tables import SHARES
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 FILE = "evaluations.png"
 
-FEW = 3
-"""At most this many figures have a line of panels each."""
-
 REPEATED = ("ECE of ",)
 """First words of the figures that are drawn only beside a published one."""
 
@@ -39,7 +36,9 @@ Place = tuple[str, str]
 
 
 class EvaluationsFigure(Figure):
-    """The figures of the table's evaluations, by row."""
+    """A panel for each figure of each evaluation, those of one figure beside one another: every row with a figure as a
+    dot, with a bar of one deviation.
+    """
 
     files = (FILE,)
 
@@ -48,25 +47,17 @@ class EvaluationsFigure(Figure):
             yield "needs evaluations, the table has none"
 
     def draw(self, table: Rendering) -> None:
-        _draw(table)
-
-
-def _draw(table: Rendering) -> None:
-    """A panel for each figure of each evaluation: every row with a figure as a dot, with a bar of one deviation.
-
-    The panels of one figure stand beside one another.
-    """
-    names, published = table.definition.evaluations, table.published
-    lines = [line for line in table.lines if any(_values(line, names, published=published))]
-    bands = _bands(_panels(lines, names, published=published))
-    if not bands:
-        return
-    places = places_of(lines)
-    panels = [
-        [Panel(_title(*each), _marks(lines, places, each, published=published)) for each in band] for band in bands
-    ]
-    handles = list(_legend(lines, names, published=published))
-    draw_panels(table.directory / FILE, panels, Names.of_lines(lines, places), handles, table.title)
+        names, published = table.definition.evaluations, table.published
+        lines = [line for line in table.lines if any(_values(line, names, published=published))]
+        found = _panels(lines, names, published=published)
+        if not found:
+            return
+        places = places_of(lines)
+        panels = [Panel(_title(*each), _marks(lines, places, each, published=published)) for each in found]
+        handles = list(_legend(lines, names, published=published))
+        columns = min(WIDEST, len({on for on, _ in found}))
+        names_of_rows = Names.of_lines(lines, places)
+        draw_panels(table.directory / FILE, panels, columns, names_of_rows, handles, table.title)
 
 
 def _values(line: Line, names: Sequence[str], *, published: bool) -> Iterator[str]:
@@ -75,38 +66,20 @@ def _values(line: Line, names: Sequence[str], *, published: bool) -> Iterator[st
     return (column for column in known if any(column.startswith(f"{name} ") for name in names))
 
 
-def _panels(lines: Sequence[Line], names: Sequence[str], *, published: bool) -> Mapping[str, Sequence[Place]]:
-    """Those to draw, by figure, in the order in which the evaluations have them."""
+def _panels(lines: Sequence[Line], names: Sequence[str], *, published: bool) -> list[Place]:
+    """Those to draw, figure by figure, each in the order of the evaluations."""
     ours = {column for line in lines for column in line.figures}
-    printed = {column for line in lines for column in line.entry.row.published.figures} if published else set()
+    printed = {column for line in lines for column in line.published.figures} if published else set()
     known = dict.fromkeys(column for line in lines for column in _values(line, names, published=published))
-    panels: dict[str, list[Place]] = {}
-    for name in names:
-        for column in known:
-            what = column.removeprefix(f"{name} ")
-            shown = column in printed or (column in ours and not what.startswith(REPEATED))
-            if what != column and shown:
-                panels.setdefault(what, []).append((name, what))
-    return panels
-
-
-def _bands(panels: Mapping[str, Sequence[Place]]) -> list[list[Place]]:
-    """Panels that stand beside one another: those of a figure together, and others where there is room.
-
-    A few figures have a line each, with an evaluation below the other.
-    """
-    most = max(map(len, panels.values()), default=0)
-    widest = WIDEST if most > WIDEST or len(panels) > FEW else most
-    bands: list[list[Place]] = []
-    for members in panels.values():
-        for start in range(0, len(members), widest):
-            part = members[start : start + widest]
-            with_room = next((band for band in bands if len(band) + len(part) <= widest), None)
-            if with_room is None:
-                bands.append(list(part))
-            else:
-                with_room.extend(part)
-    return bands
+    shown = [
+        (name, column.removeprefix(f"{name} "))
+        for name in names
+        for column in known
+        if column.startswith(f"{name} ")
+        if column in printed or (column in ours and not column.removeprefix(f"{name} ").startswith(REPEATED))
+    ]
+    figures = list(dict.fromkeys(figure for _, figure in shown))
+    return sorted(shown, key=lambda place: figures.index(place[1]))
 
 
 def _marks(lines: Sequence[Line], places: Sequence[float], place_of: Place, *, published: bool) -> list[Mark]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdrun.analysis.plots import figure, legend_below, set_heading, style
+from kdrun.analysis.plots import figure, grid, legend_below, set_heading, style
 from kdrun.escaping import legend_label
 from kdrun.tables.compare import Line
 from kdrun.tables.labels import method_label
@@ -80,41 +81,38 @@ class Names:
     def write(self, axes: Axes) -> None:
         axes.set_yticks(self.places, self.texts)
         axes.set_ylim(max(self.places) + 0.6, -0.6)
-        axes.tick_params(axis="y", labelsize="small", length=0, pad=6)
+        axes.tick_params(axis="y", labelsize="small", pad=6)
         for label, grey in zip(axes.get_yticklabels(), self.grey, strict=True):
             label.set_color(GREY_NAME if grey else "0")
 
 
 def draw_panels(
     path: Path,
-    bands: Sequence[Sequence[Panel]],
+    panels: Sequence[Panel],
+    columns: int,
     names: Names,
     handles: Sequence[Line2D],
     title: str,
     *,
     zero: bool = False,
 ) -> None:
-    """Writes the panels as PNG, each with an axis of its own: figures may differ by tenths here and by tens there.
+    """Writes panels in lines of `columns` as PNG, each with an axis of its own: some figures differ by tenths.
 
     Args:
         path: of the PNG.
-        bands: panels beside one another, at least one.
+        panels: at least one.
+        columns: panels beside one another.
         names: of the rows.
         handles: of the legend.
         title: of the picture.
         zero: whether the panels have a line at zero.
     """
-    columns = max(map(len, bands))
     width = NAME_LETTER * max(map(len, names.texts)) + PANEL * columns + 0.3
-    height = len(bands) * (AROUND_PANEL + ROW_INCHES * (max(names.places) + 1 + GAP))
+    height = math.ceil(len(panels) / columns) * (AROUND_PANEL + ROW_INCHES * (max(names.places) + 1 + GAP))
     with figure(path, width, AROUND_FIGURE + height) as drawn:
-        grid = drawn.subplots(len(bands), columns, squeeze=False)
-        for band, row in zip(bands, grid.tolist(), strict=True):
-            for axes, panel in zip(row, band, strict=False):
-                _draw(axes, panel, names, zero=zero)
-                axes.tick_params(labelleft=axes is row[0])
-            for axes in row[len(band) :]:
-                axes.set_axis_off()
+        for i, (axes, panel) in enumerate(zip(grid(drawn, len(panels), columns), panels, strict=True)):
+            _draw(axes, panel, names, zero=zero)
+            axes.tick_params(labelleft=i % columns == 0)
         set_heading(drawn, title)
         legend_below(drawn, handles)
 
@@ -131,6 +129,7 @@ def _draw(axes: Axes, panel: Panel, names: Names, *, zero: bool) -> None:
     axes.margins(x=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
     axes.tick_params(axis="x", labelsize="small")
+    axes.tick_params(axis="y", length=0)
     axes.set_title(panel.title, fontsize="small")
 
 
