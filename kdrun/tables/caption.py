@@ -27,7 +27,7 @@ def caption(
 
     Args:
         definition: the table.
-        lines: those that are shown.
+        lines: the rows that are shown.
         contrasts: their further differences.
         columns: shown in the main table.
         published: whether the paper's figures are shown.

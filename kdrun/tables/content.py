@@ -1,4 +1,4 @@
-"""What a paper's table says, as text that is not yet Markdown or LaTeX."""
+"""The text of a paper's table, before it is formatted as Markdown or LaTeX."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def content(
     published: bool,
     elsewhere: Path | None,
 ) -> Content:
-    """Everything a table says.
+    """All text of a table.
 
     Args:
         definition: the table.
         lines: the rows.
         contrasts: their differences to other rows than the main table has.
         published: whether the paper's figures are shown.
-        elsewhere: where published results of runs lie.
+        elsewhere: directory of published results of runs.
     """
     notes = [_notes(line.entry.row) for line in lines]
     numbers = {text: number for number, text in enumerate(dict.fromkeys(itertools.chain(*notes)), start=1)}

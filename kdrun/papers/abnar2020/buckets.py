@@ -1,4 +1,4 @@
-"""What a table's runs answered in its evaluations, by what was asked: by attractors, by distance, by paradigm."""
+"""The accuracy of a table's runs in its evaluations, by kind of question: attractors, distance, paradigm."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ASIDE = 0.15
 """How far from a bucket's place the outermost rows stand, of the way to the next one, so that all bars are seen."""
 
 Kind = tuple[str, str]
-"""An evaluation and what its questions are told apart by."""
+"""An evaluation and the property its questions are grouped by."""
 
 
 @dataclass(frozen=True)

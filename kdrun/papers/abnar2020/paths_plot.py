@@ -82,7 +82,7 @@ def draw_ends(path: Path, plane: Plane, seen: Sequence[Look], title: str) -> Non
 
 
 def draw_paths(path: Path, plane: Plane, lines: Sequence[Line], title: str) -> None:
-    """All paths, and beside them those of each student from their second network on, enlarged: a start lies far off."""
+    """All paths, and beside them each student's from the second network on, enlarged: starts are far away."""
     students = list(dict.fromkeys(line.student for line in lines))
     ways = [(plane.of_row(row), look) for row, look in enumerate(looks(lines))]
     columns = min(3, 1 + len(students))
@@ -101,7 +101,6 @@ def draw_paths(path: Path, plane: Plane, lines: Sequence[Line], title: str) -> N
             for networks, look in ways:
                 _draw_way(axes, networks, look, colour=None if (networks, look) in own else OTHERS)
             _write_epochs(axes, own)
-            _frame(whole, axes)
         what = f"the paths of seed {plane.networks[0].seed} from the start (ring) to the end (large) with their epochs"
         set_heading(drawn, f"{title}: {what}; one plane for all, {_of_variance(plane)}")
         legend_below(drawn, [look.handle() for _, look in ways], columns, handlelength=3.5)
@@ -147,15 +146,6 @@ def _write_epochs(axes: Axes, ways: Sequence[tuple[Sequence[Network], Look]]) ->
                 path_effects=[withStroke(linewidth=2, foreground="white")],
                 zorder=5,
             )
-
-
-def _frame(whole: Axes, part: Axes) -> None:
-    """Says in the whole plane which part of it others show."""
-    from matplotlib.patches import Rectangle
-
-    (left, right), (low, high) = part.get_xlim(), part.get_ylim()
-    frame = Rectangle((left, low), right - left, high - low, fill=False, edgecolor="0.7", linewidth=0.8, zorder=0.5)
-    whole.add_patch(frame)
 
 
 def _ratio(places: Sequence[Point]) -> float:

@@ -186,7 +186,7 @@ def _draw(axes: Axes, panel: _Panel, bins: int, *, tall: bool) -> None:
 
 
 def _arrow(axes: Axes, mark: _Mark, *, below: bool) -> None:
-    """At the edge that a figure lies beyond, with the number."""
+    """An arrow at the edge of the axis for a figure beyond it, with the number."""
     edge = axes.get_xlim()[0 if below else 1]
     axes.plot(edge, mark.place, "<" if below else ">", color=mark.colour, markersize=6, clip_on=False, zorder=4)
     axes.annotate(

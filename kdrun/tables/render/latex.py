@@ -12,7 +12,7 @@ LONG = 40
 
 
 def latex_table(content: Content) -> str:
-    """The table, its caption, and below it everything that the Markdown says, as a `table`; a long one breaks pages."""
+    """A `table` with its caption and, below, all sentences and notes; a `longtable` where it is longer than a page."""
     parts = [content.main, *([content.differences] if content.differences else [])]
     long = any(len(part.rows) > LONG for part in parts)
     return "\n".join([*(_long if long else _floating)(content, parts), ""])

@@ -50,7 +50,7 @@ def render(
         published: whether the runs are of the paper's scale, so that its figures stand beside them; else they are
             left out everywhere, and so are rows that have nothing else.
         command: that made the table, as typed.
-        elsewhere: where published results of runs lie; the table says how many of its runs come from there.
+        elsewhere: directory of published results; the table gives the number of its runs from there.
         kept: what was computed of finished runs, or None.
     """
     directory.mkdir(parents=True, exist_ok=True)
