@@ -54,7 +54,7 @@ class CurvesFigure(Figure):
         yield from (f"kinds: {kind}: no row is of this kind" for kind in self.kinds if kind not in known)
 
     def draw(self, table: Rendering) -> None:
-        panels = {student: groups for student, groups in self._by_student(table.lines) if groups}
+        panels = dict(self._by_student(table.lines))
         if not panels:
             return
         columns = min(3, len(panels))
@@ -82,7 +82,8 @@ class CurvesFigure(Figure):
                     continue
                 baselines = [base for line in chosen if (base := baseline_of(line, lines)) is not None]
                 shown = [*baselines[:1], *chosen]
-            yield student, [Group(method_label(line.entry), runs=[*line.runs.values()]) for line in shown if line.runs]
+            if any(line.runs for line in shown):
+                yield student, [Group(method_label(line.entry), runs=[*line.runs.values()]) for line in shown]
 
 
 def _draw_curves(axes: Axes, groups: Sequence[Group]) -> None:

@@ -52,7 +52,7 @@ class Mark:
             markerfacecolor="white" if self.hollow else self.colour,
             markersize=4.7,
             capsize=2,
-            zorder=4 if self.marker == "o" else 3.5,
+            zorder=4,
         )
 
 
