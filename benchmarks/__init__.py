@@ -1,1 +1,1 @@
-"""The benchmark: kdrun against a loop in the manner of the released Tf-KD code, on the machine it is run on."""
+"""The benchmark: kdrun against a loop in the manner of the released Tf-KD code, on this machine."""

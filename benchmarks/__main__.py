@@ -16,25 +16,25 @@ from kdrun.files import write_json
 from kdrun.training.precision import resolve_device
 
 BUSY = 0.5
-"""Load from which on figures are not to be trusted."""
+"""Load average above which figures are unreliable."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Runs the benchmark; returns the exit code. A gate that is missed is told, and is no failure."""
+    """Runs the benchmark; returns the exit code. A missed gate is reported and is not a failure."""
     options = _parser().parse_args(words)
-    os.environ["KDRUN_TRUST"] = "benchmarks"  # whose images the runs train on
+    os.environ["KDRUN_TRUST"] = "benchmarks"  # the runs load its images
     facts = machine(options.device)
     print(in_words(facts), flush=True)
     if facts["load"] > BUSY:
-        print(f"this machine is busy (load {facts['load']:.1f}): threads wait for each other, the figures will be off")
+        print(f"this machine is busy (load {facts['load']:.1f}): threads wait for each other, figures are unreliable")
     records = []
     started = time.monotonic()
     for number, name in enumerate(options.rows, 1):
 
-        def say(what: str, head: str = f"[{number}/{len(options.rows)}] {name}") -> None:
+        def progress(what: str, head: str = f"[{number}/{len(options.rows)}] {name}") -> None:
             print(f"{time.monotonic() - started:5.0f} s  {head}: {what}", flush=True)
 
-        records.append(record(name, ROWS[name].measure(options.device, say), options.device))
+        records.append(record(name, ROWS[name].measure(options.device, progress), options.device))
     print(f"\n{table(records)}")
     if options.json:
         write_json(options.json, {"machine": facts, "rows": records})
@@ -51,13 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description="Times kdrun against a loop in the manner of the released Tf-KD code, in 10 minutes at most.",
-        epilog=f"rows:\n{rows}\n\nHow to read the figures: docs/performance.md.",
+        epilog=f"rows:\n{rows}\n\nMeaning of the figures: docs/performance.md.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rows", type=_rows, default=list(ROWS), metavar="ROW,ROW", help="these rows only")
-    parser.add_argument("--json", type=_file, metavar="FILE", help="write the figures there")
-    parser.add_argument("--chart", type=_file, metavar="FILE", help="draw them there (PNG); else beside the JSON")
-    parser.add_argument("--device", type=_device, default="auto", help="auto (a GPU where there is one), cpu, cuda")
+    parser.add_argument("--json", type=_file, metavar="FILE", help="write the figures to this file")
+    parser.add_argument("--chart", type=_file, metavar="FILE", help="bar chart (PNG); default: beside the JSON")
+    parser.add_argument("--device", type=_device, default="auto", help="auto (a GPU if available), cpu, cuda")
     return parser
 
 
@@ -65,14 +65,14 @@ def _rows(text: str) -> list[str]:
     names = text.split(",")
     unknown = [name for name in names if name not in ROWS]
     if unknown:
-        raise argparse.ArgumentTypeError(f"no rows: {', '.join(unknown)}; there are {', '.join(ROWS)}")
+        raise argparse.ArgumentTypeError(f"unknown rows: {', '.join(unknown)}; must be of {', '.join(ROWS)}")
     return names
 
 
 def _file(text: str) -> Path:
     path = Path(text)
-    if not path.parent.is_dir():  # better known before the minutes are spent
-        raise argparse.ArgumentTypeError(f"there is no directory {path.parent}")
+    if not path.parent.is_dir():  # reported before the measurements
+        raise argparse.ArgumentTypeError(f"no directory {path.parent}")
     return path
 
 
@@ -82,7 +82,7 @@ def _device(text: str) -> object:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     if device.type == "mps":
-        raise argparse.ArgumentTypeError("the benchmark knows cpu and cuda; say --device cpu")
+        raise argparse.ArgumentTypeError("mps is not supported; must be cpu or cuda")
     return device
 
 

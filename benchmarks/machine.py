@@ -1,4 +1,4 @@
-"""The machine that the figures are of."""
+"""The machine that computes the figures."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from kdrun.experiment.environment import cpu_facts, cpu_name
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """CPU model, cores, threads, what it can do with bf16, libraries, how busy it is, and the GPU where one is used.
+    """CPU model, cores, threads, support of bf16, libraries, load, and the GPU if one is used.
 
-    `load` is the mean number of processes that computed in the last minute.
+    `load` is the load average of the last minute.
     """
     flags = cpu_facts().get("flags", "").split()
     return {
@@ -37,7 +37,7 @@ def num_cores() -> int:
 
 
 def in_words(facts: dict[str, Any]) -> str:
-    """One line about a machine."""
+    """A machine in one line."""
     bf16 = "AMX" if facts["amx"] else "no AMX" + (", AVX-512 bf16" if facts["avx512_bf16"] else "")
     gpu = f"{facts['gpu']}; " if facts["gpu"] else ""
     counts = [f"{facts[name]} {name if facts[name] != 1 else name[:-1]}" for name in ("cores", "threads")]

@@ -1,4 +1,4 @@
-"""What a row of the benchmark measured."""
+"""The figures of a row."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ class Measurement:
     """One row's figures.
 
     Attributes:
-        ratio: how many times faster kdrun is, the median of the pairs; in the row on memory, bytes.
+        ratio: speed-up of kdrun, the median of the pairs; for the memory row, bytes.
         low: lowest of the pairs.
         high: highest of the pairs.
-        reference: what the reference did, for people: images per second, seconds.
-        kdrun: what kdrun did, likewise.
-        reference_first: seconds of the reference's first block, which is in no other figure; None where nothing is
+        reference: the reference's figure as text: images per second, seconds.
+        kdrun: kdrun's, likewise.
+        reference_first: seconds of the reference's first block, which no other figure includes; None if nothing is
             timed in blocks.
-        kdrun_first: kdrun's, compilation included.
+        kdrun_first: kdrun's, including compilation.
         remark: how kdrun computed.
-        percent_of_roof: of what the GPU could do at best, where that is known.
+        percent_of_roof: share of the GPU's roofline; None if unknown.
     """
 
     ratio: float
@@ -44,14 +44,14 @@ def compared(
     remark: str = "",
     roof: float | None = None,
 ) -> Measurement:
-    """The figures of two sides that were timed in turn.
+    """The figures of two sides that were timed alternately.
 
     Args:
         times: seconds per unit.
-        images: in a unit, to show images per second; None shows the time of a unit.
-        first: seconds of the first blocks, of the reference and of kdrun.
+        images: images per unit, to show images per second; None shows the time of a unit.
+        first: seconds of the first blocks of reference and kdrun.
         remark: how kdrun computed.
-        roof: seconds that a unit would take at the limit of the device.
+        roof: seconds per unit at the limit of the device.
     """
     reference, kdrun = statistics.median(times.reference), statistics.median(times.kdrun)
     return Measurement(

@@ -1,8 +1,7 @@
-"""The row on memory: what a run takes at its peak beside its networks, optimiser and activations.
+"""The memory row: a run's peak memory without its networks, optimiser and activations.
 
-Two processes of their own: a whole run on as many images as CIFAR-100 has, and the same networks trained for some
-steps and evaluated on one batch without anything around them. The difference of their peaks is what the run keeps
-beside: the images, and all of kdrun's own.
+Two separate processes: a whole run on the number of images of CIFAR-100, and the same networks alone, trained for some
+steps and evaluated on one batch. The difference of their peaks is the memory of the images and of kdrun.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ DATASET_BYTES = (task.TRAIN_SIZE + task.TEST_SIZE) * task.IMAGE_SIZE**2 * task.C
 ALLOWANCE_BYTES = 200_000_000
 PAIRS = 3
 NETWORK = Component("kdrun.models.mlp", {"hidden": (256,)})
-"""Small, so that an epoch takes seconds, and so that its own part in a peak is."""
+"""Small, so that an epoch takes seconds and the network adds little to a peak."""
 
 
-def peak_memory(device: torch.device, say: Callable[[str], None]) -> Measurement:
-    """Bytes that a run keeps beside networks, optimiser and activations, once for each pair of processes."""
+def peak_memory(device: torch.device, progress: Callable[[str], None]) -> Measurement:
+    """Bytes of a run besides networks, optimiser and activations, once per pair of processes."""
     beside, runs = [], []
     for pair in range(PAIRS):
-        say(f"run {pair + 1} of {PAIRS}")
+        progress(f"run {pair + 1} of {PAIRS}")
         runs.append(_peak_of_process("run", device))
         beside.append(runs[-1] - _peak_of_process("bare", device))
     return Measurement(
@@ -51,13 +50,13 @@ def peak_memory(device: torch.device, say: Callable[[str], None]) -> Measurement
 
 
 def _peak_of_process(what: str, device: torch.device) -> int:
-    """Peak memory of `run` or `bare` in a process of its own."""
+    """Peak bytes of `run` or `bare` in a separate process."""
     command = [sys.executable, "-m", "benchmarks.memory", what, str(device)]
     return int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def run_peak(device: torch.device) -> int:
-    """Peak bytes of this process after a whole distillation run, teacher and evaluation included."""
+    """Peak bytes of this process after a whole distillation run, including teacher and evaluation."""
     dataset = task.dataset(task.TRAIN_SIZE, task.TEST_SIZE)
     teacher = Spec(dataset, NETWORK, task.UNTAUGHT, task.RECIPE, stop_epoch=0)
     student = Spec(dataset, NETWORK, Component("kdrun.methods.KD"), task.RECIPE, teachers=(teacher,))
@@ -86,7 +85,7 @@ def bare_peak(device: torch.device) -> int:
 
 
 def _peak(device: torch.device) -> int:
-    """Peak memory of this process in bytes; on Linux of this program alone, not of the one that started it."""
+    """Peak bytes of this process; on Linux of this program alone, excluding the program that started it."""
     status = Path("/proc/self/status")
     if device.type == "cuda" or not status.exists():
         return peak_memory_bytes(device)

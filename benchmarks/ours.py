@@ -1,4 +1,4 @@
-"""kdrun's side: the pieces that a run is made of, put together as a run does it."""
+"""kdrun's side: the parts of a run, combined as in a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from kdrun.training.trainer import Training
 
 
 def training_views(images: ImageSet, device: torch.device, *, batch_size: int = BATCH_SIZE) -> TrainingViews:
-    """The views of a run, by the same law as the reference's."""
+    """A run's views, with the distribution of the reference's."""
     return TrainingViews(ResidentImages(images, mean=MEAN, std=STD, device=device), LAW, batch_size=batch_size, seed=0)
 
 
@@ -38,7 +38,7 @@ def live_teacher(teacher: nn.Module, device: torch.device, precision: str) -> Li
 
 
 def choices_of(spec: Spec, device: torch.device) -> Choices:
-    """How a run of this spec computes, as chosen by rule."""
+    """The automatic choices for a run of this spec."""
     runtime = Runtime(device=device, data_root=Path(), output_root=Path(), threads=torch.get_num_threads())
     return choose(spec, runtime)
 
@@ -58,7 +58,7 @@ def kd_steps(
 
     Args:
         student: is trained.
-        teacher: stays as it is.
+        teacher: is not changed.
         views: the training data.
         choices: how the steps are computed.
         alpha: weight of the soft targets.
@@ -67,7 +67,7 @@ def kd_steps(
         temperature: of the soft targets.
 
     Yields:
-        What computes the steps; its `end_epoch` reads the metrics.
+        The object that computes the steps; its `end_epoch` reads the metrics.
     """
     method = KD(on_device(student, device), temperature=temperature, alpha=alpha, kl_reduction="mean").to(device)
     optimizer = build_optimizer(
@@ -79,7 +79,7 @@ def kd_steps(
     for epoch in itertools.count():
         method.train()
         for number, (x, y, index) in enumerate(views.epoch(epoch)):
-            # Counted on over the epochs, which are short here: shares of the gradient are measured at step 0.
+            # Counted across the short epochs: shares of the gradient are measured at step 0 only.
             place = epoch * len(views) + number
             batch = Batch(x=x, y=y, index=index, epoch=epoch, step=place, progress=0.0, generator=generator)
             output = source(batch)
@@ -95,16 +95,16 @@ def kd_steps(
 def execute(
     specs: Sequence[Spec], output_root: Path, device: torch.device, *, threads: int | None = None
 ) -> list[dict[str, Any]]:
-    """Runs as the command line does: together where they can be. Returns their results.
+    """Runs specs as the command line does, in lockstep if possible. Returns their results.
 
     Args:
-        specs: what to run.
-        output_root: where the runs are written.
+        specs: the runs.
+        output_root: directory of the runs.
         device: where to compute.
-        threads: CPU threads; None leaves them to kdrun.
+        threads: CPU threads; None: chosen by kdrun.
 
     Raises:
-        Exception: what went wrong in a run.
+        Exception: the failure of a run.
     """
     runtime = Runtime(device=device, data_root=output_root, output_root=output_root, threads=threads)
     runner = Runner(Store(output_root), runtime)

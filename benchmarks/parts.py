@@ -1,4 +1,4 @@
-"""Rows on parts of a training step: the views, the teacher's forward pass, the soft labels of Tf-KD_reg."""
+"""Rows for parts of a training step: the views, the teacher's forward pass, the soft labels of Tf-KD_reg."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from kdrun.losses import virtual_teacher_probs
 from kdrun.methods import Batch
 
 CPU = torch.device("cpu")
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
-def input_pipeline(device: torch.device, say: Say) -> Measurement:
+def input_pipeline(device: torch.device, progress: Progress) -> Measurement:
     """Random views, batch by batch, in this process on one core: PIL and torchvision against one gather per batch."""
     images = task.training_images(2048)
     loader = reference.training_loader(images, workers=0, num_images=512)
@@ -29,12 +29,12 @@ def input_pipeline(device: torch.device, say: Say) -> Measurement:
         Side(lambda: [batch for batch, *_ in views.epoch(next(epochs))], units=2048, device=CPU),
     )
     with num_threads(1):
-        times = alternate(*sides, pairs=11, say=say)
+        times = alternate(*sides, pairs=11, progress=progress)
     return compared(times, images=1, first=(sides[0].warm_up(), sides[1].warm_up()), remark="one core")
 
 
-def teacher_forward(device: torch.device, say: Say) -> Measurement:
-    """The teacher's logits on a batch: recorded for autograd in fp32 against kdrun's frozen teacher."""
+def teacher_forward(device: torch.device, progress: Progress) -> Measurement:
+    """The teacher's logits of a batch: with autograd in fp32 against kdrun's frozen teacher."""
     steps = {"cpu": 2, "cuda": 50}[device.type]
     x = torch.randn(
         task.BATCH_SIZE, task.CHANNELS, task.IMAGE_SIZE, task.IMAGE_SIZE, generator=torch.Generator().manual_seed(0)
@@ -54,15 +54,15 @@ def teacher_forward(device: torch.device, say: Say) -> Measurement:
         teacher = ours.live_teacher(task.build_network(task.TEACHER, "teacher"), device, precision)
         return Side(lambda: [teacher(batch) for _ in range(steps)], units=steps, device=device)
 
-    say("fp32 or bf16")
+    progress("fp32 or bf16")
     candidates = {precision: frozen(precision) for precision in ("fp32", "bf16")}
     precision = fastest(candidates)
     sides = (Side(recorded, units=steps, device=device), candidates[precision])
-    times = alternate(*sides, pairs=9, say=say)
+    times = alternate(*sides, pairs=9, progress=progress)
     return compared(times, images=task.BATCH_SIZE, first=(sides[0].warm_up(), sides[1].warm_up()), remark=precision)
 
 
-def soft_labels(device: torch.device, say: Say) -> Measurement:
+def soft_labels(device: torch.device, progress: Progress) -> Measurement:
     """The virtual teacher's probabilities for a batch: a loop over the images against one scatter."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(task.BATCH_SIZE, task.NUM_CLASSES, generator=generator).to(device)
@@ -76,5 +76,5 @@ def soft_labels(device: torch.device, say: Say) -> Measurement:
         return Side(block, units=calls, device=device)
 
     sides = (repeated(reference.virtual_teacher, 100), repeated(virtual_teacher_probs, 5000))
-    times = alternate(*sides, pairs=11, say=say)
+    times = alternate(*sides, pairs=11, progress=progress)
     return compared(times, images=None, first=(sides[0].warm_up(), sides[1].warm_up()))

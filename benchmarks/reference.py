@@ -2,8 +2,8 @@
 
 fp32 in NCHW memory; torchvision's per-sample transforms of PIL images in a DataLoader with workers; the teacher's
 forward pass with autograd on; the loss, the number of correct answers and a progress bar read from the device at every
-step; an optimiser that is not fused; evaluation without `no_grad`. Written anew from a description of that code, which
-no longer runs as it is. The networks are kdrun's, the same definitions.
+step; an optimiser that is not fused; evaluation without `no_grad`. Written from a description of that code, which no
+longer runs. The networks are kdrun's definitions.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ RELEASED_WORKERS = 4
 
 
 def num_workers() -> int:
-    """Workers of its DataLoader: four as released, or as many as there are cores where there are fewer."""
+    """Workers of its DataLoader: four as released, at most the number of cores."""
     return min(RELEASED_WORKERS, num_cores())
 
 
 class PILImages(Dataset[tuple[Tensor, int]]):
-    """Images as arrays that become PIL images one at a time, as torchvision's CIFAR datasets do it."""
+    """Image arrays converted to PIL images one at a time, as in torchvision's CIFAR datasets."""
 
     def __init__(self, images: ImageSet, transform: Callable[[Any], Tensor]) -> None:
         self._arrays = images.images.numpy()
@@ -53,8 +53,8 @@ def training_loader(images: ImageSet, *, workers: int, num_images: int | None = 
 
     Args:
         images: the training set.
-        workers: processes; 0 makes the views in this one.
-        num_images: length of an epoch; None goes through the images once. A longer one starts over without new
+        workers: processes; 0 computes the views in this process.
+        num_images: length of an epoch; None: each image once. A longer epoch repeats the images with the same
             workers.
     """
     from torchvision import transforms
@@ -74,7 +74,7 @@ def training_loader(images: ImageSet, *, workers: int, num_images: int | None = 
 
 
 def test_loader(images: ImageSet, *, workers: int) -> DataLoader[Any]:
-    """Batches of the images as they are."""
+    """Batches of the images without augmentation."""
     from torchvision import transforms
 
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
@@ -93,7 +93,7 @@ def kd_loss(logits: Tensor, labels: Tensor, teacher_logits: Tensor, *, alpha: fl
     """
     log_probs = F.log_softmax(logits / temperature, dim=1)
     soft_targets = F.softmax(teacher_logits / temperature, dim=1)
-    kl = F.kl_div(log_probs, soft_targets, reduction="none").mean()  # "mean" by another name: that one warns
+    kl = F.kl_div(log_probs, soft_targets, reduction="none").mean()  # equals reduction="mean", which warns
     return kl * (alpha * temperature * temperature) + F.cross_entropy(logits, labels) * (1.0 - alpha)
 
 
@@ -137,10 +137,10 @@ class Reference:
         )
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
-        """One training step on a batch `[N, C, H, W]` with labels `[N]`: its loss, and how many answers were right."""
+        """One training step on a batch `[N, C, H, W]` with labels `[N]`: its loss and number of correct predictions."""
         images, labels = images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
         logits = self.student(images)
-        teacher_logits = self._teacher(images).detach()  # the pass is recorded, its output cut off
+        teacher_logits = self._teacher(images).detach()  # recorded for autograd, then detached
         loss = kd_loss(logits, labels, teacher_logits, alpha=self._alpha, temperature=self._temperature)
         self._optimizer.zero_grad()
         loss.backward()
@@ -149,7 +149,7 @@ class Reference:
         return loss.item(), correct
 
     def epoch(self, loader: DataLoader[Any]) -> Generator[float, None, None]:
-        """Trains on all the batches; yields the mean loss so far after each step."""
+        """Trains on all batches; yields the mean loss so far after each step."""
         self.student.train()
         self._teacher.eval()
         total = correct = images_seen = 0.0
@@ -176,12 +176,12 @@ class Reference:
         return 100 * correct / images_seen
 
     def state_dict(self) -> dict[str, Any]:
-        """What is saved after each epoch."""
+        """The state saved after each epoch."""
         return {"state_dict": self.student.state_dict(), "optim_dict": self._optimizer.state_dict()}
 
 
 def _tf32(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """How torch itself computes convolutions on CUDA, which kdrun changes for the whole process."""
+    """Default of torch for convolutions on CUDA, which kdrun changes for the whole process."""
     if device.type != "cuda":
         return contextlib.nullcontext()
     context: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=True)

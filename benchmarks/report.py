@@ -18,7 +18,7 @@ COLUMNS = ("row", "what", "ratio", "low - high", "gate", "", "aim", "reference",
 
 
 def record(name: str, measured: Measurement, device: torch.device) -> dict[str, Any]:
-    """A row as it stands in the JSON: `name, ratio, low, high, gate, aim`, and what explains them.
+    """A row of the JSON: `name, ratio, low, high, gate, aim` and further keys.
 
     `ratio`, `low`, `high`, `gate` and `aim` are in `unit`; a gate in bytes is an upper bound.
     """
@@ -68,7 +68,7 @@ def _cells(entry: Mapping[str, Any]) -> list[str]:
 
 
 def in_unit(value: float | None, unit: str) -> str:
-    """A figure for people; nothing for None."""
+    """A figure as text; empty for None."""
     if value is None:
         return ""
     if unit != RATIO:

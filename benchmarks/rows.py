@@ -1,4 +1,4 @@
-"""The rows of the benchmark by name: what they measure, and what they must reach."""
+"""The rows of the benchmark by name, with their gates and aims."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ RATIO, BYTES = "x", "bytes"
 
 @dataclass(frozen=True)
 class Row:
-    """One thing that is measured.
+    """One measurement.
 
     Attributes:
-        title: what, in a few words.
-        measure: does it, on a device, and says how far it is.
-        gate: what must be reached on the CPU; in bytes, what must not be exceeded. None where nothing is asked.
-        aim: what is aimed at there.
-        cuda: gate and aim on a CUDA device, where they are others.
-        unit: of ratio, gate and aim: `x`, times faster than the reference, or `bytes`.
+        title: in a few words.
+        measure: measures on a device, reporting progress by its second argument.
+        gate: lower bound on the CPU; in bytes an upper bound. None: no bound.
+        aim: intended value on the CPU.
+        cuda: gate and aim on a CUDA device; None: as on the CPU.
+        unit: of ratio, gate and aim: `x` (speed-up over the reference) or `bytes`.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Row:
         return self.cuda if device.type == "cuda" and self.cuda is not None else (self.gate, self.aim)
 
     def passes(self, measured: Measurement, gate: float) -> bool:
-        """Whether a figure is on the right side of a gate."""
+        """Whether a figure meets a gate."""
         return measured.ratio >= gate if self.unit == RATIO else measured.ratio <= gate
 
 

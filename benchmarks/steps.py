@@ -1,4 +1,4 @@
-"""Rows on whole steps of distillation: views, teacher, student, optimiser and metrics."""
+"""Rows for whole distillation steps: views, teacher, student, optimiser and metrics."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from kdrun.training.step import Step
 NUM_IMAGES = 2048
 PAIRS = 7
 STEPS = {"cpu": 2, "cuda": 50}
-"""In a block. On the CPU a step is long enough for the workers to make the next batch within it."""
+"""Steps per block. On the CPU the workers finish the next batch within a step."""
 
 H200_FLOPS = 790e12
 H200_BYTES_PER_SECOND = 4.3e12
 BYTES_PER_IMAGE = {"mobilenetv2": 10.4e6, "resnet18": 8.1e6}
-"""What a training step in bf16 moves at least: the inputs and outputs of the convolutions, once for each pass."""
+"""Minimal traffic of a training step in bf16: inputs and outputs of the convolutions, once per pass."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The faster precision for kdrun's steps here, and how long its first ones took."""
+    """The faster precision for kdrun's steps on this machine, and the seconds of its first block."""
 
     precision: str
     first_seconds: float
 
 
-def kd_step(student: str, device: torch.device, say: Callable[[str], None]) -> Measurement:
+def kd_step(student: str, device: torch.device, progress: Callable[[str], None]) -> Measurement:
     """Training steps of a student with a ResNet18 teacher."""
-    say("fp32 or bf16")
+    progress("fp32 or bf16")
     choice = choose_precision(student, device)
     steps = STEPS[device.type]
     with contextlib.closing(_reference_steps(student, device, (PAIRS + 1) * steps)) as theirs:
@@ -47,7 +47,7 @@ def kd_step(student: str, device: torch.device, say: Callable[[str], None]) -> M
             _block(theirs, device),
             _block(_kdrun_steps(student, choice.precision, device), device),
         )
-        times = alternate(*sides, pairs=PAIRS, say=say)
+        times = alternate(*sides, pairs=PAIRS, progress=progress)
     return compared(
         times,
         images=task.BATCH_SIZE,
@@ -59,7 +59,7 @@ def kd_step(student: str, device: torch.device, say: Callable[[str], None]) -> M
 
 @functools.cache
 def choose_precision(student: str, device: torch.device) -> Choice:
-    """Times some of kdrun's steps in fp32 and in bf16: neither is faster everywhere."""
+    """Times some of kdrun's steps in fp32 and in bf16; which is faster depends on the machine."""
     sides = {precision: _block(_kdrun_steps(student, precision, device), device) for precision in ("fp32", "bf16")}
     precision = fastest(sides)
     return Choice(precision, sides[precision].warm_up())
@@ -71,7 +71,7 @@ def _block(steps: Iterator[object], device: torch.device) -> Side:
 
 
 def _reference_steps(student: str, device: torch.device, number: int) -> Generator[float, None, None]:
-    """The reference's steps; what stands before the first one is done with it, and so is in the first block's time."""
+    """The reference's steps; the set-up happens at the first one, and so is part of the first block's time."""
     loop = Reference(
         task.build_network(student, "student"),
         task.build_network(task.TEACHER, "teacher"),
@@ -83,7 +83,7 @@ def _reference_steps(student: str, device: torch.device, number: int) -> Generat
 
 
 def _kdrun_steps(student: str, precision: str, device: torch.device) -> Iterator[Step]:
-    """The steps of kdrun, computed as those of a whole run on CIFAR-100 would be."""
+    """Steps of kdrun, computed as in a whole run on CIFAR-100."""
     full_size = task.kd_spec(
         student,
         task.dataset(task.TRAIN_SIZE, task.TEST_SIZE),
@@ -102,7 +102,7 @@ def _kdrun_steps(student: str, precision: str, device: torch.device) -> Iterator
 
 
 def _roof_seconds(student: str, device: torch.device) -> float | None:
-    """How long a step would take on an H200 at the limit of its arithmetic or memory; None on other devices.
+    """Seconds of a step on an H200 at the limit of its arithmetic or memory; None on other devices.
 
     Forward and backward of the student are three times its forward pass; the teacher is bound by arithmetic.
     """

@@ -1,4 +1,4 @@
-"""Rows on a whole sweep: eight temperatures, from the specs to the results on disk, a trained teacher given."""
+"""Rows for a whole sweep: eight temperatures, from specs to results on disk, with an existing teacher."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ STEPS = {"cpu": 12, "cuda": 400}
 TEST_SIZE = 256
 
 
-def sweep(student: str, device: torch.device, say: Callable[[str], None]) -> Measurement:
-    """A sweep of kdrun against eight times the reference's run of as many steps and the same evaluation.
+def sweep(student: str, device: torch.device, progress: Callable[[str], None]) -> Measurement:
+    """A sweep of kdrun against eight times the reference's run with the same steps and evaluation.
 
-    One run of the reference before the sweep and one after it; both ratios are to the same sweep.
+    One run of the reference precedes the sweep and one follows; both ratios are to the same sweep.
     """
-    say("fp32 or bf16")
+    progress("fp32 or bf16")
     precision = choose_precision(student, device).precision
     num_steps = STEPS[device.type]
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as directory, num_threads(threads):
         specs = sweep_specs(student, precision, num_steps)
         ours.execute(specs[0].teachers, Path(directory), device, threads=threads)
-        say("reference, run 1 of 2")
+        progress("reference, run 1 of 2")
         before = _reference_run(student, num_steps, device)
-        say(f"{len(specs)} temperatures with kdrun")
+        progress(f"{len(specs)} temperatures with kdrun")
         started = time.perf_counter()
         ours.execute(specs, Path(directory), device, threads=threads)
         seconds = time.perf_counter() - started
-        say("reference, run 2 of 2")
+        progress("reference, run 2 of 2")
         after = _reference_run(student, num_steps, device)
     times = Comparison((len(specs) * before, len(specs) * after), (seconds, seconds))
     return compared(times, images=None, remark=f"{precision}; {num_steps} steps a run; reference: 8 x one run")
 
 
 def sweep_specs(student: str, precision: str, num_steps: int) -> list[Spec]:
-    """A run of one epoch for each temperature, all with the same untrained teacher."""
+    """One-epoch runs, one per temperature, with the same untrained teacher."""
     data = task.dataset(num_steps * task.BATCH_SIZE, TEST_SIZE)
     return [task.kd_spec(student, data, precision=precision, temperature=temperature) for temperature in TEMPERATURES]
 
 
 def _reference_run(student: str, num_steps: int, device: torch.device) -> float:
-    """Seconds of one whole run: networks, one epoch, evaluation, and what is saved."""
+    """Seconds of one whole run: networks, one epoch, evaluation, saving."""
     splits = task.random_images(
         task.NUM_CLASSES, task.CHANNELS, task.IMAGE_SIZE, num_steps * task.BATCH_SIZE, TEST_SIZE
     )

@@ -1,4 +1,4 @@
-"""What both sides compute: the networks, the images, the law of the views and the hyper-parameters of Tf-KD."""
+"""The task of both sides: networks, images, distribution of the views and the hyper-parameters of Tf-KD."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def dataset(train_size: int, test_size: int) -> ImageDatasetSpec:
 def kd_spec(
     student: str, data: ImageDatasetSpec, *, precision: str, recipe: Recipe = RECIPE, temperature: float = TEMPERATURE
 ) -> Spec:
-    """A student's run, taught by an untrained ResNet18."""
+    """A student's run with an untrained ResNet18 as teacher."""
     teacher = Spec(data, _network(TEACHER), UNTAUGHT, recipe, precision=precision, stop_epoch=0)
     options = {"temperature": temperature, "alpha": ALPHA[student], "kl_reduction": "mean"}
     method = Component("kdrun.methods.KD", options)
@@ -62,17 +62,14 @@ def _network(name: str) -> Component:
 
 
 def build_network(name: str, role: str) -> nn.Module:
-    """A network of `NETWORKS`, the same weights for the same name and role every time."""
+    """A network of `NETWORKS`; its weights are a function of name and role."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix("benchmark", name, role))
         return NETWORKS[name](num_classes=NUM_CLASSES, in_channels=CHANNELS)
 
 
 def random_images(num_classes: int, in_channels: int, image_size: int, train_size: int, test_size: int) -> Splits:
-    """A dataset of noise, made without a copy of anything: what is measured is time and memory, not accuracy.
-
-    Always the same images for the same sizes.
-    """
+    """A dataset of noise, a function of the sizes, without intermediate copies, since time and memory are measured."""
     generator = torch.Generator().manual_seed(mix("benchmark", "images"))
 
     def images(size: int) -> ImageSet:
@@ -85,7 +82,7 @@ def random_images(num_classes: int, in_channels: int, image_size: int, train_siz
 
 
 def training_images(num_images: int) -> ImageSet:
-    """Random images of the benchmark's own size and number of classes."""
+    """Random images with the benchmark's size and number of classes."""
     found = random_images(NUM_CLASSES, CHANNELS, IMAGE_SIZE, num_images, 0).train
     assert isinstance(found, ImageSet)
     return found

@@ -1,4 +1,4 @@
-"""Interleaved timing: a block of the reference, a block of kdrun, and again, so that what disturbs meets both."""
+"""Interleaved timing: blocks of the reference and of kdrun alternate, so that disturbances affect both."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Side:
     """Work that is timed in blocks.
 
     Args:
-        run: does one block.
-        units: how many steps, images or calls a block is.
-        device: where the work is done.
+        run: computes one block.
+        units: steps, images or calls per block.
+        device: where it computes.
 
     Attributes:
-        first_seconds: what the first block took, compilation and start of workers included; None before it. It is
-            never part of another time.
+        first_seconds: seconds of the first block, including compilation and start of workers; None before it. No
+            other time includes it.
     """
 
     def __init__(self, run: Callable[[], object], *, units: int, device: torch.device) -> None:
@@ -37,13 +37,13 @@ class Side:
         self.first_seconds: float | None = None
 
     def warm_up(self) -> float:
-        """Does the first block where it has not been done; returns `first_seconds`."""
+        """Runs the first block unless it has run; returns `first_seconds`."""
         if self.first_seconds is None:
             self.first_seconds = self._block()
         return self.first_seconds
 
     def seconds(self) -> float:
-        """Does a block, after the first; returns seconds per unit."""
+        """Runs a block after the first one; returns seconds per unit."""
         self.warm_up()
         return self._block() / self._units
 
@@ -57,7 +57,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Times of two sides, measured in turn: each pair stands side by side.
+    """Times of two sides, measured alternately, in pairs.
 
     Attributes:
         reference: seconds per unit.
@@ -69,37 +69,37 @@ class Comparison:
 
     @property
     def ratios(self) -> list[float]:
-        """How many times faster kdrun was, pair by pair."""
+        """Speed-up of kdrun, pair by pair."""
         return [reference / kdrun for reference, kdrun in zip(self.reference, self.kdrun, strict=True)]
 
 
-def alternate(reference: Side, kdrun: Side, *, pairs: int, say: Callable[[str], None]) -> Comparison:
-    """Times both in turn, after a first block of each.
+def alternate(reference: Side, kdrun: Side, *, pairs: int, progress: Callable[[str], None]) -> Comparison:
+    """Times both alternately, after a first block of each.
 
     Args:
-        reference: the one side.
+        reference: one side.
         kdrun: the other.
-        pairs: how often; less often, but three times, on a machine that takes more than a minute for it.
-        say: is told how far it is.
+        pairs: number of pairs; fewer, at least three, if they take more than a minute.
+        progress: receives progress lines.
     """
-    say(f"first blocks, then {pairs} pairs")
+    progress(f"first blocks, then {pairs} pairs")
     reference.warm_up()
     kdrun.warm_up()
     times = []
-    started = told = time.monotonic()
+    started = reported = time.monotonic()
     for pair in range(1, pairs + 1):
         times.append((reference.seconds(), kdrun.seconds()))
         now = time.monotonic()
-        if now - told > SECONDS_BETWEEN_LINES:
-            say(f"pair {pair} of {pairs} done")
-            told = now
+        if now - reported > SECONDS_BETWEEN_LINES:
+            progress(f"pair {pair} of {pairs} done")
+            reported = now
         if pair >= MIN_PAIRS and now - started > MAX_SECONDS:
             break
     return Comparison(tuple(time for time, _ in times), tuple(time for _, time in times))
 
 
 def fastest(sides: Mapping[str, Side], *, repeats: int = 3) -> str:
-    """The name of the side with the lowest median of a few blocks, taken in turn."""
+    """The name of the side with the lowest median over a few alternating blocks."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, side in sides.items():
@@ -109,7 +109,7 @@ def fastest(sides: Mapping[str, Side], *, repeats: int = 3) -> str:
 
 @contextlib.contextmanager
 def num_threads(number: int) -> Iterator[None]:
-    """Computes with this many CPU threads, then with as many as before."""
+    """Sets the number of CPU threads within the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

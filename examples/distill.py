@@ -2,9 +2,9 @@
 
     python examples/distill.py
 
-A CNN is trained on handwritten digits, then teaches an MLP by the loss of Hinton et al. (2015), eq. 4 with T^2; the
-same MLP is trained on labels alone beside it. Any method of `kdrun.methods` fits where `KD` stands: what it asks of the
-teacher (logits, features, weights) is in its `needs`, which `LiveTeacher` answers.
+A CNN is trained on handwritten digits, then teaches an MLP with the loss of Hinton et al. (2015), eq. 4 with T^2. For
+comparison the same MLP is trained on labels alone. Any method of `kdrun.methods` can replace `KD`: its `needs` declare
+the teacher outputs (logits, features, weights) that `LiveTeacher` provides.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EPOCHS, BATCH_SIZE, LR, SEED = 20, 64, 0.05, 0
 
 
 def load() -> tuple[ResidentImages, ResidentImages]:
-    """Training and test images, `[N, 1, 8, 8]` and normalised when they are used."""
+    """Training and test images, `[N, 1, 8, 8]` and normalised per batch."""
     splits = digits()
 
     assert isinstance(splits.train, ImageSet)
@@ -35,12 +35,12 @@ def load() -> tuple[ResidentImages, ResidentImages]:
 
 
 def train(method: Method, images: ResidentImages, teacher: nn.Module | None = None) -> nn.Module:
-    """Trains the student of a method; returns it."""
+    """Trains a method's student; returns it."""
     views = TrainingViews(images, Augmentation(), batch_size=BATCH_SIZE, seed=SEED)
     source = None if teacher is None else LiveTeacher(teacher, contextlib.nullcontext(), needs=method.needs)
     optimizer = torch.optim.SGD(method.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * len(views))
-    generator = torch.Generator().manual_seed(SEED)  # for methods that draw
+    generator = torch.Generator().manual_seed(SEED)  # for methods with random draws
     method.train()
     for epoch in range(EPOCHS):
         for step, (x, y, index) in enumerate(views.epoch(epoch)):

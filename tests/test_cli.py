@@ -50,9 +50,12 @@ def test_help_lists_every_group_and_option_at_once(here):
     assert "torch" not in imported
     assert seconds < SECONDS_TO_ANSWER
     lines = done.stdout.splitlines()
-    for group in (path for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "__pycache__"):
-        options = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
-        assert f"{group.name}: {options}" in lines
+    options: dict[str, list[str]] = {}
+    for root in (ROOT / "conf", *(ROOT / "kdrun" / "papers").glob("*/conf")):
+        for path in root.glob("*/*.yaml"):
+            options.setdefault(path.parent.name, []).append(path.stem)
+    for group, names in options.items():
+        assert f"{group}: {', '.join(sorted(names))}" in lines
     for text in ("Usage: kdrun", "--dry-run", "-m", "--config-dir", "teacher=none", "$KDRUN_DATA", "result.json"):
         assert text in done.stdout
     long = ("student:", "teacher:", "method:", "experiment:", "recipe:")  # a line for all of a group's options

@@ -31,15 +31,15 @@ def test_a_cheap_row_from_end_to_end(tmp_path, capsys):
     assert "| soft_labels | soft labels of Tf-KD_reg |" in out
 
 
-def never(device, say):
+def never(device, progress):
     raise AssertionError("measured")
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--rows", "soft_labels,steps"], "no rows: steps; there are input_pipeline, "),
-        (["--json", "nowhere/figures.json"], "there is no directory nowhere"),
+        (["--rows", "soft_labels,steps"], "unknown rows: steps; must be of input_pipeline, "),
+        (["--json", "nowhere/figures.json"], "no directory nowhere"),
         (["--device", "tpu"], "'tpu' is no device"),
     ],
 )

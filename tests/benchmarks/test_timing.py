@@ -36,7 +36,7 @@ def clock(monkeypatch) -> Clock:
 
 def test_pairs_are_interleaved_and_the_first_blocks_stand_apart(clock):
     reference, kdrun = clock.side("a", [90, 8, 12, 40], units=2), clock.side("b", [70, 2, 2, 4], units=1)
-    times = alternate(reference, kdrun, pairs=3, say=lambda what: None)
+    times = alternate(reference, kdrun, pairs=3, progress=lambda what: None)
     assert clock.worked == ["a", "b"] * 4
     assert times == Comparison(reference=(4, 6, 20), kdrun=(2, 2, 4))
     assert (reference.warm_up(), kdrun.warm_up()) == (90, 70)
@@ -62,7 +62,7 @@ def test_fastest_goes_by_the_median_and_not_by_the_first_block(clock):
 def test_a_slow_machine_gets_fewer_pairs(clock, monkeypatch):
     monkeypatch.setattr(timing.time, "monotonic", lambda: clock.now)
     said = []
-    times = alternate(clock.side("a", [1] + [50] * 9), clock.side("b", [1] + [20] * 9), pairs=9, say=said.append)
+    times = alternate(clock.side("a", [1] + [50] * 9), clock.side("b", [1] + [20] * 9), pairs=9, progress=said.append)
     assert len(times.ratios) == timing.MIN_PAIRS
     assert said == ["first blocks, then 9 pairs", *(f"pair {i} of 9 done" for i in (1, 2, 3))]
 
