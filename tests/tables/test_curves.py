@@ -73,19 +73,6 @@ def test_a_student_stands_against_its_teachers_accuracy(paper_table, drawn, draw
     assert (baseline.get_label(), set(baseline.get_ydata())) == ("cnn baseline (63.0 ± 2.6)", {63.0})
 
 
-def test_curves_can_be_read(paper_table, with_reg, drawn, draw):
-    title = "Tf-KD_reg against normal KD and label smoothing on synthetic, 2 epochs (not the paper's scale)"
-    draw(CurvesFigure(kinds=KINDS), compare(with_reg(70.0, 72.0), Archive(paper_table.find)), title=title)
-    figure, axes = drawn[0], drawn[0].axes[0]
-    figure.canvas.draw()
-    whole, heading = figure.bbox, figure._suptitle
-    box, legend = heading.get_window_extent(), axes.get_legend().get_window_extent()
-    assert heading.get_text().split() == f"{title}: mean ± deviation over seeds, last epoch in brackets".split()
-    assert whole.x0 < box.x0 < box.x1 < whole.x1
-    assert legend.y1 < axes.xaxis.label.get_window_extent().y0, "below the panel"
-    assert legend.y0 >= 0
-
-
 def test_a_failed_row_does_not_stretch_the_curves(paper_table, with_reg, drawn, draw):
     draw(CurvesFigure(kinds=KINDS), compare(with_reg(10.0, 10.0), Archive(paper_table.find)))
     axes = drawn[0].axes[0]

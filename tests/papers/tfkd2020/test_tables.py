@@ -223,16 +223,6 @@ def test_settings_are_the_released_ones():
     assert assumed == ASSUMED
 
 
-def test_the_plain_cnn_trains_with_adam():
-    adam = {"batch_size": "128", "optimizer": "adam", "lr": "0.001", "weight_decay": "0"}
-    for definition, row in RUNNABLE:
-        assert recipe_of(row) == (
-            adam if row.student == "cnn" else {**RECIPE, "batch_size": recipe_of(row)["batch_size"]}
-        )
-        if row.student == "cnn":
-            assert definition.name == "tfkd_t2"
-
-
 def test_figure_2_has_each_teacher_stopped_eight_times_and_whole():
     taught = [row for row in DEFINITIONS["tfkd_fig2"].rows if row.kind != "ce"]
     epochs = {"1": 1, None: 200}
