@@ -18,7 +18,7 @@ from kdrun.store.store import Store
 from kdrun.tables import Definition, Entry, Published, Row
 from kdrun.tables.controls import no_kl
 from kdrun.tables.figures import Figure, Rendering
-from kdrun.tables.render.table import render
+from kdrun.tables.render.table_files import render
 
 DATASET = ImageDatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 64, 40, (0.5,), (0.25,))
 EVALUATIONS = tuple(

@@ -63,7 +63,7 @@ class Group:
         choices: value by swept key, without the seed.
         runs: finished runs.
         missing: how many more were asked for and did not finish.
-        peer: the network that is meant, of those that the method trains beside the student; None is the student.
+        peer: name of a network that the method trains beside the student; None is the student.
     """
 
     label: str
@@ -88,7 +88,7 @@ class Group:
         return {epoch: Statistic.of([one[epoch] for one in values]) for epoch in shared}
 
     def _part(self, row: dict[str, Any]) -> dict[str, Any]:
-        """What a row of metrics says of the network that is meant; nothing of a peer in an epoch without evaluation."""
+        """The part of a row of metrics for this network; empty for a peer in an epoch without evaluation."""
         part: dict[str, Any] = row if self.peer is None else row.get("peers", {}).get(self.peer, {})
         return part
 
@@ -121,10 +121,10 @@ def group_by_seed(runs: Sequence[SweepRun]) -> list[Group]:
 
 
 def teachers_by_seed(runs: Sequence[SweepRun]) -> list[Group]:
-    """The finished teachers of a sweep, grouped by everything but their seeds, and by whom they teach.
+    """The finished teachers of a sweep, grouped by everything but their seeds, and by their students.
 
     The students of a sweep can have different teachers of one kind (an ensemble has those of further seeds): each set
-    of them is a group. Where groups are called the same, they are told apart by what their students chose.
+    of them is a group. Groups of one name are distinguished by their students' choices.
     """
     of_students: dict[tuple[str, str, tuple[tuple[str, str], ...]], dict[Path, Run]] = {}
     for job in runs:
@@ -155,12 +155,12 @@ def _but_for_seeds(spec: Spec) -> Spec:
 
 def _choices_apart(some: Sequence[Mapping[str, str]], all_: Sequence[Mapping[str, str]]) -> str:
     """What some students of a sweep chose, by the keys that tell them from the others."""
-    told = []
+    parts = []
     for key in dict.fromkeys(key for choices in all_ for key in choices):
         values = list(dict.fromkeys(choices[key] for choices in some if key in choices))
         if len(values) < len({choices.get(key) for choices in all_}):
-            told.append(f"{key}={','.join(values[:3])}{',...' if len(values) > 3 else ''}")
-    return ", ".join(told)
+            parts.append(f"{key}={','.join(values[:3])}{',...' if len(values) > 3 else ''}")
+    return ", ".join(parts)
 
 
 def _label(spec: Spec) -> str:
@@ -173,7 +173,7 @@ def _label(spec: Spec) -> str:
 
 
 def _ancestry(spec: Spec) -> str:
-    """By whom a teacher was taught, who by whom, and so on; earlier generations of the same network are not told."""
+    """The teacher of a teacher, its teacher, and so on; without earlier generations of the same network."""
     if not spec.teachers or method_class(spec.method).needs.own_architecture:
         return ""
     return f" ← {' + '.join(teacher.student.name for teacher in spec.teachers)}{_ancestry(spec.teachers[0])}"

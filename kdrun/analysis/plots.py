@@ -20,6 +20,7 @@ from kdrun.files import write_atomically
 from kdrun.log import log
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -46,7 +47,7 @@ TICK_LETTER, TICK_LINE, AROUND_AXES = 0.09, 0.2, 0.8
 def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     """A figure, sizes in inches, that is written as PNG in the end; no display, no global state.
 
-    It is drawn with matplotlib's defaults, whatever the environment says. One that cannot be drawn or written is a
+    It is drawn with matplotlib's defaults, whatever the environment sets. One that cannot be drawn or written is a
     warning, and no older figure is left in its place.
     """
     try:
@@ -126,10 +127,24 @@ def set_heading(drawn: Figure, text: str) -> None:
     drawn.suptitle(textwrap.fill(text, characters), fontsize="medium")
 
 
+def legend_below(drawn: Figure, handles: Sequence[Artist] | None = None, columns: int = 3, **options: Any) -> None:
+    """A legend below the whole figure, by default of all that is labelled in it."""
+    given = {} if handles is None else {"handles": handles}
+    drawn.legend(**given, loc="outside lower center", ncols=columns, frameon=False, fontsize="small", **options)
+
+
+def grid(drawn: Figure, number: int, columns: int) -> list[Axes]:
+    """`number` pairs of axes in lines of `columns`; the rest of the last line is empty."""
+    axes: list[Axes] = drawn.subplots(math.ceil(number / columns), columns, squeeze=False).flatten().tolist()
+    for empty in axes[number:]:
+        empty.set_axis_off()
+    return axes[:number]
+
+
 def readable_range(
     start: float, values: Sequence[float], *, always: Sequence[float] = (), minor: Sequence[float] = (), span: float
 ) -> tuple[float, float]:
-    """The ends of an axis that is not stretched by what lies far out.
+    """The ends of an axis that outliers do not stretch.
 
     From the start on, each next nearest value is within if the axis then spans at most `span`, or half as much again
     as before.

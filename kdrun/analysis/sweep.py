@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: `outputs/sweeps/<id>/` with its tables and pictures."""
+"""The results of a sweep: `outputs/sweeps/<id>/` with its tables and pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdrun.files import sha256, write_atomically, write_json
 
 
 def sweep_directory(output_root: Path, runs: Sequence[SweepRun]) -> Path:
-    """Where the summary of these runs lies: the same runs have the same place."""
+    """The directory of these runs' summary: one directory for one set of runs."""
     identity = sha256("\n".join(sorted({job.run.spec.run_id for job in runs})).encode())
     return output_root / "sweeps" / identity[:10]
 

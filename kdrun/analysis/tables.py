@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kdrun.analysis.aggregate import Group, Statistic
 from kdrun.escaping import csv_text, markdown_cell
@@ -20,6 +20,9 @@ COLUMNS: tuple[tuple[str, tuple[str, ...], float, int], ...] = (
 """Heading, where the number stands in `result.json`, factor, digits."""
 
 CONSTANT = ("params M", "MACs M")
+
+SHARES = ("ECE",)
+"""First words of the figures of evaluations that are in [0, 1], not in percent."""
 
 
 def markdown_table(groups: Sequence[Group]) -> str:
@@ -68,6 +71,28 @@ def csv_table(groups: Sequence[Group]) -> str:
         choices = [group.choices.get(key, "") for key in keys]
         rows.append([group.label, *choices, len(group.runs), group.missing, *cells])
     return csv_text(rows)
+
+
+def evaluation_table(found: Mapping[tuple[str, str], Sequence[Mapping[str, float]]]) -> str:
+    """A row for each run and evaluation: mean ± sample deviation over its n seeds.
+
+    Args:
+        found: the figures of each seed, by name; by run and evaluation.
+    """
+    names = list(dict.fromkeys(name for members in found.values() for figures in members for name in figures))
+    rows = []
+    for (label, on), members in found.items():
+        cells = [
+            Statistic.of([figures[name] for figures in members]).text(digits_of(name)) if name in members[0] else ""
+            for name in names
+        ]
+        rows.append([label, on, *cells, str(len(members))])
+    return aligned(["run", "evaluation", *names, "n"], rows, left=2)
+
+
+def digits_of(name: str) -> int:
+    """Decimals of a figure, by its name, with or without its evaluation's name before it."""
+    return 3 if any(word in name for word in SHARES) else 2
 
 
 def _cell(statistic: Statistic | None, heading: str, factor: float, digits: int) -> str:

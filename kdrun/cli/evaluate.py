@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kdrun.analysis.evaluations import evaluation_table
+from kdrun.analysis.tables import evaluation_table
 from kdrun.experiment.derived import EvaluatedRun, compute
 from kdrun.experiment.evaluations import NamedEvaluation
 from kdrun.experiment.runner import Runner

@@ -174,7 +174,7 @@ class _Sheet:
     def write(self) -> str:
         """Renders the finished runs; returns the Markdown."""
         from kdrun.experiment.derived import kept
-        from kdrun.tables.render.table import render
+        from kdrun.tables.render.table_files import render
 
         table = self.table
         return render(

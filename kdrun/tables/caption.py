@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kdrun.metrics import ECE_BINS
 from kdrun.tables import Definition, Row
-from kdrun.tables.compare import BEST, CONFIDENCE, SECONDS, SELECTED, TRAIN, Line
+from kdrun.tables.columns import MEANINGS, Column
+from kdrun.tables.compare import Line
 from kdrun.tables.contrasts import Contrast
 from kdrun.tables.labels import counted, has_published, listed, scale_of
 from kdrun.tables.noise import what_it_can_show
-
-COLUMNS: Mapping[str, str] = {
-    "objective": "the loss with its effective weights; KL per image (batchmean)",
-    BEST: "at the epoch that is best on the test set: optimistic",
-    SELECTED: "at the epoch that is best on the validation images (early stopping)",
-    "Δ published": "the published figure less the published baseline",
-    "Δ last": "less the baseline of the same student, paired by seed, mean ± standard error",
-    TRAIN: "of the last epoch on its training views, in training mode, while the weights changed",
-    "ensemble": "of the mean of the probabilities of a row's runs",
-    CONFIDENCE: "mean over the test images of the teachers' largest probability",
-    "gradient %": "share of each weighted term in the gradient of the student's parameters, |g_i| / Σ |g_j|, on the "
-    "first batch of the last epoch (of the last stage with several terms)",
-    SECONDS: "training without evaluation; in lockstep a student's own steps and an even share of the rest",
-    "learned beside": "parameters learned beside the student, no part of it",
-}
-"""What the columns mean whose names do not say it."""
 
 
 def caption(
     definition: Definition,
     lines: Sequence[Line],
     contrasts: Sequence[Contrast],
-    columns: Sequence[str],
+    columns: Sequence[Column],
     *,
     published: bool,
     elsewhere: Path | None,
@@ -42,9 +27,9 @@ def caption(
 
     Args:
         definition: the table.
-        lines: those that are shown.
+        lines: the rows that are shown.
         contrasts: their further differences.
-        columns: of the main table.
+        columns: shown in the main table.
         published: whether the paper's figures are shown.
         elsewhere: directory of published results of runs.
     """
@@ -72,19 +57,17 @@ def _runs(definition: Definition, lines: Sequence[Line], elsewhere: Path | None)
         yield f"From {elsewhere}: {taken} of {counted([asked], 'run')}."
 
 
-def _numbers(definition: Definition, lines: Sequence[Line], columns: Sequence[str]) -> Iterator[str]:
+def _numbers(definition: Definition, lines: Sequence[Line], columns: Sequence[Column]) -> Iterator[str]:
     """What the numbers are, then the columns that need words."""
     if any(line.last for line in lines):
         several = any(line.last is not None and line.last.n > 1 for line in lines)
         what = "Number of wrong test images" if definition.measure == "errors" else "Top-1 on the test set in percent"
         yield f"{what}{', mean ± sample deviation over the seeds' if several else ''}."
-    meanings = {
-        **COLUMNS,
-        **{name: each.figures[name] for line in lines for each in line.entry.derived[:1] for name in line.figures},
-    }
-    yield from (f'"{column}": {meanings[column]}.' for column in columns if column in meanings)
+    meanings = [(column.header, MEANINGS.get(column.header, column.meaning)) for column in columns]
+    yield from (f'"{header}": {meaning}.' for header, meaning in meanings if meaning)
     evaluations = {each.name: each.evaluation for line in lines for each in line.entry.named_evaluations}
-    shown = [column.split(" ", 1) for column in columns if column.split(" ")[0] in evaluations]
+    words = [column.header.split(" ", 1) for column in columns]
+    shown = [(on, figure) for on, *figures in words if on in evaluations for figure in figures]
     for on in dict.fromkeys(on for on, _ in shown):
         yield f'"{on} ...": at the last epoch, of {evaluations[on].what}.'
     figures = {figure for _, figure in shown}

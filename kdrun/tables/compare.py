@@ -97,7 +97,7 @@ class Line:
         return self.entry.asked - self.finished
 
     def published_runs(self, elsewhere: Path | None) -> int:
-        """The number of runs whose results lie in a directory of published ones."""
+        """The number of runs that are stored in a directory of published results."""
         return sum(elsewhere is not None and run.directory.is_relative_to(elsewhere) for run in self.runs.values())
 
 
@@ -195,10 +195,10 @@ def _beside(
         each for i, result in results.items() for each in zip(entry.specs[i].teachers, result["teachers"], strict=False)
     ]
     beside: dict[str, dict[Any, float]] = {
-        TEACHER: {told["run_id"]: measure.of(told["top1"], spec.dataset.num_test_labels) for spec, told in taught}
+        TEACHER: {found["run_id"]: measure.of(found["top1"], spec.dataset.num_test_labels) for spec, found in taught}
     }
     if "teacher_confidence" in columns:
-        beside[CONFIDENCE] = {told["run_id"]: told["confidence"] for _, told in taught if "confidence" in told}
+        beside[CONFIDENCE] = {found["run_id"]: found["confidence"] for _, found in taught if "confidence" in found}
     if "seconds" in columns:
         beside[SECONDS] = {i: r["train"]["seconds"] / r["epochs"] for i, r in results.items() if r["epochs"]}
     if "train_top1" in columns:
@@ -289,5 +289,5 @@ def _students(entries: Sequence[Entry]) -> list[str]:
 
 
 def _plain(value: Any) -> str:
-    """An option as a person says it: `800-800` for the widths of two layers."""
+    """An option as readable text: `800-800` for the widths of two layers."""
     return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)

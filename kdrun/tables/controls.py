@@ -89,3 +89,12 @@ CONTROLS: dict[str, Callable[[Spec], Spec | None]] = {
     "uniform": uniform,
 }
 """By name: from a row's spec to its control's; None where it does not apply."""
+
+LABELS = {
+    "no_kl": "KL removed",
+    "scaled": "{method} at the whole weight",
+    "matched_lsr": "LSR, matched ε",
+    "untrained": "{teacher} untrained",
+    "uniform": "uniform soft targets",
+}
+"""The controls in words, with the label of the control's method and the name of its teacher's network."""

@@ -34,7 +34,7 @@ class Published:
         gain: over the baseline, only where the paper prints no accuracy.
         teacher_top1: of a teacher that has no row of its own (De-KD).
         ensemble: of its runs' mean probabilities.
-        errors: on the test set, a count; in tables of errors, in the place of `top1`.
+        errors: on the test set, a count; replaces `top1` in tables of errors.
         errors_on: those on the classes of the row's `errors_on`.
         figures: of the table's evaluations, by the names of their columns, such as `translate top-1`.
     """

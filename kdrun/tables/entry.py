@@ -47,7 +47,7 @@ class Entry:
 
     @property
     def first(self) -> Spec | None:
-        """The first run, or of a derived row the first it is made of: what is to be said of student and data."""
+        """The first run, of a derived row the first it is computed from; it stands for the row's student and data."""
         return next((spec for specs in (self.specs, *(each.specs for each in self.derived)) for spec in specs), None)
 
     @property
@@ -79,7 +79,7 @@ class Entry:
 
     @property
     def student(self) -> str:
-        """The student: as the row's name has it where that says more than its spec (`mlp_800`), else as the spec."""
+        """The student by the row's name where it is more specific than the spec's (`mlp_800`), else by the spec."""
         return _called(self.row.student, self.first.student.name) if self.first else self.row.student
 
     @property

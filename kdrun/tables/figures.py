@@ -25,7 +25,7 @@ NAMED: Mapping[str, str] = {
     "curves": "kdrun.tables.render.curves.CurvesFigure",
     "teacher_accuracy": "kdrun.tables.render.curves.TeacherAccuracyFigure",
     "heatmap": "kdrun.tables.render.heatmap.HeatmapFigure",
-    "evaluations": "kdrun.tables.render.evaluations.EvaluationsFigure",
+    "evaluations": "kdrun.tables.render.evaluations_figure.EvaluationsFigure",
 }
 """The figures that need no `_target_`, at their default options."""
 

@@ -8,13 +8,16 @@ from kdrun.spec.components import method_class, shipped_methods
 from kdrun.spec.spec import Spec
 from kdrun.tables import Definition, Entry
 from kdrun.tables.compare import Line
+from kdrun.tables.controls import LABELS
 
 
 def method_label(entry: Entry) -> str:
     """What a row is called beside its student, for instance `De-KD ← resnet18 at epoch 1 of 200`."""
     row = entry.row
     if row.control is not None:
-        return f"control {row.control}: {_control(entry, row.control)}"
+        method = method_class(entry.specs[0].method).label if entry.specs else ""
+        words = LABELS[row.control].format(method=method, teacher=entry.teacher or entry.student)
+        return f"control {row.control}: {words}"
     if row.kind == "ce" and row.baseline is None:
         return "baseline"
     taught = f" ← {entry.teacher}{_assisted(entry)}" if entry.teacher else ""
@@ -33,19 +36,6 @@ def _assisted(entry: Entry) -> str:
     """By whom the teacher of a row was taught, where the teacher is an assistant."""
     assisted = any(method_class(spec.method).needs.assistant for spec in entry.specs)
     return f" ← {entry.specs[0].teachers[0].teachers[0].student.name}" if assisted else ""
-
-
-def _control(entry: Entry, name: str) -> str:
-    """A control in words; Tf-KD_reg has label smoothing as its equal, so its `scaled` control is of another method."""
-    smoothed = any(spec.method.name == "LSR" for spec in entry.specs)
-    words = {
-        "no_kl": "KL removed",
-        "scaled": "LSR at the same weight" if smoothed else "CE at the whole weight",
-        "matched_lsr": "LSR, matched ε",
-        "untrained": f"{entry.teacher or entry.student} untrained",
-        "uniform": "uniform soft targets",
-    }
-    return words[name]
 
 
 def heading(definition: Definition, lines: Sequence[Line], *, published: bool) -> str:

@@ -26,7 +26,7 @@ class Measure:
     fewer: bool
 
     def of(self, top1: float, num_images: int) -> float:
-        """The measure of a top-1 in percent on so many images; errors are whole."""
+        """The measure of a top-1 in percent on a number of images; errors are whole."""
         return float(round((100 - top1) * num_images / 100)) if self.fewer else top1
 
     @property

@@ -177,7 +177,7 @@ def test_a_stranger_s_paper_works_from_outside(stranger, tmp_path):
     assert rows["bag/ce"]["published_constant share"] == "40.0"
     shares = [float(rows["bag/ce"][f"{name} share_mean"]) for name in ("constant", "others")]
     assert sum(shares) == pytest.approx(100)
-    assert '"constant": sequences of one token' in (directory / "table.md").read_text()
+    assert '"constant ...": at the last epoch, of sequences of one token' in (directory / "table.md").read_text()
     assert (directory / "evaluations.png").exists()
     records = [json.loads(path.read_text()) for path in here.glob("outputs/derived/*.json")]
     options = [record["options"] for record in records if record["options"]["on"] == "others"]

@@ -57,13 +57,6 @@ def test_the_published_difference_is_that_of_the_accuracies_else_the_printed_gai
     }
 
 
-def test_a_row_without_runs_has_no_numbers_of_ours(lines):
-    line = lines["cnn/kd/big"]
-    numbers = (line.last, line.best, line.difference_last, line.difference_best, line.difference_of_means_last)
-    assert numbers == (None,) * 5
-    assert line.teacher is None
-
-
 def test_a_teacher_of_several_students_counts_once(archive, paper_table, lines):
     assert lines["cnn/kd/resnet20"].teacher == Statistic.of([80.0, 82.0])
     taught = [replace(archive.student(seed), teachers=(archive.teacher(9),)) for seed in range(2)]

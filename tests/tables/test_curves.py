@@ -12,6 +12,8 @@ from kdrun.tables.measure import TOP1
 from kdrun.tables.render.curves import CurvesFigure, TeacherAccuracyFigure
 from kdrun.tables.render.dots import dots
 
+KINDS = ("tfkd_reg", "kd")
+
 
 def test_a_figure_with_nothing_to_show_is_deleted(paper_table, draw, tmp_path):
     lines = compare(paper_table.entries, Archive(lambda spec: None))
@@ -39,16 +41,11 @@ def with_reg(archive, paper_table):
     return with_reg
 
 
-def test_curves_are_of_students_that_have_a_teacher_free_row(archive, paper_table, drawn, draw):
-    method = Component("kdrun.methods.TfKDReg")
-    specs = [replace(archive.student(seed), method=method, teachers=()) for seed in range(2)]
-    for spec, top1 in zip(specs, (70.0, 72.0), strict=True):
-        archive.finish(spec, top1)
-    reg = Entry(Row("cnn/tfkd_reg", baseline="cnn/ce"), tuple(specs))
+def test_curves_are_of_the_students_with_a_run_of_the_first_kind(paper_table, with_reg, drawn, draw):
     specs = [replace(spec, student=Component("kdrun.models.resnet20")) for spec in paper_table.entries[0].specs]
     alone = Entry(Row("resnet20/ce"), tuple(specs))
-    lines = compare([*paper_table.entries, reg, alone], Archive(paper_table.find))
-    draw(CurvesFigure(), lines)
+    lines = compare([*with_reg(70.0, 72.0), alone], Archive(paper_table.find))
+    draw(CurvesFigure(kinds=KINDS), lines)
     (axes,) = drawn[0].axes
     assert axes.get_title() == "cnn"
     drawn_curves = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
@@ -57,6 +54,12 @@ def test_curves_are_of_students_that_have_a_teacher_free_row(archive, paper_tabl
         "Tf-KD_reg  (71.0 ± 1.4)": [[1, 61], [2, 71]],
         "KD ← resnet20  (64.0 ± 3.5)": [[1, 54], [2, 64]],
     }
+
+
+def test_a_kind_of_no_row_is_a_problem(paper_table):
+    assert list(CurvesFigure(kinds=("ce", "lsr")).check(paper_table.definition)) == [
+        "kinds: lsr: no row is of this kind",
+    ]
 
 
 def test_a_student_stands_against_its_teachers_accuracy(paper_table, drawn, draw):
@@ -70,27 +73,8 @@ def test_a_student_stands_against_its_teachers_accuracy(paper_table, drawn, draw
     assert (baseline.get_label(), set(baseline.get_ydata())) == ("cnn baseline (63.0 ± 2.6)", {63.0})
 
 
-def test_curves_can_be_read(paper_table, with_reg, drawn, draw):
-    title = "Tf-KD_reg against normal KD and label smoothing on synthetic, 2 epochs (not the paper's scale)"
-    draw(CurvesFigure(), compare(with_reg(70.0, 72.0), Archive(paper_table.find)), title=title)
-    figure, axes = drawn[0], drawn[0].axes[0]
-    figure.canvas.draw()
-    whole, heading = figure.bbox, figure._suptitle
-    box, legend = heading.get_window_extent(), axes.get_legend().get_window_extent()
-    assert heading.get_text().split() == f"{title}: mean ± deviation over seeds, last epoch in brackets".split()
-    assert whole.x0 < box.x0 < box.x1 < whole.x1
-    assert legend.y1 < axes.xaxis.label.get_window_extent().y0, "below the panel"
-    assert legend.y0 >= 0
-
-
-def test_one_seed_has_no_deviation(paper_table, with_reg, drawn, draw):
-    entries = [replace(entry, specs=entry.specs[:1]) for entry in with_reg(70.0)]
-    draw(CurvesFigure(), compare(entries, Archive(paper_table.find)))
-    assert drawn[0]._suptitle.get_text() == "title: last epoch in brackets"
-
-
 def test_a_failed_row_does_not_stretch_the_curves(paper_table, with_reg, drawn, draw):
-    draw(CurvesFigure(), compare(with_reg(10.0, 10.0), Archive(paper_table.find)))
+    draw(CurvesFigure(kinds=KINDS), compare(with_reg(10.0, 10.0), Archive(paper_table.find)))
     axes = drawn[0].axes[0]
     assert axes.get_ylim()[0] > 45
     labels = [line.get_label() for line in axes.get_lines()]

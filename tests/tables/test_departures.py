@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdrun.config.table import load_table, shipped_tables
+from kdrun.config.table import load_table
 from kdrun.tables import Published
 
 WHOLE = {
@@ -17,29 +17,6 @@ WHOLE = {
 }
 """All published figures of a table, with what is said of it."""
 
-ROWS = {
-    **{
-        name: dict.fromkeys(rows.split(), "three sections")  # RepDistiller's pairs of consecutive maps
-        for name, rows in {
-            "fsp_t1": "resnet26/fsp_short/resnet26 resnet26/fsp_short_shuffled/resnet26",
-            "fsp_t2": "resnet32x4/fsp_short/resnet32x4",
-            "fsp_t3": "resnet8/fsp/resnet26",
-            "fsp_t4": "resnet14/fsp/resnet32",
-        }.items()
-    },
-    "tfkd_t1": {
-        "mobilenetv2/kd/resnet50": "no configuration",
-        "resnext29_8x64d/re_kd/resnet18": "MobileNetV2",  # the released configuration's teacher
-    },
-    "tfkd_t4": {"mobilenetv2/de_kd/resnet50@0.25": "no configuration"},
-    "tfkd_t5": {
-        "googlenet/kd/resnext29_8x64d": "no configuration",
-        "densenet121/kd/resnext29_8x64d": "no configuration",
-    },
-    "tfkd_t9": {"googlenet/kd/resnext29_8x64d": "no configuration"},
-}
-"""Single rows, beside what holds for their whole table."""
-
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_every_figure_of_a_table_that_departs_is_of_another_setting(name):
@@ -47,22 +24,6 @@ def test_every_figure_of_a_table_that_departs_is_of_another_setting(name):
     assert published
     for row in published:
         assert WHOLE[name] in row.departs, row.name
-
-
-@pytest.mark.parametrize("name", ROWS)
-def test_single_rows_say_what_they_depart_in(name):
-    rows = {row.name: row for row in load_table(name).rows}
-    for row, word in ROWS[name].items():
-        assert word in rows[row].departs
-    if name not in WHOLE:
-        assert {row.name for row in rows.values() if row.departs} == set(ROWS[name])
-
-
-def test_fsp_rows_depart_wherever_the_paper_s_figures_stand():
-    found = [row for name in shipped_tables() if name.startswith("fsp_t") for row in load_table(name).rows]
-    taught = [row for row in found if row.kind.startswith("fsp") and row.published.top1 is not None]
-    assert len(taught) == 5
-    assert all("RepDistiller" in row.departs for row in taught)
 
 
 def test_a_table_that_only_collects_rows_has_nothing_that_departs():

@@ -148,11 +148,3 @@ def test_ticks_do_not_run_into_each_other(paper_table, drawn, tmp_path):
         ]
         gaps = [right.x0 - left.x1 for left, right in itertools.pairwise(boxes)]
         assert min(gaps) > 5, "pixels"
-
-
-@pytest.mark.parametrize("number", [1, 80])
-def test_the_height_grows_with_the_rows(paper_table, drawn, tmp_path, number):
-    line = compare(paper_table.entries, Archive(paper_table.find))[0]
-    dots(tmp_path / "table.png", [line] * number, TOP1, published_runs=5, title="title")
-    assert drawn[0].get_figheight() == pytest.approx(1.8 + 0.28 * number)
-    assert len(drawn[0].axes[0].containers) == 2 * number

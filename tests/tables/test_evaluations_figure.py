@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from kdrun.tables import Published
-from kdrun.tables.render.evaluations import EvaluationsFigure
+from kdrun.tables.render.evaluations_figure import EvaluationsFigure
 
 NAMES = ("test", "translate")
 FINE = "ECE of 10⁶ bins"
@@ -99,19 +99,3 @@ def test_a_row_that_was_asked_nothing_is_not_there_and_no_picture_of_none(render
     assert (tmp_path / "out" / "evaluations.png").exists(), "a published figure alone is drawn"
     rendered(**asked, published=False)
     assert not (tmp_path / "out" / "evaluations.png").exists()
-
-
-def test_figures_that_few_evaluations_have_share_a_line(rendered, drawn, asked):
-    kept = asked["kept"]
-
-    def with_perplexity(each):
-        record = kept(each)
-        if record is None or each.named.name == "translate":
-            return record
-        return {"figures": {"perplexity": 5.0, "top-1": 50.0}, "buckets": {}}
-
-    rendered(**{**asked, "kept": with_perplexity}, published=False)
-    found = panels(drawn[-1])
-    # perplexity and the ECE of one evaluation each, top-1 of both: two panels a line
-    assert list(found) == ["test: perplexity", "translate: ECE", "test: top-1 (%)", "translate: top-1 (%)"]
-    assert [axes.get_subplotspec().rowspan.start for axes in found.values()] == [0, 0, 1, 1]

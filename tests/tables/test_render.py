@@ -8,7 +8,6 @@ import pytest
 
 from kdrun import escaping
 from kdrun.tables import Published
-from kdrun.tables.compare import Archive, compare
 from kdrun.tables.render.latex import LONG
 
 
@@ -164,8 +163,3 @@ def test_a_long_latex_table_breaks_pages(rendered, paper_table, number):
 )
 def test_latex_escapes(text, latex):
     assert escaping.latex(text) == latex
-
-
-def test_every_line_is_rendered_in_the_order_of_the_entries(rendered, paper_table):
-    rows = [row["row"] for row in csv.DictReader(rendered()["csv"].splitlines())]
-    assert rows == [line.entry.row.name for line in compare(paper_table.entries, Archive(paper_table.find))]

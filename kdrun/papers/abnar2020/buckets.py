@@ -1,4 +1,4 @@
-"""What a table's runs answered in its evaluations, by what was asked: by attractors, by distance, by paradigm."""
+"""The accuracy of a table's runs in its evaluations, by kind of question: attractors, distance, paradigm."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrun.analysis.aggregate import Statistic
-from kdrun.analysis.plots import figure, set_heading, style
+from kdrun.analysis.plots import figure, grid, legend_below, set_heading, style
 from kdrun.escaping import csv_text
 from kdrun.experiment.derived import Derived
 from kdrun.files import write_atomically
+from kdrun.papers.abnar2020.looks import Look, looks
 from kdrun.tables import Definition
 from kdrun.tables.compare import Line
 from kdrun.tables.figures import Figure, Rendering
-from kdrun.tables.render.looks import Look, looks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ ASIDE = 0.15
 """How far from a bucket's place the outermost rows stand, of the way to the next one, so that all bars are seen."""
 
 Kind = tuple[str, str]
-"""An evaluation and what its questions are told apart by."""
+"""An evaluation and the property its questions are grouped by."""
 
 
 @dataclass(frozen=True)
@@ -111,23 +111,13 @@ def _draw(path: Path, found: Mapping[Kind, Sequence[Series]], title: str) -> Non
     width = AROUND + PANEL * columns
     height = AROUND + PANEL_HEIGHT * rows + LEGEND_LINE * math.ceil(len(shown) / legend_columns)
     with figure(path, width, height) as drawn:
-        panels = drawn.subplots(rows, columns, squeeze=False).flatten().tolist()
-        for axes, ((name, kind), members) in zip(panels, found.items(), strict=False):
+        for axes, ((name, kind), members) in zip(grid(drawn, len(found), columns), found.items(), strict=True):
             style(axes)
             _draw_kind(axes, kind, [(series.buckets, look_of[series.line.entry.row.name]) for series in members])
             axes.set_title(name, fontsize="medium")
-        for axes in panels[len(found) :]:
-            axes.set_axis_off()
         several = any(share.n > 1 for members in found.values() for each in members for share in each.buckets.values())
         set_heading(drawn, f"{title}: accuracy by what is asked{', mean ± deviation over seeds' if several else ''}")
-        drawn.legend(
-            handles=[look.handle() for look in look_of.values()],
-            loc="outside lower center",
-            ncols=legend_columns,
-            frameon=False,
-            fontsize="small",
-            handlelength=3.5,
-        )
+        legend_below(drawn, [look.handle() for look in look_of.values()], legend_columns, handlelength=3.5)
 
 
 def _draw_kind(axes: Axes, kind: str, rows: Sequence[tuple[Mapping[str, Statistic], Look]]) -> None:

@@ -42,7 +42,7 @@ def translate(images: Tensor) -> Tensor:
 def scale(images: Tensor) -> Tensor:
     """Shrinks each image to 70 % about its centre, bilinear, black around it (MNIST-C at severity 3).
 
-    A pixel at an offset from the centre is what lies at 1/0.7 of it, between four pixels. There is no smoothing.
+    A pixel at an offset from the centre is the value at 1/0.7 of it, between four pixels. There is no smoothing.
     """
     matrix = torch.eye(2, dtype=torch.float64) / _SCALE
     return _warped(images, matrix.expand(len(images), 2, 2))

@@ -15,10 +15,10 @@ _MANY_SENTENCES = 1000
 
 
 def agreement(train_size: int, test_size: int, length: int) -> Splits:
-    """The words before a verb, whose number is to be told: 0 singular, 1 plural.
+    """The words before a verb, labelled with its number: 0 singular, 1 plural.
 
-    Sentences have attractors as in `NATURAL`, in training and test. They are padded on the left, of longer ones the
-    last `length` words are there.
+    Sentences have attractors as in `NATURAL`, in training and test. They are padded on the left; of longer ones the
+    last `length` words are kept.
 
     Args:
         train_size: sentences.
@@ -67,7 +67,7 @@ def right_padded(tokens: tuple[int, ...], length: int) -> Tensor:
 
 
 def _text(num_tokens: int, seed: int) -> Tensor:
-    """The first so many tokens of text without end, int64; it begins behind an `<eos>`."""
+    """The first `num_tokens` tokens of endless text after an `<eos>`, int64."""
     words = [_EOS]
     count = _MANY_SENTENCES
     while len(words) < num_tokens:

@@ -3,7 +3,7 @@
 Made after the subject-verb agreement of Linzen, Dupoux and Goldberg (2016) and Gulordava et al. (2018), with which
 Abnar, Dehghani and Zuidema (2020, section 4) compare recurrent networks and Transformers: what stands between a subject
 and its verb is prepositional phrases, relative clauses, participles and infinitives, and the number of attractors is
-asked for, not waited for. Words outside the vocabulary are classes by their ending, as real sentences need them
+an argument. Words outside the vocabulary are classes by their ending, as real sentences need them
 (`real_agreement`), and the generated text has these classes too, so that a model learns them.
 """
 
@@ -28,7 +28,7 @@ BALANCED = (0.2, 0.2, 0.2, 0.2, 0.2)
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence and the agreement in it that is asked for.
+    """A sentence and the agreement that it tests.
 
     Attributes:
         words: of `VOCABULARY`; the last is `<eos>`.

@@ -53,7 +53,7 @@ def maxout_cnn(
         dropout: probability that a value of a feature map is dropped in training, in [0, 1).
 
     Raises:
-        ValueError: an argument outside what is said above.
+        ValueError: an argument out of range.
     """
     check_shape(num_classes, in_channels, image_size)
     check_dropout("dropout", dropout)

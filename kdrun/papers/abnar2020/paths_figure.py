@@ -8,13 +8,13 @@ from itertools import chain
 
 from kdrun.escaping import csv_text
 from kdrun.files import write_atomically
+from kdrun.papers.abnar2020.looks import looks
 from kdrun.papers.abnar2020.paths import Paths, check_epochs
 from kdrun.papers.abnar2020.paths_plot import Network, Plane, draw_ends, draw_paths
 from kdrun.spec.spec import Spec
 from kdrun.tables import Definition, Entry
 from kdrun.tables.compare import Line
 from kdrun.tables.figures import Figure, Rendering
-from kdrun.tables.render.looks import looks
 
 HEADER = ("row_a", "seed_a", "epoch_a", "row_b", "seed_b", "epoch_b", "similarity", "cka")
 

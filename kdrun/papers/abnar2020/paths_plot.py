@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdrun.analysis.plots import figure, set_heading
+from kdrun.analysis.plots import figure, grid, legend_below, set_heading
+from kdrun.papers.abnar2020.looks import Look, looks
 from kdrun.tables.compare import Line
-from kdrun.tables.render.looks import Look, looks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,45 +78,32 @@ def draw_ends(path: Path, plane: Plane, seen: Sequence[Look], title: str) -> Non
                 axes.plot([x, middle[0]], [y, middle[1]], "-", color=look.colour, linewidth=0.7, alpha=0.5, zorder=2)
                 axes.plot(x, y, look.marker, color=look.colour, markersize=7.5, markeredgecolor="white", zorder=3)
         set_heading(drawn, f"{title}: where the runs of all seeds end, {_of_variance(plane)}")
-        handles = [look.handle() for look in seen]
-        for handle in handles:
-            handle.set_linestyle("")
-        drawn.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+        legend_below(drawn, [replace(look, line="").handle() for look in seen], columns=2)
 
 
 def draw_paths(path: Path, plane: Plane, lines: Sequence[Line], title: str) -> None:
-    """All paths, and beside them those of each student from their second network on, enlarged: a start lies far off."""
+    """All paths, and beside them each student's from the second network on, enlarged: starts are far away."""
     students = list(dict.fromkeys(line.student for line in lines))
     ways = [(plane.of_row(row), look) for row, look in enumerate(looks(lines))]
     columns = min(3, 1 + len(students))
-    rows, legend_columns = math.ceil((1 + len(students)) / columns), columns
-    height = AROUND + (PANEL_RATIO * PANEL + PANEL_TITLE) * rows + _legend_height(ways, legend_columns)
+    rows = math.ceil((1 + len(students)) / columns)
+    height = AROUND + (PANEL_RATIO * PANEL + PANEL_TITLE) * rows + _legend_height(ways, columns)
     with figure(path, AROUND / 2 + PANEL * columns, height) as drawn:
-        whole, *panels = drawn.subplots(rows, columns, squeeze=False).flatten().tolist()
+        whole, *panels = grid(drawn, 1 + len(students), columns)
         _show(whole, [network.place for network in plane.networks], PANEL_RATIO)
         whole.set_title("all", fontsize="medium")
         for networks, look in ways:
             _draw_way(whole, networks, look, size=0.8)
-        for axes, student in zip(panels, students, strict=False):
+        for axes, student in zip(panels, students, strict=True):
             own = [way for way, line in zip(ways, lines, strict=True) if line.student == student]
             _show(axes, [network.place for networks, _ in own for network in networks[1:] or networks], PANEL_RATIO)
             axes.set_title(f"{student}, enlarged", fontsize="medium")
             for networks, look in ways:
                 _draw_way(axes, networks, look, colour=None if (networks, look) in own else OTHERS)
             _write_epochs(axes, own)
-            _frame(whole, axes)
-        for axes in panels[len(students) :]:
-            axes.set_axis_off()
         what = f"the paths of seed {plane.networks[0].seed} from the start (ring) to the end (large) with their epochs"
         set_heading(drawn, f"{title}: {what}; one plane for all, {_of_variance(plane)}")
-        drawn.legend(
-            handles=[look.handle() for _, look in ways],
-            loc="outside lower center",
-            ncols=legend_columns,
-            frameon=False,
-            fontsize="small",
-            handlelength=3.5,
-        )
+        legend_below(drawn, [look.handle() for _, look in ways], columns, handlelength=3.5)
 
 
 def _draw_way(
@@ -159,15 +146,6 @@ def _write_epochs(axes: Axes, ways: Sequence[tuple[Sequence[Network], Look]]) ->
                 path_effects=[withStroke(linewidth=2, foreground="white")],
                 zorder=5,
             )
-
-
-def _frame(whole: Axes, part: Axes) -> None:
-    """Says in the whole plane which part of it others show."""
-    from matplotlib.patches import Rectangle
-
-    (left, right), (low, high) = part.get_xlim(), part.get_ylim()
-    frame = Rectangle((left, low), right - left, high - low, fill=False, edgecolor="0.7", linewidth=0.8, zorder=0.5)
-    whole.add_patch(frame)
 
 
 def _ratio(places: Sequence[Point]) -> float:

@@ -1,6 +1,6 @@
 """Sentences of real English whose verbs agree with their subjects, read as questions to a model of `grammar`.
 
-kdrun ships none of them; they lie in `ROOT/agreement/`, the files as their authors publish them:
+kdrun ships none of them; the files are read from `ROOT/agreement/`, as their authors publish them:
 
 - `subj_agr_filtered.text` and `.gold`: sentences of Wikipedia (Linzen, Dupoux and Goldberg 2016) in the form of
   Gulordava et al. (2018).

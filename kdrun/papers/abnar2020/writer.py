@@ -39,7 +39,7 @@ class Dice:
 class Writer:
     """Writes one sentence from left to right.
 
-    `host` is what a relative clause hangs on: the number of the last noun and the pronouns that fit it, or None
+    `host` is the noun of a relative clause: the number of the last noun and the pronouns that fit it, or None
     where the last word is none.
     """
 
@@ -176,7 +176,7 @@ class Writer:
         self._noun_phrase(plural)
 
     def _object_relative(self, plurals: list[bool]) -> None:
-        """Relative clause whose subject is the first noun; a second one hangs on that."""
+        """Relative clause whose subject is the first noun; a second noun is attached to it."""
         self._relative_pronoun()
         self._noun_phrase(plurals[0])
         for plural in plurals[1:]:

@@ -21,11 +21,11 @@ HEADER = ("student", "method", "num_specialists", "num_images", "num_correct_gen
 
 @dataclass(frozen=True)
 class Bar:
-    """Test images whose classes so many specialists know, added up over the seeds.
+    """Test images by the number of specialists that know their class, added up over the seeds.
 
     Attributes:
         number: of specialists.
-        images: so many.
+        images: their number.
         before: of them right, by the generalist alone.
         after: with the specialists.
     """

@@ -124,7 +124,7 @@ def combined(
         sets: M sets of classes. The dustbin of a set of all the classes must have probability 0.
         active: bool `[N, M]`. An image without an active specialist keeps the generalist's answer exactly.
         tolerance: in nats, more than 0.
-        steps: at most so many for an image, at least 1; see `Combination.excess` for what they reached.
+        steps: the most for an image, at least 1; `Combination.excess` is what they reached.
     """
     generalist = generalist_log_probabilities.detach()
     inside = _membership(sets, generalist.shape[1], generalist.device)
@@ -206,7 +206,7 @@ def conditional_accuracy(log_q: Tensor, labels: Tensor, sets: Sets) -> float:
 
 @dataclass(frozen=True)
 class Coverage:
-    """A row of Table 4: the test images whose class so many specialists know, and how many of them are right."""
+    """A row of Table 4: the test images whose class is known to a number of specialists, and the correct ones."""
 
     num_specialists: int
     num_images: int

@@ -41,7 +41,7 @@ class Specialists(DerivedRow):
     right. The targets are therefore `softmax((z - c 1_R) / T)`: a generalist that is right is then the minimum of both
     terms, where the specialist begins. Their teacher is the specialist itself before its first step
     (`stop_epoch=0`). Before training its corrected answer is the generalist's, over the set's classes and the others
-    together; that of a specialist with a dustbin differs by what `regrouped` says.
+    together; that of a specialist with a dustbin differs as described at `regrouped`.
 
     Attributes:
         num_sets: clusters of classes, from 1 to K; None is a tenth of K, at least three.

@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdrun.analysis.aggregate import Statistic
-from kdrun.analysis.differences import Difference
 from kdrun.escaping import csv_text
 from kdrun.tables import Definition
-from kdrun.tables.compare import CONFIDENCE, SECONDS, SELECTED, TRAIN, Line, errors_column, figures_of
-from kdrun.tables.content import objective_of
+from kdrun.tables.columns import (
+    Cell,
+    error_columns,
+    figure_columns,
+    fixed_columns,
+    last_columns,
+    objective_of,
+)
+from kdrun.tables.compare import Line
 from kdrun.tables.contrasts import Contrast
-
-Cell = str | int | float | None
+from kdrun.tables.definition import COLUMNS
 
 
 def paper_csv(definition: Definition, lines: Sequence[Line], *, published: bool, elsewhere: Path | None) -> str:
     """A line for each row, full precision; the same for the same runs, byte for byte.
 
-    Columns: `measure` is that of all figures that do not say theirs, absent where it is top-1 in percent; `seeds` are
-    the runs (or derived figures) asked for, `n` those finished; `_std` is the sample deviation over seeds, `_se` the
+    Columns: `measure` is that of all figures of no other measure, absent where it is top-1 in percent; `seeds` are the
+    requested runs (or derived figures), `n` the finished ones; `_std` is the sample deviation over seeds, `_se` the
     standard error of a difference, `_df` its degrees of freedom, `_n` the pairs, empty where runs are not paired by
-    seed; `published_departs` is in what a published figure is of another setting; `published_runs` are those of `n`
-    that lie in `elsewhere`, the directory of published results; `derived` are the keys of what is computed from runs.
-    Further columns are those that the definition asks for.
+    seed; `published_departs` is how a published figure's setting differs; `published_runs` are those of `n` that are
+    stored in `elsewhere`, the directory of published results; `derived` are the keys of what is computed from runs.
+    The definition's further columns follow, those of figures come last.
     """
-    figures = figures_of(lines)
+    columns = [*fixed_columns(definition, lines), *last_columns(definition)]
+    optional = [column for name in COLUMNS if name in definition.columns for column in columns if column.option == name]
+    printed = published and definition.has_published
+    figures = [*figure_columns(lines, published=printed), *error_columns(lines, published=published)]
     derived = any(line.entry.derived for line in lines)
-    rows = [
-        {
-            **_record(definition, line, published=published, elsewhere=elsewhere),
-            **({"derived": " ".join(each.key for each in line.entry.derived)} if derived else {}),
-            **_figures(line, figures, published=published and definition.has_published),
-            **(_on_classes(line, published=published) if any(line.entry.row.errors_on for line in lines) else {}),
-        }
-        for line in lines
-    ]
+    rows = []
+    for line in lines:
+        row = _identity(definition, line, published=published)
+        for column in (*(column for column in columns if not column.option), *optional):
+            row |= column.fields(line)
+        row["run_ids"] = " ".join(run.spec.run_id for _, run in sorted(line.runs.items()))
+        row["published_runs"] = line.published_runs(elsewhere)
+        if derived:
+            row["derived"] = " ".join(each.key for each in line.entry.derived)
+        for column in figures:
+            row |= column.fields(line)
+        rows.append(row)
     return _text(rows)
 
 
@@ -70,15 +80,15 @@ def _text(rows: Sequence[Mapping[str, Any]]) -> str:
     return csv_text([names, *([row[name] for name in names] for row in rows)])
 
 
-def _record(definition: Definition, line: Line, *, published: bool, elsewhere: Path | None) -> dict[str, Cell]:
-    entry, row, columns = line.entry, line.entry.row, definition.columns
-    printed = line.published
-    figures = {
+def _identity(definition: Definition, line: Line, *, published: bool) -> dict[str, Cell]:
+    """What a row is, how many of its runs are finished, and what the paper prints."""
+    entry, row, printed = line.entry, line.entry.row, line.published
+    figures: dict[str, Cell] = {
         "published": printed.figure,
         "published_std": printed.std,
         "published_gain": printed.gain,
         "published_teacher_top1": printed.teacher_top1,
-        **({"published_ensemble": printed.ensemble} if "ensemble" in columns else {}),
+        **({"published_ensemble": printed.ensemble} if "ensemble" in definition.columns else {}),
         "published_departs": row.departs,
     }
     return {
@@ -93,63 +103,4 @@ def _record(definition: Definition, line: Line, *, published: bool, elsewhere: P
         "n": line.finished,
         "missing": line.missing,
         **(figures if published else {}),
-        **_mean_and_std("last", line.last),
-        **_mean_and_std("best", line.best),
-        "difference_of_means_last": line.difference_of_means_last,
-        **_difference("difference_last", line.difference_last),
-        **_difference("difference_best", line.difference_best),
-        **_mean_and_std("teacher", line.teacher),
-        **{
-            name: cell
-            for column, cells in _asked(definition, line)
-            if column in columns
-            for name, cell in cells.items()
-        },
-        "run_ids": " ".join(run.spec.run_id for _, run in sorted(line.runs.items())),
-        "published_runs": line.published_runs(elsewhere),
-    }
-
-
-def _asked(definition: Definition, line: Line) -> Iterator[tuple[str, Mapping[str, Cell]]]:
-    """The cells of each column that a definition can ask for."""
-    statistics = line.statistics
-    yield "seconds", _mean_and_std("epoch_seconds", statistics.get(SECONDS))
-    yield "extra_params", {"extra_params": line.extra_params}
-    yield "teacher_confidence", _mean_and_std("teacher_confidence", statistics.get(CONFIDENCE))
-    yield "ensemble", {f"ensemble_{definition.measure}": line.ensemble}
-    yield "train_top1", _mean_and_std("train_top1", statistics.get(TRAIN))
-    yield "selected", _mean_and_std("selected", statistics.get(SELECTED))
-    yield "shares", {"shares": " ".join(f"{name}={share.mean}" for name, share in line.shares.items())}
-
-
-def _figures(line: Line, names: Sequence[str], *, published: bool) -> dict[str, Cell]:
-    """What derived rows and evaluations found, by name."""
-    printed = line.published.figures
-    found: dict[str, Cell] = {}
-    for name in names:
-        found |= {f"published_{name}": printed.get(name)} if published else {}
-        found |= _mean_and_std(name, line.figures.get(name))
-    return found
-
-
-def _on_classes(line: Line, *, published: bool) -> dict[str, Cell]:
-    row = line.entry.row
-    printed = {"published_errors_on_classes": line.published.errors_on} if published else {}
-    found = _mean_and_std("errors_on_classes", line.statistics.get(errors_column(row)))
-    return {"classes": " ".join(map(str, row.errors_on)), **printed, **found}
-
-
-def _mean_and_std(name: str, statistic: Statistic | None) -> dict[str, Cell]:
-    return {
-        f"{name}_mean": None if statistic is None else statistic.mean,
-        f"{name}_std": None if statistic is None else statistic.deviation,
-    }
-
-
-def _difference(name: str, found: Difference | None) -> dict[str, Cell]:
-    return {
-        f"{name}_mean": None if found is None else found.mean,
-        f"{name}_se": None if found is None else found.standard_error,
-        f"{name}_n": None if found is None else found.pairs,
-        f"{name}_df": None if found is None else found.degrees,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kdrun.analysis.aggregate import Group, Statistic
@@ -12,11 +12,14 @@ from kdrun.analysis.plots import (
     draw_curve,
     figure,
     finish_curves,
+    grid,
+    legend_below,
     readable_range,
     set_heading,
     style,
 )
 from kdrun.escaping import legend_label
+from kdrun.tables import Definition
 from kdrun.tables.compare import Line, baseline_of
 from kdrun.tables.figures import Figure, Rendering
 from kdrun.tables.labels import method_label
@@ -30,20 +33,28 @@ LEGEND_INCHES = 0.2
 READABLE = 40.0
 """Points of top-1 between the ends of the curves of a panel."""
 
-WITH_CURVES = ("kd", "lsr")
-"""Kinds that are drawn beside Tf-KD, where they are few."""
 
-
+@dataclass(frozen=True)
 class CurvesFigure(Figure):
-    """Test top-1 after each epoch: a panel for each student of a Tf-KD row, its baseline beside it.
+    """Test top-1 after each epoch: a panel for each student, its baseline first.
 
-    A row that lies far out does not stretch the axis; the legend says so.
+    A row far below or above the others does not stretch the axis; the legend names it.
+
+    Attributes:
+        kinds: of the rows that are drawn beside the baselines; students without a finished run of the first of them
+            have no panel. Without kinds all rows are drawn, but for controls.
     """
+
+    kinds: tuple[str, ...] = ()
 
     files = ("curves.png",)
 
+    def check(self, definition: Definition) -> Iterator[str]:
+        known = {row.kind for row in definition.rows}
+        yield from (f"kinds: {kind}: no row is of this kind" for kind in self.kinds if kind not in known)
+
     def draw(self, table: Rendering) -> None:
-        panels = {student: groups for student, groups in _curves_by_student(table.lines) if groups}
+        panels = dict(self._by_student(table.lines))
         if not panels:
             return
         columns = min(3, len(panels))
@@ -51,17 +62,28 @@ class CurvesFigure(Figure):
         legends = rows * LEGEND_INCHES * max(len(groups) for groups in panels.values())
         path = table.directory / "curves.png"
         with figure(path, max(8, 0.6 + 4.4 * columns), 0.8 + 3.2 * rows + legends) as drawn:
-            grid = drawn.subplots(rows, columns, squeeze=False).flatten().tolist()
-            for axes, (student, groups) in zip(grid, panels.items(), strict=False):
+            for axes, (student, groups) in zip(grid(drawn, len(panels), columns), panels.items(), strict=True):
                 style(axes)
                 _draw_curves(axes, groups)
                 axes.set_title(student, fontsize="medium")
                 axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.17))
-            for axes in grid[len(panels) :]:
-                axes.set_axis_off()
             several = any(len(group.runs) > 1 for groups in panels.values() for group in groups)
             spread = "mean ± deviation over seeds, " if several else ""
             set_heading(drawn, f"{table.title}: {spread}last epoch in brackets")
+
+    def _by_student(self, lines: Sequence[Line]) -> Iterator[tuple[str, list[Group]]]:
+        """The groups of runs to draw, the baseline first."""
+        rows = [line for line in lines if line.entry.row.control is None]
+        for student in dict.fromkeys(line.student for line in rows):
+            shown = [line for line in rows if line.student == student]
+            if self.kinds:
+                chosen = [line for kind in self.kinds for line in shown if line.entry.row.kind == kind]
+                if not any(line.runs for line in chosen if line.entry.row.kind == self.kinds[0]):
+                    continue
+                baselines = [base for line in chosen if (base := baseline_of(line, lines)) is not None]
+                shown = [*baselines[:1], *chosen]
+            if any(line.runs for line in shown):
+                yield student, [Group(method_label(line.entry), runs=[*line.runs.values()]) for line in shown]
 
 
 def _draw_curves(axes: Axes, groups: Sequence[Group]) -> None:
@@ -76,25 +98,6 @@ def _draw_curves(axes: Axes, groups: Sequence[Group]) -> None:
         beyond = ", below the axis" if end < low else ", above the axis" if end > high else ""
         group = replace(groups[i], label=groups[i].label + beyond)
         draw_curve(axes, group, "-", "0.45" if i == 0 else f"C{i - 1}")
-
-
-def _curves_by_student(lines: Sequence[Line]) -> Iterator[tuple[str, list[Group]]]:
-    """By student, the baseline first; in a table with Tf-KD nothing for a student without a finished run of it."""
-    rows = [line for line in lines if line.entry.row.control is None]
-    if not any(line.entry.row.kind.startswith("tfkd_") for line in rows):
-        for student in dict.fromkeys(line.student for line in rows):
-            runs = {method_label(line.entry): list(line.runs.values()) for line in rows if line.student == student}
-            yield student, [Group(label, runs=members) for label, members in runs.items() if members]
-        return
-    for student in dict.fromkeys(line.student for line in rows):
-        own = [line for line in rows if line.student == student]
-        teacher_free = [line for line in own if line.entry.row.kind.startswith("tfkd_")]
-        others = [line for line in own if line.entry.row.kind in WITH_CURVES]
-        baselines = [base for line in teacher_free if (base := baseline_of(line, lines)) is not None]
-        shown = [*baselines[:1], *teacher_free, *(others if len(others) <= 4 else [])]
-        groups = [Group(method_label(line.entry), runs=list(line.runs.values())) for line in shown]
-        drawable = any(line.runs for line in teacher_free)
-        yield student, groups if drawable else []
 
 
 class TeacherAccuracyFigure(Figure):
@@ -122,7 +125,7 @@ class TeacherAccuracyFigure(Figure):
             _draw_baselines(axes, baselines)
             axes.set(xlabel="teacher's test top-1 (%)", ylabel="student's test top-1 (%)")
             set_heading(drawn, table.title)
-            drawn.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+            legend_below(drawn, columns=2)
 
 
 def _draw_series(axes: Axes, series: Mapping[tuple[str, str], Sequence[tuple[Statistic, Statistic]]]) -> None:

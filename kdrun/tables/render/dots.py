@@ -8,20 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdrun.analysis.plots import figure, readable_range, set_heading, style
-from kdrun.escaping import legend_label
+from kdrun.analysis.plots import figure, legend_below, readable_range, set_heading, style
 from kdrun.tables.compare import Line
-from kdrun.tables.labels import has_published, method_label
+from kdrun.tables.labels import has_published
 from kdrun.tables.measure import Measure
+from kdrun.tables.render.panels import (
+    CONTROL,
+    OURS,
+    PUBLISHED,
+    Mark,
+    Names,
+    colour_of,
+    draw_zero,
+    handle,
+    places_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
 HEIGHT, ROW_INCHES = 1.8, 0.28
-GAP = 0.7
-"""Between two students, in rows."""
-
 TALL = 30
 """Rows beyond which the axes are labelled at the top, too."""
 
@@ -31,33 +38,20 @@ READABLE_ACCURACIES, READABLE_DIFFERENCES = 25.0, 20.0
 READABLE_ERRORS, READABLE_MORE = 3.0, 2.0
 """Times the median that an axis of errors, and one of their differences, may span."""
 
-OURS, CONTROL, PUBLISHED = "C0", "0.55", "C1"
 BASELINE, ROW, MINOR = range(3)
 
 
 @dataclass(frozen=True)
-class _Mark:
-    """A figure with its bar.
+class _Mark(Mark):
+    """A figure with its bar; hollow where it is published for another setting.
 
     Attributes:
-        value: where it stands.
-        error: half the bar; None for a figure without.
-        place: of its row.
-        colour: ours, control or published.
         weight: BASELINE is always inside the axis, MINOR (controls) gets what room is left.
-        marker: matplotlib's.
         best: on test; None where it is not drawn.
-        departs: whether it is published for another setting.
     """
 
-    value: float
-    error: float | None
-    place: float
-    colour: str
-    weight: int
-    marker: str = "o"
+    weight: int = ROW
     best: float | None = None
-    departs: bool = False
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -105,18 +99,12 @@ def dots(path: Path, lines: Sequence[Line], measure: Measure, *, published_runs:
             _draw(axes, panel, bins, tall=len(lines) > TALL)
         left.set_xlabel(measure.unit)
         for axes in right:
-            axes.axvline(0, color="0.3", linewidth=1, zorder=1)
+            draw_zero(axes)
             axes.set_xlabel(f"Δ to the baseline ({measure.difference_unit})")
-        name_rows(left, lines, places)
+        Names.of_lines(lines, places).write(left)
         set_heading(drawn, title)
         drawn.set_layout_engine("constrained", wspace=0.04)
-        drawn.legend(
-            handles=list(_legend(panels, published_runs)),
-            loc="outside lower center",
-            ncols=3,
-            frameon=False,
-            fontsize="small",
-        )
+        legend_below(drawn, list(_legend(panels, published_runs)))
 
 
 def _panels(lines: Sequence[Line], places: Sequence[float], measure: Measure) -> list[_Panel]:
@@ -140,7 +128,7 @@ def _figures(lines: Sequence[Line], places: Sequence[float]) -> Iterator[_Mark]:
             yield _published(line, place, printed.figure, printed.std, line.last, departs=bool(line.entry.row.departs))
         if line.last is not None:
             best = None if line.best is None else line.best.mean
-            yield _Mark(line.last.mean, line.last.deviation, place, _colour(line), _weight(line), best=best)
+            yield _Mark(line.last.mean, line.last.deviation, place, colour_of(line), weight=_weight(line), best=best)
 
 
 def _differences(lines: Sequence[Line], places: Sequence[float]) -> Iterator[_Mark]:
@@ -149,12 +137,12 @@ def _differences(lines: Sequence[Line], places: Sequence[float]) -> Iterator[_Ma
         if line.difference_published is not None:
             yield _published(line, place, line.difference_published, None, found, departs=line.difference_departs)
         if found is not None:
-            yield _Mark(found.mean, found.standard_error, place, _colour(line), _weight(line))
+            yield _Mark(found.mean, found.standard_error, place, colour_of(line), weight=_weight(line))
 
 
 def _published(line: Line, place: float, value: float, error: float | None, ours: object, *, departs: bool) -> _Mark:
     """A published figure: a little below ours where there is one, so that both are visible where they agree."""
-    return _Mark(value, error, place + 0.16 * (ours is not None), PUBLISHED, _weight(line), "D", departs=departs)
+    return _Mark(value, error, place + 0.16 * (ours is not None), PUBLISHED, "D", departs, _weight(line))
 
 
 def _panel(marks: Sequence[_Mark], start: float, span: float, margin: float, always: Sequence[float] = ()) -> _Panel:
@@ -194,19 +182,11 @@ def _draw(axes: Axes, panel: _Panel, bins: int, *, tall: bool) -> None:
         if mark in panel.beyond:
             _arrow(axes, mark, below=mark.value < panel.low)
         else:
-            axes.errorbar(
-                *(mark.value, mark.place, None, mark.error),
-                fmt=mark.marker,
-                color=mark.colour,
-                markerfacecolor="white" if mark.departs else mark.colour,
-                markersize=4.7,
-                capsize=2,
-                zorder=4,
-            )
+            mark.draw(axes)
 
 
 def _arrow(axes: Axes, mark: _Mark, *, below: bool) -> None:
-    """At the edge that a figure lies beyond, with the number."""
+    """An arrow at the edge of the axis for a figure beyond it, with the number."""
     edge = axes.get_xlim()[0 if below else 1]
     axes.plot(edge, mark.place, "<" if below else ">", color=mark.colour, markersize=6, clip_on=False, zorder=4)
     axes.annotate(
@@ -222,20 +202,6 @@ def _arrow(axes: Axes, mark: _Mark, *, below: bool) -> None:
     )
 
 
-def name_of(line: Line) -> str:
-    """What a row is called beside its dot."""
-    return f"{line.student}  {method_label(line.entry)}"
-
-
-def name_rows(axes: Axes, lines: Sequence[Line], places: Sequence[float]) -> None:
-    """The rows' names at their places, from top to bottom; those of controls grey."""
-    axes.set_yticks(places, [name_of(line) for line in lines])
-    axes.set_ylim(max(places) + 0.6, -0.6)
-    axes.tick_params(axis="y", labelsize="small", pad=6)
-    for label, line in zip(axes.get_yticklabels(), lines, strict=True):
-        label.set_color("0.4" if line.entry.row.control else "0")
-
-
 def _legend(panels: Sequence[_Panel], published_runs: int | None) -> Iterator[Line2D]:
     """What is drawn in the picture, and nothing else."""
     left = panels[0]
@@ -243,15 +209,15 @@ def _legend(panels: Sequence[_Panel], published_runs: int | None) -> Iterator[Li
     if any(mark.colour == OURS for mark in ours):
         yield handle("o", OURS, f"ours, last epoch{_bars(panels)}")
     if any(mark.best not in (None, mark.value) for mark in ours):
-        yield handle("o", OURS, "best on test", face="white")
+        yield handle("o", OURS, "best on test", hollow=True)
     if any(mark.colour == CONTROL for mark in ours):
         yield handle("o", CONTROL, "control")
     runs = "" if published_runs is None else f" over {published_runs} runs"
     for departs, words in ((False, "published"), (True, "published for another setting")):
-        printed = [mark for panel in panels for mark in panel.marks if mark.marker == "D" and mark.departs == departs]
+        printed = [mark for panel in panels for mark in panel.marks if mark.marker == "D" and mark.hollow == departs]
         if printed:
             bars = f" (± deviation{runs})" if any(mark.error is not None for mark in printed) else ""
-            yield handle("D", PUBLISHED, words + bars, face="white" if departs else None)
+            yield handle("D", PUBLISHED, words + bars, hollow=departs)
     beyond = [(mark, panel) for panel in panels for mark in panel.beyond]
     if beyond:
         below = any(mark.value < panel.low for mark, panel in beyond)
@@ -266,27 +232,7 @@ def _bars(panels: Sequence[_Panel]) -> str:
     return f" ({words})" if words else ""
 
 
-def handle(marker: str, colour: str, label: str, face: str | None = None) -> Line2D:
-    """An entry of a legend."""
-    from matplotlib.lines import Line2D
-
-    return Line2D(
-        [], [], marker=marker, linestyle="", color=colour, markerfacecolor=face or colour, label=legend_label(label)
-    )
-
-
-def _colour(line: Line) -> str:
-    return CONTROL if line.entry.row.control else OURS
-
-
 def _weight(line: Line) -> int:
     if line.entry.row.control:
         return MINOR
     return BASELINE if line.entry.row.baseline is None else ROW
-
-
-def places_of(lines: list[Line]) -> list[float]:
-    """Sorts the lines by student, in place, and says where each one stands: a gap between two students."""
-    students = list(dict.fromkeys(line.student for line in lines))
-    lines.sort(key=lambda line: students.index(line.student))
-    return [i + GAP * students.index(line.student) for i, line in enumerate(lines)]

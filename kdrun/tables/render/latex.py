@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from kdrun.escaping import latex, latex_row
 from kdrun.tables.content import Cells, Content
 
@@ -12,41 +10,19 @@ LONG = 40
 
 
 def latex_table(content: Content) -> str:
-    """The table, its caption, and below it everything that the Markdown says, as a `table`; a long one breaks pages."""
+    """A `table` with its caption and, below, all sentences and notes; `longtable`s where it is longer than a page."""
     parts = [content.main, *([content.differences] if content.differences else [])]
     long = any(len(part.rows) > LONG for part in parts)
-    return "\n".join([*(_long if long else _floating)(content, parts), ""])
-
-
-def _floating(content: Content, parts: Sequence[Cells]) -> list[str]:
-    return [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table}",
-        r"\centering",
-        r"\footnotesize",
-        r"\setlength{\tabcolsep}{3pt}",
-        _caption(content),
-        *_joined([[rf"\begin{{tabular}}{{{_columns(part)}}}", *_grid(part), r"\end{tabular}"] for part in parts]),
-        *_below(content),
-        r"\end{table}",
-    ]
-
-
-def _long(content: Content, parts: Sequence[Cells]) -> list[str]:
-    captions = [[rf"{_caption(content)} \\"], *[[] for _ in parts[1:]]]
-    grids = [
-        [rf"\begin{{longtable}}{{{_columns(part)}}}", *caption, *_grid(part, head=r"\endhead"), r"\end{longtable}"]
-        for part, caption in zip(parts, captions, strict=True)
-    ]
-    return [
-        r"% needs \usepackage{booktabs,longtable}",
-        r"\begingroup",
-        r"\footnotesize",
-        r"\setlength{\tabcolsep}{3pt}",
-        *_joined(grids),
-        *_below(content),
-        r"\endgroup",
-    ]
+    packages, grid = ("booktabs,longtable", "longtable") if long else ("booktabs", "tabular")
+    lines = [rf"% needs \usepackage{{{packages}}}", *([r"\begingroup"] if long else [r"\begin{table}", r"\centering"])]
+    lines += [r"\footnotesize", r"\setlength{\tabcolsep}{3pt}", *([] if long else [_caption(content)])]
+    for part in parts:
+        first = part is content.main
+        caption = [rf"{_caption(content)} \\"] if long and first else []
+        begin, end = rf"\begin{{{grid}}}{{{_columns(part)}}}", rf"\end{{{grid}}}"
+        lines += [*([] if first else [r"\par\medskip"]), begin, *caption, *_grid(part, repeated=long), end]
+    lines += [*_below(content), r"\endgroup" if long else r"\end{table}", ""]
+    return "\n".join(lines)
 
 
 def _caption(content: Content) -> str:
@@ -58,16 +34,10 @@ def _columns(cells: Cells) -> str:
     return "l" * cells.words + "r" * (len(cells.header) - cells.words)
 
 
-def _grid(cells: Cells, head: str | None = None) -> list[str]:
-    """Its lines, between rules; `head` ends what each page repeats."""
-    header = [r"\toprule", latex_row(cells.header), r"\midrule", *([] if head is None else [head])]
+def _grid(cells: Cells, *, repeated: bool) -> list[str]:
+    """Its lines, between rules; a `repeated` header is that of every page."""
+    header = [r"\toprule", latex_row(cells.header), r"\midrule", *([r"\endhead"] if repeated else [])]
     return [*header, *(latex_row(row) for row in cells.rows), r"\bottomrule"]
-
-
-def _joined(grids: Sequence[Sequence[str]]) -> list[str]:
-    """Below one another."""
-    first, *others = grids
-    return [*first, *(line for grid in others for line in (r"\par\medskip", *grid))]
 
 
 def _below(content: Content) -> list[str]:

@@ -57,14 +57,6 @@ def test_training_and_test_are_others_and_fewer_are_the_first_ones_of_more(loade
         assert torch.equal(part.labels[: len(first)], first.labels)
 
 
-def test_text_that_takes_more_than_the_first_thousand_sentences_goes_on():
-    """It is written in one go of twice as many, whose first are the same."""
-    long = agreement_lm(1300, 2, 16).train.tokens.flatten()
-    assert (
-        spelled(long[-400:]) == ["<eos>", *(w for s in written(0, 2000) for w in s.words)][1300 * 16 - 400 : 1300 * 16]
-    )
-
-
 @pytest.mark.parametrize(
     ("tokens", "left", "right"),
     [

@@ -15,9 +15,7 @@ from kdrun.papers.abnar2020.lexicon import (
     VOCABULARY,
     encode,
     verb_ids,
-    with_s,
 )
-from kdrun.papers.abnar2020.writer import MAX_WORDS
 
 NOUN_NUMBER = {form: bool(number) for pair in (*NOUNS, UNKNOWN_NOUN) for number, form in enumerate(pair)}
 ALSO_VERBS = {form for pair in (*VERBS, UNKNOWN_VERB) for form in pair}
@@ -57,57 +55,6 @@ def test_the_nouns_between_subject_and_verb_are_those_described(natural, balance
             assert (sentence.attractors, sentence.mixed) == (attractors, 0 < attractors < len(nouns))
             counted[attractors, sentence.mixed] += 1
     assert all(counted[kind] > 1 for kind in ((0, False), (1, False), (1, True), (2, False), (3, False)))
-
-
-def test_sentences_end_and_are_not_too_long(natural, balanced):
-    for sentence in natural + balanced:
-        assert sentence.words.index("<eos>") == len(sentence.words) - 1 < MAX_WORDS
-        assert sentence.distance == len(sentence.words[sentence.subject + 1 : sentence.verb])
-
-
-def test_natural_text_can_mostly_but_not_always_be_told_from_the_nearest_noun(natural):
-    def number_of_the_nearest(sentence: Sentence) -> bool:
-        nouns = [word for word in sentence.words[: sentence.verb] if word in NOUN_NUMBER]
-        return NOUN_NUMBER[nouns[-1]]
-
-    known = [sentence for sentence in natural if "<unk>" not in sentence.words[: sentence.verb]]  # not always a noun
-    assert len(known) > 400
-    right = sum(number_of_the_nearest(sentence) == sentence.plural for sentence in known) / len(known)
-    assert 0.75 < right < 0.93
-
-
-def test_the_number_of_attractors_is_drawn_by_its_weight():
-    found = collections.Counter(sentence.attractors for sentence in sentences(4000, 0, attractors=[1, 0, 2, 1]))
-    assert sorted(found) == [0, 2, 3]
-    for number, share in ((0, 0.25), (2, 0.5), (3, 0.25)):
-        assert found[number] / 4000 == pytest.approx(share, abs=0.03)
-
-
-def test_half_of_the_subjects_are_plural_at_every_number_of_attractors(balanced):
-    for attractors in range(5):
-        plural = [sentence.plural for sentence in balanced if sentence.attractors == attractors]
-        assert sum(plural) / len(plural) == pytest.approx(0.5, abs=0.12)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_mixed_is_a_share_of_the_sentences_with_attractors(share):
-    found = sentences(2000, 0, attractors=[1, 1, 1, 1, 1], mixed=share)
-    with_attractors = [sentence.mixed for sentence in found if sentence.attractors]
-    assert sum(with_attractors) / len(with_attractors) == pytest.approx(share, abs=0.04)
-    assert not any(sentence.mixed for sentence in found if not sentence.attractors)
-
-
-def test_distances_differ_at_the_same_number_of_attractors(balanced):
-    for attractors in range(5):
-        distances = {sentence.distance for sentence in balanced if sentence.attractors == attractors}
-        assert len(distances) >= 8
-        assert min(distances) >= 2 * attractors
-
-
-def test_every_word_is_used():
-    used = {word for sentence in sentences(20000, 0, attractors=NATURAL) for word in sentence.words}
-    assert set(VOCABULARY) - used == {"<pad>"}
-    assert used <= set(VOCABULARY)
 
 
 def test_sentences_are_a_function_of_the_arguments():
@@ -152,21 +99,6 @@ def test_unknown_words_are_classed_by_their_ending():
     words = "The quokkas , Linzen walked slowly singing in 1999 % glass virus tennis king fly sped"
     classes = "the <unk-s> , <unk> <unk-ed> <unk-ly> <unk-ing> in <num> - <unk> <unk> <unk> <unk> <unk> <unk>"
     assert " ".join(VOCABULARY[token] for token in encode(words.split())) == classes
-
-
-@pytest.mark.parametrize(
-    ("word", "longer"),
-    [
-        ("key", "keys"),
-        ("city", "cities"),
-        ("church", "churches"),
-        ("pass", "passes"),
-        ("undergo", "undergoes"),
-        ("do", "does"),
-    ],
-)
-def test_with_s(word, longer):
-    assert with_s(word) == longer
 
 
 def test_a_question_is_what_comes_before_the_verb_and_its_two_forms():

@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from kdrun.experiment.build import build_student
 from kdrun.experiment.datasets import load_resident
 from kdrun.experiment.derived import compute, kept
-from kdrun.papers.abnar2020 import paths
 from kdrun.papers.abnar2020.paths import Paths
 from kdrun.papers.abnar2020.similarity import cka_matrix, similarity_matrix
 from kdrun.seeds import mix, seed_global_generators
@@ -61,18 +60,6 @@ def test_the_record_is_that_of_a_direct_computation(lab, pair):
     assert found["kept"] == pytest.approx(1), "two points are on a line"
     (a, b) = np.array(found["coordinates"])
     assert np.linalg.norm(a - b) == pytest.approx(1), "distances are divided by the largest"
-
-
-@pytest.mark.parametrize(("most", "batch_size"), [(70, 64), (40, 40)])
-def test_no_more_images_are_taken_than_the_papers_and_fewer_than_a_batch_are_one(
-    lab, pair, monkeypatch, most, batch_size
-):
-    monkeypatch.setattr(paths, "NUM_EXAMPLES", most)
-    found = compute(Paths(pair), lab.runner())
-    assert found["num_examples"] == most
-    similarity, cka = expected(pair, lab, most, batch_size)
-    assert found["similarity"][0][1] == pytest.approx(similarity, rel=1e-5)
-    assert found["cka"][0][1] == pytest.approx(cka, rel=1e-5)
 
 
 def test_checkpoints_are_stopped_runs_which_are_beginnings_of_the_run(lab, pair, caplog):

@@ -79,10 +79,6 @@ def test_linzen(root):
     ]
 
 
-def test_questions_tell_whether_their_forms_are_words(root):
-    assert [question.in_vocabulary for question in linzen(root)] == [True, False, True, True]
-
-
 def test_blimp(root):
     found = blimp(root)
     assert tuple(found) == BLIMP_ONE_PREFIX
@@ -125,12 +121,9 @@ def test_absent_files_are_told_with_their_place_and_source(tmp_path, read):
     ("gold", "reason"),
     [
         ("5\tare\tis", "four columns"),
-        ("5\tare\tis\tone", "four columns"),
         ("-5\tare\tis\t1", "four columns"),
         ("4\tare\tis\t1", "'are' is not the word at position 4"),
         ("50\tare\tis\t1", "'are' is not the word at position 50"),
-        ("0\tthe\tis\t1", "'the' is not the word at position 0"),
-        ("", "four columns"),
     ],
 )
 def test_a_damaged_line_of_linzen_is_told_by_its_number(root, gold, reason):
@@ -155,24 +148,14 @@ def test_a_file_with_nothing_to_ask_is_refused(root):
         linzen(root)
 
 
-def test_a_file_that_is_no_text_is_refused(root):
-    (root / "agreement" / "subj_agr_filtered.text").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match=r"subj_agr_filtered\.text cannot be read"):
-        linzen(root)
-
-
 @pytest.mark.parametrize(
     "line",
     [
-        "{",
         "[]",
-        '"one_prefix_prefix"',
-        "{}",
         100_000 * "[",
         '{"one_prefix_prefix": "The boy", "one_prefix_word_good": "is"}',
         '{"one_prefix_prefix": "The boy", "one_prefix_word_good": "is", "one_prefix_word_bad": 1}',
         '{"one_prefix_prefix": " ", "one_prefix_word_good": "is", "one_prefix_word_bad": "are"}',
-        "",
     ],
     ids=lambda line: line[:60],
 )

@@ -52,12 +52,6 @@ def cka_by_hsic(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return hsic(k, kernel) / (hsic(k, k) * hsic(kernel, kernel)).sqrt()
 
 
-def test_representational_similarity_by_hand():
-    found = representational_similarity(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0], [1.0]]))
-    assert found.dtype == torch.float64
-    assert found.item() == pytest.approx(math.sqrt(0.5)), "rows of S: (1, 0) and (1, 1)"
-
-
 @pytest.mark.parametrize("similarity", [representational_similarity, linear_cka])
 def test_similarities_do_not_see_rotation_or_scale(similarity):
     a, b = normal(N, 4), normal(N, 6, seed=1)
@@ -70,15 +64,6 @@ def test_similarities_do_not_see_rotation_or_scale(similarity):
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
     assert_close(similarity(a[order], b[order]), expected)
     assert_close(similarity(a.float(), b.float()), expected, rtol=1e-5, atol=0)
-
-
-def test_only_cka_is_blind_to_a_shift_and_only_the_other_to_the_lengths_of_rows():
-    a, b = normal(N, 4), normal(N, 6, seed=1)
-    lengths = torch.linspace(1, 9, N)[:, None]
-    assert_close(linear_cka(a + 1e3, b), linear_cka(a, b))
-    assert abs(linear_cka(a * lengths, b) - linear_cka(a, b)) > 0.01
-    assert_close(representational_similarity(a * lengths, b), representational_similarity(a, b))
-    assert abs(representational_similarity(a + 1, b) - representational_similarity(a, b)) > 0.01
 
 
 @pytest.mark.parametrize("dead", [1, N])
@@ -114,11 +99,6 @@ def test_the_matrices_hold_each_pairs_similarity_and_means_over_whole_batches():
         assert_close(found.diagonal(), torch.ones(3).double())
 
 
-def test_cka_adds_up_over_more_images_than_are_taken_at_a_time():
-    a, b = normal(150, 4), normal(150, 5, seed=1)
-    assert_close(linear_cka(a, b), cka_by_hsic(a, b))
-
-
 def test_one_image_and_values_that_are_not_finite_are_refused():
     for similarity in (representational_similarity, linear_cka):
         for faulty in (normal(1, 2), normal(4, 2) / 0):
@@ -152,14 +132,6 @@ def test_mds_finds_a_planar_configuration_up_to_rotation():
     assert (found.points[0] > 0).all()
 
 
-def test_points_on_a_line_stay_on_it_in_their_order():
-    line = torch.tensor([3.0, -1, 0, 7, -9])
-    found = classical_mds((line - line[:, None]).abs())
-    assert_close(found.points[:, 0], line.double())  # their mean is 0, and the first is positive
-    assert_close(found.points[:, 1], torch.zeros(5).double(), rtol=0, atol=1e-6)
-    assert found.kept == pytest.approx(1)
-
-
 def test_the_share_that_a_plane_keeps():
     corners = torch.eye(4).double()  # a tetrahedron: three equal variances
     found = classical_mds(torch.cdist(corners, corners))
@@ -167,9 +139,3 @@ def test_the_share_that_a_plane_keeps():
     # No space has these: the eigenvalues are 2, 2, 0 and -1/4, the negative one of the star's centre.
     star = torch.tensor([[0.0, 1, 1, 1], [1, 0, 2, 2], [1, 2, 0, 2], [1, 2, 2, 0]])
     assert classical_mds(star).kept == pytest.approx(1)
-
-
-def test_points_that_coincide_are_one_point():
-    found = classical_mds(torch.zeros(3, 3))
-    assert torch.equal(found.points, torch.zeros(3, 2).double())
-    assert found.kept == 1

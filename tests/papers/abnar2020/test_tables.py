@@ -1,12 +1,11 @@
 """The shipped tables of Abnar, Dehghani and Zuidema 2020: what the paper prints, and the settings it names."""
 
-import functools
-
 import pytest
 
-from kdrun.config.table import compose_table, load_table
+from kdrun.config.table import load_table
 from kdrun.spec.components import all_options
 from kdrun.tables import Published
+from tests.papers.shipped import entries as rows
 
 INDEPENDENT = """
 CNN 0.992 0.962 0.981 0.011 0.060 0.028
@@ -32,12 +31,6 @@ CLASSIFICATION = {
     "transformer_universal": (96.9, 97.5),
 }
 """Accuracy on real sentences, read off a plot: without a teacher, and with an LSTM."""
-
-
-@functools.cache
-def rows(name, num_seeds=1):
-    """The entries by name."""
-    return {entry.row.name: entry for entry in compose_table(load_table(name), (), num_seeds=num_seeds).entries}
 
 
 def printed_on_mnist():

@@ -3,15 +3,15 @@
 What the paper prints, and the schedules they count in iterations, are typed here as they stand there.
 """
 
-import functools
 from dataclasses import replace
 
 import pytest
 
 from kdrun.config.compose import compose_job, hydra_session
 from kdrun.config.preflight import check_job
-from kdrun.config.table import compose_table, load_table
+from kdrun.config.table import load_table
 from kdrun.spec.components import all_options
+from tests.papers.shipped import composed, of_recipe, printed, schedule
 
 STEPS = 391  # of an epoch of 50,000 images in batches of 128
 
@@ -52,27 +52,6 @@ SHORT = [(11, 0.1), (16, 0.01), (21, 0.001)]
 FIRST_CIFAR10 = [(11, 1e-3), (16, 1e-4), (21, 1e-5)]
 FIRST_CIFAR100 = [(16, 1e-3), (24, 1e-4), (32, 1e-5)]
 FIRST_FITNET = [(25, 1e-4), (35, 1e-5)]
-
-
-def printed(name):
-    return {row.name: (row.published.top1, row.published.ensemble) for row in load_table(name).rows}
-
-
-@functools.cache
-def composed(name, *overrides, num_seeds=1, patterns=()):
-    """The specs of each row that can be run, by its name."""
-    table = compose_table(load_table(name), overrides, num_seeds=num_seeds, patterns=patterns)
-    return {entry.row.name: entry.specs for entry in table.entries if entry.specs}
-
-
-def schedule(epochs, lr, milestones, gamma):
-    """The learning rate as (until epoch, rate)."""
-    ends = [*(share * epochs for share in milestones), epochs]
-    return [(pytest.approx(end, abs=1), pytest.approx(lr * gamma**number)) for number, end in enumerate(ends)]
-
-
-def of_recipe(recipe):
-    return schedule(recipe.epochs, recipe.lr, recipe.milestones, recipe.gamma)
 
 
 def of_first_stage(method):

@@ -1,14 +1,14 @@
 """The table of RepDistiller (Tian 2020): what is printed, and the settings of its scripts."""
 
-import functools
 import itertools
 
 import pytest
 import torch
 from torch import nn
 
-from kdrun.config.table import compose_table, load_table
+from kdrun.config.table import load_table
 from kdrun.experiment.build import build_method, offered
+from tests.papers.shipped import composed, of_recipe, printed
 
 RD_SCHEDULE = [(150, 0.05), (180, 0.005), (210, 0.0005), (240, 0.00005)]  # in epochs
 
@@ -23,27 +23,6 @@ REP_DISTILLER = """
     shufflenetv2  resnet32x4  -  71.82 79.42  74.45 73.54 72.73 73.21 -     75.65 77.07 75.56
 """
 PAIRS = [line.split() for line in REP_DISTILLER.strip().splitlines()]
-
-
-def printed(name):
-    return {row.name: (row.published.top1, row.published.ensemble) for row in load_table(name).rows}
-
-
-@functools.cache
-def composed(name, *overrides, num_seeds=1, patterns=()):
-    """The specs of each row that can be run, by its name."""
-    table = compose_table(load_table(name), overrides, num_seeds=num_seeds, patterns=patterns)
-    return {entry.row.name: entry.specs for entry in table.entries if entry.specs}
-
-
-def schedule(epochs, lr, milestones, gamma):
-    """The learning rate as (until epoch, rate)."""
-    ends = [*(share * epochs for share in milestones), epochs]
-    return [(pytest.approx(end, abs=1), pytest.approx(lr * gamma**number)) for number, end in enumerate(ends)]
-
-
-def of_recipe(recipe):
-    return schedule(recipe.epochs, recipe.lr, recipe.milestones, recipe.gamma)
 
 
 def test_rep_distiller_rows_carry_what_is_printed():

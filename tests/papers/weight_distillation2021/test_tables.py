@@ -1,15 +1,7 @@
 """The tables of weight distillation (Lin 2021)."""
 
-import functools
-
-from kdrun.config.table import compose_table, load_table
-
-
-@functools.cache
-def composed(name, *overrides, num_seeds=1, patterns=()):
-    """The specs of each row that can be run, by its name."""
-    table = compose_table(load_table(name), overrides, num_seeds=num_seeds, patterns=patterns)
-    return {entry.row.name: entry.specs for entry in table.entries if entry.specs}
+from kdrun.config.table import load_table
+from tests.papers.shipped import composed
 
 
 def test_each_learning_rate_has_the_same_teacher():

@@ -1,4 +1,4 @@
-"""How rows look in a picture of many of them: the colour says the student, marker and line by whom it is taught."""
+"""Colours, markers and lines of rows in one picture: colour by student, marker and line by teacher."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from kdrun.tables.figures import Rendering
 from kdrun.tables.labels import has_published
 from kdrun.tables.measure import MEASURES
 from kdrun.tables.render.csv_files import differences_csv, paper_csv
-from kdrun.tables.render.differences_plot import draw_differences
+from kdrun.tables.render.differences_figure import draw_differences
 from kdrun.tables.render.dots import dots
 from kdrun.tables.render.latex import latex_table
 
@@ -50,7 +50,7 @@ def render(
         published: whether the runs are of the paper's scale, so that its figures stand beside them; else they are
             left out everywhere, and so are rows that have nothing else.
         command: that made the table, as typed.
-        elsewhere: where published results of runs lie; the table says how many of its runs come from there.
+        elsewhere: directory of published results; the table gives the number of its runs from there.
         kept: what was computed of finished runs, or None.
     """
     directory.mkdir(parents=True, exist_ok=True)
