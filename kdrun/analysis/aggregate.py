@@ -154,7 +154,7 @@ def _but_for_seeds(spec: Spec) -> Spec:
 
 
 def _choices_apart(some: Sequence[Mapping[str, str]], all_: Sequence[Mapping[str, str]]) -> str:
-    """What some students of a sweep chose, by the keys that tell them from the others."""
+    """The choices of some students of a sweep, by the keys in which they differ from the others."""
     parts = []
     for key in dict.fromkeys(key for choices in all_ for key in choices):
         values = list(dict.fromkeys(choices[key] for choices in some if key in choices))

@@ -151,7 +151,7 @@ def readable_range(
 
     Args:
         start: a value that is not far out.
-        values: those that matter.
+        values: the data that must be visible.
         always: values that are within however far out they are.
         minor: values that come last.
         span: how much the axis may always span.
@@ -348,7 +348,7 @@ def _scale(axes: Axes, numbers: dict[str, float] | None, values: Sequence[str]) 
 
 
 def _spread_tick_labels(axes: Axes) -> None:
-    """Turns the labels of the ticks where they would overlap, and leaves out those that would even so."""
+    """Rotates tick labels that would overlap, and leaves out labels that still would."""
     ends, ticks = axes.get_xlim(), [float(tick) for tick in axes.get_xticks()]
     low, high, *places = axes.transScale.transform([(x, 1.0) for x in (*ends, *ticks)])[:, 0].tolist()
     inches = [(place - low) / (high - low) * (_figure_of(axes).get_figwidth() - AROUND_AXES) for place in places]

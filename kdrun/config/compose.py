@@ -70,7 +70,7 @@ def hydra_overrides(*overrides: str) -> list[str]:
 
 
 def last_choices(overrides: Sequence[str]) -> list[str]:
-    """Overrides without those that a later one replaces, where Hydra does not do so itself."""
+    """Overrides without the replaced ones (a later one for the same key), where Hydra does not do so itself."""
     keys = [text.partition("=")[0] for text in overrides]
     last = {key: index for index, key in enumerate(keys)}
     return [
@@ -152,7 +152,7 @@ def on_hydra(text: str) -> bool:
 
 
 def accepted_words(overrides: Sequence[str], problems: list[str], extra: Path | None) -> list[str]:
-    """Overrides in Hydra's form, the search path first; those that do not fit are explained and left out.
+    """Overrides in Hydra's form, the search path first; overrides that do not fit are explained and left out.
 
     Choices of groups come before values, since they decide which keys exist.
     """

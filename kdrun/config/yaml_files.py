@@ -65,7 +65,7 @@ def parse_yaml(text: str, path: Path | str) -> DictConfig | ListConfig:
         if node is None:
             return OmegaConf.create()
         if _count(node, {}, path) > MOST_VALUES:
-            raise ValueError(f"{path} has more than {MOST_VALUES} values, those that its aliases repeat included")
+            raise ValueError(f"{path} has more than {MOST_VALUES} values, counting each use of an alias")
         content = loader.construct_document(node)
         if not isinstance(content, dict | list | str):
             raise ValueError(f"{path} has a single value, {content!r}; must be a mapping")

@@ -213,7 +213,7 @@ class Objective:
 class Method(Facts, nn.Module, ABC):
     """Owns the student, and whatever else is learned with it. Subclasses are `methods` of the command line.
 
-    The subclass's constructor takes the student first, `pair` and `training` (`Pair`, `TrainingSet`) if it has use for
+    The subclass's constructor takes the student first, `pair` and `training` (`Pair`, `TrainingSet`) if it needs
     them, and its options by keyword; their types and defaults are the schema of `method.*`. Wrong values raise
     `ValueError` there, before anything is trained. What it keeps from step to step is a buffer, so that a run that is
     resumed has it.

@@ -169,7 +169,7 @@ class Run:
             path.unlink(missing_ok=True)
 
     def weights_problem(self) -> str | None:
-        """What is wrong with the weights of a finished run; None where they are those that its result records.
+        """What is wrong with the weights of a finished run; None if they equal its result's.
 
         Raises:
             RuntimeError: the result is damaged, or of another run.

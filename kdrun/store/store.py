@@ -133,7 +133,7 @@ class Store:
     ) -> list[Run]:
         """The finished runs of a run's dataset and student that are wanted, in the order of their directories.
 
-        Those that cannot be read are left out, with a warning that ends in `consequence`.
+        Runs that cannot be read are left out, with a warning that ends in `consequence`.
         """
         found = []
         for path in _specs(self.run(spec).directory.parent, pattern):

@@ -48,7 +48,7 @@ MEANINGS: Mapping[str, str] = {
     SECONDS: "training without evaluation; in lockstep a student's own steps and an even share of the rest",
     "learned beside": "parameters learned beside the student, no part of it",
 }
-"""Of the columns whose names do not tell it."""
+"""Of the columns whose names need an explanation."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Column:
         text: the cell of a row.
         fields: the row's fields of `table.csv`, at full precision, the same names for each row.
         option: of a definition's `columns`; empty for columns of every table.
-        meaning: where the header does not tell it.
+        meaning: where the header needs an explanation.
     """
 
     header: str
@@ -195,7 +195,7 @@ def _numbers(header: str, field: str, digits: int, option: str = "") -> Column:
 
 
 def _apart(name: str, text: Callable[[Line], str], departs: Callable[[Line], bool]) -> list[Column]:
-    """Two columns: of figures that compare with ours, and of those that are published for another setting."""
+    """Two columns: published figures comparable with ours, and published figures of another setting."""
     return [
         Column(name, lambda line: "" if departs(line) else text(line)),
         Column(f"{name} for another setting", lambda line: text(line) if departs(line) else ""),

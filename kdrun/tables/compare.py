@@ -29,7 +29,7 @@ class Line:
 
     Attributes:
         entry: the row and its specs.
-        student: its name; where the table has networks of the same name, with the options that tell them apart.
+        student: its name; where the table has networks of the same name, with the options in which they differ.
         runs: the finished ones, by position of the seed in `entry.specs`; none of a derived row.
         values: in which rows are compared: by column, then by position of the seed.
         statistics: over the seeds, or over different teachers, by column.

@@ -20,7 +20,7 @@ class Contrast:
         other: the line of the other row.
         name: of the other row, which may be shown under the name of another row of the same runs.
         kind: what the other row is to this one.
-        differences: by column, those that both rows have.
+        differences: by column, of the columns both rows have.
     """
 
     line: Line

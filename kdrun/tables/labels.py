@@ -33,13 +33,13 @@ def _own_label(entry: Entry) -> str:
 
 
 def _assisted(entry: Entry) -> str:
-    """By whom the teacher of a row was taught, where the teacher is an assistant."""
+    """The teacher of a row's teacher, if that is an assistant."""
     assisted = any(method_class(spec.method).needs.assistant for spec in entry.specs)
     return f" ← {entry.specs[0].teachers[0].teachers[0].student.name}" if assisted else ""
 
 
 def heading(definition: Definition, lines: Sequence[Line], *, published: bool) -> str:
-    """The table's title, on the paper's data or on those that were run, never on the one for the other."""
+    """The table's title, with the paper's data or with the data that was used, never mixed."""
     specs = specs_of(lines)
     if published or not specs:
         return definition.full_title if published else definition.title
@@ -72,7 +72,7 @@ def scale_of(lines: Sequence[Line]) -> str:
 
 
 def specs_of(lines: Sequence[Line]) -> list[Spec]:
-    """Of the runs that are shown; where all rows are derived, of those that they are made of."""
+    """Of the runs that are shown; if all rows are derived, the runs they are computed from."""
     runs = [spec for line in lines for spec in line.entry.specs]
     return runs or [spec for line in lines for each in line.entry.derived for spec in each.specs]
 

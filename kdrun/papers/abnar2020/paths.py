@@ -45,7 +45,7 @@ class Paths(Derived):
     training mode. The paper has a plane for each path; here all networks share one, so that paths can be compared.
 
     Attributes:
-        epochs: after which each run is looked at, beside its end; 0 is the network as initialised. Those that do not
+        epochs: after which each run is looked at, beside its end; 0 is the network as initialised. Epochs that do not
             come before a run's end are left out.
     """
 

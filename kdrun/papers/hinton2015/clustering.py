@@ -16,7 +16,7 @@ def kmeans(points: Tensor, num_clusters: int, *, seed: int) -> Tensor:
 
     Args:
         points: `[n, d]`, finite.
-        num_clusters: from 1 to n; at most as many clusters as distinct points come out.
+        num_clusters: from 1 to n; at most as many clusters as distinct points are returned.
         seed: of the starts, at least 0.
 
     Returns:

@@ -28,7 +28,7 @@ def class_sets(
 
     Args:
         probabilities: the generalist's, `[N, K]`, N at least 2.
-        num_sets: of clusters, from 1 to K. Fewer sets come out where clusters have the same set, and without `size`
+        num_sets: of clusters, from 1 to K. Fewer sets are returned where clusters have the same set, and without `size`
             where a cluster is a single class, which is left to the generalist.
         size: classes in each set, from 2 to K - 1: those whose columns are nearest to the centroid of the cluster, so
             sets overlap (the paper has 61 sets of 300 of 15 000 classes). None: the clusters themselves, disjoint.

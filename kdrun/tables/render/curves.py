@@ -87,7 +87,7 @@ class CurvesFigure(Figure):
 
 
 def _draw_curves(axes: Axes, groups: Sequence[Group]) -> None:
-    """The groups of a panel, the baseline first, on an axis for those that end near each other."""
+    """The groups of a panel, the baseline first, on an axis for curves that end near each other."""
     curves = [list(group.curve("test", "top1").values()) for group in groups]
     ends = {i: curve[-1].mean for i, curve in enumerate(curves) if curve}
     values = list(ends.values())

@@ -146,7 +146,7 @@ def _published(line: Line, place: float, value: float, error: float | None, ours
 
 
 def _panel(marks: Sequence[_Mark], start: float, span: float, margin: float, always: Sequence[float] = ()) -> _Panel:
-    """An axis for these marks: of those that are within, it holds the whole bars.
+    """An axis for these marks: it shows the whole bars of every mark within.
 
     Args:
         marks: at least one.
