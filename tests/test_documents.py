@@ -315,6 +315,12 @@ def test_the_documents_have_what_is_looked_for():
     assert {block.file for block in BLOCKS if block.file} >= {"my_package/parts.py", "my_conf/method/my_method.yaml"}
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_link_leads_to_a_file(document):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
+    assert not [link for link in links if not (document.parent / link).exists()]
+
+
 def test_every_method_is_in_its_document():
     text = (ROOT / "docs" / "methods.md").read_text()
     assert not [path.stem for path in (ROOT / "conf" / "method").glob("*.yaml") if f"`{path.stem}`" not in text]
