@@ -242,7 +242,7 @@ def test_figures_are_kept_under_a_key_of_name_and_run_and_not_computed_twice(lab
     spec = lab.plain("cnn")
     found = asked(lab, spec, "translate")
     derived = EvaluatedRun((spec,), named()["translate"])
-    assert derived.made_of == {"kind": "evaluation", "options": {"on": "translate"}, "run_ids": [spec.run_id]}
+    assert derived.identity == {"kind": "evaluation", "options": {"on": "translate"}, "run_ids": [spec.run_id]}
     path = lab.root / "outputs" / "derived" / f"{derived.key}.json"
     assert json.loads(path.read_text())["figures"] == found["figures"]
     assert found["run_ids"] == [spec.run_id]
