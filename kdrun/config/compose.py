@@ -259,7 +259,9 @@ def _missing_key(path: list[str], node: Any, chosen: Mapping[str, str]) -> str |
             place = ".".join(path[:depth])
             inside = f" in {chosen.get(place, place)}" if depth else ""
             allowed = [str(child) for child in node if child != "_target_"] if isinstance(node, dict) else []
-            return unknown(part, allowed, f"key{inside}")
+            own = isinstance(node, dict) and not str(node.get("_target_", "kdrun.")).startswith("kdrun.")
+            hint = f"; an option that only the constructor has: +{'.'.join(path)}=VALUE" if own else ""
+            return unknown(part, allowed, f"key{inside}") + hint
         node = node[part]
     return None
 

@@ -65,6 +65,8 @@ def resolve(target: str, kind: type | None = None) -> Callable[..., Any]:
         raise ValueError(f"{target!r} is no class or function")
     if found.__module__.partition(".")[0] not in allowed:
         raise ValueError(refusal)
+    if kind is nn.Module and inspect.isclass(found) and issubclass(found, Method):
+        raise ValueError(f"{target!r} is a distillation method, no network")
     if kind is not None and not _makes(found, kind):
         missing = _missing(found, kind)
         lack = f": it does not define {', '.join(missing)}" if missing else ", nor a function that returns one"

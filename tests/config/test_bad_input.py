@@ -205,6 +205,7 @@ BAD = [
     ("student._target_=kdrun.losses.base.torch.load", "student._target_: 'kdrun.losses.base.torch.load'"),
     ("student._target_=kdrun.files.Path", "student._target_: 'kdrun.files.Path' is outside the trusted packages"),
     ("method._target_=kdrun.methods.Method", "method._target_: 'kdrun.methods.Method' is no concrete Method"),
+    ("student._target_=kdrun.methods.KD", "student._target_: 'kdrun.methods.KD' is a distillation method, no network"),
     ("-m seed=0,1 seed=5", "seed: is swept and given again"),
     ("teacher._target_=kdrun.data.decoding.ThreadPoolExecutor", "teacher._target_: 'kdrun.data.decoding.T", OUTSIDE),
     ("dataset._target_=kdrun.data.loaders.cifar._unpickled", "cifar._unpickled' is no concrete Splits"),

@@ -172,6 +172,7 @@ def test_a_users_own_options_are_told_among_the_allowed_ones(kdrun, own_config, 
     said = kdrun("--config-dir", str(own_config), "student=linear", "method=mine", "method.temprature=3")
     assert said.err.count("\n") == 3, "an option of the user's own is not told as unknown because of another mistake"
     assert "method.temprature=3: no such key in method=mine; did you mean temperature?" in said.err
+    assert "+method.temprature=VALUE" in said.err, "for options of the constructor"
 
 
 def test_what_a_trusted_package_imports_is_not_trusted(kdrun, own_config, monkeypatch):
