@@ -11,8 +11,8 @@ from kdrun.spec.augmentation import Augmentation as Augmentation
 
 from .augmentation import augment
 from .decoding import undecoded
+from .downloads import data_home
 from .errors import DataError
-from .files import data_home
 from .image_files import composed
 from .resident import Resident, ResidentImages, ResidentSequences, batches, epoch_order, grouped_order
 from .splits import (

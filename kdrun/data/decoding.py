@@ -24,8 +24,8 @@ from torch import Tensor
 from kdrun.files import UnfitFileError, is_dry_run, open_regular, read_regular, set_default_mode, sha256, sha256_of
 from kdrun.memory import free_bytes
 
+from .downloads import data_home
 from .errors import DataError
-from .files import data_home
 from .pixels import file_limit, pixel_limit, read_square
 from .splits import NOT_DECODED, ImageSet, Splits, identity
 

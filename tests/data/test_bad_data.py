@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from kdrun.data import DataError, cifar100, tiny_imagenet
-from kdrun.data.files import Archive, unpack_archive
+from kdrun.data.downloads import Archive, unpack_archive
 from kdrun.data.loaders import cifar as cifar_module
 from kdrun.data.loaders import tiny_imagenet as tiny_module
 

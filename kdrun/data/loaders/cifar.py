@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..files import Archive, find, unpack_archive, verified_bytes
+from ..downloads import Archive, find, unpack_archive, verified_bytes
 from ..splits import ImageSet, Splits
 
 

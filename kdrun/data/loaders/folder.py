@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..decoding import Listing, decode
+from ..downloads import visible_directories
 from ..errors import DataError
-from ..files import visible_directories
 from ..image_files import class_directories, composed, describe_left_out, image_files, warn_once
 from ..splits import Splits
 

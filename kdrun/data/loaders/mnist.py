@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..files import download_files, find, verified_bytes
+from ..downloads import download_files, find, verified_bytes
 from ..splits import ImageSet, Splits
 
 

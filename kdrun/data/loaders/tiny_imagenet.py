@@ -12,8 +12,8 @@ from pathlib import Path
 from kdrun.files import MIB, read_regular, sha256_of, write_atomically
 
 from ..decoding import Listing, decode
+from ..downloads import Archive, find, reading, unpack_archive, visible_directories
 from ..errors import DataError
-from ..files import Archive, find, reading, unpack_archive, visible_directories
 from ..pixels import file_limit
 from ..splits import Splits, claimed_where
 

@@ -2,6 +2,6 @@
 
 from kdrun.experiment.derived.base import Derived, DerivedRow, compute, described, kept
 from kdrun.experiment.derived.ensemble import Ensemble
-from kdrun.experiment.derived.evaluation import EvaluatedRun
+from kdrun.experiment.derived.evaluated_run import EvaluatedRun
 
 __all__ = ["Derived", "DerivedRow", "Ensemble", "EvaluatedRun", "compute", "described", "kept"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdrun.data import DataError
-from kdrun.data.files import Archive, unpack_archive, verified_bytes
+from kdrun.data.downloads import Archive, unpack_archive, verified_bytes
 from tests.special_files import replace_by
 
 
