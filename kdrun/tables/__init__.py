@@ -1,4 +1,4 @@
-"""The papers' tables as data (the YAML files beside this one), what a definition may say, and the controls."""
+"""A table from its definition to its files: rows, controls, comparison, columns; `render` writes them."""
 
 from kdrun.tables.definition import Definition, Published, Row, TableError, read_definition, select
 from kdrun.tables.entry import Entry
