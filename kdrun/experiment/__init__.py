@@ -1,1 +1,1 @@
-"""A run from its spec to its result: names to objects, the store of runs, the runner."""
+"""Executing specs: networks, methods and data built, runs trained, alone or in lockstep, figures computed from them."""

@@ -1,1 +1,1 @@
-"""The training loop and what it stands on: optimisers, precision, evaluation, teachers, checkpoints."""
+"""The training loop: steps and their faster forms, optimisers, precision, evaluation, teachers."""
