@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("kdrun", "conf", "tests", "benchmarks", "pyproject.toml", "scripts", "docs", "README.md", "CONTRIBUTING.md")
+COPIED = (
+    "kdrun",
+    "conf",
+    "tests",
+    "benchmarks",
+    "examples",
+    "pyproject.toml",
+    "scripts",
+    "docs",
+    "README.md",
+    "CONTRIBUTING.md",
+)
 QUICK = ("tests/test_imports.py", "tests/config/test_composition.py", "tests/tables/test_caption.py")
 OF_DOCUMENTS = ("tests/test_documents.py", "tests/test_packaging.py", "tests/papers/weight_distillation2021")
 """What names the papers' commands, or uses a paper's dataset (weight_distillation_lm that of abnar2020)."""
@@ -65,7 +76,7 @@ def test_without_a_paper_s_folder_commands_and_a_quick_part_of_the_other_tests_r
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("paper", ["abnar2020", "hinton2015"])
+@pytest.mark.parametrize("paper", ["abnar2020", "hinton2015", "fsp2017"])
 def test_without_a_paper_s_folder_all_other_tests_pass(without, paper):
     copy = without(paper)
     ignored = [f"--ignore={name}" for name in (*OF_DOCUMENTS, "tests/papers/test_walls.py")]
