@@ -1,5 +1,6 @@
 """Runs made up here, so that every number in their files is known."""
 
+import functools
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ import pytest
 
 from kdrun.analysis import plots
 from kdrun.analysis.aggregate import SweepRun
+from kdrun.config.compose import compose_job, hydra_session
+from kdrun.config.preflight import check_job
 from kdrun.experiment.evaluations import NamedEvaluation, OnTestSet
 from kdrun.spec.dataset import ImageDatasetSpec
 from kdrun.spec.spec import Component, Recipe, Spec
@@ -227,3 +230,14 @@ def _cells(markdown: str, *, differences: bool = False) -> list[dict[str, str]]:
     lines = [line for line in part.splitlines() if line.startswith("|")]
     header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [{name: cell for name, cell in zip(header, row, strict=True) if cell} for row in rows]
+
+
+@functools.cache
+def spec_of(*words: str) -> Spec:
+    """The spec of a command line, on the CPU unless it says otherwise."""
+    problems: list[str] = []
+    words = ("runtime.device=cpu", *words)
+    with hydra_session():
+        config = compose_job(words, problems)
+    assert problems == []
+    return check_job(config, words).spec

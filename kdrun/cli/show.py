@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdrun.cli.options import refuse
+from kdrun.escaping import printable
 
 if TYPE_CHECKING:
     from kdrun.taps import Outline
@@ -48,14 +49,20 @@ def _show_group(group: str, extra: Path | None) -> int:
     from kdrun.config.composition import config_directories
     from kdrun.config.yaml_files import read_yaml_text
 
+    if extra is not None and not extra.is_dir():
+        return refuse([f"--config-dir {extra}: no such directory"], "kdrun show")
     directories = [*config_directories(), *([extra] if extra else [])]
     files = {path.stem: path for root in reversed(directories) for path in (root / group).glob("*.yaml")}
-    for name in sorted(files):
-        comment = re.match(r"(?:#(?!   ).*\n)*", read_yaml_text(files[name]))
-        text = " ".join(line.lstrip("# ") for line in comment[0].splitlines()) if comment else ""
-        print(name)
-        if text:
-            print(textwrap.indent(textwrap.fill(text, 100), "    "))
+    try:
+        texts = {name: read_yaml_text(files[name]) for name in sorted(files)}
+    except ValueError as error:
+        return refuse([str(error)], "kdrun show")
+    for name, text in texts.items():
+        comment = re.match(r"(?:#(?!   ).*\n)*", text)
+        described = " ".join(line.lstrip("# ") for line in comment[0].splitlines()) if comment else ""
+        print(printable(name))
+        if described:
+            print(textwrap.indent(textwrap.fill(printable(described), 100), "    "))
     return 0
 
 

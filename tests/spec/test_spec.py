@@ -1,30 +1,16 @@
 """A run is a function of its spec: what is in it, what is not, and that its id never moves."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Callable
 
 import pytest
 
-from kdrun.config.compose import compose_job, hydra_session
-from kdrun.config.preflight import check_job
 from kdrun.data import Augmentation
 from kdrun.spec.dataset import ImageDatasetSpec
 from kdrun.spec.spec import SEMANTICS, Component, Recipe, Spec
-
-
-@functools.cache
-def spec_of(*words: str) -> Spec:
-    """The spec of a command line, on the CPU unless it says otherwise."""
-    problems: list[str] = []
-    words = ("runtime.device=cpu", *words)
-    with hydra_session():
-        config = compose_job(words, problems)
-    assert problems == []
-    return check_job(config, words).spec
-
+from tests.made_up import spec_of
 
 DATASET = ImageDatasetSpec("kdrun.data.digits", "sha256:0", 10, 1, 8, 1437, 360, mean=(0.5,), std=(0.25,))
 SPEC = Spec(DATASET, Component("kdrun.models.cnn"), Component("kdrun.methods.CE"))

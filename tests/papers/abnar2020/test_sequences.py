@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from kdrun import methods
-from kdrun.config.compose import ConfigError, compose_job, hydra_session
-from kdrun.config.preflight import check_job
+from kdrun.config.compose import ConfigError
 from kdrun.experiment.attempt import Request
 from kdrun.experiment.build import build_student
 from kdrun.papers.abnar2020.datasets import agreement_lm
@@ -19,16 +18,7 @@ from kdrun.spec.dataset import SequenceDatasetSpec
 from kdrun.spec.spec import SEMANTICS, Component, Spec
 from kdrun.store.checkpoint import read_weights
 from kdrun.training.teacher import LiveTeacher
-
-
-def spec_of(*words: str) -> Spec:
-    """The spec of a command line, on the CPU."""
-    problems: list[str] = []
-    words = ("runtime.device=cpu", *words)
-    with hydra_session():
-        config = compose_job(words, problems)
-    assert problems == []
-    return check_job(config, words).spec
+from tests.made_up import spec_of
 
 
 def weights(lab, spec) -> dict[str, torch.Tensor]:
