@@ -11,6 +11,7 @@ from torch import nn
 from kdrun.data import Augmentation, ImageSet, ResidentImages, TrainingViews
 from kdrun.experiment.runner import Runner
 from kdrun.experiment.runtime import Runtime
+from kdrun.losses import POOLINGS, fsp_matrix
 from kdrun.methods import CE, KD, Batch
 from kdrun.models import cnn
 from kdrun.store.store import Store
@@ -237,6 +238,25 @@ class TestOnTheGPU:
                 assert twin.get("shares", {}) == pytest.approx(row.get("shares", {}), rel=1e-2)
                 assert ("shares" in row) == teach
                 assert twin["test"]["nll"] == pytest.approx(row["test"]["nll"], rel=1e-2)
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    @pytest.mark.parametrize("step", [Step, GraphedStep])
+    def test_the_same_run_twice_ends_with_the_same_bits(self, precision, step):
+        prepare_device(CUDA)
+        one, other = (trained(CUDA, precision, teach=True, step=step, dropout=0.5) for _ in range(2))
+        assert one.rows == other.rows
+        torch.testing.assert_close(one.method.state_dict(), other.method.state_dict(), rtol=0, atol=0)
+
+    @pytest.mark.parametrize("pooling", POOLINGS)
+    def test_the_gradient_of_pooled_features_has_the_same_bits_each_time(self, pooling):
+        torch.manual_seed(0)
+        larger, smaller = torch.randn(64, 16, 32, 32, device=CUDA), torch.randn(64, 16, 8, 8, device=CUDA)
+        gradients = []
+        for _ in range(5):
+            x = larger.clone().requires_grad_()
+            fsp_matrix(x, smaller, pooling=pooling).square().sum().backward()
+            gradients.append(x.grad)
+        assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     def test_a_captured_teacher_says_what_it_says_otherwise(self, precision):
