@@ -1,0 +1,233 @@
+"""Checks of whole runs, executed as any run is, in a temporary output root."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kdrun.diagnosis.cases import Case
+from kdrun.diagnosis.row import BF16, FOLDED, LOCKSTEP, REPLAY, RESUME, STEP, Row
+from kdrun.experiment.attempt import Outcome, Request
+from kdrun.experiment.build import needs_of
+from kdrun.experiment.runner import Runner
+from kdrun.experiment.runtime import Runtime
+from kdrun.log import counted
+from kdrun.methods.base import Batch
+from kdrun.spec.spec import Spec
+from kdrun.store.checkpoint import read_weights
+from kdrun.store.store import Store
+from kdrun.training.evaluation import predict
+from kdrun.training.precision import autocast
+from kdrun.training.replay import replays
+from kdrun.training.teacher import LiveTeacher
+
+EQUAL = "equal bits"
+CACHE_GB = 1.0
+REPEATS = 10
+"""Where a run repeated on this device does not have equal bits, other ways may differ by this many times as much."""
+
+LOGIT_BOUNDS = {"fp32": 1e-9, "bf16": 1e-3}
+"""KL divergence of a folded teacher, in nats per example, of logits that are scaled to a deviation of 2."""
+
+LOSS_BOUND = 0.1
+"""Relative difference of the training loss in bf16 and in fp32."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run ended with.
+
+    Attributes:
+        bits: its weights and metrics as they are in the files.
+        weights: all of them, float64 `[P]`.
+        loss: mean training loss of its first epoch.
+        seconds: of a step.
+    """
+
+    bits: tuple[bytes, bytes]
+    weights: Tensor
+    loss: float
+    seconds: float
+
+
+class RunChecks:
+    """Checks of the runs of some cases; the references are trained by `ordinary`, which must come first.
+
+    Args:
+        cases: the runs; those of one teacher are trained together.
+        runtime: its device, threads and data root are used.
+        directory: an output root, which exists.
+    """
+
+    def __init__(self, cases: Sequence[Case], runtime: Runtime, directory: Path) -> None:
+        self._cases = cases
+        self._ordinary = replace(
+            runtime, output_root=directory, compile="off", cuda_graphs="off", replay_gb=0.0, keep="all"
+        )
+        self._store = Store(directory)
+        self._references: dict[str, Trained] = {}
+        self._spread: dict[str, float] = {}
+
+    def units(self) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
+        """The checks in order, each with what it is about; one is run before the next is taken."""
+        for case in self._cases:
+            yield f"{STEP}: {case.name}", partial(self.ordinary, case)
+        sound = [case for case in self._cases if case.name in self._references]
+        if sound:
+            yield f"{LOCKSTEP}: {counted(len(sound), 'run')}", partial(self.lockstep, sound)
+        for case in sound:
+            if case.spec.teachers and replays(needs_of(case.spec)) and case.spec.dataset.labels_each == 1:
+                yield f"{REPLAY}: {case.name}", partial(self.replay, case)
+        for check, compare in ((RESUME, self.resume), (BF16, self.bf16)):
+            for case in sound:
+                yield f"{check}: {case.name}", partial(compare, case)
+
+    def ordinary(self, case: Case) -> list[Row]:
+        """Trains the reference of a case, and again; checks its network as a teacher where BatchNorm is folded."""
+        runner = self._runner()
+        try:
+            first = self._trained(runner.execute(case.spec))
+            folded = self._folded(runner, case)
+            self._store.run(case.spec).remove()
+            again = self._execute(case.spec)
+        except Exception as error:  # whatever a device, or the user's own code, raises
+            return [_failed(STEP, case, EQUAL, error)]
+        self._references[case.name] = first
+        self._spread[case.name] = 0.0 if again.bits == first.bits else _distance(first, again)
+        # The promise of equal bits is for the CPU: kernels of other devices may add up in any order.
+        agrees = again.bits == first.bits or (self._ordinary.device.type != "cpu" and math.isfinite(again.loss))
+        repeated = Row(STEP, case.name, EQUAL, _compared(first, again), agrees, first.seconds, again.seconds)
+        return [repeated, *folded]
+
+    def lockstep(self, cases: Sequence[Case]) -> list[Row]:
+        """Trains all the cases in groups, and each is compared with its reference; logits are cached."""
+        if len(cases) == 1:  # a second member, which learns at another rate
+            (only,) = cases
+            recipe = replace(only.spec.recipe, lr=only.spec.recipe.lr / 2)
+            cases = [only, Case("", replace(only.spec, recipe=recipe))]
+        runner = self._runner(replay_gb=CACHE_GB)
+        ended = {
+            request.spec.run_id: end for request, end in runner.execute_all([Request(case.spec) for case in cases])
+        }
+        rows = []
+        for case in cases:
+            end = ended[case.spec.run_id]
+            if isinstance(end, Exception):
+                rows.append(_failed(LOCKSTEP, case, EQUAL, end))
+            elif case.name:
+                rows.append(self._row(LOCKSTEP, case, self._trained(end)))
+            self._store.run(case.spec).remove()
+        return rows
+
+    def replay(self, case: Case) -> list[Row]:
+        """Trains a case on the logits that lockstep has cached."""
+        kept = len(list(self._store.root.glob("replay/*/*.pt")))
+        if not kept:
+            return [Row(REPLAY, case.name, EQUAL, "no logits in the cache", False)]
+        return [self._compare(REPLAY, case, partial(self._execute, case.spec, replay_gb=CACHE_GB))]
+
+    def resume(self, case: Case) -> list[Row]:
+        """Trains a case up to an epoch in one command, and the rest in another."""
+
+        def resumed() -> Trained:
+            shorter = self._runner().execute(replace(case.spec, stop_epoch=1)).run
+            choices = shorter.choices()
+            assert choices is not None, "a run that is finished has begun"
+            if self._store.longest_beginning(case.spec, choices) is None:
+                raise RuntimeError("its checkpoint is not found")
+            try:
+                return self._execute(case.spec)
+            finally:
+                shorter.remove()
+
+        return [self._compare(RESUME, case, resumed)]
+
+    def bf16(self, case: Case) -> list[Row]:
+        """Trains a case, and its teachers, in the other precision."""
+        expected = f"at most {LOSS_BOUND:.0%} apart"
+        other = case.spec.at_precision("fp32" if case.spec.precision == "bf16" else "bf16")
+        try:
+            trained = {case.spec.precision: self._references[case.name], other.precision: self._execute(other)}
+        except Exception as error:
+            return [_failed(BF16, case, expected, error)]
+        slow, fast = trained["fp32"], trained["bf16"]
+        apart = abs(fast.loss - slow.loss) / abs(slow.loss)
+        found = f"{apart:.2%} apart"
+        return [Row(BF16, case.name, expected, found, apart <= LOSS_BOUND, slow.seconds, fast.seconds)]
+
+    def _folded(self, runner: Runner, case: Case) -> list[Row]:
+        """A finished run's network as a teacher, against itself in fp32, on its test examples."""
+        network, test = runner.network(case.spec), runner.data(case.spec.dataset).test
+        if not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+            return []
+        precision, bound = case.spec.precision, LOGIT_BOUNDS[case.spec.precision]
+        index = torch.arange(len(test), device=test.labels.device)
+        generator = torch.Generator(test.labels.device)
+        batch = Batch(test.batch(index), test.labels, index, epoch=0, step=0, progress=0.0, generator=generator)
+        live = LiveTeacher(network, autocast(runner.device, precision), precision)
+        logits = predict(network, test, autocast(runner.device, "fp32")).double()
+        expected, found = (values * (2 / logits.std()) for values in (logits, live(batch).logits.double()))
+        expected, found = expected.log_softmax(dim=1), found.log_softmax(dim=1)
+        kl = torch.nn.functional.kl_div(found, expected, log_target=True, reduction="batchmean").abs().item()
+        return [Row(FOLDED, case.name, f"KL at most {bound:.0e} nats", f"{kl:.1e} nats", kl <= bound)]
+
+    def _compare(self, check: str, case: Case, train: Callable[[], Trained]) -> Row:
+        try:
+            return self._row(check, case, train())
+        except Exception as error:
+            return _failed(check, case, EQUAL, error)
+
+    def _row(self, check: str, case: Case, trained: Trained) -> Row:
+        """Compares a run with its reference: bits, or where a repetition differs already, a multiple of that."""
+        reference, spread = self._references[case.name], self._spread[case.name]
+        is_equal = trained.bits == reference.bits
+        limit = REPEATS * spread
+        expected = f"weights at most {limit:.0e} apart" if limit else EQUAL
+        agrees = is_equal or (limit > 0 and _distance(reference, trained) <= limit)
+        return Row(
+            check, case.name, expected, _compared(reference, trained), agrees, reference.seconds, trained.seconds
+        )
+
+    def _runner(self, *, replay_gb: float = 0.0) -> Runner:
+        return Runner(self._store, replace(self._ordinary, replay_gb=replay_gb))
+
+    def _execute(self, spec: Spec, *, replay_gb: float = 0.0) -> Trained:
+        """Trains a run, whose teachers stay, and removes it."""
+        outcome = self._runner(replay_gb=replay_gb).execute(spec)
+        trained = self._trained(outcome)
+        outcome.run.remove()
+        return trained
+
+    def _trained(self, outcome: Outcome) -> Trained:
+        run, train = outcome.run, outcome.result["train"]
+        state, _ = read_weights(run.weights)
+        steps = run.spec.epochs_trained * math.ceil(run.spec.dataset.num_train_examples / run.spec.recipe.batch_size)
+        return Trained(
+            (run.weights.read_bytes(), (run.directory / "metrics.jsonl").read_bytes()),
+            torch.cat([tensor.double().flatten() for tensor in state.values()]),
+            run.rows()[0]["train"]["loss"],
+            train["seconds"] / steps,
+        )
+
+
+def _distance(first: Trained, second: Trained) -> float:
+    """Relative difference (L2) of all weights."""
+    return float((first.weights - second.weights).norm() / first.weights.norm())
+
+
+def _compared(first: Trained, second: Trained) -> str:
+    if first.bits == second.bits:
+        return EQUAL
+    if first.bits[0] == second.bits[0]:
+        return "equal weights, other metrics"
+    return f"weights {_distance(first, second):.1e} apart"
+
+
+def _failed(check: str, case: Case, expected: str, error: Exception) -> Row:
+    return Row(check, case.name, expected, f"{type(error).__name__}: {error}", False)
