@@ -60,14 +60,16 @@ def doctor_main(words: Sequence[str]) -> int:
     if not options.json:
         print(printable_lines(redacted(facts_table(found))), flush=True)
     diagnosis = Diagnosis(_cases(job, options.overrides), job.runtime, compiled=options.compile)
-    diagnosis.run(progress)
-    seconds = {"wall": round(time.monotonic() - started, 1), "cpu": round(time.process_time() - cpu, 1)}
-    if options.json:
-        text = json.dumps({"facts": found, **diagnosis.record(), "seconds": seconds}, indent=2)
-    else:
-        table = checks_table(diagnosis.rows, diagnosis.left_out, diagnosis.warnings)
-        text = f"{table}\n\n{summary(diagnosis.rows, diagnosis.left_out, seconds)}"
-    print(printable_lines(redacted(text)))
+    try:
+        diagnosis.run(progress)
+    finally:  # also when it is stopped
+        seconds = {"wall": round(time.monotonic() - started, 1), "cpu": round(time.process_time() - cpu, 1)}
+        if options.json:
+            text = json.dumps({"facts": found, **diagnosis.record(), "seconds": seconds}, indent=2)
+        else:
+            table = checks_table(diagnosis.rows, diagnosis.left_out, diagnosis.warnings)
+            text = f"{table}\n\n{summary(diagnosis.rows, diagnosis.left_out, seconds)}"
+        print(printable_lines(redacted(text)), flush=True)
     return 0 if diagnosis.agrees else 1
 
 

@@ -50,7 +50,8 @@ def tokens(num_classes: int, num_tokens: int, length: int, per_token: bool, trai
 
 
 def shipped_cases(device: torch.device, precision: str) -> list[Case]:
-    """Each family of networks, each kind of method, and dropout; a teacher is shared where the data is.
+    """Each family of networks (mlp, lstm and transformer with dropout) and each kind of method: logits, features,
+    relations, two stages, peers. Cases on the same data share their teacher.
 
     On CUDA images and batches have the usual size, so that the seconds are those of real steps; elsewhere they are
     the smallest ones.
@@ -72,11 +73,11 @@ def shipped_cases(device: torch.device, precision: str) -> list[Case]:
     teacher, reader = run(images, "resnet14"), run(words, "lstm")
     specs = {
         "resnet8 kd": run(images, "resnet8", "KD", teacher),
-        "cnn fitnet, 2 stages": run(images, "cnn", "FitNet", teacher, stage1_epochs=1),
+        "cnn fitnet": run(images, "cnn", "FitNet", teacher, stage1_epochs=1),
         "mobilenetv2 at": run(images, "mobilenetv2", "AT", teacher),
         "shufflenetv2 rkd": run(images, "shufflenetv2", "RKD", teacher),
-        "resnet8 fsp, 2 stages": run(images, "resnet8", "FSP", teacher, stage1_epochs=1),
-        "mlp kd, dropout": run(images, "mlp", "KD", teacher),
+        "resnet8 fsp": run(images, "resnet8", "FSP", teacher, stage1_epochs=1),
+        "mlp kd": run(images, "mlp", "KD", teacher),
         "cnn dml": run(images, "cnn", "DML"),
         "transformer kd": run(words, "transformer", "KD", reader),
         "lstm ce": run(words, "lstm"),

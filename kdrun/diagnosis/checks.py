@@ -16,13 +16,14 @@ from typing import Any
 import torch
 
 from kdrun.diagnosis.cases import Case
-from kdrun.diagnosis.row import OPTIMISER, Row
+from kdrun.diagnosis.row import OPTIMISER, STEP, Row
 from kdrun.diagnosis.runs import RunChecks
 from kdrun.experiment.build import build_student
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.stages import optimizer_for
 from kdrun.log import log
 from kdrun.spec.spec import OPTIMIZERS
+from kdrun.stopping import DeviceLost
 from kdrun.training.precision import on_device, synchronize
 
 SECONDS = 150.0
@@ -38,7 +39,7 @@ class Diagnosis:
 
     Attributes:
         rows: of the checks so far.
-        left_out: the checks that there was no time for.
+        left_out: the checks that there was no time for, and one that was stopped.
         warnings: what kdrun's log warned of meanwhile.
     """
 
@@ -68,16 +69,22 @@ class Diagnosis:
             threads = torch.get_num_threads()
             try:
                 for title, check in self._units(Path(name)):
-                    if time.monotonic() > deadline:
-                        self.left_out.append(title)
-                        continue
-                    progress(title)
-                    self.rows += check()
+                    self.left_out.append(title)  # and stays there if the check is stopped
+                    if time.monotonic() < deadline:
+                        progress(title)
+                        try:
+                            self.rows += check()
+                        except DeviceLost as lost:
+                            self.rows.append(Row(STEP, title, "a device that computes", str(lost), False))
+                            deadline = 0
+                        self.left_out.pop()
             finally:
                 torch.set_num_threads(threads)
 
     def _units(self, directory: Path) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
         yield from RunChecks(self._cases, self._runtime, directory / "outputs").units()
+        if self._runtime.device.type == "cuda":
+            yield from RunChecks(self._cases, self._runtime, directory / "captured", captured=True).units()
         for name in OPTIMIZERS:
             yield f"{OPTIMISER}: {name}", partial(optimiser, self._cases[0], name, self._runtime.device)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -57,19 +58,20 @@ class Trained:
 
 
 class RunChecks:
-    """Checks of the runs of some cases; the references are trained by `ordinary`, which must come first.
+    """Checks of the runs of some cases; the first checks train their references.
 
     Args:
         cases: the runs; those of one teacher are trained together.
         runtime: its device, threads and data root are used.
-        directory: an output root, which exists.
+        directory: an output root, which need not exist.
+        captured: whether steps are captured (CUDA), those of the references too.
     """
 
-    def __init__(self, cases: Sequence[Case], runtime: Runtime, directory: Path) -> None:
-        self._cases = cases
-        self._ordinary = replace(
-            runtime, output_root=directory, compile="off", cuda_graphs="off", replay_gb=0.0, keep="all"
-        )
+    def __init__(self, cases: Sequence[Case], runtime: Runtime, directory: Path, *, captured: bool = False) -> None:
+        self._cases = [Case(f"captured {case.name}", case.spec) for case in cases] if captured else cases
+        self._captured = captured
+        graphs: Literal["on", "off"] = "on" if captured else "off"
+        self._runtime = replace(runtime, output_root=directory, compile="off", cuda_graphs=graphs, keep="all")
         self._store = Store(directory)
         self._references: dict[str, Trained] = {}
         self._spread: dict[str, float] = {}
@@ -84,7 +86,7 @@ class RunChecks:
         for case in sound:
             if case.spec.teachers and replays(needs_of(case.spec)) and case.spec.dataset.labels_each == 1:
                 yield f"{REPLAY}: {case.name}", partial(self.replay, case)
-        for check, compare in ((RESUME, self.resume), (BF16, self.bf16)):
+        for check, compare in ((RESUME, self.resume), *(() if self._captured else ((BF16, self.bf16),))):
             for case in sound:
                 yield f"{check}: {case.name}", partial(compare, case)
 
@@ -101,7 +103,7 @@ class RunChecks:
         self._references[case.name] = first
         self._spread[case.name] = 0.0 if again.bits == first.bits else _distance(first, again)
         # The promise of equal bits is for the CPU: kernels of other devices may add up in any order.
-        agrees = again.bits == first.bits or (self._ordinary.device.type != "cpu" and math.isfinite(again.loss))
+        agrees = again.bits == first.bits or (self._runtime.device.type != "cpu" and math.isfinite(again.loss))
         repeated = Row(STEP, case.name, EQUAL, _compared(first, again), agrees, first.seconds, again.seconds)
         return [repeated, *folded]
 
@@ -195,7 +197,7 @@ class RunChecks:
         )
 
     def _runner(self, *, replay_gb: float = 0.0) -> Runner:
-        return Runner(self._store, replace(self._ordinary, replay_gb=replay_gb))
+        return Runner(self._store, replace(self._runtime, replay_gb=replay_gb))
 
     def _execute(self, spec: Spec, *, replay_gb: float = 0.0) -> Trained:
         """Trains a run, whose teachers stay, and removes it."""

@@ -15,7 +15,7 @@ WIDTH = 100
 LABEL = 13
 """Columns of a fact's name."""
 
-RESULT, CASE, FOUND, TIME = 7, 24, 28, 10
+RESULT, CASE, FOUND, TIME = 7, 27, 27, 9
 """Columns of a check's line: 79."""
 
 HEADING = f"{'result':{RESULT}}{'case':{CASE}}{'found':{FOUND}}{'ordinary':>{TIME}}{'fast':>{TIME}}"
