@@ -73,13 +73,13 @@ def shipped_cases(device: torch.device, precision: str) -> list[Case]:
     teacher, reader = run(images, "resnet14"), run(words, "lstm")
     specs = {
         "resnet8 kd": run(images, "resnet8", "KD", teacher),
-        "cnn fitnet": run(images, "cnn", "FitNet", teacher, stage1_epochs=1),
         "mobilenetv2 at": run(images, "mobilenetv2", "AT", teacher),
+        "transformer kd": run(words, "transformer", "KD", reader),
+        "cnn fitnet": run(images, "cnn", "FitNet", teacher, stage1_epochs=0),
         "shufflenetv2 rkd": run(images, "shufflenetv2", "RKD", teacher),
         "resnet8 fsp": run(images, "resnet8", "FSP", teacher, stage1_epochs=1),
         "mlp kd": run(images, "mlp", "KD", teacher),
         "cnn dml": run(images, "cnn", "DML"),
-        "transformer kd": run(words, "transformer", "KD", reader),
         "lstm ce": run(words, "lstm"),
     }
     return [Case(name, spec) for name, spec in specs.items()]

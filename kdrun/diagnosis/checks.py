@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from kdrun.diagnosis.cases import Case
-from kdrun.diagnosis.row import OPTIMISER, STEP, Row
+from kdrun.diagnosis.row import CAPTURED, OPTIMISER, STEP, Row
 from kdrun.diagnosis.runs import RunChecks
+from kdrun.diagnosis.ways import CAPTURE, compiled_units, way_of
 from kdrun.experiment.build import build_student
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.stages import optimizer_for
@@ -26,7 +27,7 @@ from kdrun.spec.spec import OPTIMIZERS
 from kdrun.stopping import DeviceLost
 from kdrun.training.precision import on_device, synchronize
 
-SECONDS = 150.0
+SECONDS = 120.0
 """After which no further check is begun."""
 
 OPTIMISER_STEPS = 10
@@ -55,7 +56,7 @@ class Diagnosis:
     @property
     def agrees(self) -> bool:
         """Whether no check has failed."""
-        return all(row.agrees for row in self.rows)
+        return all(row.agrees is not False for row in self.rows)
 
     def record(self) -> dict[str, Any]:
         """Plain values."""
@@ -82,11 +83,18 @@ class Diagnosis:
                 torch.set_num_threads(threads)
 
     def _units(self, directory: Path) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
+        device = self._runtime.device
         yield from RunChecks(self._cases, self._runtime, directory / "outputs").units()
-        if self._runtime.device.type == "cuda":
-            yield from RunChecks(self._cases, self._runtime, directory / "captured", captured=True).units()
         for name in OPTIMIZERS:
-            yield f"{OPTIMISER}: {name}", partial(optimiser, self._cases[0], name, self._runtime.device)
+            yield f"{OPTIMISER}: {name}", partial(optimiser, self._cases[0], name, device)
+        if device.type == "cuda":
+            for case in self._cases:
+                yield f"{CAPTURED}: {case.name}", partial(way_of, CAPTURE, case, device)
+            agreeing = {row.case for row in self.rows if row.check == CAPTURED and row.agrees}
+            captured = [case for case in self._cases if case.name in agreeing]
+            yield from RunChecks(captured, self._runtime, directory / "captured", captured=True).units()
+        if device.type == "cuda" or self._compiled:
+            yield from compiled_units(self._cases, device)
 
 
 def optimiser(case: Case, name: str, device: torch.device) -> list[Row]:

@@ -20,6 +20,7 @@ from kdrun.diagnosis.file_system import features
 from kdrun.experiment.environment import cpu_facts, cpu_name, environment, num_cores, versions
 from kdrun.experiment.runtime import Runtime
 from kdrun.memory import free_bytes
+from kdrun.training.precision import has_bf16
 
 DIRECTORIES = {
     "cifar10": cifar.CIFAR10.archive.directory,
@@ -34,9 +35,6 @@ PREFIXES = ("KDRUN_", "CUDA_", "CUBLAS_", "NVIDIA_", "PYTORCH_", "TORCH", "TRITO
 NAMES = ("CC", "CXX", "XDG_CACHE_HOME", "LD_PRELOAD", "WORLD_SIZE", "TMPDIR")
 """Environment variables that change what is computed, where, or how fast; `PREFIXES` begin the names of others."""
 
-REAL_BF16 = (8, 0)
-"""The compute capability from which a CUDA device computes in bf16; older ones emulate it."""
-
 
 def facts(runtime: Runtime, variables: Mapping[str, str]) -> dict[str, Any]:
     """Everything about the machine that matters to a bug report, by subject; `variables` of the environment."""
@@ -50,7 +48,7 @@ def facts(runtime: Runtime, variables: Mapping[str, str]) -> dict[str, Any]:
             "threads": recorded["threads"],
             "capability": torch.backends.cpu.get_cpu_capability(),
         },
-        "cuda": _cuda(),
+        "cuda": _cuda(runtime.device),
         "memory": {"total_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "free_bytes": free_bytes()},
         "compiler": {
             "c": _compiler("CC", ("cc", "gcc", "clang")),
@@ -68,9 +66,8 @@ def facts(runtime: Runtime, variables: Mapping[str, str]) -> dict[str, Any]:
 def _precision(device: torch.device) -> dict[str, str]:
     """Whether the device computes in bf16 or emulates it, and by what."""
     if device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
-        real = capability >= REAL_BF16
-        return {"bf16": "real" if real else "emulated", "by": f"compute capability {capability[0]}.{capability[1]}"}
+        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        return {"bf16": "real" if has_bf16(device) else "emulated", "by": f"compute capability {capability}"}
     if device.type == "mps":
         return {"bf16": "unknown", "by": ""}
     flags = cpu_facts().get("flags", "").split()
@@ -78,28 +75,27 @@ def _precision(device: torch.device) -> dict[str, str]:
     return {"bf16": "real" if units else "emulated", "by": ", ".join(units)}
 
 
-def _cuda() -> dict[str, Any]:
-    """CUDA and cuDNN of torch, the driver, and each device; no driver and no devices without a GPU."""
-    found: dict[str, Any] = {
-        "toolkit": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
-        "driver": _driver(),
-        "devices": [],
-    }
+def _cuda(chosen: torch.device) -> dict[str, Any]:
+    """CUDA and cuDNN of torch, the driver, and each device; no driver and no devices without a GPU.
+
+    Free memory is that of the chosen device alone: to ask another one would take memory there.
+    """
+    devices = []
     for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        free, total = torch.cuda.mem_get_info(index)
-        found["devices"].append(
+        device, properties = torch.device("cuda", index), torch.cuda.get_device_properties(index)
+        is_chosen = chosen.type == "cuda" and index == (chosen.index or 0)
+        devices.append(
             {
                 "name": properties.name,
                 "compute_capability": f"{properties.major}.{properties.minor}",
                 "multiprocessors": properties.multi_processor_count,
-                "total_bytes": total,
-                "free_bytes": free,
-                **_precision(torch.device("cuda", index)),
+                "total_bytes": properties.total_memory,
+                "free_bytes": torch.cuda.mem_get_info(device)[0] if is_chosen else None,
+                "bf16": _precision(device)["bf16"],
             }
         )
-    return found
+    cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
+    return {"toolkit": torch.version.cuda, "cudnn": cudnn, "driver": _driver(), "devices": devices}
 
 
 def _driver() -> str | None:

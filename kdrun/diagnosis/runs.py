@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdrun.diagnosis.cases import Case
-from kdrun.diagnosis.row import BF16, FOLDED, LOCKSTEP, REPLAY, RESUME, STEP, Row
+from kdrun.diagnosis.row import BF16, FOLDED, GRAPHED, LOCKSTEP, REPLAY, RESUME, STEP, Row
 from kdrun.experiment.attempt import Outcome, Request
 from kdrun.experiment.build import needs_of
 from kdrun.experiment.runner import Runner
@@ -23,6 +23,7 @@ from kdrun.methods.base import Batch
 from kdrun.spec.spec import Spec
 from kdrun.store.checkpoint import read_weights
 from kdrun.store.store import Store
+from kdrun.training.cuda_graphs import GraphedTeacher
 from kdrun.training.evaluation import predict
 from kdrun.training.precision import autocast
 from kdrun.training.replay import replays
@@ -91,11 +92,11 @@ class RunChecks:
                 yield f"{check}: {case.name}", partial(compare, case)
 
     def ordinary(self, case: Case) -> list[Row]:
-        """Trains the reference of a case, and again; checks its network as a teacher where BatchNorm is folded."""
+        """Trains the reference of a case, and again; checks its network as a teacher."""
         runner = self._runner()
         try:
             first = self._trained(runner.execute(case.spec))
-            folded = self._folded(runner, case)
+            as_teacher = self._as_teacher(runner, case)
             self._store.run(case.spec).remove()
             again = self._execute(case.spec)
         except Exception as error:  # whatever a device, or the user's own code, raises
@@ -105,7 +106,7 @@ class RunChecks:
         # The promise of equal bits is for the CPU: kernels of other devices may add up in any order.
         agrees = again.bits == first.bits or (self._runtime.device.type != "cpu" and math.isfinite(again.loss))
         repeated = Row(STEP, case.name, EQUAL, _compared(first, again), agrees, first.seconds, again.seconds)
-        return [repeated, *folded]
+        return [repeated, *as_teacher]
 
     def lockstep(self, cases: Sequence[Case]) -> list[Row]:
         """Trains all the cases in groups, and each is compared with its reference; logits are cached."""
@@ -163,21 +164,26 @@ class RunChecks:
         found = f"{apart:.2%} apart"
         return [Row(BF16, case.name, expected, found, apart <= LOSS_BOUND, slow.seconds, fast.seconds)]
 
-    def _folded(self, runner: Runner, case: Case) -> list[Row]:
+    def _as_teacher(self, runner: Runner, case: Case) -> list[Row]:
         """A finished run's network as a teacher, against itself in fp32, on its test examples."""
         network, test = runner.network(case.spec), runner.data(case.spec.dataset).test
-        if not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in network.modules()):
-            return []
         precision, bound = case.spec.precision, LOGIT_BOUNDS[case.spec.precision]
         index = torch.arange(len(test), device=test.labels.device)
-        generator = torch.Generator(test.labels.device)
-        batch = Batch(test.batch(index), test.labels, index, epoch=0, step=0, progress=0.0, generator=generator)
-        live = LiveTeacher(network, autocast(runner.device, precision), precision)
-        logits = predict(network, test, autocast(runner.device, "fp32")).double()
-        expected, found = (values * (2 / logits.std()) for values in (logits, live(batch).logits.double()))
-        expected, found = expected.log_softmax(dim=1), found.log_softmax(dim=1)
-        kl = torch.nn.functional.kl_div(found, expected, log_target=True, reduction="batchmean").abs().item()
-        return [Row(FOLDED, case.name, f"KL at most {bound:.0e} nats", f"{kl:.1e} nats", kl <= bound)]
+        x, generator = test.batch(index), torch.Generator(test.labels.device)
+        batch = Batch(x, test.labels, index, epoch=0, step=0, progress=0.0, generator=generator)
+        expected = predict(network, test, autocast(runner.device, "fp32")).double()
+        kinds: dict[str, type[LiveTeacher]] = {}
+        if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+            kinds[FOLDED] = LiveTeacher
+        if runner.device.type == "cuda":
+            kinds[GRAPHED] = GraphedTeacher
+        rows = []
+        for check, kind in kinds.items():
+            teacher = kind(network, autocast(runner.device, precision), precision)
+            teacher(replace(batch, x=x.flip(0)))  # the batch that is captured is another one
+            kl = _divergence(teacher(batch).logits.double(), expected)
+            rows.append(Row(check, case.name, f"KL at most {bound:.0e} nats", f"{kl:.1e} nats", kl <= bound))
+        return rows
 
     def _compare(self, check: str, case: Case, train: Callable[[], Trained]) -> Row:
         try:
@@ -221,6 +227,12 @@ class RunChecks:
 def _distance(first: Trained, second: Trained) -> float:
     """Relative difference (L2) of all weights."""
     return float((first.weights - second.weights).norm() / first.weights.norm())
+
+
+def _divergence(found: Tensor, expected: Tensor) -> float:
+    """KL divergence of logits `[N, K]`, in nats per example, all scaled so that the expected ones deviate by 2."""
+    q, p = ((logits * (2 / expected.std())).log_softmax(dim=1) for logits in (found, expected))
+    return abs(nn.functional.kl_div(q, p, log_target=True, reduction="batchmean").item())
 
 
 def _compared(first: Trained, second: Trained) -> str:

@@ -18,6 +18,7 @@ LABEL = 13
 RESULT, CASE, FOUND, TIME = 7, 27, 27, 9
 """Columns of a check's line: 79."""
 
+RESULTS = {True: "ok", False: "FAIL", None: "-"}
 HEADING = f"{'result':{RESULT}}{'case':{CASE}}{'found':{FOUND}}{'ordinary':>{TIME}}{'fast':>{TIME}}"
 
 
@@ -32,18 +33,18 @@ def _fact_lines(facts: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "kdrun", f"{own['version']}, {own['path']}" + (f", commit {own['commit'][:10]}" if own["commit"] else "")
     yield "device", f"{device['chosen']}: {device['name']}"
     yield "bf16", device["bf16"] + (f" ({device['by']})" if device["by"] else "")
-    yield (
-        "CPU",
-        f"{cpu['name']}; {counted(cpu['cores'], 'core')}, {counted(cpu['threads'], 'thread')}; torch uses {cpu['capability']}",
-    )
+    counts = f"{counted(cpu['cores'], 'core')}, {counted(cpu['threads'], 'thread')}"
+    yield "CPU", f"{cpu['name']}; {counts}; torch uses {cpu['capability']}"
     driver = f"driver {cuda['driver']}" if cuda["driver"] else "no NVIDIA driver"
     yield "CUDA", f"torch is built for {cuda['toolkit'] or 'none'}, cuDNN {cuda['cudnn'] or 'none'}; {driver}"
     for index, gpu in enumerate(cuda["devices"]):
-        free, total = _gigabytes(gpu["free_bytes"]), _gigabytes(gpu["total_bytes"])
+        memory = f"{_gigabytes(gpu['total_bytes'])} GB"
+        if gpu["free_bytes"] is not None:
+            memory = f"{_gigabytes(gpu['free_bytes'])} of {memory} free"
         capability = f"compute capability {gpu['compute_capability']}, bf16 {gpu['bf16']}"
-        yield f"cuda:{index}", f"{gpu['name']}; {capability}; {gpu['multiprocessors']} SMs; {free} of {total} GB free"
-    memory = facts["memory"]
-    yield "memory", f"{_gigabytes(memory['free_bytes'])} of {_gigabytes(memory['total_bytes'])} GB free"
+        yield f"cuda:{index}", f"{gpu['name']}; {capability}; {gpu['multiprocessors']} multiprocessors; {memory}"
+    ram = facts["memory"]
+    yield "memory", f"{_gigabytes(ram['free_bytes'])} of {_gigabytes(ram['total_bytes'])} GB free"
     compilers = facts["compiler"]
     yield "C compiler", compilers["c"] or "none: compiled steps on CUDA need one (CC, gcc or clang)"
     yield "C++ compiler", compilers["c++"] or "none: compiled steps on a CPU need one (CXX, g++ or clang++)"
@@ -82,7 +83,7 @@ def checks_table(rows: Sequence[Row], left_out: Sequence[str], warnings: Sequenc
         lines += ["", f"no time was left for {counted(len(left_out), 'check')}:", *(f"  {title}" for title in left_out)]
     lines += [line for text in warnings for line in ["", *_wrapped("warning", text)]]
     for row in rows:
-        if not row.agrees:
+        if row.agrees is False:
             lines += ["", *_wrapped("FAILED", f"{row.check}, {row.case}: expected {row.expected}; found {row.found}")]
             lines += _wrapped("to do", ADVICE[row.check])
     return "\n".join(lines)
@@ -90,7 +91,7 @@ def checks_table(rows: Sequence[Row], left_out: Sequence[str], warnings: Sequenc
 
 def summary(rows: Sequence[Row], left_out: Sequence[str], seconds: Mapping[str, float]) -> str:
     """The last line."""
-    failed = sum(not row.agrees for row in rows)
+    failed = sum(row.agrees is False for row in rows)
     counts = [counted(len(rows), "check"), f"{failed} failed" if failed else "all agree"]
     if left_out:
         counts.append(f"{len(left_out)} left out")
@@ -103,7 +104,7 @@ def _row(row: Row) -> str:
         for value in (row.ordinary_seconds, row.fast_seconds)
     )
     found = row.found if len(row.found) < FOUND else row.found[: FOUND - 4] + "..."
-    return f"{'ok' if row.agrees else 'FAIL':{RESULT}}{row.case[: CASE - 1]:{CASE}}{found:{FOUND}}{times}".rstrip()
+    return f"{RESULTS[row.agrees]:{RESULT}}{row.case[: CASE - 1]:{CASE}}{found:{FOUND}}{times}".rstrip()
 
 
 def _wrapped(name: str, text: str, *, label: int = LABEL) -> list[str]:
