@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdrun.cli.options import refuse
 from kdrun.escaping import printable_lines
+from kdrun.files import dry_run
 from kdrun.redaction import redacted
 
 if TYPE_CHECKING:
@@ -58,19 +59,31 @@ def doctor_main(words: Sequence[str]) -> int:
 
     found = facts(job.runtime, variables)
     if not options.json:
-        print(printable_lines(redacted(facts_table(found))), flush=True)
+        _show(facts_table(found))
     diagnosis = Diagnosis(_cases(job, options.overrides), job.runtime, compiled=options.compile)
     try:
         diagnosis.run(progress)
     finally:  # also when it is stopped
         seconds = {"wall": round(time.monotonic() - started, 1), "cpu": round(time.process_time() - cpu, 1)}
         if options.json:
-            text = json.dumps({"facts": found, **diagnosis.record(), "seconds": seconds}, indent=2)
+            print(json.dumps(_redacted({"facts": found, **diagnosis.record(), "seconds": seconds}), indent=2))
         else:
-            table = checks_table(diagnosis.rows, diagnosis.left_out, diagnosis.warnings)
-            text = f"{table}\n\n{summary(diagnosis.rows, diagnosis.left_out, seconds)}"
-        print(printable_lines(redacted(text)), flush=True)
+            _show(checks_table(diagnosis.rows, diagnosis.left_out, diagnosis.warnings))
+            _show(summary(diagnosis.rows, diagnosis.left_out, seconds))
     return 0 if diagnosis.agrees else 1
+
+
+def _show(text: str) -> None:
+    print(f"{printable_lines(redacted(text))}\n", flush=True)
+
+
+def _redacted(value: Any) -> Any:
+    """A JSON value, its texts without secrets."""
+    if isinstance(value, dict):
+        return {name: _redacted(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_redacted(item) for item in value]
+    return redacted(value) if isinstance(value, str) else value
 
 
 def _job(options: argparse.Namespace, problems: list[str]) -> Job | None:
@@ -80,7 +93,7 @@ def _job(options: argparse.Namespace, problems: list[str]) -> Job | None:
     from kdrun.config.preflight import check_job
 
     try:
-        with hydra_session():
+        with dry_run(), hydra_session():  # no data is needed, and torch's compiler makes no directory
             (overrides,) = expand(options.overrides, multirun=False, problems=problems) or [[]]
             config = compose_job(overrides, problems, extra=options.config_dir)
             return check_job(config, overrides, complete=not problems)

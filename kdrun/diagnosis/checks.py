@@ -44,14 +44,13 @@ class Diagnosis:
         warnings: what kdrun's log warned of meanwhile.
     """
 
-    def __init__(self, cases: Sequence[Case], runtime: Runtime, *, compiled: bool, seconds: float = SECONDS) -> None:
+    def __init__(self, cases: Sequence[Case], runtime: Runtime, *, compiled: bool) -> None:
         self.rows: list[Row] = []
         self.left_out: list[str] = []
         self.warnings: list[str] = []
         self._cases = cases
         self._runtime = runtime
         self._compiled = compiled
-        self._seconds = seconds
 
     @property
     def agrees(self) -> bool:
@@ -65,7 +64,7 @@ class Diagnosis:
 
     def run(self, progress: Callable[[str], None]) -> None:
         """Runs the checks in a temporary directory, which is removed; `progress` is called before each."""
-        deadline = time.monotonic() + self._seconds
+        deadline = time.monotonic() + SECONDS
         with tempfile.TemporaryDirectory(prefix="kdrun-doctor-") as name, _caches_in(Path(name)), _quiet(self.warnings):
             threads = torch.get_num_threads()
             try:

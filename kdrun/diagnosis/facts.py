@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -104,11 +103,10 @@ def _driver() -> str | None:
 
 
 def _compiler(variable: str, names: Sequence[str]) -> str | None:
-    """The compiler that the variable names, or the first of the names on the PATH, with its version; None without."""
-    for name in (os.environ.get(variable), *names):
-        if name and (path := shutil.which(name)):
-            return f"{path}: {_first_line([path, '--version'])}"
-    return None
+    """The compiler that the variable names, else the first of the names on the PATH, with its version; None without."""
+    given = os.environ.get(variable)
+    path = next(filter(None, map(shutil.which, [given] if given else names)), None)
+    return f"{path}: {_first_line([path, '--version'])}" if path else None
 
 
 def _first_line(command: Sequence[str]) -> str | None:
@@ -121,7 +119,10 @@ def _first_line(command: Sequence[str]) -> str | None:
 
 
 def _version(package: str) -> str | None:
-    return importlib.metadata.version(package) if importlib.util.find_spec(package) else None
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _data(root: Path) -> dict[str, Any]:
