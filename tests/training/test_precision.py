@@ -15,8 +15,8 @@ from kdrun.training.optimisation import build_optimizer
 from kdrun.training.precision import (
     SMALL_STEP_MACS,
     autocast,
-    forbid_tf32,
     on_device,
+    prepare_device,
     resolve_device,
     resolve_precision,
     resolve_threads,
@@ -100,7 +100,7 @@ def test_convolutions_are_channels_last():
 
 def test_fp32_means_fp32():
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-    forbid_tf32()
+    prepare_device(CPU)
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
 
@@ -172,7 +172,7 @@ class TestOnTheGPU:
 
     @pytest.mark.parametrize("teach", [False, True])
     def test_fp32_training_agrees_with_the_cpu(self, teach):
-        forbid_tf32()
+        prepare_device(CUDA)
         here, there = trained(CPU, "fp32", teach=teach), trained(CUDA, "fp32", teach=teach)
         for name, tensor in here.method.state_dict().items():
             torch.testing.assert_close(there.method.state_dict()[name].cpu(), tensor, rtol=1e-3, atol=1e-4)
