@@ -7,15 +7,16 @@ import time
 
 import pytest
 import torch
-from kdrun.experiment.proof import Proof
 
 from kdrun.config.composition import config_directories
 from kdrun.diagnosis import checks, facts, row, ways
 from kdrun.diagnosis.cases import EPOCHS, STEPS, shipped_cases, shrunk
 from kdrun.diagnosis.file_system import CONSEQUENCES, features
 from kdrun.diagnosis.row import Row
+from kdrun.diagnosis.runs import RunChecks
 from kdrun.diagnosis.table import checks_table, facts_table
 from kdrun.experiment import teachers
+from kdrun.experiment.proof import Proof
 from kdrun.experiment.runtime import Runtime
 from kdrun.spec.dataset import SequenceDatasetSpec
 from kdrun.training.replay import ReplayTeacher
@@ -166,6 +167,13 @@ def test_steps_that_differ_fail_and_those_that_cannot_be_captured_do_not(monkeyp
     (line,) = ways.way_of(ways.CAPTURE, case, CPU)
     assert (line.check, line.case, line.agrees) == (row.CAPTURED, case.name, agrees)
     assert (line.ordinary_seconds, line.fast_seconds) == (proof.ordinary_seconds, proof.fast_seconds)
+
+
+def test_runs_whose_steps_are_not_captured_are_no_check_of_captured_ones(runtime):
+    """As on a CPU: a run falls back to ordinary steps by itself."""
+    units = RunChecks(shipped_cases(CPU, "fp32")[:1], runtime, runtime.output_root, captured=True).units()
+    lines = [line for _, check in units for line in check()]
+    assert [(line.check, line.case, line.agrees) for line in lines] == [(row.STEP, "captured resnet8 kd", False)]
 
 
 def test_features_of_a_file_system_are_tried_and_leave_nothing(tmp_path, monkeypatch):

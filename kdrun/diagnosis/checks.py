@@ -30,6 +30,9 @@ from kdrun.training.precision import on_device, synchronize
 SECONDS = 120.0
 """After which no further check is begun."""
 
+CAPTURED_RUNS = 3
+"""The number of cases whose whole runs are checked with captured steps, too."""
+
 OPTIMISER_STEPS = 10
 OPTIMISER_BOUND = 1e-5
 """Relative difference of the weights after these steps."""
@@ -65,7 +68,11 @@ class Diagnosis:
     def run(self, progress: Callable[[str], None]) -> None:
         """Runs the checks in a temporary directory, which is removed; `progress` is called before each."""
         deadline = time.monotonic() + SECONDS
-        with tempfile.TemporaryDirectory(prefix="kdrun-doctor-") as name, _caches_in(Path(name)), _quiet(self.warnings):
+        with (
+            tempfile.TemporaryDirectory(prefix="kdrun-doctor-", ignore_cleanup_errors=True) as name,
+            _caches_in(Path(name)),
+            _quiet(self.warnings),
+        ):
             threads = torch.get_num_threads()
             try:
                 for title, check in self._units(Path(name)):
@@ -90,7 +97,7 @@ class Diagnosis:
             for case in self._cases:
                 yield f"{CAPTURED}: {case.name}", partial(way_of, CAPTURE, case, device)
             agreeing = {row.case for row in self.rows if row.check == CAPTURED and row.agrees}
-            captured = [case for case in self._cases if case.name in agreeing]
+            captured = [case for case in self._cases if case.name in agreeing][:CAPTURED_RUNS]
             yield from RunChecks(captured, self._runtime, directory / "captured", captured=True).units()
         if device.type == "cuda" or self._compiled:
             yield from compiled_units(self._cases, device)
