@@ -53,6 +53,7 @@ def doctor_main(words: Sequence[str]) -> int:
         return refuse(problems, "kdrun doctor")
     from kdrun.diagnosis.checks import Diagnosis
     from kdrun.diagnosis.table import checks_table, facts_table, summary
+    from kdrun.stopping import stop_behind
 
     def progress(text: str) -> None:
         print(f"{time.monotonic() - started:4.0f} s  {text}", file=sys.stderr, flush=True)
@@ -61,16 +62,22 @@ def doctor_main(words: Sequence[str]) -> int:
     if not options.json:
         _show(facts_table(found))
     diagnosis = Diagnosis(_cases(job, options.overrides), job.runtime, compiled=options.compile)
+    code = 0
     try:
         diagnosis.run(progress)
-    finally:  # also when it is stopped
-        seconds = {"wall": round(time.monotonic() - started, 1), "cpu": round(time.process_time() - cpu, 1)}
-        if options.json:
-            print(json.dumps(_redacted({"facts": found, **diagnosis.record(), "seconds": seconds}), indent=2))
-        else:
-            _show(checks_table(diagnosis.rows, diagnosis.left_out, diagnosis.warnings))
-            _show(summary(diagnosis.rows, diagnosis.left_out, seconds))
-    return 0 if diagnosis.agrees else 1
+    except BaseException as error:
+        stop = stop_behind(error)
+        if stop is None:
+            raise
+        print(f"kdrun doctor: {stop}", file=sys.stderr)
+        code = 128 + stop.number
+    seconds = {"wall": round(time.monotonic() - started, 1), "cpu": round(time.process_time() - cpu, 1)}
+    if options.json:
+        print(json.dumps(_redacted({"facts": found, **diagnosis.record(), "seconds": seconds}), indent=2))
+    else:
+        _show(checks_table(diagnosis.rows, diagnosis.left_out, diagnosis.warnings))
+        _show(summary(diagnosis.rows, diagnosis.left_out, seconds))
+    return code or int(not diagnosis.agrees)
 
 
 def _show(text: str) -> None:

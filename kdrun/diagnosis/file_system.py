@@ -27,7 +27,7 @@ def features(root: Path) -> dict[str, Any]:
     """
     there = next(place for place in (root, *root.absolute().parents) if place.exists())
     found: dict[str, Any] = {
-        "root": str(root),
+        "root": str(root.absolute()),
         "exists": there == root,
         "writable": os.access(there, os.W_OK | os.X_OK),
         "free_bytes": shutil.disk_usage(there).free,

@@ -1,8 +1,9 @@
-"""The facts and checks as text of at most 100 columns."""
+"""The facts and checks as text of at most 100 columns, of 80 on a terminal that has no more."""
 
 from __future__ import annotations
 
 import itertools
+import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from kdrun.diagnosis.row import ADVICE, QUESTIONS, Row
 from kdrun.log import counted
 
 WIDTH = 100
+"""Columns, at most; also where the output is no terminal."""
+
 LABEL = 13
 """Columns of a fact's name."""
 
@@ -30,7 +33,9 @@ def facts_table(facts: Mapping[str, Any]) -> str:
 
 def _fact_lines(facts: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     own, device, cpu, cuda = facts["kdrun"], facts["device"], facts["cpu"], facts["cuda"]
-    yield "kdrun", f"{own['version']}, {own['path']}" + (f", commit {own['commit'][:10]}" if own["commit"] else "")
+    commit, _, changes = (own["commit"] or "").partition("+")
+    checkout = [f"commit {commit[:10]}"] * bool(commit) + [f"with {changes}"] * bool(changes)
+    yield "kdrun", ", ".join([own["version"], own["path"], *checkout])
     yield "device", f"{device['chosen']}: {device['name']}"
     yield "bf16", device["bf16"] + (f" ({device['by']})" if device["by"] else "")
     counts = f"{counted(cpu['cores'], 'core')}, {counted(cpu['threads'], 'thread')}"
@@ -80,7 +85,11 @@ def checks_table(rows: Sequence[Row], left_out: Sequence[str], warnings: Sequenc
             lines += ["", *_wrapped(f"{check}:", f"{question}: {conditions}", label=len(check) + 2)]
             lines += [_row(row) for row in members]
     if left_out:
-        lines += ["", f"no time was left for {counted(len(left_out), 'check')}:", *(f"  {title}" for title in left_out)]
+        lines += [
+            "",
+            f"{counted(len(left_out), 'check')} left out (no time, or stopped):",
+            *(f"  {title}" for title in left_out),
+        ]
     lines += [line for text in warnings for line in ["", *_wrapped("warning", text)]]
     for row in rows:
         if row.agrees is False:
@@ -109,7 +118,8 @@ def _row(row: Row) -> str:
 
 def _wrapped(name: str, text: str, *, label: int = LABEL) -> list[str]:
     """A name and a text in lines of at most `WIDTH` columns."""
-    return textwrap.wrap(text, WIDTH, initial_indent=f"{name:{label}}", subsequent_indent=" " * label) or [name]
+    width = max(80, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
+    return textwrap.wrap(text, width, initial_indent=f"{name:{label}}", subsequent_indent=" " * label) or [name]
 
 
 def _gigabytes(size: int) -> str:
