@@ -153,26 +153,27 @@ def test_a_run_made_small_keeps_its_shape():
 
 
 @pytest.mark.parametrize(
-    ("proof", "agrees"),
+    ("way", "proof", "agrees"),
     [
-        (Proof(True, "", 0.3, 0.02, 0.01), True),
-        (Proof(False, "changes of parameters differ", 7.0, 0.02, 0.01), False),
-        (Proof(False, "RuntimeError: no C compiler"), False),
-        (Proof(False, "NotCapturableError: the method reads batch.progress"), None),
+        (ways.CAPTURE, Proof(True, "", 0.3, 0.02, 0.01), True),
+        (ways.CAPTURE, Proof(False, "changes of parameters differ", 7.0, 0.02, 0.01), False),
+        (ways.COMPILE, Proof(False, "RuntimeError: no C compiler"), False),
+        (ways.CAPTURE, Proof(False, "NotCapturableError: the method reads batch.progress"), None),
+        (ways.AUTOTUNE, Proof(False, "changes of parameters differ", 7.0, 0.02, 0.01), None),
     ],
 )
-def test_steps_that_differ_fail_and_those_that_cannot_be_captured_do_not(monkeypatch, proof, agrees):
+def test_steps_that_differ_fail_and_those_that_cannot_be_captured_do_not(monkeypatch, way, proof, agrees):
     monkeypatch.setattr(ways, "prove", lambda spec, choices, device, mode: proof)
     (case, *_) = shipped_cases(CPU, "fp32")
-    (line,) = ways.way_of(ways.CAPTURE, case, CPU)
-    assert (line.check, line.case, line.agrees) == (row.CAPTURED, case.name, agrees)
+    (line,) = ways.way_of(way, case, CPU)
+    assert (line.check, line.case, line.agrees) == (way.check, case.name, agrees)
     assert (line.ordinary_seconds, line.fast_seconds) == (proof.ordinary_seconds, proof.fast_seconds)
 
 
 def test_runs_whose_steps_are_not_captured_are_no_check_of_captured_ones(runtime):
     """As on a CPU: a run falls back to ordinary steps by itself."""
     units = RunChecks(shipped_cases(CPU, "fp32")[:1], runtime, runtime.output_root, captured=True).units()
-    lines = [line for _, check in units for line in check()]
+    lines = [line for unit in units for line in unit.run()]
     assert [(line.check, line.case, line.agrees) for line in lines] == [(row.STEP, "captured resnet8 kd", False)]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from kdrun.diagnosis.cases import Case
-from kdrun.diagnosis.row import CAPTURED, OPTIMISER, STEP, Row
+from kdrun.diagnosis.row import CAPTURED, OPTIMISER, Row, Unit
 from kdrun.diagnosis.runs import RunChecks
 from kdrun.diagnosis.ways import CAPTURE, compiled_units, way_of
 from kdrun.experiment.build import build_student
@@ -75,27 +75,28 @@ class Diagnosis:
         ):
             threads = torch.get_num_threads()
             try:
-                for title, check in self._units(Path(name)):
-                    self.left_out.append(title)  # and stays there if the check is stopped
+                for unit in self._units(Path(name)):
+                    self.left_out.append(unit.title)  # and stays there if the check is stopped
                     if time.monotonic() < deadline:
-                        progress(title)
+                        progress(unit.title)
                         try:
-                            self.rows += check()
-                        except DeviceLost as lost:
-                            self.rows.append(Row(STEP, title, "a device that computes", str(lost), False))
-                            deadline = 0
+                            self.rows += unit.run()
+                        except (Exception, DeviceLost) as error:  # whatever a device, or the user's own code, raises
+                            found = f"{type(error).__name__}: {error}"
+                            self.rows.append(Row(unit.check, unit.case, "no error", found, False))
+                            deadline = 0.0 if isinstance(error, DeviceLost) else deadline
                         self.left_out.pop()
             finally:
                 torch.set_num_threads(threads)
 
-    def _units(self, directory: Path) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
+    def _units(self, directory: Path) -> Iterator[Unit]:
         device = self._runtime.device
         yield from RunChecks(self._cases, self._runtime, directory / "outputs").units()
         for name in OPTIMIZERS:
-            yield f"{OPTIMISER}: {name}", partial(optimiser, self._cases[0], name, device)
+            yield Unit(OPTIMISER, name, partial(optimiser, self._cases[0], name, device))
         if device.type == "cuda":
             for case in self._cases:
-                yield f"{CAPTURED}: {case.name}", partial(way_of, CAPTURE, case, device)
+                yield Unit(CAPTURED, case.name, partial(way_of, CAPTURE, case, device))
             agreeing = {row.case for row in self.rows if row.check == CAPTURED and row.agrees}
             captured = [case for case in self._cases if case.name in agreeing][:CAPTURED_RUNS]
             yield from RunChecks(captured, self._runtime, directory / "captured", captured=True).units()
@@ -143,7 +144,7 @@ def _caches_in(directory: Path) -> Iterator[None]:
         yield
     finally:
         for name, value in before.items():
-            os.environ.pop(name)
+            os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
 

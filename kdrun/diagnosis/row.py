@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +42,6 @@ ADVICE = {
     CAPTURED: "runtime.cuda_graphs=off, though runs notice it themselves",
     COMPILED: "runtime.compile=off, though runs notice it themselves",
     BOTH: "runtime.cuda_graphs=off or runtime.compile=off, though runs notice it themselves",
-    REDUCED: "nothing: a measurement for kdrun's authors",
-    AUTOTUNED: "nothing: a measurement for kdrun's authors",
 }
 """What to do where a check fails."""
 
@@ -73,3 +72,22 @@ class Row:
         """Plain values; `advice` where it fails."""
         advice = {"advice": ADVICE[self.check]} if self.agrees is False else {}
         return {**dataclasses.asdict(self), **advice}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A check that is still to be run.
+
+    Attributes:
+        check: its name.
+        case: what it is tried on.
+        run: returns its rows; an exception is a failed check.
+    """
+
+    check: str
+    case: str
+    run: Callable[[], list[Row]]
+
+    @property
+    def title(self) -> str:
+        return f"{self.check}: {self.case}"

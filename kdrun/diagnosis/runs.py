@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrun.diagnosis.cases import Case
-from kdrun.diagnosis.row import BF16, FOLDED, GRAPHED, LOCKSTEP, REPLAY, RESUME, STEP, Row
+from kdrun.diagnosis.row import BF16, FOLDED, GRAPHED, LOCKSTEP, REPLAY, RESUME, STEP, Row, Unit
 from kdrun.experiment.attempt import Outcome, Request
 from kdrun.experiment.build import needs_of
 from kdrun.experiment.choices import recorded_choices
@@ -78,40 +78,37 @@ class RunChecks:
         self._references: dict[str, Trained] = {}
         self._spread: dict[str, float] = {}
 
-    def units(self) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
-        """The checks in order, each with what it is about; one is run before the next is taken."""
+    def units(self) -> Iterator[Unit]:
+        """The checks in order; one is run before the next is taken."""
         for case in self._cases:
-            yield f"{STEP}: {case.name}", partial(self.ordinary, case)
+            yield Unit(STEP, case.name, partial(self.ordinary, case))
         sound = [case for case in self._cases if case.name in self._references]
         if sound:
-            yield f"{LOCKSTEP}: {counted(len(sound), 'run')}", partial(self.lockstep, sound)
+            yield Unit(LOCKSTEP, counted(len(sound), "run"), partial(self.lockstep, sound))
         for case in sound:
             if case.spec.teachers and replays(needs_of(case.spec)) and case.spec.dataset.labels_each == 1:
-                yield f"{REPLAY}: {case.name}", partial(self.replay, case)
+                yield Unit(REPLAY, case.name, partial(self.replay, case))
         for check, compare in ((RESUME, self.resume), *(() if self._captured else ((BF16, self.bf16),))):
             for case in sound:
-                yield f"{check}: {case.name}", partial(compare, case)
+                yield Unit(check, case.name, partial(compare, case))
 
     def ordinary(self, case: Case) -> list[Row]:
         """Trains the reference of a case, and again; checks its network as a teacher."""
         runner = self._runner()
-        try:
-            outcome = runner.execute(case.spec)
-            choices = recorded_choices(outcome.run)
-            if self._captured and not (choices and choices.cuda_graphs):
-                return [Row(STEP, case.name, EQUAL, "its steps were not captured", False)]
-            first = self._trained(outcome)
-            as_teacher = [] if self._captured else self._as_teacher(runner, case)
-            self._store.run(case.spec).remove()
-            again = self._execute(case.spec)
-        except Exception as error:  # whatever a device, or the user's own code, raises
-            return [_failed(STEP, case, EQUAL, error)]
+        outcome = runner.execute(case.spec)
+        choices = recorded_choices(outcome.run)
+        if self._captured and not (choices and choices.cuda_graphs):
+            return [Row(STEP, case.name, EQUAL, "its steps were not captured", False)]
+        first = self._trained(outcome)
+        as_teacher = [] if self._captured else self._as_teacher(runner, case)
+        again = self._execute(case.spec)
         self._references[case.name] = replace(first, seconds=again.seconds)  # without what a device does once
         self._spread[case.name] = 0.0 if again.bits == first.bits else _distance(first, again)
         # The promise of equal bits is for the CPU: kernels of other devices may add up in any order.
-        agrees = again.bits == first.bits or (self._runtime.device.type != "cpu" and math.isfinite(again.loss))
-        repeated = Row(STEP, case.name, EQUAL, _compared(first, again), agrees, again.seconds)
-        return [repeated, *as_teacher]
+        is_exact = self._runtime.device.type == "cpu"
+        agrees = again.bits == first.bits if is_exact else bool(again.weights.isfinite().all())
+        expected = EQUAL if is_exact else f"{EQUAL} or finite weights"
+        return [Row(STEP, case.name, expected, _compared(first, again), agrees, again.seconds), *as_teacher]
 
     def lockstep(self, cases: Sequence[Case]) -> list[Row]:
         """Trains all the cases in groups, and each is compared with its reference; logits are cached."""
@@ -119,54 +116,41 @@ class RunChecks:
             (only,) = cases
             recipe = replace(only.spec.recipe, lr=only.spec.recipe.lr / 2)
             cases = [only, Case("", replace(only.spec, recipe=recipe))]
-        runner = self._runner(replay_gb=CACHE_GB)
-        ended = {
-            request.spec.run_id: end for request, end in runner.execute_all([Request(case.spec) for case in cases])
-        }
+        for case in cases:
+            self._store.run(case.spec).remove()
+        requests = [Request(case.spec) for case in cases]
+        ended = {request.spec.run_id: end for request, end in self._runner(replay_gb=CACHE_GB).execute_all(requests)}
         rows = []
         for case in cases:
             end = ended[case.spec.run_id]
             if isinstance(end, Exception):
-                rows.append(_failed(LOCKSTEP, case, EQUAL, end))
+                rows.append(Row(LOCKSTEP, case.name, EQUAL, f"{type(end).__name__}: {end}", False))
             elif case.name:
                 rows.append(self._row(LOCKSTEP, case, self._trained(end)))
-            self._store.run(case.spec).remove()
         return rows
 
     def replay(self, case: Case) -> list[Row]:
         """Trains a case on the logits that lockstep has cached."""
-        kept = len(list(self._store.root.glob("replay/*/*.pt")))
-        if not kept:
+        if not list(self._store.root.glob("replay/*/*.pt")):
             return [Row(REPLAY, case.name, EQUAL, "no logits in the cache", False)]
-        return [self._compare(REPLAY, case, partial(self._execute, case.spec, replay_gb=CACHE_GB))]
+        return [self._row(REPLAY, case, self._execute(case.spec, replay_gb=CACHE_GB))]
 
     def resume(self, case: Case) -> list[Row]:
         """Trains a case up to an epoch in one command, and the rest in another."""
-
-        def resumed() -> Trained:
-            shorter = self._runner().execute(replace(case.spec, stop_epoch=1)).run
-            choices = shorter.choices()
-            assert choices is not None, "a run that is finished has begun"
-            if self._store.longest_beginning(case.spec, choices) is None:
-                raise RuntimeError("its checkpoint is not found")
-            try:
-                return self._execute(case.spec)
-            finally:
-                shorter.remove()
-
-        return [self._compare(RESUME, case, resumed)]
+        shorter = self._runner().execute(replace(case.spec, stop_epoch=1)).run
+        choices = shorter.choices()
+        assert choices is not None, "a run that is finished has begun"
+        if self._store.longest_beginning(case.spec, choices) is None:
+            return [Row(RESUME, case.name, EQUAL, "its checkpoint is not found", False)]
+        return [self._row(RESUME, case, self._execute(case.spec))]
 
     def bf16(self, case: Case) -> list[Row]:
         """Trains a case, and its teachers, in the other precision."""
-        expected = f"at most {LOSS_BOUND:.0%} apart"
         other = case.spec.at_precision("fp32" if case.spec.precision == "bf16" else "bf16")
-        try:
-            trained = {case.spec.precision: self._references[case.name], other.precision: self._execute(other)}
-        except Exception as error:
-            return [_failed(BF16, case, expected, error)]
+        trained = {case.spec.precision: self._references[case.name], other.precision: self._execute(other)}
         slow, fast = trained["fp32"], trained["bf16"]
         apart = abs(fast.loss - slow.loss) / abs(slow.loss)
-        found = f"{apart:.2%} apart"
+        expected, found = f"at most {LOSS_BOUND:.0%} apart", f"{apart:.2%} apart"
         return [Row(BF16, case.name, expected, found, apart <= LOSS_BOUND, slow.seconds, fast.seconds)]
 
     def _as_teacher(self, runner: Runner, case: Case) -> list[Row]:
@@ -192,12 +176,6 @@ class RunChecks:
             rows.append(Row(check, case.name, f"KL at most {bound:.0e} nats", found, is_used and kl <= bound))
         return rows
 
-    def _compare(self, check: str, case: Case, train: Callable[[], Trained]) -> Row:
-        try:
-            return self._row(check, case, train())
-        except Exception as error:
-            return _failed(check, case, EQUAL, error)
-
     def _row(self, check: str, case: Case, trained: Trained) -> Row:
         """Compares a run with its reference: bits, or where a repetition differs already, a multiple of that."""
         reference, spread = self._references[case.name], self._spread[case.name]
@@ -213,11 +191,9 @@ class RunChecks:
         return Runner(self._store, replace(self._runtime, replay_gb=replay_gb))
 
     def _execute(self, spec: Spec, *, replay_gb: float = 0.0) -> Trained:
-        """Trains a run, whose teachers stay, and removes it."""
-        outcome = self._runner(replay_gb=replay_gb).execute(spec)
-        trained = self._trained(outcome)
-        outcome.run.remove()
-        return trained
+        """Trains a run from the start; its teachers stay."""
+        self._store.run(spec).remove()
+        return self._trained(self._runner(replay_gb=replay_gb).execute(spec))
 
     def _trained(self, outcome: Outcome) -> Trained:
         run, train = outcome.run, outcome.result["train"]
@@ -248,7 +224,3 @@ def _compared(first: Trained, second: Trained) -> str:
     if first.bits[0] == second.bits[0]:
         return "equal weights, other metrics"
     return f"weights {_distance(first, second):.1e} apart"
-
-
-def _failed(check: str, case: Case, expected: str, error: Exception) -> Row:
-    return Row(check, case.name, expected, f"{type(error).__name__}: {error}", False)

@@ -5,14 +5,14 @@ The comparison and its bounds are those by which a run decides on its steps (`kd
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from kdrun.diagnosis.cases import Case
-from kdrun.diagnosis.row import AUTOTUNED, BOTH, CAPTURED, COMPILED, REDUCED, Row
+from kdrun.diagnosis.row import AUTOTUNED, BOTH, CAPTURED, COMPILED, REDUCED, Row, Unit
 from kdrun.experiment.choices import Choices
 from kdrun.experiment.proof import prove
 from kdrun.training.cuda_graphs import NotCapturableError
@@ -36,8 +36,8 @@ REDUCE = Way(REDUCED, compiled=True, mode="reduce-overhead")
 AUTOTUNE = Way(AUTOTUNED, compiled=True, mode="max-autotune")
 
 
-def compiled_units(cases: Sequence[Case], device: torch.device) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
-    """The checks of compiled steps, the most important first, each with what it is about.
+def compiled_units(cases: Sequence[Case], device: torch.device) -> Iterator[Unit]:
+    """The checks of compiled steps, the most important first.
 
     A compilation takes 10 to 60 s, so on CUDA few cases are compiled in every way.
     """
@@ -47,13 +47,17 @@ def compiled_units(cases: Sequence[Case], device: torch.device) -> Iterator[tupl
     else:
         pairs = [(COMPILE, case) for case in cases]
     for way, case in pairs:
-        yield f"{way.check}: {case.name}", partial(way_of, way, case, device)
+        yield Unit(way.check, case.name, partial(way_of, way, case, device))
 
 
 def way_of(way: Way, case: Case, device: torch.device) -> list[Row]:
-    """Compares the steps of a case; a method that cannot be captured by its nature has no line that fails."""
+    """Compares the steps of a case.
+
+    A method that cannot be captured by its nature is no failure, nor is a way that no run takes.
+    """
     choices = Choices(torch.get_num_threads(), compile=way.compiled, cuda_graphs=way.captured)
     proof = prove(case.spec, choices, device, mode=way.mode)
-    found = proof.reason if proof.difference is None else f"{proof.difference:.2g} of the bound"
-    agrees = None if NotCapturableError.__name__ in proof.reason else proof.agrees
+    found = proof.reason or f"{proof.difference:.2g} of the bound"
+    is_excused = NotCapturableError.__name__ in proof.reason or way.mode != DEFAULT_MODE
+    agrees = None if is_excused and not proof.agrees else proof.agrees
     return [Row(way.check, case.name, "within the bounds", found, agrees, proof.ordinary_seconds, proof.fast_seconds)]
