@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from kdrun.experiment.environment import cpu_facts, cpu_name
+from kdrun.experiment.environment import cpu_facts, cpu_name, num_cores
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -29,11 +29,6 @@ def machine(device: torch.device) -> dict[str, Any]:
         "load": os.getloadavg()[0],
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     }
-
-
-def num_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_words(facts: dict[str, Any]) -> str:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from tqdm import tqdm
 
-from benchmarks.machine import num_cores
 from benchmarks.task import BATCH_SIZE, IMAGE_SIZE, LAW, LR, MEAN, MOMENTUM, STD, TEMPERATURE, WEIGHT_DECAY
 from kdrun.data import ImageSet
+from kdrun.experiment.environment import num_cores
 
 RELEASED_WORKERS = 4
 

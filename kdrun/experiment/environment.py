@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
+import os
 import platform
 import resource
 import subprocess
@@ -86,6 +87,11 @@ def cpu_facts() -> dict[str, str]:
 def cpu_name() -> str:
     """The model of the CPU, as far as the operating system names it."""
     return cpu_facts().get("model name") or platform.processor() or platform.machine()
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _git_commit() -> str | None:

@@ -180,6 +180,11 @@ class GraphedTeacher(LiveTeacher):
         # The next replay writes where these were.
         return _replaced(self._answer, [tensor.clone() for tensor in _changing(self._answer)])
 
+    @property
+    def captured(self) -> bool:
+        """Whether its forward passes on batches of the first one's size are replayed."""
+        return self._graph is not None
+
     def _capture(self, batch: Batch) -> None:
         answer = super().__call__
         self._batch = dataclasses.replace(batch, x=batch.x.clone())  # a teacher looks at the images alone
