@@ -150,7 +150,7 @@ def expanded(name: str) -> Path:
         raise FileNotFoundError(errno.ENOENT, reason, name) from error
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
     """Writes a file so that a reader, or a crash, finds the old content or the new, never a part.
 
     Temporary file in the same directory, flush, fsync, rename, fsync of the directory. The temporary file is locked
