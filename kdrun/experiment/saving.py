@@ -30,12 +30,13 @@ def writing_thread() -> Iterator[Executor]:
         yield thread
     finally:
         stopped = None
-        while True:
+        last = thread.submit(int)  # done after all writes; a join that a signal interrupts cannot be repeated
+        while not last.done():
             try:
-                thread.shutdown()
-                break
+                last.result()
             except Stopped as error:
                 stopped = error
+        thread.shutdown()
         if stopped is not None:
             raise stopped
 
