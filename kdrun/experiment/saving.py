@@ -13,7 +13,6 @@ from torch import Tensor
 
 from kdrun.experiment.choices import Choices
 from kdrun.files import keep_under
-from kdrun.stopping import Stopped
 from kdrun.store.result import best
 from kdrun.store.run import Run
 from kdrun.training.trainer import Training
@@ -23,18 +22,18 @@ from kdrun.training.trainer import Training
 def writing_thread() -> Iterator[Executor]:
     """A thread that writes the epochs of a group's runs; the context ends when all of them are written.
 
-    A further signal does not end it earlier: nothing may be written after the runs' locks are released.
+    No further signal ends it earlier: nothing may be written after the runs' locks are released.
     """
     thread = ThreadPoolExecutor(1, "kdrun-writing")
     try:
         yield thread
     finally:
-        stopped = None
+        stopped: BaseException | None = None
         last = thread.submit(int)  # done after all writes; a join that a signal interrupts cannot be repeated
         while not last.done():
             try:
                 last.result()
-            except Stopped as error:
+            except BaseException as error:  # only a signal's: the task cannot fail
                 stopped = error
         thread.shutdown()
         if stopped is not None:
