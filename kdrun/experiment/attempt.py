@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from kdrun.experiment.initial_weights import initial_student
 from kdrun.experiment.notices import equal_runs
 from kdrun.experiment.progress import TrainingProgress
 from kdrun.experiment.proof import Proof, record
-from kdrun.experiment.resume import continue_shorter, newest_checkpoint, save_epoch
+from kdrun.experiment.resume import continue_shorter, newest_checkpoint
+from kdrun.experiment.saving import EpochWriter
 from kdrun.experiment.shares import first_shares, negligible_terms
 from kdrun.experiment.stages import build_stages, optimizer_for, stage_recipes
 from kdrun.experiment.steps import make_step
@@ -89,6 +91,7 @@ class Attempt:
         self.run = run
         self.lockstep = 1
         self.ended: Outcome | Exception | None = None
+        self._writer: EpochWriter | None = None
         self._request = request
         self._device = device
         self._context = autocast(device, run.spec.precision)
@@ -154,13 +157,17 @@ class Attempt:
         return self.take_finished()
 
     def fail(self, error: BaseException) -> None:
-        """Ends the run with an error, unless it has ended.
+        """Ends the run with an error, or with that of the write under way, unless it has ended.
 
         Raises:
             DeviceLost: no other run can continue either.
         """
         if self.ended is not None:
             return
+        try:
+            self._finish_writing()
+        except Exception as earlier:
+            error = earlier
         what = f"{self.run.directory}: {error or type(error).__name__}"
         log.error(what, exc_info=error, extra={"run": self.run.spec.run_id, "file_only": True})
         release_tensors(error)
@@ -179,6 +186,11 @@ class Attempt:
             raise DeviceLost(
                 f"the device computes no more ({first_line(error)}): {self.run.directory} failed, the rest is pending"
             ) from None
+
+    def _finish_writing(self) -> None:
+        """Waits for the files of the last epoch; raises the error of their write."""
+        if self._writer is not None:
+            self._writer.wait()
 
     def _write_failure(self, state: str, error: BaseException) -> None:
         if not self.run.directory.is_dir():  # it was never opened
@@ -218,11 +230,14 @@ class Attempt:
         data: ResidentSplits,
         steps_per_epoch: int,
         progress: TrainingProgress,
+        thread: Executor,
         *,
         weight_files: Mapping[str, Path],
         start: Run | None,
     ) -> Member:
         """Builds the student with its method and optimiser, and restores what is trained of it.
+
+        `thread` writes the files of its epochs.
 
         Raises:
             CheckpointError: all checkpoints are damaged, or the initial weights are not the recorded ones.
@@ -246,13 +261,15 @@ class Attempt:
         if choices.compile:
             self.report(f"{self.title}: its first step compiles the student, which takes a minute or so")
 
+        writer = self._writer = EpochWriter(self.run, thread)
+
         def begin_stage2() -> Step | GuardedStep:
             method.begin_stage2()
             training.optimizer = optimizer_for(recipes[-1], method.trained())
             return make_step(training, self._context, self.choices, self._take_ordinary_steps)
 
         def on_epoch(images_per_second: float) -> None:
-            save_epoch(self.run, training, self.choices)
+            writer.save(training, self.choices)
             self.report(progress.line(self.title, training.rows[-1], images_per_second, spec.epochs_trained))
             for share in first_shares(training.rows, method.doubtful):
                 self.report(f"{self.title}: {share}")
@@ -276,10 +293,12 @@ class Attempt:
         record(Proof(False, reason), self.run.spec, self.choices, self._device)
         self.report(f"{self.title}: {self.choices.words} failed ({reason}); its steps are ordinary ones")
         self.choices = self.choices.ordinary
+        self._finish_writing()  # the thread writes the status, too
         self.run.write_status("running", choices=dataclasses.asdict(self.choices))
 
     def finish(self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]]) -> None:
-        """Writes the student and the result."""
+        """Writes the student and the result, after the files of the last epoch."""
+        self._finish_writing()
         result = exported(self.run, training, data, teachers, self._context, self.choices, lockstep=self.lockstep)
         result = self.run.write_result(result, training.rows)
         for term in negligible_terms(training.rows, training.method.doubtful):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from kdrun.experiment.notices import weakness
 from kdrun.experiment.progress import TrainingProgress
 from kdrun.experiment.proof import proved
 from kdrun.experiment.runtime import Runtime
+from kdrun.experiment.saving import writing_thread
 from kdrun.experiment.sizes import threads_for
 from kdrun.experiment.speeds import keep_speed
 from kdrun.experiment.teachers import load_teacher, teacher_source
@@ -205,14 +207,14 @@ class Runner:
         spec, device = attempts[0].run.spec, self._runtime.device
         for attempt in attempts:
             attempt.lockstep = len(attempts)
-        with _shared_failure(attempts):
+        with _shared_failure(attempts), writing_thread() as thread:
             data = self.data(spec.dataset)
             views = _views(data, spec)
             torch.set_num_threads(self._threads(spec))
             title = attempts[0].title if len(attempts) == 1 else f"{len(attempts)} students in lockstep"
             stop = max(attempt.run.spec.epochs_trained for attempt in attempts)
             progress = TrainingProgress(title, epochs=stop, steps_per_epoch=len(views), unit=spec.dataset.unit)
-            members = self._build(attempts, data, len(views), progress)
+            members = self._build(attempts, data, len(views), progress, thread)
             source = self._teacher_source(members, teachers, data)
             reset_peak_memory(device)
             members = {attempt: members[attempt] for attempt in _pending(members)}
@@ -229,7 +231,12 @@ class Runner:
             self._drop_checkpoints()
 
     def _build(
-        self, attempts: Sequence[Attempt], data: ResidentSplits, steps_per_epoch: int, progress: TrainingProgress
+        self,
+        attempts: Sequence[Attempt],
+        data: ResidentSplits,
+        steps_per_epoch: int,
+        progress: TrainingProgress,
+        thread: Executor,
     ) -> dict[Attempt, Member]:
         """The members of a group; an attempt that fails is left out."""
         members: dict[Attempt, Member] = {}
@@ -240,6 +247,7 @@ class Runner:
                     data,
                     steps_per_epoch,
                     progress,
+                    thread,
                     weight_files=self._weight_files,
                     start=None if start is None else self.store.run(start),
                 )
