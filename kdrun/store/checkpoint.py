@@ -45,7 +45,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, MAGIC + hashlib.sha256(payload).digest() + payload)
 
 
-def load(path: Path, device: torch.device) -> dict[str, Any]:
+def load(path: Path, device: torch.device | str) -> dict[str, Any]:
     """Reads a checkpoint onto `device`.
 
     Raises:
