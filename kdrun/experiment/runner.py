@@ -40,7 +40,7 @@ from kdrun.training.trainer import Member, fit
 class Runner:
     """Executes specs on one device; runs share data, views and teachers where these are equal.
 
-    `weight_files` are the user's own weights, by SHA-256.
+    `weight_files` are the user's own weights, by SHA-256; `forecast` is of the announced runs.
     """
 
     def __init__(self, store: Store, runtime: Runtime, *, weight_files: Mapping[str, Path] | None = None) -> None:
