@@ -12,14 +12,16 @@ from torch import nn
 
 from benchmarks.task import BATCH_SIZE, LAW, LR, MEAN, MOMENTUM, STD, TEMPERATURE, WEIGHT_DECAY
 from kdrun.data import ImageSet, ResidentImages, TrainingViews
-from kdrun.experiment.attempt import Request, make_step
+from kdrun.experiment.attempt import Request
 from kdrun.experiment.choices import Choices, choose
 from kdrun.experiment.runner import Runner
 from kdrun.experiment.runtime import Runtime
+from kdrun.experiment.steps import make_step
 from kdrun.methods import KD, Batch
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.spec.spec import Spec
 from kdrun.store.store import Store
+from kdrun.training.guarded import GuardedStep
 from kdrun.training.optimisation import build_optimizer
 from kdrun.training.precision import autocast, on_device
 from kdrun.training.step import Step
@@ -53,7 +55,7 @@ def kd_steps(
     precision: str,
     device: torch.device,
     temperature: float = TEMPERATURE,
-) -> Iterator[Step]:
+) -> Iterator[Step | GuardedStep]:
     """Trains epoch after epoch as `kdrun.training.trainer.fit` does; yields after each step.
 
     Args:

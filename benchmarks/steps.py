@@ -16,6 +16,7 @@ from benchmarks.reference import Reference, num_workers, training_loader
 from benchmarks.timing import Side, alternate, fastest
 from kdrun.models.cost import num_macs
 from kdrun.spec.spec import Recipe
+from kdrun.training.guarded import GuardedStep
 from kdrun.training.step import Step
 
 NUM_IMAGES = 2048
@@ -82,7 +83,7 @@ def _reference_steps(student: str, device: torch.device, number: int) -> Generat
     yield from loop.epoch(training_loader(images, workers=num_workers(), num_images=number * task.BATCH_SIZE))
 
 
-def _kdrun_steps(student: str, precision: str, device: torch.device) -> Iterator[Step]:
+def _kdrun_steps(student: str, precision: str, device: torch.device) -> Iterator[Step | GuardedStep]:
     """Steps of kdrun, computed as in a whole run on CIFAR-100."""
     full_size = task.kd_spec(
         student,

@@ -25,6 +25,7 @@ from kdrun.config.secrets import masked_yaml, watch_environment
 from kdrun.config.teaching import check_teaching, taught_spec
 from kdrun.config.yaml_files import restart_resolving
 from kdrun.experiment.datasets import data_root
+from kdrun.experiment.environment import device_name
 from kdrun.experiment.runtime import Runtime
 from kdrun.files import expanded
 from kdrun.spec.dataset import DatasetSpec
@@ -107,6 +108,8 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     runtime = construct(RuntimeOptions, node.get("runtime"), "runtime", findings.problems)
     device = runtime and _device(findings, runtime)
     precision = device and findings.attempt("runtime.precision=", resolve_precision, runtime.precision, device)
+    if runtime and device and runtime.precision == "auto" and device.type == "cuda" and precision == "fp32":
+        findings.notices.append(f"precision fp32: {device_name(device)} has no arithmetic in bf16")
     dataset = check_dataset(findings, node.get("dataset"))
     parts = check_parts(findings, "", node, node.get("student"), dataset)
     evaluation = read_evaluations(findings, root.get("evaluation", {}))

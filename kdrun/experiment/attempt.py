@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,11 @@ from kdrun.experiment.finishing import exported, restored_weights
 from kdrun.experiment.initial_weights import initial_student
 from kdrun.experiment.notices import equal_runs
 from kdrun.experiment.progress import TrainingProgress
+from kdrun.experiment.proof import Proof, record
 from kdrun.experiment.resume import continue_shorter, newest_checkpoint, save_epoch
 from kdrun.experiment.shares import first_shares, negligible_terms
 from kdrun.experiment.stages import build_stages, optimizer_for, stage_recipes
+from kdrun.experiment.steps import make_step
 from kdrun.files import sweep, write_atomically
 from kdrun.log import log, log_file
 from kdrun.redaction import redacted
@@ -41,7 +42,7 @@ from kdrun.spec.spec import Spec
 from kdrun.stopping import DeviceLost
 from kdrun.store.run import Run
 from kdrun.store.store import Store
-from kdrun.training.cuda_graphs import GraphedStep
+from kdrun.training.guarded import GuardedStep
 from kdrun.training.precision import autocast, on_device
 from kdrun.training.step import Step
 from kdrun.training.trainer import DivergedError, Member, Training
@@ -255,20 +256,20 @@ class Attempt:
         if choices.compile:
             self.report(f"{self.title}: its first step compiles the student, which takes a minute or so")
 
-        def begin_stage2() -> Step:
+        def begin_stage2() -> Step | GuardedStep:
             method.begin_stage2()
             training.optimizer = optimizer_for(recipes[-1], method.trained())
-            return make_step(training, self._context, choices)
+            return make_step(training, self._context, self.choices, self._take_ordinary_steps)
 
         def on_epoch(images_per_second: float) -> None:
-            save_epoch(self.run, training, choices)
+            save_epoch(self.run, training, self.choices)
             self.report(progress.line(self.title, training.rows[-1], images_per_second, spec.epochs_trained))
             for share in first_shares(training.rows, method.doubtful):
                 self.report(f"{self.title}: {share}")
 
         return Member(
             training,
-            make_step(training, self._context, choices),
+            make_step(training, self._context, choices, self._take_ordinary_steps),
             build_stages(recipes, steps_per_epoch),
             begin_stage2,
             self._context,
@@ -279,6 +280,14 @@ class Attempt:
             evaluates=spec.recipe.evaluates,
         )
 
+    def _take_ordinary_steps(self, error: Exception) -> None:
+        """Records that a fast way has failed: this run, also when it is resumed, and later ones go without it."""
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        record(Proof(False, reason), self.run.spec, self.choices, self._device)
+        self.report(f"{self.title}: {self.choices.words} failed ({reason}); its steps are ordinary ones")
+        self.choices = self.choices.ordinary
+        self.run.write_status("running", choices=dataclasses.asdict(self.choices))
+
     def finish(self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]]) -> None:
         """Writes the student and the result."""
         result = exported(self.run, training, data, teachers, self._context, self.choices, lockstep=self.lockstep)
@@ -288,12 +297,6 @@ class Attempt:
         self.run.previous_checkpoint.unlink(missing_ok=True)
         self.run.write_status("finished")
         self.ended = Outcome(self.run, result, reused=False)
-
-
-def make_step(training: Training, context: AbstractContextManager[None], choices: Choices) -> Step:
-    """How a run's steps are computed."""
-    kind = GraphedStep if choices.cuda_graphs else Step
-    return kind(training.method, training.optimizer, context, compiled=choices.compile, has_shares=training.has_shares)
 
 
 def _tell_waiting(run: Run, status: Mapping[str, Any]) -> None:

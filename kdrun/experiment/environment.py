@@ -67,6 +67,13 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} ({platform.processor() or platform.machine()})"
 
 
+def cuda_versions(device: torch.device) -> list[str]:
+    """The device's compute capability, and the versions of CUDA's runtime, its driver (as 13000) and cuDNN."""
+    capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+    driver = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
+    return [capability, str(torch.version.cuda), str(driver), str(torch.backends.cudnn.version())]
+
+
 def cpu_facts() -> dict[str, str]:
     """What Linux reports about the first CPU, by name (`/proc/cpuinfo`); elsewhere nothing."""
     path = Path("/proc/cpuinfo")

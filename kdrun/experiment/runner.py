@@ -22,6 +22,7 @@ from kdrun.experiment.forecast import Forecast
 from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
 from kdrun.experiment.notices import weakness
 from kdrun.experiment.progress import TrainingProgress
+from kdrun.experiment.proof import proved
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.sizes import threads_for
 from kdrun.experiment.speeds import keep_speed
@@ -32,7 +33,7 @@ from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
 from kdrun.store.store import Store, begins
 from kdrun.training.evaluation import predict
-from kdrun.training.precision import autocast, forbid_tf32
+from kdrun.training.precision import autocast, prepare_device
 from kdrun.training.teacher import TeacherSource
 from kdrun.training.trainer import Member, fit
 
@@ -54,7 +55,7 @@ class Runner:
         self._announced: dict[str, Spec] = {}
         self._trained: list[Run] = []
         self.forecast = Forecast()
-        forbid_tf32()
+        prepare_device(runtime.device)
 
     def execute(self, spec: Spec, *, role: str = "student", config: str | None = None) -> Outcome:
         """Executes one run, see `Request`; its failure is raised."""
@@ -312,7 +313,8 @@ class Runner:
     def _choices(self, spec: Spec) -> Choices:
         """A run's recorded choices, else new ones."""
         torch.set_num_threads(self._threads(spec))
-        return recorded_choices(self.store.run(spec), to_train=True) or choose(spec, self._runtime)
+        recorded = recorded_choices(self.store.run(spec), to_train=True)
+        return recorded or proved(spec, choose(spec, self._runtime), self._runtime.device)
 
 
 def _pending(attempts: Iterable[Attempt]) -> list[Attempt]:
