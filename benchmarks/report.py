@@ -12,7 +12,7 @@ from benchmarks.machine import in_words
 from benchmarks.measurement import Measurement
 from benchmarks.rows import RATIO, ROWS
 from kdrun.analysis.plots import figure, style
-from kdrun.analysis.tables import aligned
+from kdrun.escaping import aligned
 
 COLUMNS = ("row", "what", "ratio", "low - high", "gate", "", "aim", "reference", "kdrun", "first s", "remark")
 

@@ -59,12 +59,21 @@ class Request:
         config: the composed config as YAML, kept beside the spec.
         label: its overrides in the sweep, for the messages.
         role: `student` or `teacher`, for the messages.
+        number: its place, from 1, among the runs of a sweep or table, for the messages.
+        total: the number of these runs; 0 where the command is for one.
     """
 
     spec: Spec
     config: str | None = None
     label: str = ""
     role: str = "student"
+    number: int = 0
+    total: int = 0
+
+    @property
+    def place(self) -> str:
+        """`[3/8]`, or nothing."""
+        return f"[{self.number}/{self.total}]" if self.total else ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,7 @@ class Attempt:
     """The execution of a request.
 
     Attributes:
+        request: what is executed.
         run: its directory.
         ended: the outcome or the failure; None before either.
         choices: how the run computes; set when it is opened.
@@ -92,10 +102,10 @@ class Attempt:
         self.lockstep = 1
         self.ended: Outcome | Exception | None = None
         self._writer: EpochWriter | None = None
-        self._request = request
+        self.request = request
         self._device = device
         self._context = autocast(device, run.spec.precision)
-        words = (request.role, run.spec.student.name, method_class(run.spec.method).name, request.label)
+        words = (request.place, request.role, run.spec.student.name, method_class(run.spec.method).name, request.label)
         self.title = printable(" ".join(word for word in words if word))
 
     def take_finished(self) -> bool:
@@ -115,7 +125,7 @@ class Attempt:
             if self.take_finished() or self._restore_weights():  # finished by whoever held the lock
                 yield
                 return
-            self.run.open(self._request.config)
+            self.run.open(self.request.config)
             with log_file(self.run.directory / "kdrun.log", self.run.spec.run_id):
                 try:
                     self._begin(store)

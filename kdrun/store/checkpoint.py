@@ -47,7 +47,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, content)
 
 
-def load(path: Path, device: torch.device) -> dict[str, Any]:
+def load(path: Path, device: torch.device | str) -> dict[str, Any]:
     """Reads a checkpoint onto `device`.
 
     Raises:
