@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.reference import Loop, torchs_tf32
+from benchmarks.reference import Loop, default_tf32
 
 
 class MDistiller(Loop):
@@ -33,7 +33,7 @@ class MDistiller(Loop):
         started = time.time()
         images = images.float().to(self.device, non_blocking=True)
         labels = labels.to(self.device, non_blocking=True)
-        with torchs_tf32(self.device):
+        with default_tf32(self.device):
             logits = self.student(images)
             with torch.no_grad():
                 teacher_logits = self.teacher(images)
@@ -63,7 +63,7 @@ class MDistiller(Loop):
         self.student.eval()
         top1 = _Mean()
         for images, labels in self.test:
-            with torchs_tf32(self.device):
+            with default_tf32(self.device):
                 logits = self.student(images.to(self.device))
             top1.add(_accuracies(logits, labels.to(self.device))[0], len(labels))
         return float(top1)

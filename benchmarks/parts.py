@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import ours, task
-from benchmarks.measurement import Measurement
 from benchmarks.reference import PILImages, training_loader
 from benchmarks.released import virtual_teacher
-from benchmarks.timing import Progress, Side, alternate, num_threads
+from benchmarks.timing import Measurement, Progress, Side, alternate, num_threads
 from kdrun.losses import virtual_teacher_probs
 
 

@@ -141,8 +141,8 @@ def run(loop: type[Loop], pair: Pair, device: torch.device, number: int) -> None
         built.save(Path(directory) / "checkpoint.pt")
 
 
-def torchs_tf32(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """torch's default for convolutions on CUDA, which kdrun changes for the whole process."""
+def default_tf32(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """The default of torch for convolutions on CUDA, changed by kdrun for the whole process."""
     if device.type != "cuda":
         return contextlib.nullcontext()
     context: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=True)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.reference import Loop, torchs_tf32
+from benchmarks.reference import Loop, default_tf32
 
 
 class Released(Loop):
@@ -46,7 +46,7 @@ class Released(Loop):
         self.student.eval()
         correct = images_seen = 0
         for images, labels in self.test:
-            with torchs_tf32(self.device), self._autocast():
+            with default_tf32(self.device), self._autocast():
                 logits = self.student(self._on_device(images))
             correct += int(logits.argmax(dim=1).eq(labels.to(self.device)).sum().item())
             images_seen += len(labels)
@@ -55,7 +55,7 @@ class Released(Loop):
     def _step(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
         """The step's loss and number of correct predictions."""
         images, labels = self._on_device(images), labels.to(self.device, non_blocking=True)
-        with torchs_tf32(self.device):
+        with default_tf32(self.device):
             with self._autocast():
                 logits = self.student(images)
                 teacher_logits = self.teacher(images).detach()  # recorded for autograd, then detached

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from benchmarks.machine import in_words
-from benchmarks.measurement import Measurement
 from benchmarks.rows import ROWS
 from benchmarks.steps import PRECISIONS
+from benchmarks.timing import Measurement
 from kdrun.analysis.plots import figure, legend_below, style
 
 REFERENCES = {
     "released": "released loop",
-    "two_lines": "released loop, bf16",
+    "two_lines": "released + two lines",
     "torchdistill": "torchdistill",
     "mdistiller": "mdistiller",
 }
@@ -135,7 +135,7 @@ def chart(path: Path, records: Sequence[Mapping[str, Any]], facts: dict[str, Any
         for side in REFERENCES
         if any(one["reference"] == side for one in entry["comparisons"])
     ][::-1]
-    with figure(path, 8.5, 1.5 + 0.5 * len(groups)) as drawn:
+    with figure(path, 8.5, 1.2 + 0.45 * len(groups)) as drawn:
         axes = drawn.add_subplot()
         style(axes)
         axes.grid(visible=False, axis="y")
@@ -144,11 +144,13 @@ def chart(path: Path, records: Sequence[Mapping[str, Any]], facts: dict[str, Any
                 y = place + (0.18 if one["kdrun"] == "fp32" else -0.18)
                 axes.barh(y, one["ratio"], height=0.34, color=COLOURS[one["kdrun"]], alpha=0.75)
                 axes.hlines(y, one["low"], one["high"], colors="0.2")
-                text = times_as_fast(one["ratio"])
-                axes.annotate(text, (one["high"], y), (4, 0), textcoords="offset points", va="center", fontsize=7)
+                axes.annotate(
+                    times_as_fast(one["ratio"]), (0, y), (4, 0), textcoords="offset points", va="center", fontsize=7
+                )
                 if one["gate"] is not None:
                     axes.vlines(one["gate"], y - 0.17, y + 0.17, colors="tab:red", linewidths=2.5)
-        axes.axvline(1, color="0.4", linestyle=":")
+        axes.axvline(1, color="0.4", linestyle=":", zorder=1.5)
+        axes.set_ylim(-0.6, len(groups) - 0.4)
         axes.set_yticks(range(len(groups)), [f"{name}  against  {REFERENCES[side]}" for name, side, _ in groups])
         axes.tick_params(axis="y", labelsize="small")
         axes.set_xlim(left=0, right=1.1 * max(one["high"] for _, _, ones in groups for one in ones))

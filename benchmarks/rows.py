@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from benchmarks import parts, steps, sweep
-from benchmarks.measurement import Measurement
-from benchmarks.timing import Progress
+from benchmarks.timing import Measurement, Progress
 
 Gates = Mapping[tuple[str, str], float]
 """Required ratios, by reference and kdrun's precision."""
@@ -67,7 +66,5 @@ ROWS = {
     "sweep_mobilenetv2": Row("8 temperatures, MobileNetV2", _sweep("mobilenetv2"), cpu=_SWEEP, cuda=_SWEEP_CUDA),
     "sweep_resnet18": Row("8 temperatures, ResNet18", _sweep("resnet18"), cpu=_SWEEP, cuda=_SWEEP_CUDA),
     "input_pipeline": Row("random views, one core", parts.input_pipeline, cpu=_VIEWS, cuda=_VIEWS, is_part=True),
-    "soft_labels": Row(
-        "soft labels of Tf-KD_reg", parts.soft_labels, cpu={("released", "fp32"): 50.0}, is_part=True
-    ),
+    "soft_labels": Row("soft labels of Tf-KD_reg", parts.soft_labels, cpu={("released", "fp32"): 50.0}, is_part=True),
 }

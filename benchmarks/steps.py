@@ -9,9 +9,8 @@ import torch
 
 from benchmarks import ours, reference, task
 from benchmarks.mdistiller import MDistiller
-from benchmarks.measurement import Measurement
 from benchmarks.released import Released, TwoLines
-from benchmarks.timing import Progress, Side, alternate
+from benchmarks.timing import Measurement, Progress, Side, alternate
 from benchmarks.worker import torchdistill
 from kdrun.models.cost import num_macs
 from kdrun.spec.spec import Recipe

@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 
 from benchmarks import ours, reference, task
-from benchmarks.measurement import Measurement
 from benchmarks.released import Released, TwoLines
 from benchmarks.steps import PRECISIONS
-from benchmarks.timing import Progress, Times, UnavailableError, num_threads, seconds_of
+from benchmarks.timing import Measurement, Progress, Times, UnavailableError, num_threads, seconds_of
 from benchmarks.worker import torchdistill
 from kdrun.spec.spec import Spec
 
@@ -21,7 +20,7 @@ STEPS = {"cpu": 6, "cuda": 400}
 
 
 def sweep(name: str, device: torch.device, progress: Progress) -> Measurement:
-    """kdrun's sweep against eight times a reference's run with the same steps and evaluation.
+    """A sweep of kdrun against eight times a reference's run with the same steps and evaluation.
 
     One run of each reference precedes kdrun's sweeps and one follows; both ratios are to the same sweep.
     """

@@ -1,11 +1,12 @@
-"""torchdistill's training in a process of its own, with the Python of `.bench-venv`, which has torchdistill.
+"""The training of torchdistill in a process of its own, with the Python of `.bench-venv`, where it is installed.
 
 The library's own `DistillationBox` with its data loaders, `KDLoss` and processes before and after a forward pass, from
 a config as in its example for image classification, whose loop over the batches and evaluation this module follows.
 As in the example everything is fp32; the teacher is frozen, and in eval mode, which the library does not set.
 
-Usage: `python -m benchmarks.torchdistill_worker PAIR DEVICE THREADS STEPS BLOCKS`. Each line of the input, `steps` `run`
-or `ready`, asks for STEPS training steps, a whole run of STEPS steps, or nothing; `done` on the output ends each.
+Usage: `python -m benchmarks.torchdistill_worker PAIR DEVICE THREADS STEPS BLOCKS`. Each line of the input is a request:
+`steps` (STEPS training steps, BLOCKS times at most), `run` (a whole run of STEPS steps) or `ready` (nothing); the line
+`done` on the output ends each.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ from benchmarks.task import BATCH_SIZE, LR, MOMENTUM, PAIRS, WEIGHT_DECAY, Pair
 from kdrun.training.precision import synchronize
 
 LOG_FREQ = 100
+OUTPUT = {"path": ".", "io": "output"}
+"""Of the whole network."""
 
 
 class TorchDistill(Loop):
-    """torchdistill's loop."""
+    """The loop of torchdistill."""
 
     def __init__(self, student: Any, teacher: Any, pair: Pair, data: Any, *, num_images: int, device: Any) -> None:
         super().__init__(student, teacher.eval(), pair, data, num_images=num_images, device=device)
@@ -84,21 +87,21 @@ class TorchDistill(Loop):
 
 
 def _config(pair: Pair, num_images: int, device: torch.device) -> dict[str, Any]:
-    """The config of a training; its `alpha` weighs the labels, and `reduction` also divides by N K for `mean`."""
+    """The config of a training. Its `alpha` weighs the labels; with `mean` it divides the divergence by N K."""
     loader = {"batch_size": BATCH_SIZE, "num_workers": num_workers(), "pin_memory": device.type == "cuda"}
-    logits = {f"{side}_module_{what}": value for side in ("student", "teacher") for what, value in LOGITS.items()}
+    logits = {f"{side}_module_{what}": value for side in ("student", "teacher") for what, value in OUTPUT.items()}
     loss = {**logits, "temperature": pair.temperature, "alpha": 1 - pair.alpha, "reduction": pair.kl_reduction}
     return {
         "num_epochs": 1,
         "train_data_loader": {
             "dataset_id": "train",
             "sampler": {"class_or_func": RandomSampler, "kwargs": {"num_samples": num_images}},
-            "kwargs": {**loader},
+            "kwargs": loader,
         },
         "val_data_loader": {
             "dataset_id": "test",
             "sampler": {"class_or_func": SequentialSampler, "kwargs": {}},
-            "kwargs": {**loader},
+            "kwargs": loader,
         },
         "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
         "student": {"forward_proc": "forward_batch_only", "requires_grad": True},
@@ -108,9 +111,6 @@ def _config(pair: Pair, num_images: int, device: torch.device) -> dict[str, Any]
             "kwargs": {"sub_terms": {"kd": {"criterion": {"key": "KDLoss", "kwargs": loss}, "weight": 1.0}}},
         },
     }
-
-
-LOGITS = {"path": ".", "io": "output"}
 
 
 def main(name: str, device_name: str, threads: str, number: str, blocks: str) -> None:

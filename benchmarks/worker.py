@@ -1,4 +1,4 @@
-"""torchdistill's side: the process of `benchmarks.torchdistill_worker`."""
+"""The side of torchdistill: the process of `benchmarks.torchdistill_worker`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -42,10 +43,11 @@ class Worker:
         device: where it computes.
         steps: number of training steps of a request.
         blocks: number of requests of `steps`.
+        errors: receives its error output.
     """
 
-    def __init__(self, pair: str, device: torch.device, *, steps: int, blocks: int) -> None:
-        self._errors = tempfile.TemporaryFile("w+")
+    def __init__(self, pair: str, device: torch.device, *, steps: int, blocks: int, errors: IO[str]) -> None:
+        self._errors = errors
         words = [pair, str(device), str(torch.get_num_threads()), str(steps), str(blocks)]
         # In a session of its own, so that an interrupt from the keyboard does not reach it: `close` ends it.
         self._process = subprocess.Popen(
@@ -53,7 +55,7 @@ class Worker:
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._errors,
+            stderr=errors,
             text=True,
             start_new_session=True,
         )
@@ -79,7 +81,6 @@ class Worker:
         """Ends the process."""
         self._process.kill()
         self._process.wait()
-        self._errors.close()
 
 
 @contextmanager
@@ -95,8 +96,9 @@ def torchdistill(pair: str, device: torch.device, *, steps: int, blocks: int = 0
 
         yield refuse
         return
-    worker = Worker(pair, device, steps=steps, blocks=blocks)
-    try:
-        yield worker.request
-    finally:
-        worker.close()
+    with tempfile.TemporaryFile("w+") as errors:
+        worker = Worker(pair, device, steps=steps, blocks=blocks, errors=errors)
+        try:
+            yield worker.request
+        finally:
+            worker.close()

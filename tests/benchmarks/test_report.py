@@ -5,10 +5,9 @@ import struct
 import pytest
 import torch
 
-from benchmarks.measurement import Measurement
 from benchmarks.report import chart, heading, lines, record, times_as_fast
 from benchmarks.rows import ROWS
-from benchmarks.timing import Times
+from benchmarks.timing import Measurement, Times
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 FACTS = {
@@ -101,4 +100,4 @@ def test_the_chart_has_a_place_for_each_reference_and_parts_only_alone(tmp_path,
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG")
     _, height = struct.unpack(">II", content[16:24])
-    assert height == pytest.approx((1.5 + 0.5 * places) * 150, abs=1)
+    assert height == pytest.approx((1.2 + 0.45 * places) * 150, abs=1)
