@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import steps, sweep, task, worker
+from benchmarks import reference, steps, sweep, task, worker
 from benchmarks.__main__ import main
 from benchmarks.rows import ROWS, Row
 from benchmarks.timing import UnavailableError
@@ -76,6 +76,7 @@ def small(monkeypatch) -> None:
     monkeypatch.setattr(steps, "ROUNDS", 1)
     monkeypatch.setattr(sweep, "TEMPERATURES", (2.0, 4.0))
     monkeypatch.setattr(worker, "PYTHON", Path("nowhere"))
+    monkeypatch.setattr(reference, "num_workers", lambda: 0)
 
 
 def test_steps_and_a_sweep_of_a_small_network(small):
