@@ -118,27 +118,33 @@ def test_loader(data: PILImages) -> DataLoader[Any]:
     return DataLoader(data, batch_size=BATCH_SIZE, num_workers=num_workers())
 
 
-def build(loop: type[Loop], pair: Pair, device: torch.device, *, train_size: int, num_images: int) -> Loop:
-    """A loop with its networks and data."""
-    train, test = image_sets(train_size, TEST_SIZE)
-    data = (PILImages(train, pair.law), PILImages(test))
+def build(
+    loop: type[Loop], pair: Pair, images: tuple[ImageSet, ImageSet], device: torch.device, *, num_images: int
+) -> Loop:
+    """A loop with its networks, on training and test images."""
+    data = (PILImages(images[0], pair.law), PILImages(images[1]))
     return loop(*networks(pair), pair, data, num_images=num_images, device=device)
 
 
 def steps(loop: type[Loop], pair: Pair, device: torch.device, number: int) -> Iterator[float]:
     """Training steps, one by one; the set-up is part of the first."""
-    yield from build(loop, pair, device, train_size=STEP_IMAGES, num_images=number * BATCH_SIZE).epoch()
+    images = image_sets(STEP_IMAGES, TEST_SIZE)
+    yield from build(loop, pair, images, device, num_images=number * BATCH_SIZE).epoch()
 
 
-def run(loop: type[Loop], pair: Pair, device: torch.device, number: int) -> None:
-    """A whole run: networks, one epoch of a number of steps, evaluation, checkpoint."""
-    size = number * BATCH_SIZE
-    built = build(loop, pair, device, train_size=size, num_images=size)
+def run(loop: type[Loop], pair: Pair, images: tuple[ImageSet, ImageSet], device: torch.device) -> None:
+    """A whole run: networks, one epoch of the training images, evaluation on the test images, checkpoint."""
+    built = build(loop, pair, images, device, num_images=len(images[0]))
     for _ in built.epoch():
         pass
     built.evaluate()
     with tempfile.TemporaryDirectory() as directory:
         built.save(Path(directory) / "checkpoint.pt")
+
+
+def warm_up(loop: type[Loop], pair: Pair, device: torch.device) -> None:
+    """A run of one batch: what is set up once in a process is set up by it."""
+    run(loop, pair, image_sets(BATCH_SIZE, BATCH_SIZE), device)
 
 
 def default_tf32(device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -11,7 +11,7 @@ import torch
 from benchmarks import ours, reference, task
 from benchmarks.released import Released, TwoLines
 from benchmarks.steps import PRECISIONS
-from benchmarks.timing import Measurement, Progress, Times, UnavailableError, num_threads, seconds_of
+from benchmarks.timing import Measurement, Progress, Times, num_threads, seconds_of
 from benchmarks.worker import torchdistill
 from kdrun.spec.spec import Spec
 
@@ -25,35 +25,35 @@ def sweep(name: str, device: torch.device, progress: Progress) -> Measurement:
     One run of each reference precedes kdrun's sweeps and one follows; both ratios are to the same sweep.
     """
     pair, number = task.PAIRS[name], STEPS[device.type]
+    images = task.image_sets(number * task.BATCH_SIZE, reference.TEST_SIZE)
     times = Times()
     with torchdistill(name, device, steps=number) as request, num_threads(torch.get_num_threads()):
         references: dict[str, Callable[[], object]] = {
-            "released": lambda: reference.run(Released, pair, device, number),
-            "two_lines": lambda: reference.run(TwoLines, pair, device, number),
+            "released": lambda: reference.run(Released, pair, images, device),
+            "two_lines": lambda: reference.run(TwoLines, pair, images, device),
             "torchdistill": lambda: request("run"),
         }
 
         def time_references() -> None:
             for side, run in references.items():
-                if side in times.skipped:
-                    continue
                 progress(f"one run of {side}")
-                try:
-                    if side == "torchdistill":
-                        request("ready")
-                    seconds = seconds_of(run, device)
-                except UnavailableError as error:
-                    times.skip(side, str(error))
-                else:
-                    times.seconds.setdefault(side, []).append(len(TEMPERATURES) * seconds)
+                if side not in times.skipped:
+                    with times.skipping(side):
+                        seconds = seconds_of(run, device)
+                        times.seconds.setdefault(side, []).append(len(TEMPERATURES) * seconds)
 
+        progress("preparations")
+        for loop in (Released, TwoLines):
+            reference.warm_up(loop, pair, device)
+        with times.skipping("torchdistill"):
+            request("prepare")
         time_references()
         for precision in PRECISIONS:
             progress(f"{len(TEMPERATURES)} temperatures with kdrun, {precision}")
             times.seconds[precision] = 2 * [_sweep_seconds(pair, precision, number, device)]
         time_references()
-    images = len(TEMPERATURES) * number * task.BATCH_SIZE
-    return Measurement(times, images, remark=f"{number} steps a run; references: {len(TEMPERATURES)} x one run")
+    num_images = len(TEMPERATURES) * number * task.BATCH_SIZE
+    return Measurement(times, num_images, remark=f"{number} steps a run; references: {len(TEMPERATURES)} x one run")
 
 
 def _sweep_seconds(pair: task.Pair, precision: str, num_steps: int, device: torch.device) -> float:

@@ -68,11 +68,15 @@ class Times:
         ratios = [theirs / ours for theirs, ours in pairs]
         return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
-    def skip(self, side: str, reason: str) -> None:
-        """Leaves a side out, with what was measured of it."""
-        self.skipped[side] = reason
-        self.seconds.pop(side, None)
-        self.first.pop(side, None)
+    @contextlib.contextmanager
+    def skipping(self, side: str) -> Iterator[None]:
+        """A context in which `UnavailableError` leaves a side out, with what was measured of it."""
+        try:
+            yield
+        except UnavailableError as error:
+            self.skipped[side] = str(error)
+            self.seconds.pop(side, None)
+            self.first.pop(side, None)
 
 
 @dataclass(frozen=True)
@@ -117,11 +121,8 @@ def alternate(sides: Mapping[str, Side], device: torch.device, *, rounds: int, p
         for name, side in sides.items():
             if name in times.skipped:
                 continue
-            try:
+            with times.skipping(name):
                 seconds = seconds_of(side.block, device)
-            except UnavailableError as error:
-                times.skip(name, str(error))
-            else:
                 if done:
                     times.seconds.setdefault(name, []).append(seconds / side.units)
                 else:

@@ -5,8 +5,8 @@ a config as in its example for image classification, whose loop over the batches
 As in the example everything is fp32; the teacher is frozen, and in eval mode, which the library does not set.
 
 Usage: `python -m benchmarks.torchdistill_worker PAIR DEVICE THREADS STEPS BLOCKS`. Each line of the input is a request:
-`steps` (STEPS training steps, BLOCKS times at most), `run` (a whole run of STEPS steps) or `ready` (nothing); the line
-`done` on the output ends each.
+`steps` (STEPS training steps, BLOCKS times at most), `run` (a whole run of STEPS steps) or `prepare` (what a run needs
+in the process); the line `done` on the output ends each.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from torchdistill.core.distillation import get_distillation_box
 from torchdistill.misc.log import MetricLogger, SmoothedValue
 
 from benchmarks import reference
-from benchmarks.reference import Loop, num_workers
-from benchmarks.task import BATCH_SIZE, LR, MOMENTUM, PAIRS, WEIGHT_DECAY, Pair
+from benchmarks.reference import TEST_SIZE, Loop, num_workers
+from benchmarks.task import BATCH_SIZE, LR, MOMENTUM, PAIRS, WEIGHT_DECAY, Pair, image_sets
 from kdrun.training.precision import synchronize
 
 LOG_FREQ = 100
@@ -123,8 +123,11 @@ def main(name: str, device_name: str, threads: str, number: str, blocks: str) ->
         if request == "steps\n":
             for _ in itertools.islice(training, steps):
                 pass
-        elif request == "run\n":
-            reference.run(TorchDistill, pair, device, steps)
+        elif request == "prepare\n":
+            images = image_sets(steps * BATCH_SIZE, TEST_SIZE)
+            reference.warm_up(TorchDistill, pair, device)
+        else:
+            reference.run(TorchDistill, pair, images, device)
         synchronize(device)
         print("done", flush=True)
 

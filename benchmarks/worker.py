@@ -61,7 +61,7 @@ class Worker:
         )
 
     def request(self, what: str) -> None:
-        """Computes `steps` or a whole `run`; `ready` waits for the start.
+        """Computes `steps` or, after `prepare`, a whole `run`.
 
         Raises:
             UnavailableError: the process ended; with the last line of its errors.

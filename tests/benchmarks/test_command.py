@@ -101,7 +101,7 @@ def test_torchdistills_process_takes_steps_and_runs():
     except UnavailableError as error:
         pytest.skip(f"torchdistill: {error}")
     with worker.torchdistill("resnet20", CPU, steps=1, blocks=1) as request:
-        for what in ("ready", "steps", "run"):
+        for what in ("steps", "prepare", "run"):
             request(what)
 
 

@@ -104,7 +104,7 @@ VERSION = 'if [ "$1" = -c ]; then echo 9.9; exit; fi'
 def test_a_worker_answers_until_it_ends_and_the_reason_is_its_last_error(program):
     program(f"{VERSION}\nread request; echo done; read request; echo first >&2; echo $request >&2; echo last >&2")
     with worker.torchdistill("resnet20", CPU, steps=1) as request:
-        request("ready")
+        request("prepare")
         with pytest.raises(UnavailableError, match=r"^last$"):
             request("run")
     program(f"{VERSION}\nexit 3")
@@ -112,13 +112,13 @@ def test_a_worker_answers_until_it_ends_and_the_reason_is_its_last_error(program
         worker.torchdistill("resnet20", CPU, steps=1) as request,
         pytest.raises(UnavailableError, match=r"^exit code 3$"),
     ):
-        request("ready")
+        request("prepare")
 
 
 def test_a_worker_ends_with_its_context(program):
     program(f"{VERSION}\necho done; echo $$; exec sleep 600")
     with worker.torchdistill("resnet20", CPU, steps=1) as request:
-        request("ready")
+        request("prepare")
         process = request.__self__._process
         assert process.poll() is None
     assert process.poll() == -9
