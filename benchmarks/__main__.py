@@ -39,22 +39,26 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"this machine is busy (load {facts['load']:.1f}): threads wait for each other, figures are unreliable")
     print(heading(facts["torchdistill"]), flush=True)
     records: list[dict[str, Any]] = []
+    code = 0
     try:
+        _write(options.json, facts, records)
         for number, name in enumerate(options.rows, 1):
             progress = _progress(f"[{number}/{len(options.rows)}] {name}")
             records.append(record(name, ROWS[name].measure(options.device, progress), options.device))
             print(lines(records[-1]), flush=True)
-            if options.json:
-                write_json(options.json, {"machine": facts, "rows": records})
+            _write(options.json, facts, records)
     except KeyboardInterrupt:
         print(f"interrupted: {len(records)} of {len(options.rows)} rows are finished", file=sys.stderr)
         code = INTERRUPTED
-    else:
-        code = 0
     picture = options.chart or (options.json and options.json.with_suffix(".png"))
     if picture and records:
         chart(picture, records, facts)
     return code
+
+
+def _write(path: Path | None, facts: dict[str, Any], records: list[dict[str, Any]]) -> None:
+    if path is not None:
+        write_json(path, {"machine": facts, "rows": records})
 
 
 def _torchdistill() -> str | None:

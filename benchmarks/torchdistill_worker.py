@@ -47,7 +47,7 @@ class TorchDistill(Loop):
         self.optimizer = self.box.optimizer
 
     def step(self, images: Tensor, labels: Tensor) -> float:
-        return float(self._step(images, labels, {}).item())
+        return float(self._step(images, labels, {}))
 
     def epoch(self) -> Iterator[float]:
         self.box.pre_epoch_process(epoch=0)
@@ -57,11 +57,12 @@ class TorchDistill(Loop):
         for images, labels, extra in metrics.log_every(self.box.train_data_loader, LOG_FREQ, "Epoch: [0]"):
             started = time.time()
             loss = self._step(images, labels, extra)
-            metrics.update(loss=loss.item(), lr=self.optimizer.param_groups[0]["lr"])
+            value = float(loss.item())
+            metrics.update(loss=value, lr=self.optimizer.param_groups[0]["lr"])
             metrics.meters["img/s"].update(len(images) / (time.time() - started))
             if not torch.isfinite(loss):
                 raise ValueError(f"loss = {loss}")
-            yield float(loss)
+            yield value
         self.box.post_epoch_process()
 
     @torch.inference_mode()
