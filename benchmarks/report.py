@@ -64,7 +64,7 @@ def record(name: str, measured: Measurement, device: torch.device) -> dict[str, 
 
 def heading(torchdistill: str | None) -> str:
     """The first two lines of the table, with torchdistill's version."""
-    names = {**REFERENCES, "torchdistill": f"torchdistill {torchdistill or ''}".strip()}
+    names = _names(torchdistill)
     rule = "|".join("-" * (width + 2) for width in WIDTHS)
     return f"{_line(['row', 'kdrun', *names.values(), 'gate', 'remark'])}\n|{rule}|---|"
 
@@ -88,6 +88,10 @@ def lines(entry: Mapping[str, Any]) -> str:
             ratios = [_ratio(ours[side]) if side in ours else "" for side in REFERENCES]
             found.append(_line(["", f"{precision}: {speed}", *ratios, _gates(ours.values()), ""]))
     return "\n".join(found)
+
+
+def _names(torchdistill: str | None) -> dict[str, str]:
+    return {**REFERENCES, "torchdistill": f"torchdistill {torchdistill or ''}".strip()}
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -135,6 +139,8 @@ def chart(path: Path, records: Sequence[Mapping[str, Any]], facts: dict[str, Any
         for side in REFERENCES
         if any(one["reference"] == side for one in entry["comparisons"])
     ][::-1]
+    names = _names(facts["torchdistill"])
+    furthest = max(max(one["high"], one["gate"] or 0) for _, _, ones in groups for one in ones)
     with figure(path, 8.5, 1.2 + 0.45 * len(groups)) as drawn:
         axes = drawn.add_subplot()
         style(axes)
@@ -151,9 +157,9 @@ def chart(path: Path, records: Sequence[Mapping[str, Any]], facts: dict[str, Any
                     axes.vlines(one["gate"], y - 0.17, y + 0.17, colors="tab:red", linewidths=2.5)
         axes.axvline(1, color="0.4", linestyle=":", zorder=1.5)
         axes.set_ylim(-0.6, len(groups) - 0.4)
-        axes.set_yticks(range(len(groups)), [f"{name}  against  {REFERENCES[side]}" for name, side, _ in groups])
+        axes.set_yticks(range(len(groups)), [f"{name}  against  {names[side]}" for name, side, _ in groups])
         axes.tick_params(axis="y", labelsize="small")
-        axes.set_xlim(left=0, right=1.1 * max(one["high"] for _, _, ones in groups for one in ones))
+        axes.set_xlim(left=0, right=1.05 * furthest)
         axes.set_xlabel("times as fast (median; dark line: lowest to highest round)")
         axes.set_title(f"{in_words(facts)}, {facts['date']}", fontsize="x-small", loc="right")
         legend_below(drawn, _legend())

@@ -19,6 +19,7 @@ FACTS = {
     "avx512_bf16": True,
     "torch": "2.15",
     "gpu": None,
+    "torchdistill": "1.1.5",
 }
 
 
