@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 from typing import Any
@@ -12,12 +13,13 @@ from kdrun.experiment.environment import cpu_facts, cpu_name, num_cores
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """CPU model, cores, threads, support of bf16, libraries, load, and the GPU if one is used.
+    """Date, CPU model, cores, threads, support of bf16, libraries, load, and the GPU if one is used.
 
     `load` is the load average of the last minute.
     """
     flags = cpu_facts().get("flags", "").split()
     return {
+        "date": datetime.date.today().isoformat(),
         "cpu": cpu_name(),
         "cores": num_cores(),
         "threads": torch.get_num_threads(),
