@@ -88,6 +88,12 @@ class Raises(Step):
         super().__call__(batch, teacher, first=first)
 
 
+@pytest.fixture(autouse=True)
+def empty_cache(monkeypatch, tmp_path):
+    """Nothing has been proved before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def fake(monkeypatch):
     """Has a class compute the steps that are captured, here on the CPU."""
