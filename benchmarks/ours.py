@@ -21,7 +21,7 @@ from kdrun.seeds import mix, seed_global_generators
 from kdrun.spec.spec import Spec
 from kdrun.store.store import Store
 from kdrun.training.optimisation import build_optimizer
-from kdrun.training.precision import autocast, on_device
+from kdrun.training.precision import autocast, on_device, use_nchw_on_small_maps
 from kdrun.training.step import Step
 from kdrun.training.teacher import LiveTeacher
 from kdrun.training.trainer import Training
@@ -73,6 +73,10 @@ def kd_steps(
     optimizer = build_optimizer(
         "sgd", method.parameters(), lr=LR, momentum=MOMENTUM, nesterov=False, weight_decay=WEIGHT_DECAY
     )
+    teacher = on_device(teacher, device)
+    if choices.small_maps_nchw:
+        use_nchw_on_small_maps(method)
+        use_nchw_on_small_maps(teacher)
     step = make_step(Training(method, optimizer), autocast(device, precision), choices)
     source = live_teacher(teacher, device, precision)
     generator = torch.Generator(device)

@@ -1,11 +1,13 @@
 """Device, precision and threads are chosen by rules; and on a GPU: same numbers, no waiting."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from kdrun.data import Augmentation, ImageSet, ResidentImages, TrainingViews
 from kdrun.methods import CE, KD, Batch
@@ -20,6 +22,7 @@ from kdrun.training.precision import (
     resolve_device,
     resolve_precision,
     resolve_threads,
+    use_nchw_on_small_maps,
 )
 from kdrun.training.step import Step
 from kdrun.training.teacher import LiveTeacher
@@ -96,6 +99,31 @@ def test_bf16_computes_narrow_over_wide_weights(precision, dtype):
 def test_convolutions_are_channels_last():
     model = on_device(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(8, 2)), CPU)
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "options", "is_nchw"),
+    [
+        (256, 4, {}, True),
+        (256, 8, {"stride": 2}, True),
+        (256, 8, {}, False),
+        (128, 4, {}, False),
+        (256, 4, {"groups": 256}, False),
+    ],
+)
+def test_wide_convolutions_are_in_nchw_on_small_maps_alone(channels, size, options, is_nchw):
+    """On other maps output and gradients are the same bits; on small ones they differ by rounding."""
+    torch.manual_seed(0)
+    plain = on_device(nn.Conv2d(channels, channels, 3, padding=1, bias=False, **options), CPU)
+    changed = use_nchw_on_small_maps(copy.deepcopy(plain))
+    x = torch.randn(2, channels, size, size).to(memory_format=torch.channels_last).requires_grad_()
+    found = []
+    for conv in (plain, changed):
+        y = conv(x)
+        found.append((y, *torch.autograd.grad(y.square().sum(), (x, conv.weight))))
+    assert found[1][0].is_contiguous() == is_nchw
+    for expected, got in zip(*found, strict=True):
+        assert_close(got, expected, rtol=1e-4 if is_nchw else 0, atol=1e-3 if is_nchw else 0)
 
 
 def test_fp32_means_fp32():
