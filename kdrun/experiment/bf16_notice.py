@@ -44,8 +44,8 @@ def bf16_notice(specs: Iterable[Spec], runtime: Runtime) -> str | None:
     if gain < MIN_GAIN or _training_macs(spec) / fp32.training < LONG_SECONDS:
         return None
     return (
-        f"{spec.student.name} trains about {gain:.1f} times as fast in bf16 on this CPU: runtime.precision=bf16 "
-        "(other runs than these, in fp32)"
+        f"runtime.precision=bf16: {spec.student.name} would train about {gain:.1f} times as fast on this CPU, with "
+        "another run id and other rounding"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -59,4 +59,4 @@ class Runtime(Computation):
     device: torch.device
     data_root: Path
     output_root: Path
-    auto_precision: bool = False
+    auto_precision: bool = field(default=False, compare=False)
