@@ -23,7 +23,7 @@ from kdrun.spec.spec import Spec
 from kdrun.store.store import Store
 from kdrun.training.guarded import GuardedStep
 from kdrun.training.optimisation import build_optimizer
-from kdrun.training.precision import autocast, on_device
+from kdrun.training.precision import autocast, on_device, use_nchw_on_small_maps
 from kdrun.training.step import Step
 from kdrun.training.teacher import LiveTeacher
 from kdrun.training.trainer import Training
@@ -72,6 +72,10 @@ def kd_steps(
     optimizer = build_optimizer(
         "sgd", method.parameters(), lr=LR, momentum=MOMENTUM, nesterov=False, weight_decay=WEIGHT_DECAY
     )
+    teacher = on_device(teacher, device)
+    if choices.small_maps_nchw:
+        use_nchw_on_small_maps(method)
+        use_nchw_on_small_maps(teacher)
     step = make_step(Training(method, optimizer), autocast(device, precision), choices)
     source = LiveTeacher(on_device(teacher, device), autocast(device, precision), precision)
     generator = torch.Generator(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from kdrun.files import DamagedError
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from kdrun.config.preflight import Job
     from kdrun.experiment.attempt import Request
     from kdrun.experiment.runner import Runner
+    from kdrun.experiment.runtime import Runtime
+    from kdrun.spec.spec import Spec
 
 
 def runner_for(jobs: Sequence[Job]) -> Runner:
@@ -24,6 +26,15 @@ def runner_for(jobs: Sequence[Job]) -> Runner:
     weight_files = {digest: path for job in jobs for digest, path in job.weight_files.items()}
     runtime = jobs[0].runtime
     return Runner(Store(runtime.output_root), runtime, weight_files=weight_files)
+
+
+def report_bf16(pending: Iterable[Spec], runtime: Runtime) -> None:
+    """Prints a notice if runs that are to be trained would be faster in bf16 here."""
+    from kdrun.experiment.bf16_notice import bf16_notice
+    from kdrun.log import log
+
+    if notice := bf16_notice(pending, runtime):
+        log.info("%s", notice)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from kdrun.cli.execution import ending_with_the_device, execute, runner_for
+from kdrun.cli.execution import ending_with_the_device, execute, report_bf16, runner_for
 from kdrun.config.table import ComposedTable
 from kdrun.experiment.attempt import Request
 from kdrun.experiment.derived import Derived, EvaluatedRun, compute, kept
@@ -30,9 +30,12 @@ def run_missing(table: ComposedTable, store: Store, so_far: Callable[[], None]) 
     jobs, rounds = table.jobs, _rounds(table.entries)
     runner = runner_for([table.shared, *jobs.values()])
     total = sum(len(members) for members in rounds)
-    log.info("%s", runner.plan([spec for members in rounds for _, spec in members]))
-    finished = {spec.run_id: store.find(spec) for members in rounds for _, spec in members}
-    runner.announce(spec for members in rounds for _, spec in members if finished[spec.run_id] is None)
+    every = [spec for members in rounds for _, spec in members]
+    log.info("%s", runner.plan(every))
+    finished = {spec.run_id: store.find(spec) for spec in every}
+    pending = [spec for spec in every if finished[spec.run_id] is None]
+    runner.announce(pending)
+    report_bf16(pending, table.shared.runtime)
     number = failed = 0
     for members in rounds:
         missing = []

@@ -45,7 +45,7 @@ from kdrun.stopping import DeviceLost
 from kdrun.store.run import Run
 from kdrun.store.store import Store
 from kdrun.training.guarded import GuardedStep
-from kdrun.training.precision import autocast, on_device
+from kdrun.training.precision import autocast, on_device, use_nchw_on_small_maps
 from kdrun.training.step import Step
 from kdrun.training.trainer import DivergedError, Member, Training
 
@@ -259,6 +259,8 @@ class Attempt:
         seed_global_generators(mix(spec.seed, "init"), device)
         student = on_device(initial_student(spec, weight_files, start, data.rest), device)
         method = build_method(spec.method, student, offered(spec, device, data.train.labels)).to(device)
+        if choices.small_maps_nchw:
+            use_nchw_on_small_maps(method)
         state = newest_checkpoint(self.run, device)
         if state is not None:
             method.stage = state["stage"]

@@ -6,6 +6,7 @@ follow from the spec and the machine by rule.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from dataclasses import dataclass
@@ -42,11 +43,14 @@ class Choices:
         threads: on the CPU.
         compile: whether the student is compiled.
         cuda_graphs: whether steps are captured and replayed.
+        small_maps_nchw: whether wide convolutions on small maps, the student's and the teacher's, are in NCHW memory
+            (`use_nchw_on_small_maps`).
     """
 
     threads: int
     compile: bool = False
     cuda_graphs: bool = False
+    small_maps_nchw: bool = False
 
     @property
     def has_fast_ways(self) -> bool:
@@ -62,7 +66,7 @@ class Choices:
     @property
     def ordinary(self) -> Choices:
         """The same without fast ways."""
-        return Choices(self.threads)
+        return dataclasses.replace(self, compile=False, cuda_graphs=False)
 
 
 def recorded_choices(run: Run, *, to_train: bool = False) -> Choices | None:
@@ -90,7 +94,13 @@ def choose(spec: Spec, runtime: Runtime) -> Choices:
         compile=runtime.compile == "on" or (runtime.compile == "auto" and compiling_pays(spec, runtime.device, steps)),
         cuda_graphs=runtime.device.type == "cuda"
         and (runtime.cuda_graphs == "on" or (runtime.cuda_graphs == "auto" and steps >= MIN_STEPS_TO_CAPTURE)),
+        small_maps_nchw=small_maps_in_nchw(spec, runtime.device),
     )
+
+
+def small_maps_in_nchw(spec: Spec, device: torch.device) -> bool:
+    """Whether a new run computes wide convolutions on small maps in NCHW memory: in fp32 on a CPU."""
+    return device.type == "cpu" and spec.precision == "fp32"
 
 
 def compiling_pays(spec: Spec, device: torch.device, steps: int) -> bool:

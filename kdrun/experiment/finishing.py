@@ -74,6 +74,7 @@ def exported(
             **environment(device),
             "compile": choices.compile,
             "cuda_graphs": choices.cuda_graphs,
+            "small_maps_nchw": choices.small_maps_nchw,
         },
         "versions": versions(),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,11 @@ BYTES_PER_SAVED_PARAMETER = 12
 """Weight and two moments in the copy that is being written, in the host's memory."""
 
 
-def shared(spec: Spec, threads: int) -> dict[str, Any]:
+Arithmetic = Mapping[str, Any]
+"""The choices of a run that decide the last bits of its teacher's logits, by name."""
+
+
+def shared(spec: Spec, arithmetic: Arithmetic) -> dict[str, Any]:
     """What the members of a group have in common, by name; their teacher apart."""
     needs = needs_of(spec)
     return {
@@ -34,13 +38,13 @@ def shared(spec: Spec, threads: int) -> dict[str, Any]:
         "views": needs.views,
         "per_class": needs.per_class,
         "precision": spec.precision,
-        "threads": threads,
+        **arithmetic,
     }
 
 
-def check_lockstep(members: Sequence[tuple[Spec, int]]) -> None:
-    """Raises `ValueError` unless these runs (spec, threads) can be trained together, naming what differs."""
-    first, *others = [shared(spec, threads) for spec, threads in members]
+def check_lockstep(members: Sequence[tuple[Spec, Arithmetic]]) -> None:
+    """Raises `ValueError` unless these runs can be trained together, naming what differs."""
+    first, *others = [shared(spec, arithmetic) for spec, arithmetic in members]
     different = [name for name in first if any(other[name] != first[name] for other in others)]
     if len({_taught_by(spec) for spec, _ in members if spec.teachers}) > 1:
         different.append("teacher")
@@ -48,7 +52,9 @@ def check_lockstep(members: Sequence[tuple[Spec, int]]) -> None:
         raise ValueError(f"lockstep trains runs that see the same views; these differ in {', '.join(different)}")
 
 
-def lockstep_groups(specs: Sequence[Spec], threads: Callable[[Spec], int], device: torch.device) -> list[list[Spec]]:
+def lockstep_groups(
+    specs: Sequence[Spec], arithmetic: Callable[[Spec], Arithmetic], device: torch.device
+) -> list[list[Spec]]:
     """Divides runs into groups that can be trained together and fit into memory.
 
     Runs with a teacher are with those of the same teacher; a run without joins the last group of its views. Groups
@@ -56,7 +62,7 @@ def lockstep_groups(specs: Sequence[Spec], threads: Callable[[Spec], int], devic
     """
     groups: dict[tuple[str, tuple[str, ...]], list[Spec]] = {}
     for spec in specs:
-        groups.setdefault((repr(shared(spec, threads(spec))), _taught_by(spec)), []).append(spec)
+        groups.setdefault((repr(shared(spec, arithmetic(spec))), _taught_by(spec)), []).append(spec)
     for views, teachers in [key for key in groups if not key[1]]:
         taught = [key for key in groups if key[0] == views and key[1]]
         if taught:

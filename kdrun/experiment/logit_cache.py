@@ -5,7 +5,7 @@ replay/<key>/
     0001.pt       logits [N, K] and positions [N] of the first epoch, with their SHA-256
 
 Logits keep the teacher's type. They are used only where the teacher would compute the same bits: same weights, views,
-batches and precision, on the same kind of device, with the same threads and torch.
+batches and precision, on the same kind of device, with the same threads, memory layout and torch.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdrun.experiment.choices import Choices
 from kdrun.experiment.environment import device_name
 from kdrun.files import sha256, sweep, write_json
 from kdrun.log import log
@@ -33,7 +34,7 @@ FILE_OVERHEAD = 4096
 """Bytes of a file beside its tensors, at most."""
 
 
-def replay_key(spec: Spec, needs: Needs, teacher: Run, device: torch.device, threads: int) -> dict[str, Any]:
+def replay_key(spec: Spec, needs: Needs, teacher: Run, device: torch.device, choices: Choices) -> dict[str, Any]:
     """All that the logits of a run's teacher on its training views depend on, to the last bit."""
     return {
         "teacher": teacher.spec.run_id,
@@ -47,7 +48,8 @@ def replay_key(spec: Spec, needs: Needs, teacher: Run, device: torch.device, thr
         "precision": spec.precision,
         "semantics": spec.semantics,
         "device": device_name(device),
-        "threads": threads if device.type == "cpu" else None,
+        "threads": choices.threads if device.type == "cpu" else None,
+        "small_maps_nchw": choices.small_maps_nchw,
         "torch": str(torch.__version__),
     }
 

@@ -30,7 +30,7 @@ from kdrun.methods.base import Batch, Method, Needs
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.spec.spec import Recipe, Spec
 from kdrun.training.cuda_graphs import WARM_UP_STEPS, GraphedTeacher
-from kdrun.training.precision import autocast, on_device, synchronize
+from kdrun.training.precision import autocast, on_device, synchronize, use_nchw_on_small_maps
 from kdrun.training.step import DEFAULT_MODE
 from kdrun.training.teacher import LiveTeacher, SeveralTeachers, TeacherSource
 from kdrun.training.trainer import Training
@@ -185,17 +185,7 @@ def _trained(
     Each weight of the student is first multiplied by `1 + change` or `1 - change`.
     """
     context = autocast(device, precision)
-    seed_global_generators(mix("proof", "networks"), device)
-    student = on_device(build_student(spec.student, spec.dataset), device)
-    with torch.no_grad():
-        for parameter in student.parameters():
-            signs = torch.randint(2, parameter.shape, device=device) * 2 - 1
-            parameter.mul_(1 + change * signs)
-    teachers = [on_device(build_student(each.student, each.dataset), device).eval() for each in spec.teachers]
-    labels = torch.randint(
-        len(spec.dataset.outputs), (spec.dataset.num_train_examples * spec.dataset.labels_each,), device=device
-    )
-    method = build_method(spec.method, student, offered(spec, device, labels)).to(device)
+    method, teachers = _built(spec, device, choices, change)
     if not dropout:
         for module in method.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -222,6 +212,24 @@ def _trained(
         parameters, buffers = (after - earlier for after, earlier in zip(_state(method), before, strict=True))
         loss = torch.tensor([step.end_epoch().means["loss"]], dtype=torch.float64)
         yield Trained(parameters, buffers, loss, seconds)
+
+
+def _built(spec: Spec, device: torch.device, choices: Choices, change: float) -> tuple[Method, list[nn.Module]]:
+    """A run's method around its student, and its teachers, all untrained; the same ones each time."""
+    seed_global_generators(mix("proof", "networks"), device)
+    student = on_device(build_student(spec.student, spec.dataset), device)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            signs = torch.randint(2, parameter.shape, device=device) * 2 - 1
+            parameter.mul_(1 + change * signs)
+    teachers = [on_device(build_student(each.student, each.dataset), device).eval() for each in spec.teachers]
+    num_labels = spec.dataset.num_train_examples * spec.dataset.labels_each
+    labels = torch.randint(len(spec.dataset.outputs), (num_labels,), device=device)
+    method = build_method(spec.method, student, offered(spec, device, labels)).to(device)
+    if choices.small_maps_nchw:
+        for network in (method, *teachers):
+            use_nchw_on_small_maps(network)
+    return method, teachers
 
 
 def _state(method: Method) -> tuple[Tensor, Tensor]:

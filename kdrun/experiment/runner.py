@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from kdrun.data import Resident, TrainingViews
 from kdrun.experiment.attempt import Attempt, Outcome, Request
 from kdrun.experiment.build import needs_of
-from kdrun.experiment.choices import Choices, choose, recorded_choices
+from kdrun.experiment.choices import Choices, choose, recorded_choices, small_maps_in_nchw
 from kdrun.experiment.datasets import ResidentSplits, load_resident
 from kdrun.experiment.environment import free_memory, reset_peak_memory
 from kdrun.experiment.forecast import Forecast
-from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
+from kdrun.experiment.lockstep import Arithmetic, check_lockstep, lockstep_groups
 from kdrun.experiment.notices import weakness
 from kdrun.experiment.progress import TrainingProgress
 from kdrun.experiment.proof import proved
@@ -51,7 +51,7 @@ class Runner:
         self._runtime = runtime
         self._weight_files = weight_files or {}
         self._all_threads = torch.get_num_threads()
-        self._known_threads: dict[str, int] = {}
+        self._known_arithmetic: dict[str, Arithmetic] = {}
         self._data: tuple[DatasetSpec, ResidentSplits] | None = None
         self._assessed: set[str] = set()
         self._announced: dict[str, Spec] = {}
@@ -86,7 +86,7 @@ class Runner:
         if self._runtime.sweep == "lockstep":
             missing = [spec for spec in specs if not self.store.run(spec).finished]
             groups = [[spec] for spec in specs if spec not in missing]
-            groups += lockstep_groups(missing, self._threads, self._runtime.device)
+            groups += lockstep_groups(missing, self._arithmetic, self._runtime.device)
         number = itertools.count(before + 1)
         for group in groups:
             members = [
@@ -108,7 +108,7 @@ class Runner:
             ValueError: the runs cannot be trained together, see `check_lockstep`.
             DeviceLost: the device is lost; the other runs can be resumed.
         """
-        check_lockstep([(request.spec, self._threads(request.spec)) for request in requests])
+        check_lockstep([(request.spec, self._arithmetic(request.spec)) for request in requests])
         self.announce(request.spec for request in requests)
         device = self._runtime.device
         attempts = [Attempt(request, self.store.run(request.spec), device) for request in requests]
@@ -154,7 +154,13 @@ class Runner:
         """
         torch.set_num_threads(self._threads(spec))
         run = self.store.run(spec)
-        return load_teacher(run, lambda: self.data(spec.dataset).test, self.device, spec.precision)
+        return load_teacher(
+            run,
+            lambda: self.data(spec.dataset).test,
+            self.device,
+            spec.precision,
+            small_maps_nchw=self._arithmetic(spec)["small_maps_nchw"],
+        )
 
     def data(self, dataset: DatasetSpec) -> ResidentSplits:
         """A dataset on the device; the last one is kept, since the runs of a sweep share it."""
@@ -288,7 +294,7 @@ class Runner:
                 needs = [member.training.method.needs for member in taught.values()]
                 runs = [teachers[teacher.run_id].run for teacher in specs[0].teachers]
                 choices = next(iter(taught)).choices
-                return teacher_source(runs, specs, needs, data, self._runtime, is_captured=choices.cuda_graphs)
+                return teacher_source(runs, specs, needs, data, self._runtime, choices)
         return None
 
     def announce(self, specs: Iterable[Spec]) -> None:
@@ -309,14 +315,24 @@ class Runner:
                 run.drop_checkpoints()
 
     def _threads(self, spec: Spec) -> int:
-        """The CPU threads of a run; cached, since counting MACs is slow."""
-        if spec.run_id not in self._known_threads:
+        """The CPU threads of a run."""
+        threads: int = self._arithmetic(spec)["threads"]
+        return threads
+
+    def _arithmetic(self, spec: Spec) -> Arithmetic:
+        """The recorded choices of a run that its teacher shares, else new ones; cached, since counting MACs is slow."""
+        if spec.run_id not in self._known_arithmetic:
             recorded = recorded_choices(self.store.run(spec))
             device, available = self._runtime.device, self._all_threads
-            self._known_threads[spec.run_id] = (
-                recorded.threads if recorded else self._runtime.threads or threads_for(spec, device, available)
+            self._known_arithmetic[spec.run_id] = (
+                {"threads": recorded.threads, "small_maps_nchw": recorded.small_maps_nchw}
+                if recorded
+                else {
+                    "threads": self._runtime.threads or threads_for(spec, device, available),
+                    "small_maps_nchw": small_maps_in_nchw(spec, device),
+                }
             )
-        return self._known_threads[spec.run_id]
+        return self._known_arithmetic[spec.run_id]
 
     def _choices(self, spec: Spec) -> Choices:
         """A run's recorded choices, else new ones."""

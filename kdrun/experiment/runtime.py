@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -53,8 +53,10 @@ class Runtime(Computation):
         device: of the computation.
         data_root: directory of datasets, also of downloads.
         output_root: directory of runs, sweeps, tables and recorded logits.
+        auto_precision: whether the runs' precision was left to the rule (`resolve_precision`).
     """
 
     device: torch.device
     data_root: Path
     output_root: Path
+    auto_precision: bool = field(default=False, compare=False)

@@ -1,6 +1,6 @@
-"""How fast this machine trains and evaluates networks, as finished runs measured it: small files in the user's cache.
+"""How fast this machine trains and evaluates networks, as it was measured: small files in the user's cache.
 
-Only dry runs read them, and nothing that is computed depends on them.
+Dry runs and notices read them, and nothing that is computed depends on them.
 """
 
 from __future__ import annotations
@@ -100,8 +100,7 @@ class Network:
 def keep_speed(spec: Spec, training: Training, device: torch.device) -> None:
     """Keeps what a finished run measured, instead of what was kept of its network before.
 
-    Left out: runs of less than `MIN_SECONDS`, and of methods that train more than the student or in two stages. That
-    it cannot be written is a warning.
+    Left out: runs of less than `MIN_SECONDS`, and of methods that train more than the student or in two stages.
     """
     method, timings = training.method, training.timings
     if method.stage1_epochs or num_parameters(method) != num_parameters(method.delivered()):
@@ -111,12 +110,17 @@ def keep_speed(spec: Spec, training: Training, device: torch.device) -> None:
         return
     network = Network.of(spec, spec.student, spec.dataset)
     speed = network.speed(steps[1] / spec.dataset.labels_each / steps[0], evaluations[1] / evaluations[0])
+    write_speed(network, speed, device, torch.get_num_threads())
+
+
+def write_speed(network: Network, speed: Speed, device: torch.device, threads: int) -> None:
+    """Writes the file of a network's speed; that it cannot be written is a warning."""
     try:
-        directory = _directory(device, torch.get_num_threads())
+        directory = _directory(device, threads)
         directory.mkdir(parents=True, exist_ok=True)
         write_record(directory / f"{sha256(repr(network).encode())[:16]}.json", asdict(speed))
     except OSError as error:
-        log.warning("the speed of %s is not kept for dry runs: %s", spec.student.name, error)
+        log.warning("the speed of %s is not kept for later commands: %s", network.name.rpartition(".")[2], error)
 
 
 def known_speeds(device: torch.device, threads: int) -> list[Speed]:

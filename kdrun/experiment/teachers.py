@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdrun.data import Resident
 from kdrun.experiment.build import build_student, check_tasks, conversion
+from kdrun.experiment.choices import Choices
 from kdrun.experiment.datasets import ResidentSplits, load_test
 from kdrun.experiment.logit_cache import LogitCache, replay_key
 from kdrun.experiment.runtime import Runtime
@@ -25,7 +26,7 @@ from kdrun.store.checkpoint import CheckpointError, read_weights
 from kdrun.store.run import Run
 from kdrun.training.cuda_graphs import GraphedTeacher
 from kdrun.training.evaluation import predict
-from kdrun.training.precision import autocast, on_device
+from kdrun.training.precision import autocast, on_device, use_nchw_on_small_maps
 from kdrun.training.replay import ReplayTeacher, replays
 from kdrun.training.teacher import LiveTeacher, SeveralTeachers, TeacherSource
 
@@ -56,7 +57,9 @@ def recorded_weights(run: Run) -> dict[str, Tensor]:
     return state
 
 
-def load_teacher(run: Run, test: Callable[[], Resident], device: torch.device, precision: str) -> nn.Module:
+def load_teacher(
+    run: Run, test: Callable[[], Resident], device: torch.device, precision: str, *, small_maps_nchw: bool
+) -> nn.Module:
     """The network a finished run trained, on the device.
 
     Its weights are checked by SHA-256 every time, its accuracy on the `test` examples of its dataset once per kind of
@@ -71,6 +74,8 @@ def load_teacher(run: Run, test: Callable[[], Resident], device: torch.device, p
     model = build_student(run.spec.student, run.spec.dataset)
     load_weights(model, state, run.weights)
     model = on_device(model, device)
+    if small_maps_nchw:
+        use_nchw_on_small_maps(model)
     verified = run.directory / f"verified-{device.type}-{precision}.json"
     if not _is_verified(verified, digest):
         sweep(run.directory)  # temporary files of a process that was killed while it wrote the record
@@ -103,10 +108,9 @@ def teacher_source(
     needs: Sequence[Needs],
     data: ResidentSplits,
     runtime: Runtime,
-    *,
-    is_captured: bool,
+    choices: Choices,
 ) -> TeacherSource:
-    """The teacher, or the teachers, that the students of a group share.
+    """The teacher, or the teachers, that the students of a group share, computed as `choices` say.
 
     Raises:
         ValueError: a teacher of another task than a student's method can use.
@@ -116,8 +120,8 @@ def teacher_source(
     for student, asked in zip(students, needs, strict=True):
         check_tasks(student, asked)
     epochs = max(student.epochs_trained for student in students)
-    group = (students[0], together(needs), data, runtime)
-    sources = [_source(teacher, *group, epochs=epochs, is_captured=is_captured) for teacher in teachers]
+    group = (students[0], together(needs), data, runtime, choices)
+    sources = [_source(teacher, *group, epochs=epochs) for teacher in teachers]
     return sources[0] if len(sources) == 1 else SeveralTeachers(sources)
 
 
@@ -127,9 +131,9 @@ def _source(
     needs: Needs,
     data: ResidentSplits,
     runtime: Runtime,
+    choices: Choices,
     *,
     epochs: int,
-    is_captured: bool,
 ) -> TeacherSource:
     """One teacher; cached logits are replayed where a method uses nothing else of it."""
     device = runtime.device
@@ -139,8 +143,8 @@ def _source(
     def test() -> Resident:
         return data.test if same_task and same_views else load_test(known, runtime.data_root, device)
 
-    model = load_teacher(teacher, test, device, student.precision)
-    kind = GraphedTeacher if is_captured else LiveTeacher
+    model = load_teacher(teacher, test, device, student.precision, small_maps_nchw=choices.small_maps_nchw)
+    kind = GraphedTeacher if choices.cuda_graphs else LiveTeacher
     live = kind(
         model,
         autocast(device, student.precision),
@@ -158,7 +162,7 @@ def _source(
         log.info("teacher %s is not cached: the method uses its features or weights", teacher.directory)
         return live
     cache = LogitCache(runtime.output_root, 1e9 * runtime.replay_gb)
-    cached = cache.recording(replay_key(student, needs, teacher, device, torch.get_num_threads()))
+    cached = cache.recording(replay_key(student, needs, teacher, device, choices))
     if count := cached.num_kept(epochs):
         log.info("teacher %s: logits of %d/%d epochs found in the cache", teacher.directory, count, epochs)
     return ReplayTeacher(live, cached, num_rows=needs.views * len(data.train))

@@ -6,13 +6,18 @@ import os
 from contextlib import AbstractContextManager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 PRECISIONS = ("auto", "fp32", "bf16")
 SMALL_STEP_MACS = 1_000_000_000
 
 BF16_CAPABILITY = (8, 0)
 """The compute capability from which CUDA devices have arithmetic in bf16 (Ampere)."""
+
+SMALL_MAP = 4
+MANY_CHANNELS = 256
+"""Convolutions of at least this number of channels (on both sides) on maps of at most 4x4 pixels are two to three times
+as fast in NCHW as in channels_last memory in fp32 on a CPU (oneDNN 3.12; docs/performance.md)."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -68,6 +73,28 @@ def resolve_threads(macs_per_step: int, device: torch.device, available: int) ->
 def on_device(model: nn.Module, device: torch.device) -> nn.Module:
     """The model on a device, its convolutions in channels_last memory."""
     return model.to(device).to(memory_format=torch.channels_last)
+
+
+def use_nchw_on_small_maps(model: nn.Module) -> nn.Module:
+    """Computes the model's wide convolutions (`MANY_CHANNELS`) in NCHW wherever their output is at most 4x4.
+
+    In place; the outputs differ from those in channels_last memory by rounding. On larger maps the convolutions compute
+    the same bits as before.
+    """
+    for conv in [module for module in model.modules() if type(module) is nn.Conv2d]:
+        wide = min(conv.in_channels, conv.out_channels) >= MANY_CHANNELS
+        if wide and conv.groups == 1 and conv.kernel_size != (1, 1):
+            conv.to(memory_format=torch.contiguous_format)
+            conv.register_forward_pre_hook(_small_map_in_nchw)
+    return model
+
+
+def _small_map_in_nchw(conv: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Torch computes in channels_last memory if the input or the weight is in it."""
+    assert isinstance(conv, nn.Conv2d)
+    (x,) = inputs
+    small = max(x.shape[-2] // conv.stride[0], x.shape[-1] // conv.stride[1]) <= SMALL_MAP
+    return (x.contiguous() if small else x,)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:

@@ -16,8 +16,11 @@ from kdrun.training.trainer import DivergedError
 CPU = torch.device("cpu")
 
 
-def groups(specs, threads=lambda spec: 1):
-    return [[spec.run_id for spec in group] for group in lockstep_groups(specs, threads, CPU)]
+ONE_THREAD = {"threads": 1, "small_maps_nchw": True}
+
+
+def groups(specs, arithmetic=lambda spec: ONE_THREAD):
+    return [[spec.run_id for spec in group] for group in lockstep_groups(specs, arithmetic, CPU)]
 
 
 def ids(*specs):
@@ -145,7 +148,7 @@ def test_groups_share_views_and_teacher(lab):
         replace(lab.taught(), dataset=replace(lab.dataset, train_fraction=0.5)),
     ]
     assert groups([specs[0], *apart]) == [[run_id] for run_id in ids(specs[0], *apart)]
-    assert groups(specs[:2], threads=lambda spec: 1 if spec is specs[0] else 2) == [
+    assert groups(specs[:2], arithmetic=lambda spec: {"threads": 1 if spec is specs[0] else 2}) == [
         [run_id] for run_id in ids(*specs[:2])
     ]
 
@@ -177,10 +180,12 @@ def test_lockstep_refuses_what_it_is_not_exact_for_by_name(lab):
         replace(lab.taught(teacher=lab.plain("resnet20")), seed=1, recipe=replace(lab.recipe, batch_size=8)),
     )
     with pytest.raises(ValueError, match=r"these differ in seed, recipe\.batch_size, threads, teacher$"):
-        check_lockstep([(one, 1), (other, 2)])
+        check_lockstep([(one, ONE_THREAD), (other, {**ONE_THREAD, "threads": 2})])
+    with pytest.raises(ValueError, match=r"these differ in small_maps_nchw$"):
+        check_lockstep([(one, ONE_THREAD), (one, {**ONE_THREAD, "small_maps_nchw": False})])
     with pytest.raises(ValueError, match="these differ in seed, recipe"):
         lab.runner().execute_together([Request(one), Request(other)])
-    check_lockstep([(one, 1), (lab.taught(temperature=9.0), 1), (lab.plain(), 1)])
+    check_lockstep([(spec, ONE_THREAD) for spec in (one, lab.taught(temperature=9.0), lab.plain())])
 
 
 def test_a_teacher_that_is_refused_fails_its_students_and_no_other(lab):

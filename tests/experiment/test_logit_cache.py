@@ -11,6 +11,7 @@ import torch
 from kdrun.data import Augmentation
 from kdrun.experiment import logit_cache
 from kdrun.experiment.build import needs_of
+from kdrun.experiment.choices import Choices
 from kdrun.experiment.logit_cache import LogitCache, replay_key
 from kdrun.methods import Needs
 from kdrun.store import checkpoint
@@ -51,27 +52,28 @@ def test_an_epoch_costs_its_logits_and_positions(lab):
 def test_what_could_differ_in_a_bit_is_another_recording(lab):
     teacher = lab.execute(lab.teacher).run
     keys = [
-        replay_key(spec, needs_of(spec), teacher, CPU, threads)
-        for spec, threads in [
-            (lab.taught(), 1),
-            (lab.taught(), 2),
-            (replace(lab.taught(), seed=1), 1),
-            (replace(lab.taught(), precision="bf16"), 1),
-            (replace(lab.taught(), dataset=replace(lab.dataset, train_fraction=0.5)), 1),
-            (replace(lab.taught(), recipe=replace(lab.recipe, batch_size=8)), 1),
-            (replace(lab.taught(), recipe=replace(lab.recipe, augmentation=Augmentation(flip=True))), 1),
+        replay_key(spec, needs_of(spec), teacher, CPU, choices)
+        for spec, choices in [
+            (lab.taught(), Choices(1)),
+            (lab.taught(), Choices(2)),
+            (lab.taught(), Choices(1, small_maps_nchw=True)),
+            (replace(lab.taught(), seed=1), Choices(1)),
+            (replace(lab.taught(), precision="bf16"), Choices(1)),
+            (replace(lab.taught(), dataset=replace(lab.dataset, train_fraction=0.5)), Choices(1)),
+            (replace(lab.taught(), recipe=replace(lab.recipe, batch_size=8)), Choices(1)),
+            (replace(lab.taught(), recipe=replace(lab.recipe, augmentation=Augmentation(flip=True))), Choices(1)),
         ]
     ]
     other = lab.execute(replace(lab.teacher, seed=1)).run
     asked = [Needs(logits=True), Needs(logits=True, views=2), Needs(logits=True, per_class=2)]
     keys += [
-        replay_key(lab.taught(), needs, *which, CPU, 1)
+        replay_key(lab.taught(), needs, *which, CPU, Choices(1))
         for needs, *which in zip(asked, (other, teacher, teacher), strict=True)
     ]
     store = LogitCache(lab.root, 1e9)
     assert len({store.recording(key)._directory for key in keys}) == len(keys)
     spec = replace(lab.taught("resnet20", temperature=9.0), recipe=replace(lab.recipe, lr=0.1))
-    same = replay_key(spec, needs_of(spec), teacher, CPU, 1)
+    same = replay_key(spec, needs_of(spec), teacher, CPU, Choices(1))
     assert same == keys[0], "what a student does with the views is nothing to the teacher"
 
 

@@ -191,7 +191,7 @@ def test_a_run_ends_with_the_bits_of_ordinary_steps(lab, fake, monkeypatch, kind
     run = lab.execute(spec, "fast", replay_gb=0.0).run
     assert lab.bits(run) == expected
     status = json.loads((run.directory / "status.json").read_text())
-    assert status["choices"] == {"threads": 1, "compile": False, "cuda_graphs": False}
+    assert not status["choices"]["cuda_graphs"]
     assert not run.result()["environment"]["cuda_graphs"]
     assert proved(spec, CAPTURED, CPU) == Choices(1)
 

@@ -12,6 +12,7 @@ from kdrun.methods import CE, Objective
 from kdrun.spec.components import method_class
 from kdrun.store import checkpoint
 from kdrun.store import run as run_files
+from kdrun.training import precision
 from kdrun.training.trainer import DivergedError
 
 
@@ -125,6 +126,23 @@ def test_resumed_run_keeps_its_number_of_threads(lab):
     result = lab.execute(lab.plain(), threads=1).result
     assert (result["environment"]["threads"], run.status()["choices"]["threads"]) == (2, 2)
     assert lab.execute(lab.plain(), "fresh", threads=1).result["environment"]["threads"] == 1
+
+
+def test_resumed_run_keeps_its_memory_layout(lab, monkeypatch):
+    """An older run, whose choices have none, continues in channels_last memory alone, as does its teacher."""
+    used = []
+    monkeypatch.setattr(precision, "MANY_CHANNELS", 8)
+    monkeypatch.setattr(precision, "_small_map_in_nchw", lambda conv, inputs: used.append(conv.training))
+    lab.execute(lab.teacher)
+    assert used
+    lab.execute(lab.taught("cnn"), "outputs")
+    assert set(used) == {True, False}, "the student's steps, and the teacher"
+    older = lab.run(lab.taught("cnn", temperature=9.0))
+    older.open(config=None)
+    older.write_status("interrupted", choices={"threads": 1, "compile": False, "cuda_graphs": False})
+    used.clear()
+    assert not lab.execute(older.spec).result["environment"]["small_maps_nchw"]
+    assert not used
 
 
 @pytest.mark.parametrize("plan", [{}, {"data gradient, input 64x3x8x8": "zero_stuffed"}])

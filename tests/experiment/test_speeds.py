@@ -11,7 +11,9 @@ import torch
 import kdrun.experiment.dry_run as estimates
 from kdrun.config.compose import compose_job, hydra_session
 from kdrun.config.preflight import check_job
+from kdrun.experiment import bf16_notice as notice_of_bf16
 from kdrun.experiment import timing
+from kdrun.experiment.bf16_notice import _speeds, bf16_notice
 from kdrun.experiment.build import build_method, build_student
 from kdrun.experiment.dry_run import Estimator
 from kdrun.experiment.sizes import size_of
@@ -145,3 +147,73 @@ def test_networks_that_do_not_fit_into_the_time_are_not_timed(job, monkeypatch):
         estimator = Estimator(specs, CPU)
         assert all(estimator.estimate(spec).seconds > 0 for spec in specs)
         assert ("2 a guess" if not seconds else "1 timed now, 1 a guess") in estimator.basis()
+
+
+@pytest.fixture
+def bf16_cpu(monkeypatch):
+    """A CPU with bf16; the speeds of both precisions are given, and the trials recorded."""
+    trials = []
+
+    def given(fp32, bf16):
+        def timed(asked, device, *, seconds):
+            trials.append([trial.network.precision for trial in asked])
+            torch.rand(3)  # building a network draws its weights
+            rates = {"fp32": fp32, "bf16": bf16}
+            return [trial.network.speed(rates[trial.network.precision], 1.0) for trial in asked], None
+
+        monkeypatch.setattr(notice_of_bf16, "time_networks", timed)
+        monkeypatch.setattr(notice_of_bf16, "cpu_facts", lambda: {"flags": "fpu avx512_bf16"})
+        return trials
+
+    return given
+
+
+LONG = (*WORDS[:1], "runtime.device=cpu", "method=ce", "student=cnn", "dataset.train_size=50000", "recipe.epochs=200")
+
+
+def test_a_long_run_reports_the_gain_of_bf16_once_timed(job, bf16_cpu):
+    """10,000,000 images at 100,000 a second in fp32 take 100 s."""
+    checked = job(*LONG)
+    trials = bf16_cpu(1e5, 1.74e5)
+    state = torch.get_rng_state()
+    first, again = (bf16_notice([checked.spec], checked.runtime) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert trials == [["fp32", "bf16"]], "the second command has the recorded speeds"
+    assert first == again
+    assert "1.7 times" in first
+
+
+@pytest.mark.parametrize(
+    ("words", "speeds"),
+    [
+        (("runtime.precision=fp32",), (1e5, 2e5)),
+        (("runtime.precision=bf16",), (1e5, 2e5)),
+        ((), (1e5, 1.19e5)),
+        ((), (2e5, 4e5)),  # 50 s
+    ],
+)
+def test_no_notice_without_a_choice_a_gain_or_a_long_run(job, bf16_cpu, words, speeds):
+    checked = job(*LONG, *words)
+    trials = bf16_cpu(*speeds)
+    assert bf16_notice([checked.spec], checked.runtime) is None
+    assert bool(trials) == (not words)
+
+
+def test_short_runs_and_cpus_without_bf16_time_nothing(job, bf16_cpu, monkeypatch):
+    bf16_cpu(1e5, 2e5)
+    monkeypatch.setattr(notice_of_bf16, "time_networks", refused)
+    short = job(*WORDS)
+    assert bf16_notice([short.spec], short.runtime) is None
+    assert bf16_notice([], short.runtime) is None
+    monkeypatch.setattr(notice_of_bf16, "cpu_facts", lambda: {"flags": "fpu avx512f"})
+    long = job(*LONG)
+    assert bf16_notice([long.spec], long.runtime) is None
+
+
+def test_real_timings_of_both_precisions_are_recorded(job):
+    checked = job(*WORDS, "student=cnn")
+    fp32, bf16 = _speeds(checked.spec, CPU, 1)
+    assert {(speed.precision, speed.training) for speed in known_speeds(CPU, 1)} == {
+        ("fp32", fp32.training),
+        ("bf16", bf16.training),
+    }

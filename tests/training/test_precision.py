@@ -1,12 +1,14 @@
 """Device, precision and threads are chosen by rules; and on a GPU: same numbers, no waiting."""
 
 import contextlib
+import copy
 import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from kdrun.data import Augmentation, ImageSet, ResidentImages, TrainingViews
 from kdrun.experiment.runner import Runner
@@ -26,6 +28,7 @@ from kdrun.training.precision import (
     resolve_device,
     resolve_precision,
     resolve_threads,
+    use_nchw_on_small_maps,
 )
 from kdrun.training.step import Step
 from kdrun.training.teacher import LiveTeacher
@@ -131,6 +134,31 @@ def test_the_device_of_a_run_is_the_current_one(monkeypatch, tmp_path):
     second = torch.device("cuda:1")
     Runner(Store(tmp_path), Runtime(device=second, data_root=tmp_path, output_root=tmp_path))
     assert (current, os.environ["CUBLAS_WORKSPACE_CONFIG"]) == ([second], ":4096:8")
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "options", "is_nchw"),
+    [
+        (256, 4, {}, True),
+        (256, 8, {"stride": 2}, True),
+        (256, 8, {}, False),
+        (128, 4, {}, False),
+        (256, 4, {"groups": 256}, False),
+    ],
+)
+def test_wide_convolutions_are_in_nchw_on_small_maps_alone(channels, size, options, is_nchw):
+    """On other maps output and gradients are the same bits; on small ones they differ by rounding."""
+    torch.manual_seed(0)
+    plain = on_device(nn.Conv2d(channels, channels, 3, padding=1, bias=False, **options), CPU)
+    changed = use_nchw_on_small_maps(copy.deepcopy(plain))
+    x = torch.randn(2, channels, size, size).to(memory_format=torch.channels_last).requires_grad_()
+    found = []
+    for conv in (plain, changed):
+        y = conv(x)
+        found.append((y, *torch.autograd.grad(y.square().sum(), (x, conv.weight))))
+    assert found[1][0].is_contiguous() == is_nchw
+    for expected, got in zip(*found, strict=True):
+        assert_close(got, expected, rtol=1e-4 if is_nchw else 0, atol=1e-3 if is_nchw else 0)
 
 
 class WithoutWaiting:
