@@ -21,6 +21,7 @@ from kdrun.experiment.build import (
     check_tasks,
     needs_of,
     offered,
+    without_data,
 )
 from kdrun.log import counted
 from kdrun.spec.components import asks_for, method_class, method_component, resolve, student_component
@@ -85,7 +86,7 @@ def check_fits(findings: Findings, path: str, student: Component, dataset: Datas
     findings.attempt(f"{path}=", check_kind, student, dataset)
     if len(findings.problems) > fault_count:
         return
-    with torch.device("meta"):  # constructors can refuse their options, at no cost
+    with without_data():  # constructors can refuse their options, at no cost
         fits = findings.builds(f"{path}.", build_student, student, dataset)
     if fits:
         findings.attempt(f"{path}: ", check_network, student, dataset)
@@ -107,7 +108,7 @@ def check_methods(findings: Findings, spec: Spec, path: str = "") -> None:
     runs = (spec, *spec.teachers)
     trial = _trial([spec.method, *(each.student for each in runs)], *(each.dataset for each in runs))
     if asks_for(spec.method) and trial not in _FITTING:
-        with torch.device("meta"):
+        with without_data():
             given = offered(spec, torch.device("meta"))
             networks_at = {"student": path.rstrip(".") or "student", "teacher": f"{path}teacher"}
             method = (build_method, spec.method, torch.nn.Identity(), given)

@@ -81,8 +81,7 @@ def check_job(config: DictConfig, overrides: Sequence[str] = (), *, complete: bo
     """
     watch_environment()
     findings = Findings(last_choices(overrides), complete=complete)
-    with torch.compiler.set_stance("force_eager"):  # compiling a network of the user's own would fill caches
-        job = _job(findings, config)
+    job = _job(findings, config)
     if findings.problems or job is None:
         raw: Any = OmegaConf.to_container(config, resolve=False)
         raise ConfigError(with_hints(_without_followers(findings.problems), findings.overrides, raw))

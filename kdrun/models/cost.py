@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -18,19 +20,62 @@ def num_macs(model: nn.Module, input_size: tuple[int, ...], dtype: torch.dtype =
     """Multiply-accumulates of the forward pass on one image `[C, H, W]` or sequence `[L]`, in eval mode.
 
     Counted are the products in convolutions and linear layers, as the literature does: not their biases, nor
-    BatchNorm, activations and pooling. Nothing is computed: a copy without data goes through, so the model, its mode
-    and buffers, and the random numbers stay as they are.
+    BatchNorm, activations and pooling. A copy without data goes through, so the model, its mode and buffers, and the
+    random numbers stay as they are; of a `weightless` model itself.
 
     Args:
         model: maps `[N, *input_size]` to anything.
         input_size: (C, H, W), or (L,).
         dtype: of its input.
     """
+    if _is_weightless(model):
+        products = _Products()
+        with torch.no_grad(), products:
+            model(torch.zeros(1, *input_size, dtype=dtype))
+        return products.flops // 2  # a multiplication and an addition each
     bare = copy.deepcopy(model).to("meta", torch.float32).eval()
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         bare(torch.empty(1, *input_size, dtype=dtype, device="meta"))
-    return counter.get_total_flops() // 2  # a multiplication and an addition each
+    return counter.get_total_flops() // 2
+
+
+def weightless(network: nn.Module) -> nn.Module:
+    """Moves a network from the meta device to the CPU; each parameter and buffer is one zero, expanded to its shape.
+
+    It takes examples in eval mode. Nothing is allocated but the activations and what an operation copies for itself;
+    no random number is drawn.
+    """
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(_expanded_zero(parameter), requires_grad=False))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, _expanded_zero(buffer))
+    return network.eval()
+
+
+def _expanded_zero(like: Tensor) -> Tensor:
+    return torch.zeros((), dtype=like.dtype).expand(like.shape)
+
+
+def _is_weightless(network: nn.Module) -> bool:
+    return any(parameter.untyped_storage().nbytes() < parameter.nbytes for parameter in network.parameters())
+
+
+class _Products(TorchDispatchMode):
+    """Counts as `FlopCounterMode`."""
+
+    flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # what skips it imports it
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func.overloadpacket):
+            self.flops += count(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 def saved_bytes(model: nn.Module, input_size: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
