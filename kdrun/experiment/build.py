@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -93,9 +94,8 @@ def without_weights(student: Component, dataset: DatasetSpec) -> nn.Module:
     """
     with without_data():
         network = build_student(student, dataset)
-    is_own = student.target.startswith("kdrun.")
     is_small = isinstance(dataset, ImageDatasetSpec) and dataset.image_size <= LARGEST_COMPUTED
-    if is_own and is_small and num_parameters(network) <= MOST_COMPUTED:
+    if _is_own(student) and is_small and num_parameters(network) <= MOST_COMPUTED:
         return weightless(network)
     return network
 
@@ -108,9 +108,20 @@ def examined(network: nn.Module) -> Iterator[None]:
         entered.enter_context(torch.no_grad())
         if device.type == "meta":
             entered.enter_context(device)
-            # It may be the user's own, and compiling it would fill caches.
             entered.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+def uncompiled(networks: Iterable[Component]) -> AbstractContextManager[None]:
+    """A context in which networks from outside kdrun run uncompiled: compiling them would fill caches."""
+    if all(map(_is_own, networks)):
+        return contextlib.nullcontext()
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+def _is_own(network: Component) -> bool:
+    return network.target.startswith("kdrun.")
 
 
 def check_network(student: Component, dataset: DatasetSpec) -> None:
