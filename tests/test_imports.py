@@ -28,7 +28,7 @@ LEAVES = {
 RUNS = {"spec", "store"}
 ALLOWED = {
     "cli": {"config", "tables", "experiment", "analysis", *RUNS},
-    "config": {"tables", "experiment", "training", "spec"},
+    "config": {"tables", "experiment", "training", *RUNS},
     "tables": {"analysis", "experiment", "metrics", *RUNS},
     "analysis": {"experiment", *RUNS},
     "experiment": {"training", "methods", "models", "data", "metrics", *RUNS},

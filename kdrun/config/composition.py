@@ -286,4 +286,4 @@ def _tried(choices: tuple[str, ...], source: ConfigLoader | None) -> tuple[bytes
 @functools.lru_cache(maxsize=1024)
 def _options(group: str, search_path: tuple[str, ...], source: ConfigLoader | None) -> tuple[str, ...]:
     loader = GlobalHydra.instance().config_loader()
-    return tuple(loader.get_group_options(group, ObjectType.CONFIG, CONFIG_NAME, list(search_path)))
+    return tuple(loader.get_group_options(group, ObjectType.CONFIG, None, list(search_path)))

@@ -71,14 +71,22 @@ def check_parts(
     if recipe and dataset:
         findings.attempt(f"{path}recipe.augmentation.", dataset.check_augmentation, recipe.augmentation)
     if student and dataset:
-        check_fits(findings, student_path, student, dataset)
+        findings.networks.append((student_path, student, dataset))
     if method is not None and not asks_for(method):
         findings.builds(f"{path}method.", build_method, method, torch.nn.Identity())
     return Parts(student, method, recipe, stop_epoch) if student and method and recipe else None
 
 
-def check_fits(findings: Findings, path: str, student: Component, dataset: DatasetSpec) -> None:
-    """Builds a network and sends two examples through it, without data; one that fits is tried once."""
+def check_networks(findings: Findings) -> bool:
+    """Whether the networks fit their data: each is built, and two examples pass through it, without data."""
+    fault_count = len(findings.problems)
+    for path, network, dataset in findings.networks:
+        _check_fits(findings, path, network, dataset)
+    return len(findings.problems) == fault_count
+
+
+def _check_fits(findings: Findings, path: str, student: Component, dataset: DatasetSpec) -> None:
+    """A network that fits is tried once."""
     trial = _trial([student], dataset)
     if trial in _FITTING:
         return

@@ -18,7 +18,7 @@ from kdrun.config.compose import ConfigError, last_choices
 from kdrun.config.data_facts import check_dataset, few_images
 from kdrun.config.evaluations import read_evaluations, unfit
 from kdrun.config.findings import Findings
-from kdrun.config.parts import check_methods, check_parts
+from kdrun.config.parts import check_methods, check_networks, check_parts
 from kdrun.config.quoting import with_hints
 from kdrun.config.schema import RootOptions, RuntimeOptions, check_seeds
 from kdrun.config.secrets import masked_yaml, watch_environment
@@ -30,6 +30,7 @@ from kdrun.files import expanded
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.signature import bind, construct
 from kdrun.spec.spec import Spec
+from kdrun.store.store import Store
 from kdrun.training.precision import resolve_device, resolve_precision
 
 if TYPE_CHECKING:
@@ -114,11 +115,17 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     starts = root.get("start") is not None
     teaching = check_teaching(findings, node, dataset, starts=starts)
     if findings.problems or not (runtime and device and precision and dataset and parts):
+        check_networks(findings)
         return None
     if dataset.name == EMBEDDED:
         findings.notices.insert(0, EMBEDDED_NOTICE)
     own = Spec(dataset, parts.student, parts.method, parts.recipe, seed, precision, parts.stop_epoch)
     spec = own if teaching is None else taught_spec(findings, own, teaching, starts=starts)
+    settled = _runtime(runtime, device, data_root(node["dataset"]))
+    run = Store(settled.output_root).run(spec)
+    was_trained = not findings.problems and run.finished and run.weights.exists()
+    if not (was_trained or check_networks(findings)):
+        return None
     check_methods(findings, spec)
     findings.notices += few_images("", spec)
     for each in spec.teachers:
@@ -126,7 +133,7 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     return Job(
         spec=spec,
         config=masked_yaml(config),
-        runtime=_runtime(runtime, device, data_root(node["dataset"])),
+        runtime=settled,
         weight_files=findings.weight_files,
         notices=tuple(dict.fromkeys(findings.notices)),
         left_aside=findings.left_aside,

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -28,6 +27,8 @@ def num_macs(model: nn.Module, input_size: tuple[int, ...], dtype: torch.dtype =
         input_size: (C, H, W), or (L,).
         dtype: of its input.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton where it is installed
+
     if _is_weightless(model):
         products = _Products()
         with torch.no_grad(), products:
@@ -63,9 +64,14 @@ def _is_weightless(network: nn.Module) -> bool:
 
 
 class _Products(TorchDispatchMode):
-    """Counts as `FlopCounterMode`."""
+    """Counts as `FlopCounterMode`, which imports Dynamo."""
 
-    flops = 0
+    def __init__(self) -> None:
+        from torch.utils.flop_counter import flop_registry
+
+        super().__init__()
+        self.flops = 0
+        self._formulas = flop_registry
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -73,7 +79,7 @@ class _Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if count := flop_registry.get(func.overloadpacket):
+        if count := self._formulas.get(func.overloadpacket):
             self.flops += count(*args, **(kwargs or {}), out_val=out)
         return out
 
