@@ -97,6 +97,8 @@ def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) ->
     for job_overrides in lists:
         try:
             config = compose_job(job_overrides, problems, extra=extra, search=command.search)
+            if problems and _is_default(options, problems):
+                break
             from kdrun.config.preflight import check_job  # torch is needed from here on
 
             jobs.append(check_job(config, job_overrides, complete=not problems))
@@ -104,11 +106,19 @@ def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) ->
             problems += error.problems
         pairs = dict(text.partition("=")[::2] for text in job_overrides)
         choices.append({key: pairs[key] for key in swept})
-    if own:
+    if own and len(jobs) > 1:
         problems += _not_shared(jobs)
-    elif any(job.evaluation for job in jobs):
+    elif not own and any(job.evaluation for job in jobs):
         problems.append("evaluation: has an effect on kdrun's own sweep only; evaluate the finished runs afterwards")
     return jobs, choices
+
+
+def _is_default(options: argparse.Namespace, problems: Sequence[str]) -> bool:
+    """Whether nothing is left to check: every override has a problem, and without them the config is kdrun's own."""
+    from kdrun.config.quoting import parsed
+
+    faulty = (any(said.startswith(f"{text}:") for said in problems) or not parsed(text) for text in options.overrides)
+    return options.config_dir is None and all(faulty)
 
 
 def _not_shared(jobs: Sequence[Job]) -> list[str]:
