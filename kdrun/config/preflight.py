@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.config.compose import ConfigError, last_choices
@@ -154,7 +154,6 @@ def _resolved(findings: Findings, config: DictConfig) -> dict[str, Any] | None:
     """The config as plain values."""
     restart_resolving()
     try:
-        missing = sorted(OmegaConf.missing_keys(config))
         node: Any = OmegaConf.to_container(config, resolve=True)
     except RecursionError:
         findings.problems.append("interpolations (${...}) of this config lead to each other without end")
@@ -162,8 +161,21 @@ def _resolved(findings: Findings, config: DictConfig) -> dict[str, Any] | None:
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere, or to a missing value
         findings.problems.append(_unresolved(error))
         return None
+    missing = sorted(_missing_keys(node))
     findings.problems.extend(f"{key}: must be given: {key}=VALUE" for key in missing)
     return None if missing else node
+
+
+def _missing_keys(node: Any, path: str = "") -> Iterator[str]:
+    """As `OmegaConf.missing_keys`, which resolves each value again."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _missing_keys(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _missing_keys(value, f"{path}[{index}]")
+    elif node == MISSING:
+        yield path
 
 
 _NOT_PARSED = re.compile(

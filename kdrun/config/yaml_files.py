@@ -6,12 +6,14 @@ expand to billions of values; so values are counted before, or while, they are e
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import omegaconf.base
 import yaml
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
@@ -134,3 +136,5 @@ def _num_nodes(value: Any) -> int:
 
 
 Container.resolve_parse_tree = _resolve_counted  # type: ignore[method-assign]
+# To parse takes a millisecond, and a config has the same few interpolations in every job.
+omegaconf.base.parse = functools.lru_cache(maxsize=1024)(omegaconf.base.parse)  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -180,7 +181,7 @@ class Spec:
         """Canonical JSON: sorted keys, no spaces. What `run_id` hashes."""
         return json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Hex SHA-256 of `to_json()`."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
