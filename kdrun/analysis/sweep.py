@@ -31,12 +31,19 @@ def summarise(directory: Path, runs: Sequence[SweepRun]) -> str:
     text = f"{markdown(_caption(runs))}\n\n{markdown_table([*teachers, *students])}"
     write_atomically(directory / "summary.md", text)
     title = _title(runs)
-    if any(group.curve("test", "top1") for group in students):
-        learning_curves(directory / "curves.png", teachers, students, title)
+    if any(group.curve("test", "top1") for group in students) and _is_old(curves := directory / "curves.png", runs):
+        learning_curves(curves, teachers, students, title)
     if any(group.runs for group in students):
         for key in (key for key in runs[0].choices if key != "seed"):
-            accuracy_against(directory / f"{_file_name(key)}.png", key, students, teachers, title)
+            if _is_old(picture := directory / f"{_file_name(key)}.png", runs):
+                accuracy_against(picture, key, students, teachers, title)
     return text
+
+
+def _is_old(picture: Path, jobs: Sequence[SweepRun]) -> bool:
+    """Whether a picture is absent, or older than a result that it shows."""
+    runs = [run for job in jobs for run in (job.run, *job.teachers) if run.finished]
+    return not picture.exists() or picture.stat().st_mtime_ns < max(run.result_path.stat().st_mtime_ns for run in runs)
 
 
 def run_table(job: SweepRun) -> str:

@@ -82,6 +82,8 @@ def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) ->
         options: the flags.
         problems: a line is added for each problem of any job.
     """
+    from tqdm import tqdm
+
     from kdrun.config.command_line import expand, first_jobs
     from kdrun.config.compose import ConfigError, compose_job, hydra_overrides
     from kdrun.config.search import BASIC
@@ -94,7 +96,7 @@ def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) ->
         lists = first_jobs(overrides, problems, extra=extra)
     swept = [texts[0].partition("=")[0] for texts in zip(*lists, strict=True) if len(set(texts)) > 1]
     jobs, choices = [], []
-    for job_overrides in lists:
+    for job_overrides in tqdm(lists, "checking jobs", delay=1, leave=False, disable=None):  # on a terminal only
         try:
             config = compose_job(job_overrides, problems, extra=extra, search=command.search)
             if problems and _is_default(options, problems):

@@ -51,7 +51,8 @@ class Job:
 
     Attributes:
         spec: what to run.
-        config: the composed config as YAML, secrets masked; None for a run that follows from another's spec.
+        config: the composed config as YAML, secrets masked; None for a run that follows from another's spec, or that
+            is finished.
         runtime: where and how to compute.
         weight_files: files with the user's own weights, by SHA-256.
         notices: one line each.
@@ -132,7 +133,7 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
         findings.notices += few_images("teacher.", each)
     return Job(
         spec=spec,
-        config=masked_yaml(config),
+        config=None if was_trained else masked_yaml(config),
         runtime=settled,
         weight_files=findings.weight_files,
         notices=tuple(dict.fromkeys(findings.notices)),
