@@ -104,19 +104,17 @@ def without_weights(student: Component, dataset: DatasetSpec) -> nn.Module:
 def examined(network: nn.Module) -> Iterator[None]:
     """A context in which examples can pass through a network `without_weights`."""
     device = next((parameter.device for parameter in network.parameters()), torch.device("meta"))
-    with contextlib.ExitStack() as entered:
-        entered.enter_context(torch.no_grad())
-        if device.type == "meta":
-            entered.enter_context(device)
-            entered.enter_context(torch.compiler.set_stance("force_eager"))
+    with device, torch.no_grad(), _uncompiled() if device.type == "meta" else contextlib.nullcontext():
         yield
 
 
 def uncompiled(networks: Iterable[Component]) -> AbstractContextManager[None]:
     """A context in which networks from outside kdrun run uncompiled: compiling them would fill caches."""
-    if all(map(_is_own, networks)):
-        return contextlib.nullcontext()
-    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return contextlib.nullcontext() if all(map(_is_own, networks)) else _uncompiled()
+
+
+def _uncompiled() -> AbstractContextManager[None]:
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")  # imports Dynamo
     return stance
 
 

@@ -32,7 +32,7 @@ def num_macs(model: nn.Module, input_size: tuple[int, ...], dtype: torch.dtype =
     if _is_weightless(model):
         products = _Products()
         with torch.no_grad(), products:
-            model(torch.zeros(1, *input_size, dtype=dtype))
+            model(torch.zeros(1, *input_size, dtype=dtype, device="cpu"))
         return products.flops // 2  # a multiplication and an addition each
     bare = copy.deepcopy(model).to("meta", torch.float32).eval()
     counter = FlopCounterMode(display=False)
@@ -56,7 +56,7 @@ def weightless(network: nn.Module) -> nn.Module:
 
 
 def _expanded_zero(like: Tensor) -> Tensor:
-    return torch.zeros((), dtype=like.dtype).expand(like.shape)
+    return torch.zeros((), dtype=like.dtype, device="cpu").expand(like.shape)
 
 
 def _is_weightless(network: nn.Module) -> bool:
