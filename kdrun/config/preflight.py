@@ -123,8 +123,7 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     own = Spec(dataset, parts.student, parts.method, parts.recipe, seed, precision, parts.stop_epoch)
     spec = own if teaching is None else taught_spec(findings, own, teaching, starts=starts)
     settled = _runtime(runtime, device, data_root(node["dataset"]))
-    run = Store(settled.output_root).run(spec)
-    was_trained = not findings.problems and run.finished and run.weights.exists()
+    was_trained = not findings.problems and _was_trained(spec, settled.output_root)
     if not (was_trained or check_networks(findings)):
         return None
     check_methods(findings, spec)
@@ -140,6 +139,12 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
         left_aside=findings.left_aside,
         evaluation=evaluation,
     )
+
+
+def _was_trained(spec: Spec, output_root: Path) -> bool:
+    """Whether a run has its result and its weights: its networks fitted their data."""
+    run = Store(output_root).run(spec)
+    return run.finished and run.weights.exists()
 
 
 def _check_evaluation(

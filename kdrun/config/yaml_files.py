@@ -30,6 +30,9 @@ MOST_VALUES = 10_000
 LONGEST_VALUE = 10_000
 """Characters of a single key or value."""
 
+LONGEST_SHARED = 200
+"""Characters of an interpolation whose parse is kept: a parse takes much more memory than its text."""
+
 MOST_RESOLVED = 5_000
 """Values that the interpolations of one config expand to."""
 
@@ -136,5 +139,15 @@ def _num_nodes(value: Any) -> int:
 
 
 Container.resolve_parse_tree = _resolve_counted  # type: ignore[method-assign]
-# To parse takes a millisecond, and a config has the same few interpolations in every job.
-omegaconf.base.parse = functools.lru_cache(maxsize=1024)(omegaconf.base.parse)  # type: ignore[attr-defined]
+
+
+_parse: Any = omegaconf.base.parse  # type: ignore[attr-defined]
+_parse_again = functools.lru_cache(maxsize=256)(_parse)
+
+
+def _parse_shared(value: str, *rules: str, **named: str) -> Any:
+    """`omegaconf.base.parse`, which takes a millisecond: the jobs of a sweep have the same few interpolations."""
+    return (_parse_again if len(value) <= LONGEST_SHARED else _parse)(value, *rules, **named)
+
+
+omegaconf.base.parse = _parse_shared  # type: ignore[attr-defined]

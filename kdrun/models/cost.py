@@ -47,16 +47,19 @@ def weightless(network: nn.Module) -> nn.Module:
     It takes examples in eval mode. Nothing is allocated but the activations and what an operation copies for itself;
     no random number is drawn.
     """
+    zeros: dict[Tensor, Tensor] = {}  # what modules share stays shared
+
+    def zero(like: Tensor) -> Tensor:
+        if like not in zeros:
+            expanded = torch.zeros((), dtype=like.dtype, device="cpu").expand(like.shape)
+            is_parameter = isinstance(like, nn.Parameter)
+            zeros[like] = nn.Parameter(expanded, requires_grad=False) if is_parameter else expanded
+        return zeros[like]
+
     for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            setattr(module, name, nn.Parameter(_expanded_zero(parameter), requires_grad=False))
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, _expanded_zero(buffer))
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            setattr(module, name, zero(tensor))
     return network.eval()
-
-
-def _expanded_zero(like: Tensor) -> Tensor:
-    return torch.zeros((), dtype=like.dtype, device="cpu").expand(like.shape)
 
 
 def _is_weightless(network: nn.Module) -> bool:
