@@ -22,7 +22,8 @@ def sweep_directory(output_root: Path, runs: Sequence[SweepRun]) -> Path:
 def summarise(directory: Path, runs: Sequence[SweepRun]) -> str:
     """Writes `summary.csv`, `summary.md`, `sweep.json` and the pictures; returns the Markdown.
 
-    The pictures are `curves.png`, and one for each swept key but the seed, named as the key.
+    The pictures are `curves.png`, and one for each swept key but the seed, named as the key. One that is newer than all
+    results stays.
     """
     directory.mkdir(parents=True, exist_ok=True)
     students, teachers = group_by_seed(runs), teachers_by_seed(runs)
