@@ -1,1 +1,1 @@
-"""The benchmark: kdrun against a loop in the manner of the released Tf-KD code, on this machine."""
+"""The benchmark: kdrun against the training loops of other code, on this machine."""

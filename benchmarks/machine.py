@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 from typing import Any
 
 import torch
 
-from kdrun.experiment.environment import cpu_facts, cpu_name
+from kdrun.experiment.environment import cpu_facts, cpu_name, num_cores
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """CPU model, cores, threads, support of bf16, libraries, load, and the GPU if one is used.
+    """Date, CPU model, cores, threads, support of bf16, libraries, load, and the GPU if one is used.
 
     `load` is the load average of the last minute.
     """
     flags = cpu_facts().get("flags", "").split()
     return {
+        "date": datetime.date.today().isoformat(),
         "cpu": cpu_name(),
         "cores": num_cores(),
         "threads": torch.get_num_threads(),
@@ -29,11 +31,6 @@ def machine(device: torch.device) -> dict[str, Any]:
         "load": os.getloadavg()[0],
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     }
-
-
-def num_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_words(facts: dict[str, Any]) -> str:

@@ -10,16 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.task import BATCH_SIZE, LAW, LR, MEAN, MOMENTUM, STD, TEMPERATURE, WEIGHT_DECAY
-from kdrun.data import ImageSet, ResidentImages, TrainingViews
-from kdrun.experiment.attempt import Request, make_step
+from benchmarks.task import BATCH_SIZE, LR, MEAN, MOMENTUM, STD, WEIGHT_DECAY, Pair
+from kdrun.data import Augmentation, ImageSet, ResidentImages, TrainingViews
+from kdrun.experiment.attempt import Request
 from kdrun.experiment.choices import Choices, choose
 from kdrun.experiment.runner import Runner
 from kdrun.experiment.runtime import Runtime
+from kdrun.experiment.steps import make_step
 from kdrun.methods import KD, Batch
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.spec.spec import Spec
 from kdrun.store.store import Store
+from kdrun.training.guarded import GuardedStep
 from kdrun.training.optimisation import build_optimizer
 from kdrun.training.precision import autocast, on_device
 from kdrun.training.step import Step
@@ -27,14 +29,11 @@ from kdrun.training.teacher import LiveTeacher
 from kdrun.training.trainer import Training
 
 
-def training_views(images: ImageSet, device: torch.device, *, batch_size: int = BATCH_SIZE) -> TrainingViews:
-    """A run's views, with the distribution of the reference's."""
-    return TrainingViews(ResidentImages(images, mean=MEAN, std=STD, device=device), LAW, batch_size=batch_size, seed=0)
-
-
-def live_teacher(teacher: nn.Module, device: torch.device, precision: str) -> LiveTeacher:
-    """A run's teacher."""
-    return LiveTeacher(on_device(teacher, device), autocast(device, precision), precision)
+def training_views(
+    images: ImageSet, law: Augmentation, device: torch.device, *, batch_size: int = BATCH_SIZE
+) -> TrainingViews:
+    """A run's views, with the distribution of the references'."""
+    return TrainingViews(ResidentImages(images, mean=MEAN, std=STD, device=device), law, batch_size=batch_size, seed=0)
 
 
 def choices_of(spec: Spec, device: torch.device) -> Choices:
@@ -46,35 +45,35 @@ def choices_of(spec: Spec, device: torch.device) -> Choices:
 def kd_steps(
     student: nn.Module,
     teacher: nn.Module,
+    pair: Pair,
     views: TrainingViews,
     choices: Choices,
     *,
-    alpha: float,
     precision: str,
     device: torch.device,
-    temperature: float = TEMPERATURE,
-) -> Iterator[Step]:
+) -> Iterator[Step | GuardedStep]:
     """Trains epoch after epoch as `kdrun.training.trainer.fit` does; yields after each step.
 
     Args:
         student: is trained.
         teacher: is not changed.
+        pair: the hyper-parameters.
         views: the training data.
         choices: how the steps are computed.
-        alpha: weight of the soft targets.
         precision: `fp32` or `bf16`.
         device: where to compute.
-        temperature: of the soft targets.
 
     Yields:
         The object that computes the steps; its `end_epoch` reads the metrics.
     """
-    method = KD(on_device(student, device), temperature=temperature, alpha=alpha, kl_reduction="mean").to(device)
+    method = KD(
+        on_device(student, device), temperature=pair.temperature, alpha=pair.alpha, kl_reduction=pair.kl_reduction
+    ).to(device)
     optimizer = build_optimizer(
         "sgd", method.parameters(), lr=LR, momentum=MOMENTUM, nesterov=False, weight_decay=WEIGHT_DECAY
     )
     step = make_step(Training(method, optimizer), autocast(device, precision), choices)
-    source = live_teacher(teacher, device, precision)
+    source = LiveTeacher(on_device(teacher, device), autocast(device, precision), precision)
     generator = torch.Generator(device)
     for epoch in itertools.count():
         method.train()

@@ -1,17 +1,18 @@
-"""The rows of the benchmark by name, with their gates and aims."""
+"""The rows of the benchmark by name, with their gates."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 
-from benchmarks import memory, parts, steps, sweep
-from benchmarks.measurement import Measurement
+from benchmarks import parts, steps, sweep
+from benchmarks.timing import Measurement, Progress
 
-RATIO, BYTES = "x", "bytes"
+Gates = Mapping[tuple[str, str], float]
+"""Required ratios, by reference and kdrun's precision."""
 
 
 @dataclass(frozen=True)
@@ -21,49 +22,49 @@ class Row:
     Attributes:
         title: in a few words.
         measure: measures on a device, reporting progress by its second argument.
-        gate: lower bound on the CPU; in bytes an upper bound. None: no bound.
-        aim: intended value on the CPU.
-        cuda: gate and aim on a CUDA device; None: as on the CPU.
-        unit: of ratio, gate and aim: `x` (speed-up over the reference) or `bytes`.
+        cpu: gates on a CPU.
+        cuda: gates on a CUDA device.
+        is_part: a part of a step; its ratio says little about a run.
     """
 
     title: str
-    measure: Callable[[torch.device, Callable[[str], None]], Measurement]
-    gate: float | None
-    aim: float | None
-    cuda: tuple[float | None, float | None] | None = None
-    unit: str = RATIO
+    measure: Callable[[torch.device, Progress], Measurement]
+    cpu: Gates = field(default_factory=dict)
+    cuda: Gates = field(default_factory=dict)
+    is_part: bool = False
 
-    def goals(self, device: torch.device) -> tuple[float | None, float | None]:
-        """Gate and aim on a device."""
-        return self.cuda if device.type == "cuda" and self.cuda is not None else (self.gate, self.aim)
-
-    def passes(self, measured: Measurement, gate: float) -> bool:
-        """Whether a figure meets a gate."""
-        return measured.ratio >= gate if self.unit == RATIO else measured.ratio <= gate
+    def gates(self, device: torch.device) -> Gates:
+        """The gates on a device."""
+        return self.cuda if device.type == "cuda" else self.cpu
 
 
-def _step(student: str) -> Callable[[torch.device, Callable[[str], None]], Measurement]:
-    return functools.partial(steps.kd_step, student)
+def _step(name: str) -> Callable[[torch.device, Progress], Measurement]:
+    return functools.partial(steps.kd_step, name)
 
 
-def _sweep(student: str) -> Callable[[torch.device, Callable[[str], None]], Measurement]:
-    return functools.partial(sweep.sweep, student)
+def _sweep(name: str) -> Callable[[torch.device, Progress], Measurement]:
+    return functools.partial(sweep.sweep, name)
 
+
+_VIEWS = {("released", "fp32"): 10.0}
+_SWEEP = {("two_lines", "bf16"): 2.5}
+_SWEEP_CUDA = {("released", "bf16"): 10.0}
 
 ROWS = {
-    "input_pipeline": Row("random views, one core", parts.input_pipeline, 10, 12),
-    "teacher_forward": Row("teacher ResNet18, forward", parts.teacher_forward, 4.5, 5.9, cuda=(None, None)),
-    "kd_step_mobilenetv2": Row("KD step, ResNet18 to MobileNetV2", _step("mobilenetv2"), 2.5, 3.5, cuda=(5, 8)),
-    "kd_step_resnet18": Row("KD step, ResNet18 to ResNet18", _step("resnet18"), 3.5, 4.5, cuda=(None, None)),
-    "sweep_mobilenetv2": Row("8 temperatures, MobileNetV2", _sweep("mobilenetv2"), 3.3, 5, cuda=(10, 20)),
-    "sweep_resnet18": Row("8 temperatures, ResNet18", _sweep("resnet18"), 4.3, 6, cuda=(10, 20)),
-    "soft_labels": Row("soft labels of Tf-KD_reg", parts.soft_labels, 50, 68, cuda=(None, None)),
-    "peak_memory": Row(
-        "memory beside networks and activations",
-        memory.peak_memory,
-        memory.DATASET_BYTES + memory.ALLOWANCE_BYTES,
-        None,
-        unit=BYTES,
+    "kd_step_mobilenetv2": Row(
+        "KD step, ResNet18 to MobileNetV2",
+        _step("mobilenetv2"),
+        cpu={("released", "fp32"): 1.15, ("two_lines", "bf16"): 1.6},
+        cuda={("released", "bf16"): 5.0},
     ),
+    "kd_step_resnet18": Row(
+        "KD step, ResNet18 to ResNet18",
+        _step("resnet18"),
+        cpu={("released", "fp32"): 1.15, ("two_lines", "bf16"): 1.4},
+    ),
+    "kd_step_resnet20": Row("KD step, resnet56 to resnet20", functools.partial(steps.mdistiller_step, "resnet20")),
+    "sweep_mobilenetv2": Row("8 temperatures, MobileNetV2", _sweep("mobilenetv2"), cpu=_SWEEP, cuda=_SWEEP_CUDA),
+    "sweep_resnet18": Row("8 temperatures, ResNet18", _sweep("resnet18"), cpu=_SWEEP, cuda=_SWEEP_CUDA),
+    "input_pipeline": Row("random views, one core", parts.input_pipeline, cpu=_VIEWS, cuda=_VIEWS, is_part=True),
+    "soft_labels": Row("soft labels of Tf-KD_reg", parts.soft_labels, cpu={("released", "fp32"): 50.0}, is_part=True),
 }

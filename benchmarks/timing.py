@@ -1,4 +1,4 @@
-"""Interleaved timing: blocks of the reference and of kdrun alternate, so that disturbances affect both."""
+"""Interleaved timing: blocks of all sides alternate, so that disturbances affect each of them."""
 
 from __future__ import annotations
 
@@ -6,105 +6,132 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from kdrun.training.precision import synchronize
 
-SECONDS_BETWEEN_LINES = 5
-MIN_PAIRS = 3
-MAX_SECONDS = 60
+MIN_ROUNDS = 3
+MAX_SECONDS = 75
+
+Progress = Callable[[str], None]
 
 
-class Side:
-    """Work that is timed in blocks.
-
-    Args:
-        run: computes one block.
-        units: steps, images or calls per block.
-        device: where it computes.
-
-    Attributes:
-        first_seconds: seconds of the first block, including compilation and start of workers; None before it. No
-            other time includes it.
-    """
-
-    def __init__(self, run: Callable[[], object], *, units: int, device: torch.device) -> None:
-        self._run = run
-        self._units = units
-        self._device = device
-        self.first_seconds: float | None = None
-
-    def warm_up(self) -> float:
-        """Runs the first block unless it has run; returns `first_seconds`."""
-        if self.first_seconds is None:
-            self.first_seconds = self._block()
-        return self.first_seconds
-
-    def seconds(self) -> float:
-        """Runs a block after the first one; returns seconds per unit."""
-        self.warm_up()
-        return self._block() / self._units
-
-    def _block(self) -> float:
-        synchronize(self._device)
-        started = time.perf_counter()
-        self._run()
-        synchronize(self._device)
-        return time.perf_counter() - started
+class UnavailableError(Exception):
+    """A side that cannot be timed on this machine; its message is the reason."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Times of two sides, measured alternately, in pairs.
+class Side:
+    """Work that is timed in blocks.
 
     Attributes:
-        reference: seconds per unit.
-        kdrun: likewise.
+        block: computes one block.
+        units: steps, images or calls per block.
     """
 
-    reference: tuple[float, ...]
-    kdrun: tuple[float, ...]
-
-    @property
-    def ratios(self) -> list[float]:
-        """Speed-up of kdrun, pair by pair."""
-        return [reference / kdrun for reference, kdrun in zip(self.reference, self.kdrun, strict=True)]
+    block: Callable[[], object]
+    units: int
 
 
-def alternate(reference: Side, kdrun: Side, *, pairs: int, progress: Callable[[str], None]) -> Comparison:
-    """Times both alternately, after a first block of each.
+@dataclass(frozen=True)
+class Ratio:
+    """The speed-up of one side over another: median, lowest and highest of the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass
+class Times:
+    """Times of several sides.
+
+    Attributes:
+        seconds: per unit, by side and round.
+        first: seconds of each side's first block (start of workers, compilation), which no other figure includes.
+        skipped: reasons, by side.
+    """
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    first: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def of(self, side: str) -> float:
+        """A side's seconds per unit: the median of its rounds."""
+        return statistics.median(self.seconds[side])
+
+    def ratio(self, reference: str, kdrun: str) -> Ratio:
+        """The reference's seconds over kdrun's, round by round."""
+        pairs = zip(self.seconds[reference], self.seconds[kdrun], strict=True)
+        ratios = [theirs / ours for theirs, ours in pairs]
+        return Ratio(statistics.median(ratios), min(ratios), max(ratios))
+
+    @contextlib.contextmanager
+    def skipping(self, side: str) -> Iterator[None]:
+        """A context in which `UnavailableError` leaves a side out, with what was measured of it."""
+        try:
+            yield
+        except UnavailableError as error:
+            self.skipped[side] = str(error)
+            self.seconds.pop(side, None)
+            self.first.pop(side, None)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a row measured.
+
+    Attributes:
+        times: of the references and of kdrun; kdrun's sides are named by their precision.
+        images: per unit of the times.
+        remark: conditions of the measurement.
+        roof: seconds per unit in bf16 at the limit of the device; None if unknown.
+    """
+
+    times: Times
+    images: int
+    remark: str = ""
+    roof: float | None = None
+
+
+def seconds_of(block: Callable[[], object], device: torch.device) -> float:
+    """Wall time of a call."""
+    synchronize(device)
+    started = time.perf_counter()
+    block()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+def alternate(sides: Mapping[str, Side], device: torch.device, *, rounds: int, progress: Progress) -> Times:
+    """Times all sides in turn, after a first block of each. A side that raises `UnavailableError` is left out.
 
     Args:
-        reference: one side.
-        kdrun: the other.
-        pairs: number of pairs; fewer, at least three, if they take more than a minute.
+        sides: by name.
+        device: where they compute.
+        rounds: number of blocks of each; fewer, at least three, if they take more than `MAX_SECONDS`.
         progress: receives progress lines.
     """
-    progress(f"first blocks, then {pairs} pairs")
-    reference.warm_up()
-    kdrun.warm_up()
-    times = []
-    started = reported = time.monotonic()
-    for pair in range(1, pairs + 1):
-        times.append((reference.seconds(), kdrun.seconds()))
-        now = time.monotonic()
-        if now - reported > SECONDS_BETWEEN_LINES:
-            progress(f"pair {pair} of {pairs} done")
-            reported = now
-        if pair >= MIN_PAIRS and now - started > MAX_SECONDS:
-            break
-    return Comparison(tuple(time for time, _ in times), tuple(time for _, time in times))
-
-
-def fastest(sides: Mapping[str, Side], *, repeats: int = 3) -> str:
-    """The name of the side with the lowest median over a few alternating blocks."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats):
+    times = Times()
+    started = time.monotonic()
+    for done in range(rounds + 1):
+        progress(f"round {done} of {rounds}" if done else "first blocks")
         for name, side in sides.items():
-            times[name].append(side.seconds())
-    return min(times, key=lambda name: statistics.median(times[name]))
+            if name in times.skipped:
+                continue
+            with times.skipping(name):
+                seconds = seconds_of(side.block, device)
+                if done:
+                    times.seconds.setdefault(name, []).append(seconds / side.units)
+                else:
+                    times.first[name] = seconds
+        if done == 0:
+            started = time.monotonic()
+        elif done >= MIN_ROUNDS and time.monotonic() - started > MAX_SECONDS:
+            break
+    return times
 
 
 @contextlib.contextmanager

@@ -82,6 +82,25 @@ def markdown_code(text: str) -> str:
     return f"{fence}{space}{shown}{space}{fence}"
 
 
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Cells as a Markdown table that can be read as it is: the first `left` columns to the left, the others right."""
+    header, *rows = ([markdown_cell(cell) for cell in row] for row in [header, *rows])
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    rule = ["-" * (width + 1) + ("-" if i < left else ":") for i, width in enumerate(widths)]
+    lines = [
+        _aligned_row(header, widths, left),
+        f"|{'|'.join(rule)}|",
+        *(_aligned_row(row, widths, left) for row in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _aligned_row(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
+    pairs = enumerate(zip(cells, widths, strict=True))
+    padded = [cell.ljust(width) if i < left else cell.rjust(width) for i, (cell, width) in pairs]
+    return "| " + " | ".join(padded) + " |"
+
+
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
     """Rows as CSV; a text that a spreadsheet would compute begins with an apostrophe, None is empty."""
     file = io.StringIO()

@@ -11,10 +11,10 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -150,7 +150,7 @@ def expanded(name: str) -> Path:
         raise FileNotFoundError(errno.ENOENT, reason, name) from error
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
     """Writes a file so that a reader, or a crash, finds the old content or the new, never a part.
 
     Temporary file in the same directory, flush, fsync, rename, fsync of the directory. The temporary file is locked
@@ -162,18 +162,18 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     with naming(path):
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        # Not by tempfile: its files are private, and the usual mode is only known by setting that of all threads.
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 try_lock(file.fileno())
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-                with where_supported():
-                    set_default_mode(Path(temporary))
                 os.replace(temporary, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     _sync_directory(path.parent)
 

@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import stat
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -44,7 +43,7 @@ def refuse(*_args, **_options):
 
 def test_a_failing_write_names_the_file(path, monkeypatch):
     """Whichever call fails: a full disk is met by descriptors and by temporary names."""
-    for module, name in ((os, "fsync"), (os, "replace"), (tempfile, "mkstemp")):
+    for module, name in ((os, "fsync"), (os, "replace"), (os, "open")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, refuse)
             with pytest.raises(OSError, match="No space left") as caught:

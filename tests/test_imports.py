@@ -27,10 +27,11 @@ LEAVES = {
 }
 RUNS = {"spec", "store"}
 ALLOWED = {
-    "cli": {"config", "tables", "experiment", "analysis", *RUNS},
+    "cli": {"config", "tables", "experiment", "analysis", "diagnosis", *RUNS},
     "config": {"tables", "experiment", "training", *RUNS},
     "tables": {"analysis", "experiment", "metrics", *RUNS},
     "analysis": {"experiment", *RUNS},
+    "diagnosis": {"experiment", "training", "methods", "data", *RUNS},
     "experiment": {"training", "methods", "models", "data", "metrics", *RUNS},
     "store": {"spec"},
     "spec": {"methods"},

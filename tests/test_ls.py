@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -103,6 +105,18 @@ def test_a_damaged_file_is_named(kdrun, runs):
         assert re.search(rf"/ce-\w+/{name}\.json is not whole", err)
     assert "status.json is not whole: its content does not have the SHA-256 it was written with; the command" in err
     assert lines[-1] == "0 runs"
+
+
+def test_a_listing_imports_no_torch(runs, here):
+    for run in runs[:2]:
+        run.result_path.unlink()
+    runs[0].write_status("interrupted", epoch=1)
+    code = "import sys; sys.modules['torch'] = None; from kdrun.cli import main; sys.exit(main(['ls', '--json']))"
+    listed = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True)
+    states = {record["seed"]: record["state"] for record in json.loads(listed.stdout)}
+    assert states == {0: "interrupted", 2: "finished"}
+    assert listed.returncode == 1, "the status of one says that it is finished, and it has no result"
+    assert str(runs[1].result_path.relative_to(here)) in listed.stderr.decode()
 
 
 def test_a_root_that_is_not_there_is_refused(kdrun):

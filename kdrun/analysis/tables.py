@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from kdrun.analysis.aggregate import Group, Statistic
-from kdrun.escaping import csv_text, markdown_cell
+from kdrun.escaping import aligned, csv_text
 
 COLUMNS: tuple[tuple[str, tuple[str, ...], float, int], ...] = (
     ("top-1 %", ("test", "last", "top1"), 1, 2),
@@ -42,15 +42,6 @@ def markdown_table(groups: Sequence[Group]) -> str:
         for group in groups
     ]
     return aligned(header, rows)
-
-
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Cells as a Markdown table that can be read as it is: the first `left` columns to the left, the others right."""
-    header, *rows = ([markdown_cell(cell) for cell in row] for row in [header, *rows])
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    rule = ["-" * (width + 1) + ("-" if i < left else ":") for i, width in enumerate(widths)]
-    lines = [_line(header, widths, left), f"|{'|'.join(rule)}|", *(_line(row, widths, left) for row in rows)]
-    return "\n".join(lines) + "\n"
 
 
 def csv_table(groups: Sequence[Group]) -> str:
@@ -100,9 +91,3 @@ def _cell(statistic: Statistic | None, heading: str, factor: float, digits: int)
         return ""
     deviation = None if statistic.deviation is None or heading in CONSTANT else statistic.deviation * factor
     return Statistic(statistic.mean * factor, deviation, statistic.n).text(digits)
-
-
-def _line(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
-    pairs = enumerate(zip(cells, widths, strict=True))
-    padded = [cell.ljust(width) if i < left else cell.rjust(width) for i, (cell, width) in pairs]
-    return "| " + " | ".join(padded) + " |"

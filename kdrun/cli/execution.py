@@ -50,18 +50,22 @@ def execute(runner: Runner, requests: Sequence[Request], *, before: int = 0, tot
     Returns:
         Error messages by run_id.
     """
+    from tqdm import tqdm
+
     from kdrun.log import log
 
     errors = {}
     with ending_with_the_device():
-        for number, (request, ended) in enumerate(runner.execute_all(requests), start=before + 1):
-            prefix = f"[{number}/{total}] {request.label}:"
+        for request, ended in runner.execute_all(requests, before=before, total=total):
+            prefix = f"{request.place} {request.label}:"
             if isinstance(ended, Exception):
                 errors[request.spec.run_id] = redacted(f"{type(ended).__name__}: {ended}")
                 log.error("%s failed: %s", prefix, errors[request.spec.run_id])
             else:
-                reused = f" (finished before: {ended.run.origin()})" if ended.reused else ""
-                log.info("%s top-1 %.2f %%%s", prefix, ended.result["test"]["last"]["top1"], reused)
+                left = runner.forecast.left()
+                more = f" (finished before: {ended.run.origin()})" if ended.reused else ""
+                more += f", about {tqdm.format_interval(left)} left" if left is not None else ""
+                log.info("%s top-1 %.2f %%%s", prefix, ended.result["test"]["last"]["top1"], more)
     return errors
 
 

@@ -36,20 +36,17 @@ def ls_main(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     if not os.path.isdir(options.root):
         return refuse([f"{options.root}: no such directory"], "kdrun ls")
-    from kdrun.analysis.tables import aligned
+    from kdrun.escaping import aligned
     from kdrun.log import log, set_up_console
 
     set_up_console()
     records, unreadable = [], 0
-    for run in Store(options.root).runs():
-        try:
-            if isinstance(run, Exception):
-                raise run
-            if options.state is None or run.state in options.state:
-                records.append(_record(run))
-        except (RuntimeError, OSError) as error:
+    for record in Store(options.root).each(_record):
+        if isinstance(record, Exception):
             unreadable += 1
-            log.error("%s", error)
+            log.error("%s", record)
+        elif options.state is None or record["state"] in options.state:
+            records.append(record)
     if options.json:
         print(json.dumps(records, indent=2))
         return 1 if unreadable else 0
@@ -60,12 +57,13 @@ def ls_main(words: Sequence[str]) -> int:
     return 1 if unreadable else 0
 
 
-def _record(run: Run) -> dict[str, Any]:
+def _record(run: Run, status: dict[str, Any], result: dict[str, Any] | None) -> dict[str, Any]:
     """A run's state and result as plain values; top-1 in percent."""
     from kdrun.spec.spec import SEMANTICS
 
-    spec, status, state = run.spec, run.status(), run.state
-    result = run.result() if state == "finished" else {}
+    spec, state = run.spec, run.state
+    if state == "finished":
+        result = result or run.result()  # of its status alone: an error names the missing file
     done = spec.epochs_trained if result else status.get("epoch", 0)
     return {
         "run": str(run.directory),
@@ -81,7 +79,7 @@ def _record(run: Run) -> dict[str, Any]:
         "epochs": spec.epochs_trained,
         "stage": _stage(spec, done, finished=bool(result)),
         "top1": result["test"]["last"]["top1"] if result else None,
-        "shares": result.get("shares", []),
+        "shares": result.get("shares", []) if result else [],
         "heartbeat": status.get("heartbeat"),
     }
 

@@ -93,7 +93,7 @@ def _show_taps(options: argparse.Namespace) -> int:
 
 def _listed(network: Outline, *, inner: bool) -> str:
     """A network's taps as a table."""
-    from kdrun.analysis.tables import aligned
+    from kdrun.escaping import aligned
 
     names = [name for name in network.taps if inner or "." not in name]
     uses = dict.fromkeys(network.maps, "end of a stage") | dict.fromkeys(network.vectors[-1:], "penultimate")

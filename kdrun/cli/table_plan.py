@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from kdrun.analysis.tables import aligned
 from kdrun.config.table import ComposedTable
+from kdrun.escaping import aligned
 from kdrun.experiment.dry_run import Estimator, duration, with_teachers
 from kdrun.spec.spec import Spec
 from kdrun.store.store import Store

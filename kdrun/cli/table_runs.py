@@ -31,12 +31,14 @@ def run_missing(table: ComposedTable, store: Store, so_far: Callable[[], None]) 
     runner = runner_for([table.shared, *jobs.values()])
     total = sum(len(members) for members in rounds)
     log.info("%s", runner.plan([spec for members in rounds for _, spec in members]))
+    finished = {spec.run_id: store.find(spec) for members in rounds for _, spec in members}
+    runner.announce(spec for members in rounds for _, spec in members if finished[spec.run_id] is None)
     number = failed = 0
     for members in rounds:
         missing = []
         for name, spec in members:
             label = f"{name} seed={spec.seed}"
-            known = store.find(spec)
+            known = finished[spec.run_id]
             if known is None:
                 missing.append(Request(spec, jobs[spec.run_id].config, label))
                 continue

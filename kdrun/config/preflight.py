@@ -108,6 +108,8 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     runtime = construct(RuntimeOptions, node.get("runtime"), "runtime", findings.problems)
     device = runtime and _device(findings, runtime)
     precision = device and findings.attempt("runtime.precision=", resolve_precision, runtime.precision, device)
+    if runtime and device and runtime.precision == "auto" and device.type == "cuda" and precision == "fp32":
+        findings.notices.append(f"precision fp32: {torch.cuda.get_device_name(device)} has no arithmetic in bf16")
     dataset = check_dataset(findings, node.get("dataset"))
     parts = check_parts(findings, "", node, node.get("student"), dataset)
     evaluation = read_evaluations(findings, root.get("evaluation", {}))

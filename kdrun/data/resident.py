@@ -51,12 +51,20 @@ class ResidentImages:
         Returns:
             float32 `[N, C, H, W]` in channels_last memory, normalised.
         """
-        return self.view(index, Augmentation(), seed=0, epoch=0)
+        return self.inputs(self.gather(index, Augmentation(), seed=0, epoch=0))
 
-    def view(self, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int, number: int = 0) -> Tensor:
-        """Their random views in an epoch, the first or a further one: like `batch`, after `augment`."""
-        pixels = augment(self.images, index, augmentation, seed=seed, epoch=epoch, number=number)
-        return torch.addcmul(self._shift, pixels.float(), self._scale).permute(0, 3, 1, 2)
+    @property
+    def positions(self) -> int:
+        """Pixels of an image."""
+        return self.images.shape[1] * self.images.shape[2]
+
+    def gather(self, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int, number: int = 0) -> Tensor:
+        """Random views of the images at positions `index`, uint8 `[N, H, W, C]`; see `augment`."""
+        return augment(self.images, index, augmentation, seed=seed, epoch=epoch, number=number)
+
+    def inputs(self, gathered: Tensor) -> Tensor:
+        """What a network gets of `gather`'s result, or of a part of it: float32 `[N, C, H, W]`, as `batch` returns."""
+        return torch.addcmul(self._shift, gathered.float(), self._scale).permute(0, 3, 1, 2)
 
     def labels_of(self, index: Tensor) -> Tensor:
         """The labels `[N]` of the images at these positions."""
@@ -87,10 +95,19 @@ class ResidentSequences:
         """The sequences `[N, L]`, int64, at positions `index` (int64 `[N]`, on the device)."""
         return self.tokens[index]
 
-    def view(self, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int, number: int = 0) -> Tensor:
+    @property
+    def positions(self) -> int:
+        """Tokens of a sequence."""
+        return self.tokens.shape[1]
+
+    def gather(self, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int, number: int = 0) -> Tensor:
         """The same as `batch`: nothing is done to sequences."""
         assert not augmentation.changes, "refused in preflight"
         return self.batch(index)
+
+    def inputs(self, gathered: Tensor) -> Tensor:
+        """What a network gets: the sequences."""
+        return gathered
 
     def labels_of(self, index: Tensor) -> Tensor:
         """The labels of the sequences at these positions, `[N]`, or `[N * L]`."""

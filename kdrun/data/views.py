@@ -11,9 +11,21 @@ from kdrun.spec.augmentation import Augmentation
 
 from .resident import Resident, batches, epoch_order, grouped_order
 
+BATCHES_AT_ONCE = 32
+"""Batches whose views are made by one set of operations, at most: on a GPU each operation costs a launch."""
+
+POSITIONS_AT_ONCE = 2**22
+"""Pixels (or tokens) of the views made at once, unless one batch has more. `augment` takes about 30 bytes for each, so
+at most 130 MB."""
+
+POSITIONS_AT_ONCE_CPU = 2**18
+"""The same on a CPU, where the intermediate results should stay in the cache."""
+
 
 class TrainingViews:
     """Batches of random views of a resident training set; its length is the number of steps of an epoch.
+
+    The views of up to `BATCHES_AT_ONCE` batches are made at once; they do not depend on it.
 
     Args:
         examples: the training set.
@@ -41,7 +53,10 @@ class TrainingViews:
         self.num_views = views
         self._per_class = per_class
         self._classes = examples.labels.cpu() if per_class > 1 else None
-        self._steps = len(batches(torch.arange(len(examples)), batch_size))
+        cut = batches(torch.arange(len(examples)), batch_size)
+        self._steps, self._used = len(cut), sum(map(len, cut))
+        limit = POSITIONS_AT_ONCE_CPU if examples.labels.device.type == "cpu" else POSITIONS_AT_ONCE
+        self._at_once = max(1, min(BATCHES_AT_ONCE, limit // (batch_size * examples.positions)))
 
     def __len__(self) -> int:
         return self._steps
@@ -51,16 +66,21 @@ class TrainingViews:
 
         Epochs count from 0. Of several views N is that of all of them; labels and positions are repeated.
         """
-        for index in batches(self._order(epoch).to(self._examples.labels.device), self._batch_size):
-            views = [
-                self._examples.view(index, self._augmentation, seed=self._seed, epoch=epoch, number=number)
+        size, examples = self._batch_size, self._examples
+        order = self._order(epoch)[: self._used].to(examples.labels.device)
+        for positions in order.split(size * self._at_once):
+            gathered = [
+                examples.gather(positions, self._augmentation, seed=self._seed, epoch=epoch, number=number).split(size)
                 for number in range(self.num_views)
             ]
-            labels = self._examples.labels_of(index)
-            if self.num_views == 1:
-                yield views[0], labels, index
-            else:
-                yield torch.cat(views), labels.repeat(self.num_views), index.repeat(self.num_views)
+            labels = examples.labels_of(positions)
+            rows = len(labels) // len(positions)  # of an example
+            for *parts, y, index in zip(*gathered, labels.split(size * rows), positions.split(size), strict=True):
+                views = [examples.inputs(part) for part in parts]
+                if self.num_views == 1:
+                    yield views[0], y, index
+                else:
+                    yield torch.cat(views), y.repeat(self.num_views), index.repeat(self.num_views)
 
     def _order(self, epoch: int) -> Tensor:
         if self._classes is None:

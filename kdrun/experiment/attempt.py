@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,12 @@ from kdrun.experiment.finishing import exported, restored_weights
 from kdrun.experiment.initial_weights import initial_student
 from kdrun.experiment.notices import equal_runs
 from kdrun.experiment.progress import TrainingProgress
-from kdrun.experiment.resume import continue_shorter, newest_checkpoint, save_epoch
+from kdrun.experiment.proof import Proof, record
+from kdrun.experiment.resume import continue_shorter, newest_checkpoint
+from kdrun.experiment.saving import EpochWriter
 from kdrun.experiment.shares import first_shares, negligible_terms
 from kdrun.experiment.stages import build_stages, optimizer_for, stage_recipes
+from kdrun.experiment.steps import make_step
 from kdrun.files import sweep, write_atomically
 from kdrun.log import log, log_file
 from kdrun.redaction import redacted
@@ -41,7 +44,7 @@ from kdrun.spec.spec import Spec
 from kdrun.stopping import DeviceLost
 from kdrun.store.run import Run
 from kdrun.store.store import Store
-from kdrun.training.cuda_graphs import GraphedStep
+from kdrun.training.guarded import GuardedStep
 from kdrun.training.precision import autocast, on_device
 from kdrun.training.step import Step
 from kdrun.training.trainer import DivergedError, Member, Training
@@ -56,12 +59,21 @@ class Request:
         config: the composed config as YAML, kept beside the spec.
         label: its overrides in the sweep, for the messages.
         role: `student` or `teacher`, for the messages.
+        number: its place, from 1, among the runs of a sweep or table, for the messages.
+        total: the number of these runs; 0 where the command is for one.
     """
 
     spec: Spec
     config: str | None = None
     label: str = ""
     role: str = "student"
+    number: int = 0
+    total: int = 0
+
+    @property
+    def place(self) -> str:
+        """`[3/8]`, or nothing."""
+        return f"[{self.number}/{self.total}]" if self.total else ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,7 @@ class Attempt:
     """The execution of a request.
 
     Attributes:
+        request: what is executed.
         run: its directory.
         ended: the outcome or the failure; None before either.
         choices: how the run computes; set when it is opened.
@@ -88,10 +101,11 @@ class Attempt:
         self.run = run
         self.lockstep = 1
         self.ended: Outcome | Exception | None = None
-        self._request = request
+        self._writer: EpochWriter | None = None
+        self.request = request
         self._device = device
         self._context = autocast(device, run.spec.precision)
-        words = (request.role, run.spec.student.name, method_class(run.spec.method).name, request.label)
+        words = (request.place, request.role, run.spec.student.name, method_class(run.spec.method).name, request.label)
         self.title = printable(" ".join(word for word in words if word))
 
     def take_finished(self) -> bool:
@@ -111,7 +125,7 @@ class Attempt:
             if self.take_finished() or self._restore_weights():  # finished by whoever held the lock
                 yield
                 return
-            self.run.open(self._request.config)
+            self.run.open(self.request.config)
             with log_file(self.run.directory / "kdrun.log", self.run.spec.run_id):
                 try:
                     self._begin(store)
@@ -153,13 +167,17 @@ class Attempt:
         return self.take_finished()
 
     def fail(self, error: BaseException) -> None:
-        """Ends the run with an error, unless it has ended.
+        """Ends the run with an error, or with that of the write under way, unless it has ended.
 
         Raises:
             DeviceLost: no other run can continue either.
         """
         if self.ended is not None:
             return
+        try:
+            self._finish_writing()
+        except Exception as earlier:
+            error = earlier
         what = f"{self.run.directory}: {error or type(error).__name__}"
         log.error(what, exc_info=error, extra={"run": self.run.spec.run_id, "file_only": True})
         release_tensors(error)
@@ -178,6 +196,11 @@ class Attempt:
             raise DeviceLost(
                 f"the device computes no more ({first_line(error)}): {self.run.directory} failed, the rest is pending"
             ) from None
+
+    def _finish_writing(self) -> None:
+        """Waits for the files of the last epoch; raises the error of their write."""
+        if self._writer is not None:
+            self._writer.wait()
 
     def _write_failure(self, state: str, error: BaseException) -> None:
         if not self.run.directory.is_dir():  # it was never opened
@@ -217,11 +240,14 @@ class Attempt:
         data: ResidentSplits,
         steps_per_epoch: int,
         progress: TrainingProgress,
+        thread: Executor,
         *,
         weight_files: Mapping[str, Path],
         start: Run | None,
     ) -> Member:
         """Builds the student with its method and optimiser, and restores what is trained of it.
+
+        `thread` writes the files of its epochs.
 
         Raises:
             CheckpointError: all checkpoints are damaged, or the initial weights are not the recorded ones.
@@ -245,20 +271,22 @@ class Attempt:
         if choices.compile:
             self.report(f"{self.title}: its first step compiles the student, which takes a minute or so")
 
-        def begin_stage2() -> Step:
+        writer = self._writer = EpochWriter(self.run, thread)
+
+        def begin_stage2() -> Step | GuardedStep:
             method.begin_stage2()
             training.optimizer = optimizer_for(recipes[-1], method.trained())
-            return make_step(training, self._context, choices)
+            return make_step(training, self._context, self.choices, self._take_ordinary_steps)
 
         def on_epoch(images_per_second: float) -> None:
-            save_epoch(self.run, training, choices)
+            writer.save(training, self.choices)
             self.report(progress.line(self.title, training.rows[-1], images_per_second, spec.epochs_trained))
             for share in first_shares(training.rows, method.doubtful):
                 self.report(f"{self.title}: {share}")
 
         return Member(
             training,
-            make_step(training, self._context, choices),
+            make_step(training, self._context, choices, self._take_ordinary_steps),
             build_stages(recipes, steps_per_epoch),
             begin_stage2,
             self._context,
@@ -269,8 +297,18 @@ class Attempt:
             evaluates=spec.recipe.evaluates,
         )
 
+    def _take_ordinary_steps(self, error: Exception) -> None:
+        """Records that a fast way has failed: this run, also when it is resumed, and later ones go without it."""
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        record(Proof(False, reason), self.run.spec, self.choices, self._device)
+        self.report(f"{self.title}: {self.choices.words} failed ({reason}); its steps are ordinary ones")
+        self.choices = self.choices.ordinary
+        self._finish_writing()  # the thread writes the status, too
+        self.run.write_status("running", choices=dataclasses.asdict(self.choices))
+
     def finish(self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]]) -> None:
-        """Writes the student and the result."""
+        """Writes the student and the result, after the files of the last epoch."""
+        self._finish_writing()
         result = exported(self.run, training, data, teachers, self._context, self.choices, lockstep=self.lockstep)
         result = self.run.write_result(result, training.rows)
         for term in negligible_terms(training.rows, training.method.doubtful):
@@ -278,12 +316,6 @@ class Attempt:
         self.run.previous_checkpoint.unlink(missing_ok=True)
         self.run.write_status("finished")
         self.ended = Outcome(self.run, result, reused=False)
-
-
-def make_step(training: Training, context: AbstractContextManager[None], choices: Choices) -> Step:
-    """How a run's steps are computed."""
-    kind = GraphedStep if choices.cuda_graphs else Step
-    return kind(training.method, training.optimizer, context, compiled=choices.compile, has_shares=training.has_shares)
 
 
 def _tell_waiting(run: Run, status: Mapping[str, Any]) -> None:

@@ -13,25 +13,25 @@ from pathlib import Path
 
 import torch
 
-from kdrun.experiment.build import needs_of
+from kdrun.experiment.build import build_student, needs_of
 from kdrun.experiment.runtime import Runtime
-from kdrun.experiment.sizes import size_of
 from kdrun.files import expanded
+from kdrun.models.cost import saved_bytes
 from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
 
 MIN_STEPS_TO_CAPTURE = 200
 """A capture takes about as long as this number of steps of a small network."""
 
-COMPILE_SECONDS = 60.0
+COMPILE_SECONDS = 40.0
 """What torch.compile takes for a student."""
 
-COMPILE_GAIN = 0.2
-"""The share of a captured step that compiling saves on CUDA: an estimate, from what others report (1.24 times)."""
+LAUNCH_SECONDS = 2e-4
+"""The share of a captured step on CUDA that goes with the kernels which compiling fuses into others: an estimate."""
 
-CUDA_MACS_PER_SECOND = 1.5e14
-CUDA_STEP_SECONDS = 1e-3
-"""What a step takes on CUDA at least, and what it computes in a second beyond that: estimates."""
+FUSED_TRAFFIC = 2.5
+"""Bytes of memory traffic of a step in bf16 that fusing saves, per byte of activation (counted in fp32) that is kept
+for backward: counted for the networks of Tf-KD it is 2.5 (MobileNetV2) to 4.2 (ResNet50) where all is fused."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,22 @@ class Choices:
     threads: int
     compile: bool = False
     cuda_graphs: bool = False
+
+    @property
+    def has_fast_ways(self) -> bool:
+        """Whether steps are computed in other ways than one operation after the other."""
+        return self.compile or self.cuda_graphs
+
+    @property
+    def words(self) -> str:
+        """The fast ways, for messages."""
+        ways = {"compiled": self.compile, "captured": self.cuda_graphs}
+        return " and ".join(way for way, is_used in ways.items() if is_used) + " steps"
+
+    @property
+    def ordinary(self) -> Choices:
+        """The same without fast ways."""
+        return Choices(self.threads)
 
 
 def recorded_choices(run: Run, *, to_train: bool = False) -> Choices | None:
@@ -67,7 +83,7 @@ def recorded_choices(run: Run, *, to_train: bool = False) -> Choices | None:
 
 
 def choose(spec: Spec, runtime: Runtime) -> Choices:
-    """What a run begins with, with the number of CPU threads that is set."""
+    """What a run is to begin with, with the number of CPU threads that is set; fast ways are still to be proved."""
     steps = spec.epochs_trained * math.ceil(spec.dataset.num_train_examples / spec.recipe.batch_size)
     return Choices(
         threads=torch.get_num_threads(),
@@ -80,14 +96,23 @@ def choose(spec: Spec, runtime: Runtime) -> Choices:
 def compiling_pays(spec: Spec, device: torch.device, steps: int) -> bool:
     """Whether a number of steps wins back the time of compiling.
 
-    On a CPU never: there the convolutions take the time, and compiled steps were measured 1.0 to 1.1 times as fast as
+    Compiling fuses what is between the convolutions: it saves memory traffic and kernels, not products. On a CPU it
+    never pays: there the convolutions take the time, and compiled steps were measured 1.0 to 1.1 times as fast as
     others (docs/performance.md).
     """
     if device.type != "cuda":
         return False
     rows = needs_of(spec).views * spec.recipe.batch_size
-    macs = 3 * size_of(spec.student, spec.dataset).macs * rows  # forward, and two gradients of the same size
-    return steps * COMPILE_GAIN * (CUDA_STEP_SECONDS + macs / CUDA_MACS_PER_SECOND) > COMPILE_SECONDS
+    data = spec.dataset
+    with torch.device("meta"):
+        saved = FUSED_TRAFFIC * rows * saved_bytes(build_student(spec.student, data), data.shape, data.dtype)
+    return steps * (LAUNCH_SECONDS + saved / bytes_per_second(device)) > COMPILE_SECONDS
+
+
+def bytes_per_second(device: torch.device) -> float:
+    """The bandwidth of a CUDA device's memory, by its data sheet: two transfers a clock."""
+    facts = torch.cuda.get_device_properties(device)
+    return 2 * 1e3 * facts.memory_clock_rate * facts.memory_bus_width / 8
 
 
 def cache_home() -> Path:

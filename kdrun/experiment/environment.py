@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
+import os
 import platform
 import resource
 import subprocess
@@ -67,6 +68,13 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} ({platform.processor() or platform.machine()})"
 
 
+def cuda_versions(device: torch.device) -> list[str]:
+    """The device's compute capability, and the versions of CUDA's runtime, its driver (as 13000) and cuDNN."""
+    capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+    driver = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
+    return [capability, str(torch.version.cuda), str(driver), str(torch.backends.cudnn.version())]
+
+
 def cpu_facts() -> dict[str, str]:
     """What Linux reports about the first CPU, by name (`/proc/cpuinfo`); elsewhere nothing."""
     path = Path("/proc/cpuinfo")
@@ -79,6 +87,11 @@ def cpu_facts() -> dict[str, str]:
 def cpu_name() -> str:
     """The model of the CPU, as far as the operating system names it."""
     return cpu_facts().get("model name") or platform.processor() or platform.machine()
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _git_commit() -> str | None:

@@ -18,6 +18,9 @@ SHARE_OF_MEMORY = 0.5
 BYTES_PER_PARAMETER = 16
 """Weight, gradient and two moments of the optimiser, in float32."""
 
+BYTES_PER_SAVED_PARAMETER = 12
+"""Weight and two moments in the copy that is being written, in the host's memory."""
+
 
 def shared(spec: Spec, threads: int) -> dict[str, Any]:
     """What the members of a group have in common, by name; their teacher apart."""
@@ -81,14 +84,16 @@ def _fitting(members: list[Spec], device: torch.device) -> list[list[Spec]]:
 
 
 def member_bytes(spec: Spec, device: torch.device) -> int:
-    """Bytes of a member while its group trains: weights, gradients, the optimiser's state.
+    """Bytes of a member on the device while its group trains: weights, gradients, the optimiser's state.
 
-    On CUDA the members' steps run at the same time, so the activations for backward are added.
+    On a CPU the copy of the last epoch's state is added, which is being written. On CUDA the members' steps run at the
+    same time, so the activations for backward are added.
     """
     data = spec.dataset
     with without_data():
         student = build_student(spec.student, data)
-    kept = BYTES_PER_PARAMETER * num_parameters(student)
+    size = BYTES_PER_PARAMETER + (BYTES_PER_SAVED_PARAMETER if device.type == "cpu" else 0)
+    kept = size * num_parameters(student)
     if device.type == "cuda":
         kept += needs_of(spec).views * spec.recipe.batch_size * saved_bytes(student, data.shape, data.dtype)
     return kept

@@ -13,10 +13,21 @@ from kdrun.training.step import PERCENT
 
 
 class TrainingProgress:
-    """Shows how far a group of runs is: a bar on a terminal, and a line for each run and epoch."""
+    """Shows how far a group of runs is: a bar on a terminal, and a line for each run and epoch.
 
-    def __init__(self, title: str, *, epochs: int, steps_per_epoch: int, unit: str = "img") -> None:
+    Args:
+        title: of the group.
+        epochs: of its longest run.
+        steps_per_epoch: of each run.
+        unit: of the examples, in the speed.
+        others: seconds that the command's later runs will take; None if that is not known or there are none.
+    """
+
+    def __init__(
+        self, title: str, *, epochs: int, steps_per_epoch: int, unit: str = "img", others: float | None = None
+    ) -> None:
         self._title = title
+        self._others = others
         self._unit = unit
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
@@ -49,7 +60,7 @@ class TrainingProgress:
         self._bar.update()
 
     def line(self, title: str, row: dict[str, Any], images_per_second: float, epochs: int) -> str:
-        """An ended epoch of one run in words: losses and accuracies, speed, and the time left for the whole group."""
+        """An ended epoch of one run in words: losses and accuracies, speed, the time left for the group and for all."""
         done = row["epoch"]
         left = (time.monotonic() - self._started) / (done - self._done_before) * (self._epochs - done)
         train = dict(row["train"])
@@ -63,9 +74,11 @@ class TrainingProgress:
         }
         line = "  ".join(f"{name} {value}" for name, value in numbers.items())
         self._bar.set_description(self._description(done), refresh=False)
-        self._bar.set_postfix_str(line, refresh=False)
         stage = f"stage {row['stage']} " if "stage" in row else ""
-        return f"{title} {stage}epoch {done:{len(str(epochs))}}/{epochs}  {line}  left {tqdm.format_interval(left)}"
+        whole = "" if self._others is None else f", all runs {tqdm.format_interval(left + self._others)}"
+        self._bar.set_postfix_str(f"{line}{whole}", refresh=False)
+        times = f"left {tqdm.format_interval(left)}{whole}"
+        return f"{title} {stage}epoch {done:{len(str(epochs))}}/{epochs}  {line}  {times}"
 
 
 def _digits(value: float) -> str:

@@ -8,25 +8,10 @@ from typing import Any
 import torch
 
 from kdrun.experiment.choices import Choices
-from kdrun.files import keep_under
 from kdrun.log import log
 from kdrun.store.checkpoint import CheckpointError
-from kdrun.store.result import best
 from kdrun.store.run import Run
 from kdrun.store.store import Store
-from kdrun.training.trainer import Training
-
-
-def save_epoch(run: Run, training: Training, choices: Choices) -> None:
-    """Writes the files of an epoch; `last.pt` after `best.pt`, since a resumed run trusts it."""
-    state = {**training.state_dict(), "choices": dataclasses.asdict(choices)}
-    if "test" in training.rows[-1] and best(training.rows, "test") is training.rows[-1]:
-        run.save_checkpoint(run.best_checkpoint, {"epoch": len(training.rows), "method": state["method"]})
-    if run.last_checkpoint.exists():
-        keep_under(run.last_checkpoint, run.previous_checkpoint)
-    run.save_checkpoint(run.last_checkpoint, state)
-    run.write_rows(training.rows)
-    run.write_status("running", epoch=len(training.rows))
 
 
 def newest_checkpoint(run: Run, device: torch.device) -> dict[str, Any] | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Literal
 
@@ -16,10 +19,13 @@ from kdrun.experiment.build import needs_of
 from kdrun.experiment.choices import Choices, choose, recorded_choices
 from kdrun.experiment.datasets import ResidentSplits, load_resident
 from kdrun.experiment.environment import free_memory, reset_peak_memory
+from kdrun.experiment.forecast import Forecast
 from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
 from kdrun.experiment.notices import weakness
 from kdrun.experiment.progress import TrainingProgress
+from kdrun.experiment.proof import proved
 from kdrun.experiment.runtime import Runtime
+from kdrun.experiment.saving import writing_thread
 from kdrun.experiment.sizes import threads_for
 from kdrun.experiment.speeds import keep_speed
 from kdrun.experiment.teachers import load_teacher, teacher_source
@@ -29,7 +35,7 @@ from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
 from kdrun.store.store import Store, begins
 from kdrun.training.evaluation import predict
-from kdrun.training.precision import autocast, forbid_tf32
+from kdrun.training.precision import autocast, prepare_device
 from kdrun.training.teacher import TeacherSource
 from kdrun.training.trainer import Member, fit
 
@@ -37,7 +43,7 @@ from kdrun.training.trainer import Member, fit
 class Runner:
     """Executes specs on one device; runs share data, views and teachers where these are equal.
 
-    `weight_files` are the user's own weights, by SHA-256.
+    `weight_files` are the user's own weights, by SHA-256; `forecast` is of the announced runs.
     """
 
     def __init__(self, store: Store, runtime: Runtime, *, weight_files: Mapping[str, Path] | None = None) -> None:
@@ -50,7 +56,8 @@ class Runner:
         self._assessed: set[str] = set()
         self._announced: dict[str, Spec] = {}
         self._trained: list[Run] = []
-        forbid_tf32()
+        self.forecast = Forecast()
+        prepare_device(runtime.device)
 
     def execute(self, spec: Spec, *, role: str = "student", config: str | None = None) -> Outcome:
         """Executes one run, see `Request`; its failure is raised."""
@@ -59,11 +66,18 @@ class Runner:
             raise ended
         return ended
 
-    def execute_all(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Outcome | Exception]]:
+    def execute_all(
+        self, requests: Sequence[Request], *, before: int = 0, total: int | None = None
+    ) -> Iterator[tuple[Request, Outcome | Exception]]:
         """Executes runs in groups that share views and teacher (`runtime.sweep`).
 
+        Args:
+            requests: the runs.
+            before: the number of the command's runs before these.
+            total: the number of the command's runs; None is these.
+
         Yields:
-            Each request with its outcome or its failure, as its group ends.
+            Each request, numbered, with its outcome or its failure, as its group ends.
         """
         self.announce(request.spec for request in requests)
         by_id = {request.spec.run_id: request for request in requests}
@@ -73,8 +87,12 @@ class Runner:
             missing = [spec for spec in specs if not self.store.run(spec).finished]
             groups = [[spec] for spec in specs if spec not in missing]
             groups += lockstep_groups(missing, self._threads, self._runtime.device)
+        number = itertools.count(before + 1)
         for group in groups:
-            members = [by_id[spec.run_id] for spec in group]
+            members = [
+                dataclasses.replace(by_id[spec.run_id], number=next(number), total=total or len(specs))
+                for spec in group
+            ]
             ended = self.execute_together(members)
             if any(isinstance(end, Exception) for end in ended):
                 free_memory(self._runtime.device)
@@ -106,6 +124,7 @@ class Runner:
                     opened.enter_context(attempt.opened(self.store, self._choices(attempt.run.spec)))
             if missing := _pending(attempts):
                 self._train(missing, teachers)
+        self.forecast.drop(request.spec for request in requests)
         return [attempt.outcome() for attempt in attempts]
 
     def teachers(self, spec: Spec) -> tuple[Run, ...]:
@@ -204,21 +223,27 @@ class Runner:
         spec, device = attempts[0].run.spec, self._runtime.device
         for attempt in attempts:
             attempt.lockstep = len(attempts)
-        with _shared_failure(attempts):
+        with _shared_failure(attempts), writing_thread() as thread:
             data = self.data(spec.dataset)
             views = _views(data, spec)
             torch.set_num_threads(self._threads(spec))
-            title = attempts[0].title if len(attempts) == 1 else f"{len(attempts)} students in lockstep"
-            stop = max(attempt.run.spec.epochs_trained for attempt in attempts)
-            progress = TrainingProgress(title, epochs=stop, steps_per_epoch=len(views), unit=spec.dataset.unit)
-            members = self._build(attempts, data, len(views), progress)
+            progress = TrainingProgress(
+                _title(attempts),
+                epochs=max(attempt.run.spec.epochs_trained for attempt in attempts),
+                steps_per_epoch=len(views),
+                unit=spec.dataset.unit,
+                others=self.forecast.left({attempt.run.spec.run_id for attempt in attempts}),
+            )
+            members = self._build(attempts, data, len(views), progress, thread)
             source = self._teacher_source(members, teachers, data)
             reset_peak_memory(device)
             members = {attempt: members[attempt] for attempt in _pending(members)}
             with progress.begun(min((len(member.training.rows) for member in members.values()), default=0)):
                 for attempt, member in members.items():
                     attempt.report(f"{attempt.title}: {_plan(attempt.run, len(member.training.rows))}")
-                fit(list(members.values()), views, source, seed=spec.seed, on_step=progress.step)
+                runs = [(attempt.run.spec, member.training.rows) for attempt, member in members.items()]
+                with self.forecast.measured(runs):
+                    fit(list(members.values()), views, source, seed=spec.seed, on_step=progress.step)
             for attempt in _pending(members):
                 with attempt.isolated_failure():
                     results = [teachers[teacher.run_id].result for teacher in attempt.run.spec.teachers]
@@ -228,7 +253,12 @@ class Runner:
             self._drop_checkpoints()
 
     def _build(
-        self, attempts: Sequence[Attempt], data: ResidentSplits, steps_per_epoch: int, progress: TrainingProgress
+        self,
+        attempts: Sequence[Attempt],
+        data: ResidentSplits,
+        steps_per_epoch: int,
+        progress: TrainingProgress,
+        thread: Executor,
     ) -> dict[Attempt, Member]:
         """The members of a group; an attempt that fails is left out."""
         members: dict[Attempt, Member] = {}
@@ -239,6 +269,7 @@ class Runner:
                     data,
                     steps_per_epoch,
                     progress,
+                    thread,
                     weight_files=self._weight_files,
                     start=None if start is None else self.store.run(start),
                 )
@@ -265,6 +296,8 @@ class Runner:
         for spec in specs:
             for each in (spec, *spec.all_before()):
                 self._announced[each.run_id] = each
+                if not self.store.run(each).finished:
+                    self.forecast.expect(each)
 
     def _drop_checkpoints(self) -> None:
         """Drops the checkpoints of runs trained here, except those from which an announced run will continue."""
@@ -288,7 +321,8 @@ class Runner:
     def _choices(self, spec: Spec) -> Choices:
         """A run's recorded choices, else new ones."""
         torch.set_num_threads(self._threads(spec))
-        return recorded_choices(self.store.run(spec), to_train=True) or choose(spec, self._runtime)
+        recorded = recorded_choices(self.store.run(spec), to_train=True)
+        return recorded or proved(spec, choose(spec, self._runtime), self._runtime.device)
 
 
 def _pending(attempts: Iterable[Attempt]) -> list[Attempt]:
@@ -317,6 +351,15 @@ def _views(data: ResidentSplits, spec: Spec) -> TrainingViews:
         views=needs.views,
         per_class=needs.per_class,
     )
+
+
+def _title(attempts: Sequence[Attempt]) -> str:
+    """A group's name in messages."""
+    if len(attempts) == 1:
+        return attempts[0].title
+    first, last = attempts[0].request, attempts[-1].request
+    place = f"[{first.number}-{last.number}/{first.total}] " if first.total else ""
+    return f"{place}{len(attempts)} students in lockstep"
 
 
 def _plan(run: Run, done: int) -> str:

@@ -124,14 +124,18 @@ def _affordable(trial: Trial, convolution: Speed, left: float, share: float, dev
 
 
 def _time_network(trial: Trial, batch_size: int, device: torch.device) -> Speed:
-    data = trial.data
-    model = on_device(build_student(trial.component, data), device)
-    if isinstance(data, SequenceDatasetSpec):
-        x = torch.randint(1, data.num_tokens, (batch_size, *data.shape), device=device)
-    else:
-        x = torch.randn(batch_size, *data.shape, device=device).to(memory_format=torch.channels_last)
-    y = torch.randint(len(data.outputs), (batch_size * data.labels_each,), device=device)
+    model = on_device(build_student(trial.component, trial.data), device)
+    x, y = random_examples(trial.data, batch_size, device)
     return _timed(trial.network, model, x, y)
+
+
+def random_examples(data: DatasetSpec, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Noise of the kind of a dataset's examples, and random labels: x `[N, *shape]`, y `[N]`, or `[N * L]`."""
+    if isinstance(data, SequenceDatasetSpec):
+        x = torch.randint(1, data.num_tokens, (size, *data.shape), device=device)
+    else:
+        x = torch.randn(size, *data.shape, device=device).to(memory_format=torch.channels_last)
+    return x, torch.randint(len(data.outputs), (size * data.labels_each,), device=device)
 
 
 def _time_convolution(precision: str, device: torch.device) -> Speed:

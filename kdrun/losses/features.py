@@ -27,10 +27,22 @@ def same_size(first: Tensor, second: Tensor, pooling: str = "average") -> tuple[
         ValueError: an unknown `pooling`.
     """
     check_choice("pooling", pooling, POOLINGS)
-    pool = F.adaptive_max_pool2d if pooling == "max" else F.adaptive_avg_pool2d
     size = (min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3]))
-    one, other = (features if features.shape[2:] == size else pool(features, size) for features in (first, second))
+    one, other = (
+        features if features.shape[2:] == size else _pooled(features, size, pooling) for features in (first, second)
+    )
     return one, other
+
+
+def _pooled(features: Tensor, size: tuple[int, int], pooling: str) -> Tensor:
+    """Adaptive pooling: where the sizes divide by windows of one size, whose gradient is deterministic on CUDA too."""
+    height, width = features.shape[2:]
+    if size == (height, width):
+        return features
+    if size != (1, 1) and height % size[0] == 0 and width % size[1] == 0:
+        window = (height // size[0], width // size[1])
+        return F.max_pool2d(features, window) if pooling == "max" else F.avg_pool2d(features, window)
+    return (F.adaptive_max_pool2d if pooling == "max" else F.adaptive_avg_pool2d)(features, size)
 
 
 def attention_map(features: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -179,17 +179,25 @@ class Spec:
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces. What `run_id` hashes."""
-        return json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return _json(self.canonical())
 
     @functools.cached_property
     def digest(self) -> str:
         """Hex SHA-256 of `to_json()`."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        return _sha256(self.to_json())
 
     @property
     def run_id(self) -> str:
         """First 10 hex digits of `digest`."""
         return self.digest[:10]
+
+    def run_ids_stopped_at(self, epochs: Iterable[int]) -> Iterator[str]:
+        """The run_id of the same spec with each of these as its `stop_epoch`: a hash each, of text encoded once."""
+        fields = self.canonical()
+        head = _json({name: value for name, value in fields.items() if name < "stop_epoch"}).removesuffix("}")
+        tail = _json({name: value for name, value in fields.items() if name > "stop_epoch"}).removeprefix("{")
+        for epoch in epochs:
+            yield _sha256(f'{head},"stop_epoch":{epoch},{tail}')[:10]
 
     @property
     def identity(self) -> dict[str, str]:
@@ -283,6 +291,14 @@ class Spec:
         if "start" in fields:
             fields["start"] = cls.from_canonical(fields["start"])
         return cls(**fields)
+
+
+def _json(fields: Mapping[str, Any]) -> str:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:

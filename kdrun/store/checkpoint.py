@@ -40,12 +40,14 @@ class CheckpointError(RuntimeError):
 def save(path: Path, state: dict[str, Any]) -> None:
     """Writes `state` (tensors and plain Python values) atomically."""
     buffer = io.BytesIO()
+    buffer.write(MAGIC.ljust(_HEADER))
     torch.save(state, buffer)
-    payload = buffer.getvalue()
-    write_atomically(path, MAGIC + hashlib.sha256(payload).digest() + payload)
+    content = buffer.getbuffer()
+    content[len(MAGIC) : _HEADER] = hashlib.sha256(content[_HEADER:]).digest()
+    write_atomically(path, content)
 
 
-def load(path: Path, device: torch.device) -> dict[str, Any]:
+def load(path: Path, device: torch.device | str) -> dict[str, Any]:
     """Reads a checkpoint onto `device`.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdrun.spec.components import all_options, method_class
 from kdrun.spec.spec import Spec
 
 RESULT_SCHEMA = 1
@@ -12,6 +11,8 @@ RESULT_SCHEMA = 1
 
 def describe(spec: Spec, teachers: list[dict[str, Any]]) -> dict[str, Any]:
     """What was run: the part of a result that follows from the spec and the teachers' results."""
+    from kdrun.spec.components import all_options, method_class  # which needs torch; reading results does not
+
     return {
         "schema": RESULT_SCHEMA,
         "run_id": spec.run_id,

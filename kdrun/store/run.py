@@ -6,6 +6,8 @@ runs/<dataset>/<student>/<method>-<run_id>/
     checkpoints/     last.pt (resumable), best.pt    student.safetensors, the deliverable
     result.json      written last; its presence means finished
     kdrun.log        everything logged: times, tracebacks
+
+torch is imported where a checkpoint is read or written: the state of a run needs none.
 """
 
 from __future__ import annotations
@@ -20,9 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from kdrun.files import (
     DamagedError,
@@ -43,8 +43,10 @@ from kdrun.files import (
 from kdrun.log import log
 from kdrun.memory import free_bytes
 from kdrun.spec.spec import Spec
-from kdrun.store import checkpoint
 from kdrun.store.result import RESULT_SCHEMA
+
+if TYPE_CHECKING:
+    import torch
 
 REMOVED = ".removed-"
 """Begins the names of directories under `runs/` whose run is being removed."""
@@ -142,13 +144,15 @@ class Run:
             if found != own[name] and (found is not None or self.spec.semantics > 1):
                 raise DamagedError(f"{path} is of another run: its {name} is {found}, not {own[name]}")
 
-    def load_checkpoint(self, path: Path, device: torch.device) -> dict[str, Any]:
+    def load_checkpoint(self, path: Path, device: torch.device | str) -> dict[str, Any]:
         """Reads one of the run's checkpoints onto a device.
 
         Raises:
             CheckpointError: it cannot be read, is damaged, or is of another run.
             FileNotFoundError: there is none.
         """
+        from kdrun.store import checkpoint
+
         try:
             state = checkpoint.load(path, device)
             self._check_owner(path, state)
@@ -160,6 +164,8 @@ class Run:
 
     def save_checkpoint(self, path: Path, state: Mapping[str, Any]) -> None:
         """Writes a checkpoint of the run, with its identity."""
+        from kdrun.store import checkpoint
+
         checkpoint.save(path, {**state, **self.spec.identity})
 
     def drop_checkpoints(self) -> None:
@@ -189,6 +195,17 @@ class Run:
     def _metrics(self) -> Path:
         return self.directory / "metrics.jsonl"
 
+    def records(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """The content of `status.json` and, of a finished run, of `result.json`.
+
+        Raises:
+            RuntimeError: one of them is damaged, of another run, or was written by another schema.
+        """
+        status = self.status()
+        if damaged := status.get("damaged"):
+            raise DamagedError(f"{damaged}; the command that made the run resumes it")
+        return status, self.result() if self.finished else None
+
     def status(self) -> dict[str, Any]:
         """The content of `status.json`; empty before the first start; for a damaged file `damaged`, the error."""
         try:
@@ -207,11 +224,14 @@ class Run:
         read where `status.json` is absent or damaged.
         """
         recorded: dict[str, Any] | None = self.status().get("choices")
-        for path in (self.last_checkpoint, self.previous_checkpoint):
-            # A damaged one is reported when it is to be resumed from.
-            with contextlib.suppress(OSError, checkpoint.CheckpointError):
-                if recorded is None and path.exists():
-                    recorded = self.load_checkpoint(path, torch.device("cpu"))["choices"]
+        if recorded is None:
+            from kdrun.store.checkpoint import CheckpointError
+
+            for path in (self.last_checkpoint, self.previous_checkpoint):
+                # A damaged one is reported when it is to be resumed from.
+                with contextlib.suppress(OSError, CheckpointError):
+                    if recorded is None and path.exists():
+                        recorded = self.load_checkpoint(path, "cpu")["choices"]
         if recorded is not None and not recorded.get("conv_plan", True):
             del recorded["conv_plan"]  # of older runs: empty, it changed nothing
         return recorded
@@ -309,7 +329,7 @@ class Run:
             (self.best_checkpoint, beginning.best_checkpoint),
             (self.last_checkpoint, beginning.last_checkpoint),
         )
-        states = [beginning.load_checkpoint(theirs, torch.device("cpu")) for _, theirs in pairs]
+        states = [beginning.load_checkpoint(theirs, "cpu") for _, theirs in pairs]
         for (mine, _), state in zip(pairs, states, strict=True):
             self.save_checkpoint(mine, state)
 

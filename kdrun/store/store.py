@@ -8,13 +8,14 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kdrun.files import DamagedError, read_json
 from kdrun.log import log
-from kdrun.spec.components import method_class
 from kdrun.spec.spec import Component, Spec
 from kdrun.store.run import Run, read_written
+
+Found = TypeVar("Found")
 
 
 class Store:
@@ -75,17 +76,25 @@ class Store:
 
     def runs(self) -> Iterator[Run | Exception]:
         """Every run under the root, in the order of directories; for one that cannot be read, the error."""
+        return self.each(lambda run, *_: run)
+
+    def each(self, read: Callable[[Run, dict[str, Any], dict[str, Any] | None], Found]) -> Iterator[Found | Exception]:
+        """What a function returns for every run under the root, in the order of directories.
+
+        Args:
+            read: gets the run, its status and, if it is finished, its result.
+
+        Yields:
+            For a run that cannot be read, or where `read` raises one, a RuntimeError or OSError.
+        """
         for path in _specs(self.root, "runs/*/*/*"):
             try:
                 run = Run(path.parent, _read_spec(path))
-                if damaged := run.status().get("damaged"):
-                    raise DamagedError(f"{damaged}; the command that made the run resumes it")
-                if run.finished:
-                    run.result()
+                found = read(run, *run.records())
             except (RuntimeError, OSError) as error:
                 yield error
             else:
-                yield run
+                yield found
 
     def last_by_labels(self, spec: Spec) -> Run | None:
         """The last finished cross-entropy run of a run's student, of any seed.
@@ -95,10 +104,9 @@ class Store:
         alone = dataclasses.replace(
             spec, method=Component("kdrun.methods.CE"), teachers=(), start=None, stop_epoch=None
         )
-        found = self._finished_beside(
-            alone,
+        found = _finished(
+            self._beside(alone, "ce-*"),
             lambda run: dataclasses.replace(run.spec, seed=spec.seed) == alone,
-            pattern="ce-*",
             consequence="nothing is compared with it",
         )
         return max(found, key=lambda run: (run.result()["finished"], str(run.directory)), default=None)
@@ -115,7 +123,12 @@ class Store:
             kept = run.last_checkpoint.exists() and run.best_checkpoint.exists()
             return kept and begins(run.spec, spec) and run.choices() == choices
 
-        found = self._finished_beside(spec, is_beginning, consequence="no run continues from it")
+        # The run_id of each possible beginning is computed: the files of other runs are not read.
+        beside = {path: _run_id(path) for path in self._beside(spec)}
+        there = set(beside.values())
+        shorter = {run_id for run_id in spec.run_ids_stopped_at(range(1, spec.epochs_trained)) if run_id in there}
+        paths = [path for path, run_id in beside.items() if run_id in shorter]
+        found = _finished(paths, is_beginning, consequence="no run continues from it")
         return max(found, key=lambda run: run.spec.epochs_trained, default=None)
 
     def of_other_source(self, spec: Spec) -> Run | None:
@@ -123,29 +136,34 @@ class Store:
         if not spec.sources():
             return None
         wanted = spec.without_sources()
-        found = self._finished_beside(
-            spec, lambda run: run.spec != spec and run.spec.without_sources() == wanted, consequence=None
+        found = _finished(
+            self._beside(spec),
+            lambda run: run.spec != spec and run.spec.without_sources() == wanted,
+            consequence=None,
         )
         return found[0] if found else None
 
-    def _finished_beside(
-        self, spec: Spec, is_wanted: Callable[[Run], bool], *, pattern: str = "*", consequence: str | None
-    ) -> list[Run]:
-        """The finished runs of a run's dataset and student that are wanted, in the order of their directories.
+    def _beside(self, spec: Spec, pattern: str = "*") -> list[Path]:
+        """The `spec.json` of each run of a run's dataset and student whose directory matches, in order."""
+        return _specs(self.run(spec).directory.parent, pattern)
 
-        Runs that cannot be read are left out, with a warning that ends in `consequence`.
-        """
-        found = []
-        for path in _specs(self.run(spec).directory.parent, pattern):
-            try:
-                run = Run(path.parent, _read_spec(path))
-                if run.finished and is_wanted(run):
-                    run.result()
-                    found.append(run)
-            except (RuntimeError, OSError) as error:
-                if consequence is not None:
-                    log.warning("%s; %s", error, consequence)
-        return found
+
+def _finished(paths: Iterable[Path], is_wanted: Callable[[Run], bool], *, consequence: str | None) -> list[Run]:
+    """The finished runs that are wanted, in the order of `paths`, each of a `spec.json`.
+
+    Runs that cannot be read are left out, with a warning that ends in `consequence`.
+    """
+    found = []
+    for path in paths:
+        try:
+            run = Run(path.parent, _read_spec(path))
+            if run.finished and is_wanted(run):
+                run.result()
+                found.append(run)
+        except (RuntimeError, OSError) as error:
+            if consequence is not None:
+                log.warning("%s; %s", error, consequence)
+    return found
 
 
 def begins(shorter: Spec, spec: Spec) -> bool:
@@ -157,6 +175,8 @@ def begins(shorter: Spec, spec: Spec) -> bool:
 
 
 def _place(spec: Spec) -> Path:
+    from kdrun.spec.components import method_class  # which needs torch; listing runs does not
+
     method = "weights" if spec.weights else _safe(method_class(spec.method).name)
     return Path(_safe(spec.dataset.name)) / _safe(spec.student.name) / f"{method}-{spec.run_id}"
 
@@ -172,6 +192,11 @@ def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)
 
 
+def _run_id(path: Path) -> str:
+    """The run_id in the name of the directory of a `spec.json`."""
+    return path.parent.name.rpartition("-")[2]
+
+
 def _read_spec(path: Path) -> Spec:
     """The spec in a run's directory, whose name has its run_id.
 
@@ -184,6 +209,6 @@ def _read_spec(path: Path) -> Spec:
         run_id = spec.run_id
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise RuntimeError(f"{path} is no spec of this kdrun ({type(error).__name__}: {error})") from error
-    if path.parent.name.rpartition("-")[2] != run_id:
+    if _run_id(path) != run_id:
         raise DamagedError(f"{path} is not whole: it is the spec of {run_id}, not of the run in its directory")
     return spec

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -23,6 +24,8 @@ WARM_UP_STEPS = 3
 """Ordinary steps before the capture: they make the optimiser's state, and libraries choose their algorithms."""
 
 
+_captured: weakref.WeakSet[GraphedStep] = weakref.WeakSet()
+
 logger = logging.getLogger(__name__)
 
 
@@ -36,8 +39,8 @@ class GraphedStep(Step):
     The first steps are ordinary ones, as are those on batches of another size (an epoch's last) and an epoch's first
     where the objective has several terms, whose shares it measures, or where the student is compiled. The learning
     rate is a tensor that the graph reads; the global generator's seed is read at each replay, so dropout stays a
-    function of (seed, epoch, step). A method that reads `batch.progress` and the like cannot be captured: that is
-    told, and its steps stay ordinary ones.
+    function of (seed, epoch, step). A step that cannot be captured raises, with weights and optimiser as they were:
+    among others that of a method that reads `batch.progress` and the like (`NotCapturableError`).
 
     Args:
         method: owns the student; on a CUDA device.
@@ -53,19 +56,24 @@ class GraphedStep(Step):
         optimizer: torch.optim.Optimizer,
         autocast: AbstractContextManager[None],
         *,
-        compiled: bool = False,
+        compiled: str | None = None,
         has_shares: bool | None = None,
     ) -> None:
         super().__init__(method, optimizer, autocast, compiled=compiled, has_shares=has_shares)
         device = next(method.parameters()).device
         self._stream = torch.cuda.Stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._capturable = True
         self._warm_up_steps = 0
+        self._has_replayed = False
         for group in optimizer.param_groups:
             group["lr"] = torch.tensor(float(group["lr"]), device=device)
             if "capturable" in group:
                 group["capturable"] = True
+
+    @property
+    def settled(self) -> bool:
+        """Whether a captured step has been replayed."""
+        return self._has_replayed
 
     def set_lr(self, lr: float) -> None:
         """Sets the learning rate of the steps that follow, captured ones too."""
@@ -81,14 +89,16 @@ class GraphedStep(Step):
             for tensor in given:  # its memory is not given away before this stream has read it
                 tensor.record_stream(self._stream)
             ordinary = first and (self._compiled or self._has_shares is not False)
-            if self._graph is not None and len(batch.y) == self._full_size and not ordinary:
+            is_full = len(batch.y) == (self._full_size or len(batch.y))
+            if self._graph is not None and is_full and not ordinary:
                 for kept, tensor in zip(self._inputs, given, strict=True):
                     kept.copy_(tensor)
                 self._graph.replay()
+                self._has_replayed = True
                 return
             super().__call__(batch, teacher, first=first)
-            self._warm_up_steps += 1
-            if self._warm_up_steps == WARM_UP_STEPS and self._capturable:
+            self._warm_up_steps += is_full
+            if self._graph is None and self._warm_up_steps >= WARM_UP_STEPS and is_full:
                 self._capture(given, teacher, batch.views)
 
     def _capture(self, given: list[Tensor], teacher: TeacherOutput | None, views: int) -> None:
@@ -99,13 +109,15 @@ class GraphedStep(Step):
         static = None if teacher is None else _replaced(teacher, answers)
         self.optimizer.zero_grad(set_to_none=True)  # gradients are to lie in the graph's own memory
         graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, stream=self._stream):
-                super().__call__(batch, static, first=False)
-            self._graph = graph
-        except NotCapturableError as error:
-            logger.warning("steps are not captured: %s", error)
-            self._capturable = False
+        with torch.cuda.graph(graph, stream=self._stream):
+            super().__call__(batch, static, first=False)
+        self._graph = graph
+        _captured.add(self)
+
+    def forget(self) -> None:
+        """Drops the graph; the next step of full size is captured again."""
+        self._graph = None
+        _captured.discard(self)
 
     def end_epoch(self) -> EpochMeans:
         """The means of the epoch; resets the sums."""
@@ -144,21 +156,34 @@ class _StaticBatch:
 
 
 class GraphedTeacher(LiveTeacher):
-    """A live teacher on a CUDA device whose forward pass is one graph, for batches of the size of the first one."""
+    """A live teacher on a CUDA device whose forward pass is one graph, for batches of the size of the first one.
+
+    Where the capture fails, which is a warning, its forward passes are ordinary ones.
+    """
 
     _graph: torch.cuda.CUDAGraph | None = None
+    _has_failed = False
 
     def __call__(self, batch: Batch) -> TeacherOutput:
         """The logits on a batch, in memory of their own."""
-        if self._graph is None:
-            self._capture(batch)
-        if batch.x.shape != self._batch.x.shape:
+        if self._graph is None and not self._has_failed:
+            try:
+                self._capture(batch)
+            except Exception as error:  # whatever a network or a library does that a graph cannot hold
+                logger.warning("the teacher is not captured: %s: %s", type(error).__name__, error)
+                self._has_failed = True
+                restore_generator(batch.x.device)
+        if self._graph is None or batch.x.shape != self._batch.x.shape:
             return super().__call__(batch)
-        assert self._graph is not None
         self._batch.x.copy_(batch.x)
         self._graph.replay()
         # The next replay writes where these were.
         return _replaced(self._answer, [tensor.clone() for tensor in _changing(self._answer)])
+
+    @property
+    def captured(self) -> bool:
+        """Whether its forward passes on batches of the first one's size are replayed."""
+        return self._graph is not None
 
     def _capture(self, batch: Batch) -> None:
         answer = super().__call__
@@ -169,6 +194,23 @@ class GraphedTeacher(LiveTeacher):
             for _ in range(WARM_UP_STEPS):
                 answer(self._batch)
         torch.cuda.current_stream(batch.x.device).wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
             self._answer = answer(self._batch)
+        self._graph = graph
+
+
+def restore_generator(device: torch.device) -> None:
+    """Gives a CUDA device's global generator a new state where a failed capture has left the old one capturing.
+
+    The old state would refuse to draw outside of captures. Steps that were captured with it are captured again: their
+    random numbers would stay the same.
+    """
+    try:
+        torch.rand(1, device=device)
+    except RuntimeError:
+        index = device.index if device.index is not None else torch.cuda.current_device()
+        fresh = torch.Generator(device)
+        torch.cuda.default_generators[index].graphsafe_set_state(fresh.graphsafe_get_state())
+        for step in list(_captured):
+            step.forget()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 
 import torch
@@ -9,6 +10,9 @@ from torch import nn
 
 PRECISIONS = ("auto", "fp32", "bf16")
 SMALL_STEP_MACS = 1_000_000_000
+
+BF16_CAPABILITY = (8, 0)
+"""The compute capability from which CUDA devices have arithmetic in bf16 (Ampere)."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -32,7 +36,9 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """`fp32` or `bf16`; `auto` is bf16 on CUDA and fp32 elsewhere: a rule, never a timing, as it changes numbers.
+    """`fp32` or `bf16`; `auto` is bf16 on CUDA devices that compute in it, and fp32 elsewhere.
+
+    A rule, never a timing, as it changes numbers.
 
     Raises:
         ValueError: an unknown name.
@@ -41,7 +47,12 @@ def resolve_precision(name: str, device: torch.device) -> str:
         raise ValueError(f"{name!r} is no precision: must be one of {', '.join(PRECISIONS)}")
     if name != "auto":
         return name
-    return "bf16" if device.type == "cuda" else "fp32"
+    return "bf16" if device.type == "cuda" and has_bf16(device) else "fp32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a CUDA device computes in bf16 itself; older ones emulate it, which is slower than fp32."""
+    return torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
 
 
 def resolve_threads(macs_per_step: int, device: torch.device, available: int) -> int:
@@ -72,7 +83,17 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def forbid_tf32() -> None:
-    """Makes fp32 mean fp32 on CUDA, where convolutions are TF32 by default: it is the oracle of faster paths."""
+def prepare_device(device: torch.device) -> None:
+    """Sets what the whole process computes with: called before anything is computed on the device.
+
+    On CUDA the device becomes the current one, since graphs are captured and libraries choose their algorithms there;
+    fp32 means fp32 (convolutions are TF32 by default); and cuBLAS and cuDNN take deterministic algorithms by rule.
+    cuDNN's benchmark mode stays off: it chooses algorithms by timing, so two equal runs could end with other bits.
+    """
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, at the first product of matrices
+        torch.cuda.set_device(device)
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True

@@ -6,6 +6,7 @@ The first step of an epoch also measures the share that each weighted term of th
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import logging
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,9 @@ COMPILER: dict[str, Any] = {"options": {"fallback_random": True}}
 """How torch.compile is called. Random numbers are drawn by torch's own generator, so dropout stays a function of
 (seed, epoch, step); its masks are others than those of uncompiled steps."""
 
+DEFAULT_MODE = "default"
+"""Of torch.compile; others are `reduce-overhead` and `max-autotune`."""
+
 MAX_GRAPHS = 256
 """Compiled networks that a process has at most; torch computes further ones uncompiled."""
 
@@ -39,10 +43,10 @@ class Step:
         method: owns the student; on the device of the batches.
         optimizer: over the method's parameters.
         autocast: the context in which the method computes.
-        compiled: compiles the student with torch.compile, for batches of the size of the first one: smaller ones
+        compiled: the mode of torch.compile for the student, for batches of the size of the first one: smaller ones
             (an epoch's last) are not worth a compilation of their own. The first step of an epoch is not compiled
             either: it can measure shares, where the backward pass of a compiled student runs once, and it shows which
-            parameters have no gradient, where that of a compiled student is 0.
+            parameters have no gradient, where that of a compiled student is 0. None: it is not compiled.
         has_shares: whether the last epoch of this stage had shares to measure; None before its first one. What is
             captured keeps its weights, so only steps that are computed here determine it anew.
     """
@@ -53,7 +57,7 @@ class Step:
         optimizer: torch.optim.Optimizer,
         autocast: AbstractContextManager[None],
         *,
-        compiled: bool = False,
+        compiled: str | None = None,
         has_shares: bool | None = None,
     ) -> None:
         self.method = method
@@ -65,8 +69,14 @@ class Step:
         self._has_shares = has_shares
         self._norms: dict[str, Tensor] = {}
         self._unused: list[Tensor] = []
+        self._has_run_compiled = False
         if compiled:
-            compile_network(method.student)
+            compile_network(method.student, compiled)
+
+    @property
+    def settled(self) -> bool:
+        """Whether a step has been taken in the fast way, from which on it does nothing for the first time."""
+        return self._has_run_compiled or not self._compiled
 
     def set_lr(self, lr: float) -> None:
         """Sets the learning rate of the steps that follow."""
@@ -92,6 +102,7 @@ class Step:
             self._leave_unused_alone(find=first)
         self.optimizer.step()
         self._meter.add(batch, objective, teacher)
+        self._has_run_compiled |= not eager
 
     def _leave_unused_alone(self, *, find: bool) -> None:
         """Keeps the optimiser, with its momentum and weight decay, from parameters that have no part in the loss."""
@@ -100,6 +111,14 @@ class Step:
             self._unused = [parameter for parameter in parameters if parameter.grad is None]
         for parameter in self._unused:
             parameter.grad = None
+
+    def progress(self) -> tuple[Any, ...]:
+        """A copy of what the steps of this epoch have added up, for `continue_from`."""
+        return copy.deepcopy((self._full_size, self._meter, self._has_shares, self._norms))
+
+    def continue_from(self, progress: tuple[Any, ...]) -> None:
+        """Continues an epoch from what `progress` of another step over the same method returned."""
+        self._full_size, self._meter, self._has_shares, self._norms = progress
 
     def end_epoch(self) -> EpochMeans:
         """The means of the epoch; resets the sums."""
@@ -132,7 +151,7 @@ def _report_no_shares(method: str) -> None:
     logger.info("method %s: its objective names no weighted terms: no shares of the gradient are measured", method)
 
 
-def compile_network(network: nn.Module) -> None:
+def compile_network(network: nn.Module, mode: str = DEFAULT_MODE) -> None:
     """Compiles a network in place, with whatever taps it has when it is called.
 
     torch uses a graph again for every network of the same code. By default it does not look at hooks then, so that a
@@ -140,7 +159,15 @@ def compile_network(network: nn.Module) -> None:
     """
     torch._dynamo.config.skip_nnmodule_hook_guards = False
     torch._dynamo.config.recompile_limit = MAX_GRAPHS
-    network.compile(dynamic=False, **COMPILER)
+    compiler = COMPILER
+    if mode != DEFAULT_MODE:
+        compiler = {"options": {**torch._inductor.list_mode_options(mode), **COMPILER["options"]}}
+    network.compile(dynamic=False, **compiler)
+
+
+def uncompile_network(network: nn.Module) -> None:
+    """Undoes `compile_network`."""
+    network._compiled_call_impl = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from kdrun import stopping
 from kdrun.methods.base import Batch, Method, TeacherOutput
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.training.evaluation import EvalImages, evaluate
+from kdrun.training.guarded import GuardedStep
 from kdrun.training.precision import synchronize
 from kdrun.training.step import Step
 from kdrun.training.teacher import TeacherSource
@@ -157,9 +158,9 @@ class Member:
     """
 
     training: Training
-    step: Step
+    step: Step | GuardedStep
     stages: Sequence[Stage]
-    begin_stage2: Callable[[], Step]
+    begin_stage2: Callable[[], Step | GuardedStep]
     autocast: AbstractContextManager[None]
     owner: Owner
     splits: Mapping[str, EvalImages]

@@ -1,15 +1,20 @@
-"""The reference does what the released code did: its loss, its steps, its data, its evaluation."""
+"""Each reference does what its code did: its loss, its steps, its data, its evaluation."""
 
 import itertools
 import math
+import subprocess
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import ours, task
-from benchmarks.reference import Reference, kd_loss, test_loader, training_loader, virtual_teacher
+from benchmarks import ours, reference, task, worker
+from benchmarks.mdistiller import MDistiller
+from benchmarks.reference import PILImages, training_loader
+from benchmarks.released import Released, TwoLines, kd_loss, virtual_teacher
+from benchmarks.task import Pair
+from benchmarks.timing import UnavailableError
 from kdrun.data import ResidentImages
 from kdrun.experiment.choices import Choices
 from kdrun.losses import virtual_teacher_probs
@@ -17,8 +22,16 @@ from kdrun.models import mlp, resnet20
 from kdrun.training.evaluation import evaluate
 from kdrun.training.precision import autocast
 
-test_loader.__test__ = False
 CPU = torch.device("cpu")
+PAIRS = {
+    reduction: Pair("student", "teacher", alpha=0.6, temperature=4.0, kl_reduction=reduction)
+    for reduction in ("mean", "batchmean")
+}
+
+
+@pytest.fixture(autouse=True)
+def no_workers(monkeypatch):
+    monkeypatch.setattr(reference, "num_workers", lambda: 0)
 
 
 def softmax(row: list[float]) -> list[float]:
@@ -66,57 +79,123 @@ def weights(network: nn.Module) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in network.parameters()]).clone()
 
 
+def data(pair: Pair, train: int = 24, test: int = 70) -> tuple[PILImages, PILImages]:
+    images = task.image_sets(train, test)
+    return PILImages(images[0], pair.law), PILImages(images[1])
+
+
+def kdruns_steps(name: str, pair: Pair, precision: str = "fp32") -> tuple[list[tuple], list[float], Tensor]:
+    """Three batches of kdrun's views; its losses on them, and the change of the student's weights."""
+    views = ours.training_views(task.image_sets(72, 0)[0], pair.law, CPU, batch_size=24)
+    student, teacher = networks(name)
+    before = weights(student)
+    steps = ours.kd_steps(student, teacher, pair, views, Choices(threads=1), precision=precision, device=CPU)
+    losses = [step.end_epoch().means["loss"] for step in itertools.islice(steps, 3)]
+    return [(x.contiguous(), y) for x, y, _ in views.epoch(0)], losses, weights(student) - before
+
+
+@pytest.mark.parametrize(("loop", "reduction"), [(Released, "mean"), (MDistiller, "batchmean")])
 @pytest.mark.parametrize(("name", "tolerance"), [("mlp", 1e-4), ("resnet20", 0.1)])
-def test_both_sides_take_the_same_steps(name, tolerance):
+def test_a_reference_takes_kdruns_steps(loop, reduction, name, tolerance):
     """The same views and weights give the same losses and the same updates in fp32.
 
     Weight decay is 0.5 % of the update, momentum and the order of the steps are much more. In the deeper network
     rounding moves ReLUs across zero: there the gradient in NCHW memory is itself 1 % off the one in float64.
     """
-    views = ours.training_views(task.training_images(72), CPU, batch_size=24)
+    pair = PAIRS[reduction]
+    views, losses, update = kdruns_steps(name, pair)
     student, teacher = networks(name)
     before = weights(student)
-    reference = Reference(student, teacher.eval(), alpha=0.6, temperature=4.0, device=CPU)
-    theirs = [reference.step(x.contiguous(), y)[0] for x, y, _ in views.epoch(0)]
-    their_update = weights(student) - before
-    student, teacher = networks(name)
-    steps = ours.kd_steps(
-        student, teacher, views, Choices(threads=1), alpha=0.6, temperature=4.0, precision="fp32", device=CPU
-    )
-    losses = [step.end_epoch().means["loss"] for step in itertools.islice(steps, 3)]
-    assert losses == pytest.approx(theirs, rel=1e-4)
-    assert (weights(student) - before - their_update).norm() < tolerance * their_update.norm()
+    training = loop(student, teacher.eval(), pair, data(pair), num_images=24, device=CPU)
+    assert [training.step(x, y) for x, y in views] == pytest.approx(losses, rel=1e-4)
+    assert (weights(student) - before - update).norm() < tolerance * update.norm()
 
 
-def test_the_teacher_stays_as_it_is():
+def test_the_two_lines_are_bf16_in_channels_last():
+    pair = PAIRS["mean"]
+    views, losses, _ = kdruns_steps("resnet20", pair, "bf16")
+    student, teacher = networks()
+    training = TwoLines(student, teacher, pair, data(pair), num_images=24, device=CPU)
+    next(training.epoch())
+    assert student.stem.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    student.load_state_dict(networks()[0].state_dict())
+    dtypes = []
+    student.classifier.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    assert training.step(*views[0]) == pytest.approx(losses[0], rel=0.01)
+    assert dtypes == [torch.bfloat16]
+
+
+TORCHDISTILL = """
+import sys, torch
+from benchmarks.torchdistill_worker import TorchDistill
+student, teacher, pair, data, views = torch.load(sys.argv[1], weights_only=False)
+training = TorchDistill(student, teacher, pair, data, num_images=64, device=torch.device("cpu"))
+state = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+training.box.pre_epoch_process(epoch=0)
+losses = [training.step(x, y) for x, y in views]
+found = {"losses": losses, "student": {name: tensor.clone() for name, tensor in student.state_dict().items()}}
+found["epoch"] = list(training.epoch())
+found["top1"] = training.evaluate()
+found["teacher stays"] = all(torch.equal(tensor, state[name]) for name, tensor in teacher.state_dict().items())
+found["trained"] = student.state_dict()
+torch.save(found, sys.argv[1])
+"""
+
+
+def test_torchdistill_takes_kdruns_steps(tmp_path):
+    """Its process in its own environment: losses, update, length of an epoch, evaluation."""
+    try:
+        worker.version()
+    except UnavailableError as error:
+        pytest.skip(f"torchdistill: {error}")
+    pair = PAIRS["mean"]
+    views, losses, update = kdruns_steps("mlp", pair)
+    student, teacher = networks("mlp")
+    before = weights(student)
+    file = tmp_path / "exchanged.pt"
+    torch.save((student, teacher, pair, data(pair), views), file)
+    subprocess.run([worker.PYTHON, "-c", TORCHDISTILL, file], cwd=worker.ROOT, check=True, capture_output=True)
+    found = torch.load(file)
+    assert found["losses"] == pytest.approx(losses, rel=1e-4)
+    student.load_state_dict(found["student"])
+    assert (weights(student) - before - update).norm() < 1e-4 * update.norm()
+    assert len(found["epoch"]) == 1
+    assert found["teacher stays"]
+    student.load_state_dict(found["trained"])
+    assert found["top1"] == pytest.approx(top1_of_kdrun(student, task.image_sets(24, 70)[1]))
+
+
+@pytest.mark.parametrize("loop", [Released, TwoLines, MDistiller])
+def test_an_epoch_leaves_the_teacher_as_it_is(loop):
     student, teacher = networks()
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    loop = Reference(student, teacher, alpha=0.9, device=CPU)
-    images = task.training_images(24)
-    losses = list(loop.epoch(training_loader(images, workers=0)))
-    assert len(losses) == 1
+    pair = PAIRS["mean"]
+    losses = list(loop(student, teacher, pair, data(pair), num_images=70, device=CPU).epoch())
+    assert len(losses) == 2, "longer than the data"
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
 def test_the_images_are_those_that_kdrun_sees():
-    images = task.random_images(task.NUM_CLASSES, 3, 32, 2, 70).test
+    images = task.image_sets(2, 70)[1]
     resident = ResidentImages(images, mean=task.MEAN, std=task.STD, device=CPU)
-    found = list(test_loader(images, workers=0))
+    found = list(reference.test_loader(PILImages(images)))
     assert [len(labels) for _, labels in found] == [64, 6]
     torch.testing.assert_close(torch.cat([x for x, _ in found]), resident.batch(torch.arange(70)))
     assert torch.equal(torch.cat([labels for _, labels in found]), images.labels)
 
 
-def test_training_views_follow_the_law_of_kdrun():
+@pytest.mark.parametrize("name", ["resnet18", "resnet20"])
+def test_training_views_follow_the_law_of_kdrun(name):
     """Where white stands on average over many views of an image that is white on its left: crop, flip and rotation."""
-    images = task.training_images(8)
+    law = task.PAIRS[name].law
+    images, _ = task.image_sets(8, 0)
     images.images[:] = 0
     images.images[:, :, :16] = 255
-    loader = training_loader(images, workers=0, num_images=16 * task.BATCH_SIZE)
+    loader = training_loader(PILImages(images, law), 16 * task.BATCH_SIZE)
     batches = [x for x, _ in loader]
     assert [tuple(x.shape) for x in batches] == [(task.BATCH_SIZE, 3, 32, 32)] * 16, "longer than the data"
-    views = ours.training_views(images, CPU)
+    views = ours.training_views(images, law, CPU)
     own = torch.cat([x for epoch in range(128) for x, *_ in views.epoch(epoch)])
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (task.MEAN, task.STD))
     found, expected = (x.mean(dim=0) * std + mean for x in (torch.cat(batches), own))
@@ -124,12 +203,18 @@ def test_training_views_follow_the_law_of_kdrun():
     assert (found - expected).abs().max() < 0.09
 
 
-def test_evaluation_agrees_with_that_of_kdrun():
+def top1_of_kdrun(student: nn.Module, images) -> float:
+    resident = ResidentImages(images, mean=task.MEAN, std=task.STD, device=CPU)
+    return evaluate(student, resident, autocast(CPU, "fp32"))["top1"]
+
+
+@pytest.mark.parametrize("loop", [Released, MDistiller])
+def test_evaluation_agrees_with_that_of_kdrun(loop):
     student, teacher = networks()
-    images = task.random_images(4, 3, 32, 2, 70).test
+    images = task.image_sets(2, 70)[1]
     resident = ResidentImages(images, mean=task.MEAN, std=task.STD, device=CPU)
     images.labels[::2] = student.eval()(resident.batch(torch.arange(70))).argmax(dim=1)[::2]
-    found = Reference(student.train(), teacher, alpha=0.9, device=CPU).evaluate(test_loader(images, workers=0))
-    resident = ResidentImages(images, mean=task.MEAN, std=task.STD, device=CPU)
-    assert found == pytest.approx(evaluate(student, resident, autocast(CPU, "fp32"))["top1"])
+    sets = (PILImages(images), PILImages(images))
+    found = loop(student.train(), teacher, PAIRS["mean"], sets, num_images=70, device=CPU).evaluate()
+    assert found == pytest.approx(top1_of_kdrun(student, images))
     assert 50 <= found < 70

@@ -153,7 +153,7 @@ BAD = [
     ("teacher.also.b=cnn", "teacher.also=['b']: method kd takes one teacher"),
     # taps, stages, and what networks must have for them
     ("method=at method.student_taps=[layer9]", "method.student_taps='layer9': cnn has no such tap; did you mean layer"),
-    ("method=rkd method.teacher_tap=pol", "method.teacher_tap='pol': resnet20 has no such tap; did you mean pool?"),
+    ("method=rkd method.teacher_tap=pol", "method.teacher_tap='pol': resnet8 has no such tap; did you mean pool?"),
     ("method=at student=mlp", "  student=mlp: has no feature maps", "fitnet, rkd and sp take vectors"),
     ("method=takd student=resnet8 teacher.method=at teacher.teacher=mlp", "  teacher.teacher=mlp: has no feature maps"),
     ("method=at method.student_taps=[]", "method.student_taps=[]: must have one feature map [C, H, W] at least"),
@@ -164,7 +164,7 @@ BAD = [
     ("method=rkd method.student_tap=q", "has no such tap; it has layer1", "kdrun show taps student=NAME --all"),
     ("method=fsp", "method.adapt=False: the student's maps must have the teacher's channels"),
     ("method=fsp student=resnet8 method.student_taps=[stem]", "method.student_taps=['stem']: must be first and last"),
-    ("method=weight_distillation", "  teacher=resnet20: has no counterpart of"),
+    ("method=weight_distillation", "  teacher=resnet8: has no counterpart of"),
     (
         "teacher.method=weight_distillation teacher.teacher=cnn teacher.method.stage1_epochs=1",
         "  teacher.teacher=cnn: has no counterpart of",

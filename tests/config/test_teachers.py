@@ -39,12 +39,27 @@ def test_self_distillation_is_taught_by_the_students_own_architecture(job):
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ([], "resnet8"),
+        (["dataset=digits", "teacher=resnet14"], "resnet14"),
+        (["dataset=cifar100"], "resnet20"),
+        (["dataset=cifar100", "teacher=cnn"], "cnn"),
+        (["experiment=tfkd_kd_mobilenetv2", "dataset=digits"], "resnet18"),
+    ],
+)
+def test_the_digits_have_a_default_teacher_of_their_own(job, words, name):
+    """What the command line or an experiment names comes before it."""
+    assert [teacher.student.name for teacher in job(*words).spec.teachers] == [name]
+
+
 def test_a_teacher_is_a_run_of_its_own(job):
     spec = job("teacher.seeds=[7]", "teacher.method=lsr", "teacher.method.epsilon=0.2", "seed=3").spec
     (teacher,) = spec.teachers
     assert (spec.seed, teacher.seed) == (3, 7)
     assert teacher.method == Component("kdrun.methods.LSR", {"epsilon": 0.2})
-    assert job("method=lsr", "method.epsilon=0.2", "student=resnet20", "seed=7").spec == teacher
+    assert job("method=lsr", "method.epsilon=0.2", "student=resnet8", "seed=7").spec == teacher
     assert job("seed=3").spec.teachers[0].seed == 3, "without teacher.seeds it is the run's own"
 
 

@@ -1,6 +1,7 @@
 """A laboratory for whole runs: small networks on made-up images, a fraction of a second each."""
 
 import inspect
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,6 +115,14 @@ class Lab:
     def bits(run: Run) -> tuple[bytes, bytes]:
         """What must be equal bit for bit when a run is repeated."""
         return run.weights.read_bytes(), (run.directory / "metrics.jsonl").read_bytes()
+
+    @staticmethod
+    def wait_for_files(run: Run, *, epochs: int) -> None:
+        """Waits until the files of an epoch are written, which happens while the next one trains."""
+        deadline = time.monotonic() + 30
+        while run.status().get("epoch") != epochs:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
     @staticmethod
     def images_trained_on(outcome: Outcome) -> int:

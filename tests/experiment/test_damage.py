@@ -75,6 +75,7 @@ def test_a_deleted_run_directory_fails_that_run_and_no_other(lab, monkeypatch):
 
     def deleting(self, batch, teacher):
         if (batch.epoch, batch.step, self.temperature) == (1, 0, 8.0):
+            lab.wait_for_files(victim, epochs=1)
             shutil.rmtree(victim.directory)
         return forward(self, batch, teacher)
 

@@ -10,10 +10,10 @@ import sys
 
 import pytest
 
-from kdrun.files import DamagedError, write_record
+from kdrun.files import DamagedError, read_json, write_record
 from kdrun.methods import CE
 from kdrun.spec.dataset import ImageDatasetSpec
-from kdrun.spec.spec import Component, Spec
+from kdrun.spec.spec import Component, Recipe, Spec
 from kdrun.store.run import Run
 from kdrun.store.store import Store
 
@@ -37,6 +37,40 @@ def test_a_run_has_its_place_by_dataset_student_method_and_id(tmp_path):
     own_weights = store.run(dataclasses.replace(SPEC, weights="ab" * 32))
     assert own_weights.directory.name.startswith("weights-")
     assert not any(tmp_path.iterdir()), "asking for a place makes none"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SPEC,
+        dataclasses.replace(SPEC, seed=3, stop_epoch=2),
+        dataclasses.replace(SPEC, teachers=(dataclasses.replace(SPEC, stop_epoch=1),), start=SPEC, precision="bf16"),
+    ],
+)
+def test_run_ids_of_every_stop_are_those_of_their_specs(spec):
+    expected = [dataclasses.replace(spec, stop_epoch=epoch).run_id for epoch in range(12)]
+    assert list(spec.run_ids_stopped_at(range(12))) == expected
+
+
+def test_of_many_runs_only_the_possible_beginnings_are_read(tmp_path, monkeypatch):
+    """The longest of them that was evaluated, computed alike, and has both checkpoints is found."""
+    whole = dataclasses.replace(SPEC, recipe=Recipe(epochs=9, evaluate_every=2))
+    store, choices, read = Store(tmp_path), {"threads": 1}, []
+    beginnings = [dataclasses.replace(whole, stop_epoch=epoch) for epoch in (2, 4, 5, 6, 8)]
+    others = [dataclasses.replace(spec, seed=1) for spec in beginnings]
+    for spec in [*beginnings, *others, SPEC, dataclasses.replace(whole, stop_epoch=0)]:
+        run = store.run(spec)
+        run.open(config=None)
+        run.write_status("finished", choices={"threads": 2 if spec.stop_epoch == 8 else 1})
+        run.write_result({"schema": 1}, [])
+        for path in (run.last_checkpoint, run.best_checkpoint):
+            path.touch()
+    store.run(beginnings[3]).best_checkpoint.unlink()
+    monkeypatch.setattr("kdrun.store.store.read_json", lambda path: read.append(path.parent) or read_json(path))
+    found = store.longest_beginning(whole, choices)
+    assert found is not None
+    assert found.spec.stop_epoch == 4
+    assert sorted(read) == sorted(store.run(spec).directory for spec in beginnings)
 
 
 def test_published_runs_are_found_where_the_own_root_has_none(tmp_path):

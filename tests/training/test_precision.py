@@ -1,6 +1,7 @@
 """Device, precision and threads are chosen by rules; and on a GPU: same numbers, no waiting."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -8,15 +9,20 @@ import torch
 from torch import nn
 
 from kdrun.data import Augmentation, ImageSet, ResidentImages, TrainingViews
+from kdrun.experiment.runner import Runner
+from kdrun.experiment.runtime import Runtime
+from kdrun.losses import POOLINGS, fsp_matrix
 from kdrun.methods import CE, KD, Batch
 from kdrun.models import cnn
+from kdrun.store.store import Store
 from kdrun.training.cuda_graphs import GraphedStep, GraphedTeacher
+from kdrun.training.guarded import GuardedStep
 from kdrun.training.optimisation import build_optimizer
 from kdrun.training.precision import (
     SMALL_STEP_MACS,
     autocast,
-    forbid_tf32,
     on_device,
+    prepare_device,
     resolve_device,
     resolve_precision,
     resolve_threads,
@@ -68,10 +74,20 @@ def test_named_devices_must_exist(machine):
             resolve_device(name)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
-def test_auto_precision_is_bf16_on_cuda_only(device):
+@pytest.mark.parametrize(
+    ("device", "capability", "auto"),
+    [
+        ("cpu", None, "fp32"),
+        ("mps", None, "fp32"),
+        ("cuda", (7, 5), "fp32"),  # emulates bf16
+        ("cuda", (8, 0), "bf16"),
+        ("cuda:1", (12, 0), "bf16"),
+    ],
+)
+def test_auto_precision_is_bf16_on_cuda_devices_that_compute_in_it(monkeypatch, device, capability, auto):
     device = torch.device(device)
-    assert resolve_precision("auto", device) == ("bf16" if device.type == "cuda" else "fp32")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", {device: capability}.__getitem__)
+    assert resolve_precision("auto", device) == auto
     assert [resolve_precision(name, device) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
     with pytest.raises(ValueError, match="'fp16' is no precision: must be one of auto, fp32, bf16"):
         resolve_precision("fp16", device)
@@ -98,11 +114,23 @@ def test_convolutions_are_channels_last():
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_fp32_means_fp32():
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-    forbid_tf32()
-    assert not torch.backends.cudnn.allow_tf32
-    assert not torch.backends.cuda.matmul.allow_tf32
+def test_fp32_means_fp32_and_algorithms_are_deterministic():
+    backends = torch.backends
+    backends.cudnn.allow_tf32 = backends.cuda.matmul.allow_tf32 = backends.cudnn.benchmark = True
+    backends.cudnn.deterministic = False
+    prepare_device(CPU)
+    flags = (backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32, backends.cudnn.benchmark)
+    assert (flags, backends.cudnn.deterministic) == ((False, False, False), True)
+
+
+def test_the_device_of_a_run_is_the_current_one(monkeypatch, tmp_path):
+    """Graphs are captured, and libraries choose their algorithms, on the current device, whatever tensors are on."""
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    second = torch.device("cuda:1")
+    Runner(Store(tmp_path), Runtime(device=second, data_root=tmp_path, output_root=tmp_path))
+    assert (current, os.environ["CUBLAS_WORKSPACE_CONFIG"]) == ([second], ":4096:8")
 
 
 class WithoutWaiting:
@@ -128,9 +156,16 @@ class WithoutWaiting:
 
 
 def trained(
-    device: torch.device, precision: str, *, wrap=lambda views: views, teach: bool = False, step=Step, num: int = 1
+    device: torch.device,
+    precision: str,
+    *,
+    wrap=lambda views: views,
+    teach: bool = False,
+    step=Step,
+    num: int = 1,
+    dropout=0.0,
 ) -> Training:
-    """Two epochs of the plain CNN, without dropout, whose masks differ from device to device.
+    """Two epochs of the plain CNN; masks of dropout would differ from device to device.
 
     With `num` students in lockstep, of which the last is returned.
     """
@@ -144,7 +179,7 @@ def trained(
     members = []
     for _ in range(num):
         torch.manual_seed(0)
-        student, teacher = (on_device(cnn(num_classes=4, image_size=8, dropout=0.0), device) for _ in range(2))
+        student, teacher = (on_device(cnn(num_classes=4, image_size=8, dropout=dropout), device) for _ in range(2))
         method = KD(student, temperature=4.0, alpha=0.9) if teach else CE(student)
         options = {"momentum": 0.9, "nesterov": False, "weight_decay": 5e-4}
         training = Training(method, build_optimizer("sgd", method.parameters(), lr=0.05, **options))
@@ -172,7 +207,7 @@ class TestOnTheGPU:
 
     @pytest.mark.parametrize("teach", [False, True])
     def test_fp32_training_agrees_with_the_cpu(self, teach):
-        forbid_tf32()
+        prepare_device(CUDA)
         here, there = trained(CPU, "fp32", teach=teach), trained(CUDA, "fp32", teach=teach)
         for name, tensor in here.method.state_dict().items():
             torch.testing.assert_close(there.method.state_dict()[name].cpu(), tensor, rtol=1e-3, atol=1e-4)
@@ -205,6 +240,25 @@ class TestOnTheGPU:
                 assert twin["test"]["nll"] == pytest.approx(row["test"]["nll"], rel=1e-2)
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    @pytest.mark.parametrize("step", [Step, GraphedStep])
+    def test_the_same_run_twice_ends_with_the_same_bits(self, precision, step):
+        prepare_device(CUDA)
+        one, other = (trained(CUDA, precision, teach=True, step=step, dropout=0.5) for _ in range(2))
+        assert one.rows == other.rows
+        torch.testing.assert_close(one.method.state_dict(), other.method.state_dict(), rtol=0, atol=0)
+
+    @pytest.mark.parametrize("pooling", POOLINGS)
+    def test_the_gradient_of_pooled_features_has_the_same_bits_each_time(self, pooling):
+        torch.manual_seed(0)
+        larger, smaller = torch.randn(64, 16, 32, 32, device=CUDA), torch.randn(64, 16, 8, 8, device=CUDA)
+        gradients = []
+        for _ in range(5):
+            x = larger.clone().requires_grad_()
+            fsp_matrix(x, smaller, pooling=pooling).square().sum().backward()
+            gradients.append(x.grad)
+        assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     def test_a_captured_teacher_says_what_it_says_otherwise(self, precision):
         torch.manual_seed(0)
         network = on_device(cnn(num_classes=4, image_size=8), CUDA)
@@ -219,12 +273,35 @@ class TestOnTheGPU:
         for mine, expected in said:
             torch.testing.assert_close(mine, expected, rtol=1e-2, atol=1e-3)
 
-    def test_a_method_that_reads_its_progress_is_told_and_takes_ordinary_steps(self, caplog, monkeypatch):
+    @pytest.mark.parametrize("fault", ["reads what changes", "waits for the device"])
+    def test_what_cannot_be_captured_is_computed_by_ordinary_steps(self, monkeypatch, fault):
+        """With the dropout of ordinary steps: a failed capture can leave the generator unable to draw."""
         forward = CE.forward
-        monkeypatch.setattr(CE, "forward", lambda self, batch, _: (batch.progress, forward(self, batch, _))[1])
-        captured, ordinary = (trained(CUDA, "fp32", step=step) for step in (GraphedStep, Step))
+        faults = {
+            "reads what changes": lambda batch: batch.progress,
+            "waits for the device": lambda batch: batch.y.max().item(),
+        }
+        monkeypatch.setattr(CE, "forward", lambda self, batch, _: (faults[fault](batch), forward(self, batch, _))[1])
+        failures: list[Exception] = []
+
+        def guarded(method, optimizer, context):
+            fast = GraphedStep(method, optimizer, context)
+            return GuardedStep(fast, lambda: Step(method, optimizer, context), failures.append)
+
+        captured, ordinary = (trained(CUDA, "fp32", step=step, dropout=0.5) for step in (guarded, Step))
         assert captured.rows == ordinary.rows
-        assert "steps are not captured: the method reads batch.progress" in caplog.text
+        assert len(failures) == 1
+
+    @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+    def test_the_second_device_captures_its_own_teacher(self):
+        second = torch.device("cuda:1")
+        prepare_device(second)
+        network = on_device(cnn(num_classes=4, image_size=8), second)
+        ordinary, captured = (kind(network, autocast(second, "fp32")) for kind in (LiveTeacher, GraphedTeacher))
+        for number in range(3):
+            x = torch.randn(16, 3, 8, 8, device=second) + number
+            batch = Batch(x, x, x, epoch=0, step=number, progress=0.0, generator=torch.Generator(second))
+            torch.testing.assert_close(captured(batch).logits, ordinary(batch).logits)
 
     def test_waiting_would_be_noticed(self):
         with contextlib.ExitStack() as stack:

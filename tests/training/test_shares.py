@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def batches(count: int) -> list[Batch]:
     return drawn
 
 
-def step_of(kind: type[Method], *, precision: str = "fp32", **options: bool) -> Step:
+def step_of(kind: type[Method], *, precision: str = "fp32", **options: Any) -> Step:
     method = kind(network()).train()
     optimizer = build_optimizer("sgd", method.trained(), lr=0.1, momentum=0.9, nesterov=False, weight_decay=5e-4)
     return Step(method, optimizer, autocast(CPU, precision), **options)
@@ -184,7 +185,7 @@ def test_a_compiled_student_is_measured_uncompiled(monkeypatch):
         "compile",
         lambda self, **_: setattr(self, "_compiled_call_impl", torch.compile(self._call_impl, backend="aot_eager")),
     )
-    compiled, plain = step_of(Weighed, compiled=True), step_of(Weighed)
+    compiled, plain = step_of(Weighed, compiled="default"), step_of(Weighed)
     frames = torch._dynamo.utils.counters["stats"]
     frames.clear()
     for batch in batches(1):

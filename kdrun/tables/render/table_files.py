@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdrun.analysis.tables import aligned
-from kdrun.escaping import markdown, markdown_code
+from kdrun.escaping import aligned, markdown, markdown_code
 from kdrun.experiment.derived import Derived
 from kdrun.files import write_atomically
 from kdrun.spec.spec import Spec
