@@ -119,7 +119,10 @@ class Outline:
 def outline(
     network: nn.Module, example: Shape, name: str = "network", *, dtype: torch.dtype = torch.float32
 ) -> Outline:
-    """The outline of a network on the meta device, for images `[C, H, W]` or sequences `[L]` (of int64)."""
+    """The outline of a network for images `[C, H, W]` or sequences `[L]` (of int64).
+
+    Two examples pass through it, without data where the network is on the meta device.
+    """
     seen: dict[str, Tensor] = {}
 
     def note(path: str, module: nn.Module, inputs: object, output: object) -> None:
@@ -131,8 +134,9 @@ def outline(
             if path:
                 hooks.callback(module.register_forward_hook(functools.partial(note, path)).remove)
         was_training = network.training
+        device = next((each.device for each in network.parameters()), torch.device("meta"))
         with torch.no_grad():
-            logits = network.eval()(torch.empty(2, *example, dtype=dtype, device="meta"))
+            logits = network.eval()(torch.zeros(2, *example, dtype=dtype, device=device))
         network.train(was_training)
     return Outline(
         name,

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from kdrun import __version__
+from kdrun.config import parts
 from kdrun.experiment import runner
 from kdrun.training import trainer
 
@@ -175,8 +176,12 @@ def test_the_same_command_again_finds_the_result(finished, kdrun, monkeypatch):
     directory, lines = finished
     monkeypatch.chdir(directory)
     monkeypatch.setattr(runner, "fit", no_training)
+    monkeypatch.setattr(parts, "_FITTING", {})
+    monkeypatch.setattr(parts, "build_student", no_training)
+    words = (*TINY, "recipe.epochs=3", "dataset.val_fraction=0.2")
+    assert kdrun(*words, "seed=1")[0] == 2, "its networks are built"
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
-    code, again, _ = kdrun(*TINY, "recipe.epochs=3", "dataset.val_fraction=0.2")
+    code, again, _ = kdrun(*words)
     assert code == 0
     assert again[-1] == lines[-1]
     assert [line for line in again if line.startswith("|")] == [line for line in lines if line.startswith("|")]

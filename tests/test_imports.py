@@ -28,7 +28,7 @@ LEAVES = {
 RUNS = {"spec", "store"}
 ALLOWED = {
     "cli": {"config", "tables", "experiment", "analysis", "diagnosis", *RUNS},
-    "config": {"tables", "experiment", "training", "spec"},
+    "config": {"tables", "experiment", "training", *RUNS},
     "tables": {"analysis", "experiment", "metrics", *RUNS},
     "analysis": {"experiment", *RUNS},
     "diagnosis": {"experiment", "training", "methods", "data", *RUNS},

@@ -74,3 +74,23 @@ def test_a_deleted_working_directory_is_told(tmp_path, monkeypatch, capsys):
     gone.rmdir()
     assert main(["--help"]) == main(["ls"]) == main([f"runtime.output_root={tmp_path}"]) == 2
     assert "working directory" in capsys.readouterr().err
+
+
+MODULES = """
+import sys
+from kdrun.cli import main
+code = main(sys.argv[1:])
+print(code, *({"torch", "sympy", "torch._dynamo", "torch._inductor"} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize("words", [("nonsense",), ("methd=kd", "student=["), ("tabel", "tfkd_t1", "--dry-run")])
+def test_faulty_words_alone_are_refused_without_torch(words, tmp_path):
+    assert started("-c", MODULES, *words, cwd=tmp_path).stdout == "2\n"
+
+
+def test_a_dry_run_of_own_networks_does_not_import_a_compiler(tmp_path):
+    """With a method that asks for features, whose networks are examined, timed and counted."""
+    words = ("--dry-run", "dataset=digits", "student=resnet8", "teacher=cnn", "method=at")
+    ended = started("-c", MODULES, *words, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path))
+    assert ended.stdout.splitlines()[-1] == "0 torch", ended.stderr

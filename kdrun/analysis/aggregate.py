@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -72,10 +73,14 @@ class Group:
     missing: int = 0
     peer: str | None = None
 
+    @functools.cached_property
+    def _results(self) -> list[dict[str, Any]]:
+        return [run.result() for run in self.runs]
+
     def statistic(self, *path: str) -> Statistic | None:
         """Over the runs, of a number in `result.json` such as `("test", "last", "top1")`; None where it is absent."""
         place = path if self.peer is None else ("peers", self.peer, *path)
-        values = [value for run in self.runs if (value := _lookup(run.result(), place)) is not None]
+        values = [value for result in self._results if (value := _lookup(result, place)) is not None]
         return Statistic.of(values) if values else None
 
     def curve(self, split: str, metric: str) -> dict[int, Statistic]:
@@ -95,7 +100,7 @@ class Group:
     @property
     def peers(self) -> list[Group]:
         """The networks that were trained beside these students, a group each."""
-        names = dict.fromkeys(name for run in self.runs for name in run.result().get("peers", {}))
+        names = dict.fromkeys(name for result in self._results for name in result.get("peers", {}))
         return [Group(f"{self.label}: {name}", runs=self.runs, peer=name) for name in names]
 
     @property

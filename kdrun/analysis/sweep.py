@@ -22,7 +22,8 @@ def sweep_directory(output_root: Path, runs: Sequence[SweepRun]) -> Path:
 def summarise(directory: Path, runs: Sequence[SweepRun]) -> str:
     """Writes `summary.csv`, `summary.md`, `sweep.json` and the pictures; returns the Markdown.
 
-    The pictures are `curves.png`, and one for each swept key but the seed, named as the key.
+    The pictures are `curves.png`, and one for each swept key but the seed, named as the key. One that is newer than all
+    results stays.
     """
     directory.mkdir(parents=True, exist_ok=True)
     students, teachers = group_by_seed(runs), teachers_by_seed(runs)
@@ -31,12 +32,19 @@ def summarise(directory: Path, runs: Sequence[SweepRun]) -> str:
     text = f"{markdown(_caption(runs))}\n\n{markdown_table([*teachers, *students])}"
     write_atomically(directory / "summary.md", text)
     title = _title(runs)
-    if any(group.curve("test", "top1") for group in students):
-        learning_curves(directory / "curves.png", teachers, students, title)
+    if any(group.curve("test", "top1") for group in students) and _is_old(curves := directory / "curves.png", runs):
+        learning_curves(curves, teachers, students, title)
     if any(group.runs for group in students):
         for key in (key for key in runs[0].choices if key != "seed"):
-            accuracy_against(directory / f"{_file_name(key)}.png", key, students, teachers, title)
+            if _is_old(picture := directory / f"{_file_name(key)}.png", runs):
+                accuracy_against(picture, key, students, teachers, title)
     return text
+
+
+def _is_old(picture: Path, jobs: Sequence[SweepRun]) -> bool:
+    """Whether a picture is absent, or older than a result that it shows."""
+    runs = [run for job in jobs for run in (job.run, *job.teachers) if run.finished]
+    return not picture.exists() or picture.stat().st_mtime_ns < max(run.result_path.stat().st_mtime_ns for run in runs)
 
 
 def run_table(job: SweepRun) -> str:

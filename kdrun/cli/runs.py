@@ -83,6 +83,8 @@ def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) ->
         options: the flags.
         problems: a line is added for each problem of any job.
     """
+    from tqdm import tqdm
+
     from kdrun.config.command_line import expand, first_jobs
     from kdrun.config.compose import ConfigError, compose_job, hydra_overrides
     from kdrun.config.search import BASIC
@@ -95,9 +97,11 @@ def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) ->
         lists = first_jobs(overrides, problems, extra=extra)
     swept = [texts[0].partition("=")[0] for texts in zip(*lists, strict=True) if len(set(texts)) > 1]
     jobs, choices = [], []
-    for job_overrides in lists:
+    for job_overrides in tqdm(lists, "checking jobs", delay=1, leave=False, disable=None):  # on a terminal only
         try:
             config = compose_job(job_overrides, problems, extra=extra, search=command.search)
+            if problems and _is_default(options, problems):
+                break
             from kdrun.config.preflight import check_job  # torch is needed from here on
 
             jobs.append(check_job(config, job_overrides, complete=not problems))
@@ -105,11 +109,19 @@ def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) ->
             problems += error.problems
         pairs = dict(text.partition("=")[::2] for text in job_overrides)
         choices.append({key: pairs[key] for key in swept})
-    if own:
+    if own and len(jobs) > 1:
         problems += _not_shared(jobs)
-    elif any(job.evaluation for job in jobs):
+    elif not own and any(job.evaluation for job in jobs):
         problems.append("evaluation: has an effect on kdrun's own sweep only; evaluate the finished runs afterwards")
     return jobs, choices
+
+
+def _is_default(options: argparse.Namespace, problems: Sequence[str]) -> bool:
+    """Whether nothing is left to check: every override has a problem, and without them the config is kdrun's own."""
+    from kdrun.config.quoting import parsed
+
+    faulty = (any(said.startswith(f"{text}:") for said in problems) or not parsed(text) for text in options.overrides)
+    return options.config_dir is None and all(faulty)
 
 
 def _not_shared(jobs: Sequence[Job]) -> list[str]:

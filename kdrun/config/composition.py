@@ -28,7 +28,6 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException
@@ -37,7 +36,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from kdrun.config.quoting import parsed
+from kdrun.config.quoting import parse_override, parsed
 from kdrun.config.search import CHOICES, Search, refusals
 from kdrun.config.yaml_files import parse_yaml, read_yaml_text, restart_resolving
 from kdrun.spec.signature import unknown
@@ -235,7 +234,7 @@ def option_problem(group: str, option: str, words: Sequence[str]) -> str | None:
 
 def _choices_and_values(words: Sequence[str]) -> tuple[tuple[str, ...], list[Override]]:
     """Overrides that decide what Hydra composes, and those it applies to the composed config."""
-    overrides = OverridesParser.create().parse_overrides(list(words))
+    overrides = list(map(parse_override, words))
     values = [override for override in overrides if _sets_a_value(override, words)]
     return tuple(word for word, override in zip(words, overrides, strict=True) if override not in values), values
 
@@ -286,4 +285,4 @@ def _tried(choices: tuple[str, ...], source: ConfigLoader | None) -> tuple[bytes
 @functools.lru_cache(maxsize=1024)
 def _options(group: str, search_path: tuple[str, ...], source: ConfigLoader | None) -> tuple[str, ...]:
     loader = GlobalHydra.instance().config_loader()
-    return tuple(loader.get_group_options(group, ObjectType.CONFIG, CONFIG_NAME, list(search_path)))
+    return tuple(loader.get_group_options(group, ObjectType.CONFIG, None, list(search_path)))

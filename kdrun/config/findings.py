@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.config.secrets import without_secrets
+from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Component
 
 
@@ -19,6 +20,7 @@ class Findings:
         notices: one line each.
         left_aside: the unused overrides by their notice.
         weight_files: files with the user's own weights, by SHA-256.
+        networks: the networks that are to be tried, each with its place in the config and its data.
         overrides: as typed.
         complete: whether all of `overrides` are in the config.
     """
@@ -28,6 +30,7 @@ class Findings:
         self.notices: list[str] = []
         self.left_aside: dict[str, tuple[str, ...]] = {}
         self.weight_files: dict[str, Path] = {}
+        self.networks: list[tuple[str, Component, DatasetSpec]] = []
         self.overrides = tuple(overrides)
         self.complete = complete
 

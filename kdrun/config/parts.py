@@ -21,6 +21,7 @@ from kdrun.experiment.build import (
     check_tasks,
     needs_of,
     offered,
+    without_data,
 )
 from kdrun.log import counted
 from kdrun.spec.components import asks_for, method_class, method_component, resolve, student_component
@@ -70,14 +71,22 @@ def check_parts(
     if recipe and dataset:
         findings.attempt(f"{path}recipe.augmentation.", dataset.check_augmentation, recipe.augmentation)
     if student and dataset:
-        check_fits(findings, student_path, student, dataset)
+        findings.networks.append((student_path, student, dataset))
     if method is not None and not asks_for(method):
         findings.builds(f"{path}method.", build_method, method, torch.nn.Identity())
     return Parts(student, method, recipe, stop_epoch) if student and method and recipe else None
 
 
-def check_fits(findings: Findings, path: str, student: Component, dataset: DatasetSpec) -> None:
-    """Builds a network and sends two examples through it, without data; one that fits is tried once."""
+def check_networks(findings: Findings) -> bool:
+    """Whether the networks fit their data: each is built, and two examples pass through it, without data."""
+    fault_count = len(findings.problems)
+    for path, network, dataset in findings.networks:
+        _check_fits(findings, path, network, dataset)
+    return len(findings.problems) == fault_count
+
+
+def _check_fits(findings: Findings, path: str, student: Component, dataset: DatasetSpec) -> None:
+    """A network that fits is tried once."""
     trial = _trial([student], dataset)
     if trial in _FITTING:
         return
@@ -85,7 +94,7 @@ def check_fits(findings: Findings, path: str, student: Component, dataset: Datas
     findings.attempt(f"{path}=", check_kind, student, dataset)
     if len(findings.problems) > fault_count:
         return
-    with torch.device("meta"):  # constructors can refuse their options, at no cost
+    with without_data():  # constructors can refuse their options, at no cost
         fits = findings.builds(f"{path}.", build_student, student, dataset)
     if fits:
         findings.attempt(f"{path}: ", check_network, student, dataset)
@@ -107,7 +116,7 @@ def check_methods(findings: Findings, spec: Spec, path: str = "") -> None:
     runs = (spec, *spec.teachers)
     trial = _trial([spec.method, *(each.student for each in runs)], *(each.dataset for each in runs))
     if asks_for(spec.method) and trial not in _FITTING:
-        with torch.device("meta"):
+        with without_data():
             given = offered(spec, torch.device("meta"))
             networks_at = {"student": path.rstrip(".") or "student", "teacher": f"{path}teacher"}
             method = (build_method, spec.method, torch.nn.Identity(), given)

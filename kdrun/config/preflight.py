@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.config.compose import ConfigError, last_choices
 from kdrun.config.data_facts import check_dataset, few_images
 from kdrun.config.evaluations import read_evaluations, unfit
 from kdrun.config.findings import Findings
-from kdrun.config.parts import check_methods, check_parts
+from kdrun.config.parts import check_methods, check_networks, check_parts
 from kdrun.config.quoting import with_hints
 from kdrun.config.schema import RootOptions, RuntimeOptions, check_seeds
 from kdrun.config.secrets import masked_yaml, watch_environment
@@ -30,6 +30,7 @@ from kdrun.files import expanded
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.signature import bind, construct
 from kdrun.spec.spec import Spec
+from kdrun.store.store import Store
 from kdrun.training.precision import resolve_device, resolve_precision
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Job:
 
     Attributes:
         spec: what to run.
-        config: the composed config as YAML, secrets masked; None for a run that follows from another's spec.
+        config: the composed config as YAML, secrets masked; None for a run that follows from another's spec, or that
+            is finished.
         runtime: where and how to compute.
         weight_files: files with the user's own weights, by SHA-256.
         notices: one line each.
@@ -81,8 +83,7 @@ def check_job(config: DictConfig, overrides: Sequence[str] = (), *, complete: bo
     """
     watch_environment()
     findings = Findings(last_choices(overrides), complete=complete)
-    with torch.compiler.set_stance("force_eager"):  # compiling a network of the user's own would fill caches
-        job = _job(findings, config)
+    job = _job(findings, config)
     if findings.problems or job is None:
         raw: Any = OmegaConf.to_container(config, resolve=False)
         raise ConfigError(with_hints(_without_followers(findings.problems), findings.overrides, raw))
@@ -117,24 +118,35 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     starts = root.get("start") is not None
     teaching = check_teaching(findings, node, dataset, starts=starts)
     if findings.problems or not (runtime and device and precision and dataset and parts):
+        check_networks(findings)
         return None
     if dataset.name == EMBEDDED:
         findings.notices.insert(0, EMBEDDED_NOTICE)
     own = Spec(dataset, parts.student, parts.method, parts.recipe, seed, precision, parts.stop_epoch)
     spec = own if teaching is None else taught_spec(findings, own, teaching, starts=starts)
+    settled = _runtime(runtime, device, data_root(node["dataset"]))
+    was_trained = not findings.problems and _was_trained(spec, settled.output_root)
+    if not (was_trained or check_networks(findings)):
+        return None
     check_methods(findings, spec)
     findings.notices += few_images("", spec)
     for each in spec.teachers:
         findings.notices += few_images("teacher.", each)
     return Job(
         spec=spec,
-        config=masked_yaml(config),
-        runtime=_runtime(runtime, device, data_root(node["dataset"])),
+        config=None if was_trained else masked_yaml(config),
+        runtime=settled,
         weight_files=findings.weight_files,
         notices=tuple(dict.fromkeys(findings.notices)),
         left_aside=findings.left_aside,
         evaluation=evaluation,
     )
+
+
+def _was_trained(spec: Spec, output_root: Path) -> bool:
+    """Whether a run has its result and its weights: its networks fitted their data."""
+    run = Store(output_root).run(spec)
+    return run.finished and run.weights.exists()
 
 
 def _check_evaluation(
@@ -150,7 +162,6 @@ def _resolved(findings: Findings, config: DictConfig) -> dict[str, Any] | None:
     """The config as plain values."""
     restart_resolving()
     try:
-        missing = sorted(OmegaConf.missing_keys(config))
         node: Any = OmegaConf.to_container(config, resolve=True)
     except RecursionError:
         findings.problems.append("interpolations (${...}) of this config lead to each other without end")
@@ -158,8 +169,21 @@ def _resolved(findings: Findings, config: DictConfig) -> dict[str, Any] | None:
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere, or to a missing value
         findings.problems.append(_unresolved(error))
         return None
+    missing = sorted(_missing_keys(node))
     findings.problems.extend(f"{key}: must be given: {key}=VALUE" for key in missing)
     return None if missing else node
+
+
+def _missing_keys(node: Any, path: str = "") -> Iterator[str]:
+    """As `OmegaConf.missing_keys`, which resolves each value again."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _missing_keys(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _missing_keys(value, f"{path}[{index}]")
+    elif node == MISSING:
+        yield path
 
 
 _NOT_PARSED = re.compile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,17 @@ ENVIRONMENT = re.compile(r"\$\{oc\.env:[^{}]*\}")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
+@functools.lru_cache(maxsize=4096)  # the jobs of a sweep share most of theirs
+def parse_override(text: str) -> Override:
+    """An override as Hydra parses it, or the error it raises."""
+    (override,) = OverridesParser.create().parse_overrides([text])
+    return override
+
+
 def parsed(text: str) -> Override | None:
     """An override as Hydra parses it; None where it cannot."""
     try:
-        return OverridesParser.create().parse_override(text)
+        return parse_override(text)
     except (HydraException, RecursionError, ValueError):  # nested too deeply; an integer of thousands of digits
         return None
 

@@ -9,7 +9,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.resolvers import oc
 
 from kdrun import redaction
@@ -30,7 +32,11 @@ def _read_environment(key: str, *default: str | None) -> str | None:
 
 def masked_yaml(config: DictConfig) -> str:
     """The composed config as YAML, interpolations unresolved, values of secret-looking keys masked."""
-    return OmegaConf.to_yaml(OmegaConf.create(_masked(OmegaConf.to_container(config, resolve=False))))
+    masked = _masked(OmegaConf.to_container(config, resolve=False))
+    text: str = yaml.dump(
+        masked, default_flow_style=False, allow_unicode=True, sort_keys=False, Dumper=get_omega_conf_dumper()
+    )  # as OmegaConf.to_yaml
+    return text
 
 
 def _masked(node: Any) -> Any:

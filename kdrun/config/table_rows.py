@@ -125,7 +125,7 @@ def checked_rows(
     entries: list[Entry] = []
     jobs: dict[str, Job] = {}
     faults: dict[str, list[str]] = {}
-    for row in tqdm(definition.rows, desc="checking rows", leave=False, disable=None):
+    for row in tqdm(definition.rows, desc="checking rows", delay=1, leave=False, disable=None):
         if definition.unavailable or row.unavailable:
             entries.append(Entry(row))
             continue

@@ -9,7 +9,7 @@ from typing import Any
 
 from kdrun.config.data_facts import OF_IMAGES, check_dataset, with_indices, without_classes
 from kdrun.config.findings import Findings
-from kdrun.config.parts import Parts, check_fits, check_parts, method_of_node
+from kdrun.config.parts import Parts, check_parts, method_of_node
 from kdrun.config.schema import Selection, TeacherOptions
 from kdrun.experiment.build import Method
 from kdrun.experiment.datasets import data_root
@@ -253,7 +253,7 @@ def _network(findings: Findings, path: str, node: Any, dataset: DatasetSpec | No
     """A network that stands alone in the config, checked."""
     network = findings.component(student_component, node, path)
     if network is not None and dataset is not None:
-        check_fits(findings, path, network, dataset)
+        findings.networks.append((path, network, dataset))
     return network
 
 

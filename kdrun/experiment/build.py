@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import inspect
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from kdrun.methods import Method as Method
 from kdrun.methods import shipped_methods
 from kdrun.methods.base import Needs, Pair, TrainingSet
 from kdrun.models import sequence_networks
+from kdrun.models.cost import num_parameters, weightless
 from kdrun.spec.components import SEQUENCE_INJECTED, asks_for, is_sum, method_class, method_of, resolve, set_by_dataset
 from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec
-from kdrun.spec.spec import Component, Spec, as_tuples
+from kdrun.spec.spec import Component, Spec
 from kdrun.spec.terms import terms_with_classes
 from kdrun.taps import Outline, outline
 from kdrun.training.conversion import Conversion
@@ -26,6 +28,30 @@ from kdrun.training.precision import on_device
 
 MOST_PARAMETERS = 10_000_000_000
 """Of a network: 40 GB in fp32."""
+
+MOST_COMPUTED = 100_000_000
+LARGEST_COMPUTED = 64
+"""Parameters of a network, and pixels of an image's side, up to which a forward pass on the CPU is a matter of less
+than a second."""
+
+
+class _Unfilled(TorchFunctionMode):
+    """Tensors on the meta device are not filled with random numbers: they have none, and `normal_` imports Dynamo."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.Tensor.normal_, nn.init.normal_):
+            tensor: torch.Tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def without_data() -> Iterator[None]:
+    """A context in which networks and methods are built on the meta device, which takes no memory and little time."""
+    with torch.device("meta"), _Unfilled():
+        yield
 
 
 def call_with(function: Callable[..., Any], offered: Mapping[str, Any], **options: Any) -> Any:
@@ -57,6 +83,45 @@ def check_kind(student: Component, dataset: DatasetSpec) -> None:
         raise ValueError(f"{student.name}: is a network for {kind}, and {dataset.name} has {theirs}")
 
 
+def without_weights(student: Component, dataset: DatasetSpec) -> nn.Module:
+    """A network for a dataset that holds no numbers; examples pass through it in `examined`.
+
+    kdrun's own networks for small images are `weightless` on the CPU. Others are on the meta device, which has the
+    shapes of any operation's result, but whose operations import sympy and Dynamo: that takes a second.
+
+    Raises:
+        ValueError: an option the network refuses.
+    """
+    with without_data():
+        network = build_student(student, dataset)
+    is_small = isinstance(dataset, ImageDatasetSpec) and dataset.image_size <= LARGEST_COMPUTED
+    if _is_own(student) and is_small and num_parameters(network) <= MOST_COMPUTED:
+        return weightless(network)
+    return network
+
+
+@contextlib.contextmanager
+def examined(network: nn.Module) -> Iterator[None]:
+    """A context in which examples can pass through a network `without_weights`."""
+    device = next((parameter.device for parameter in network.parameters()), torch.device("meta"))
+    with device, torch.no_grad(), _uncompiled() if device.type == "meta" else contextlib.nullcontext():
+        yield
+
+
+def uncompiled(networks: Iterable[Component]) -> AbstractContextManager[None]:
+    """A context in which networks from outside kdrun run uncompiled: compiling them would fill caches."""
+    return contextlib.nullcontext() if all(map(_is_own, networks)) else _uncompiled()
+
+
+def _uncompiled() -> AbstractContextManager[None]:
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")  # imports Dynamo
+    return stance
+
+
+def _is_own(network: Component) -> bool:
+    return network.target.startswith("kdrun.")
+
+
 def check_network(student: Component, dataset: DatasetSpec) -> None:
     """Passes two examples without data through a network, before anything is trained.
 
@@ -66,10 +131,10 @@ def check_network(student: Component, dataset: DatasetSpec) -> None:
     """
     shape = (2, *dataset.shape)
     try:
-        with torch.device("meta"), torch.no_grad():
-            network = build_student(student, dataset)
-            count = sum(parameter.numel() for parameter in network.parameters() if not is_lazy(parameter))
-            output = network(torch.empty(shape, dtype=dataset.dtype)) if count <= MOST_PARAMETERS else None
+        network = without_weights(student, dataset)
+        count = sum(parameter.numel() for parameter in network.parameters() if not is_lazy(parameter))
+        with examined(network):
+            output = network(torch.zeros(shape, dtype=dataset.dtype)) if count <= MOST_PARAMETERS else None
     except Exception as error:  # whatever the user's own code raises
         what = f"{student.name} cannot take {dataset.example}s {list(shape)}"
         raise ValueError(f"{what}: {type(error).__name__}: {error}") from error
@@ -81,19 +146,23 @@ def check_network(student: Component, dataset: DatasetSpec) -> None:
         raise ValueError(f"{student.name} returns {found} for 2 {dataset.example}s, not logits {expected}")
 
 
+_OUTLINES: dict[Hashable, Outline] = {}
+
+
 def outline_of(student: Component, dataset: DatasetSpec) -> Outline:
-    """The taps and parameters of a network for a dataset; nothing is computed."""
-    options = json.dumps(student.options, sort_keys=True)
-    return _outline(student.target, options, tuple(dataset.network_options.items()), dataset.shape, dataset.dtype)
+    """The taps and parameters of a network for a dataset; computed once, as its size."""
+    key = network_key(student, dataset)
+    if key not in _OUTLINES:
+        network = without_weights(student, dataset)
+        with examined(network):
+            _OUTLINES[key] = outline(network, dataset.shape, student.name, dtype=dataset.dtype)
+    return _OUTLINES[key]
 
 
-@functools.lru_cache(maxsize=64)  # the runs of a table ask for the same few networks again and again
-def _outline(
-    target: str, options: str, given: tuple[tuple[str, int | bool], ...], shape: tuple[int, ...], dtype: torch.dtype
-) -> Outline:
-    with torch.device("meta"):
-        network: nn.Module = call_with(resolve(target), dict(given), **as_tuples(json.loads(options)))
-    return outline(network, shape, target.rpartition(".")[2], dtype=dtype)
+def network_key(student: Component, dataset: DatasetSpec) -> Hashable:
+    """What the shapes in a network depend on; the runs of a table have the same few networks."""
+    given = (student, dataset.network_options, dataset.shape, dataset.dtype)
+    return resolve(student.target), repr(given)
 
 
 def offered(spec: Spec, device: torch.device, labels: torch.Tensor | None = None) -> dict[str, Any]:
@@ -123,7 +192,7 @@ def offered(spec: Spec, device: torch.device, labels: torch.Tensor | None = None
 
 def needs_of(spec: Spec) -> Needs:
     """What a run's method asks of its teacher and of its batches, with its options; no data is loaded."""
-    with torch.device("meta"):
+    with without_data():
         return build_method(spec.method, nn.Identity(), offered(spec, torch.device("meta"))).needs
 
 

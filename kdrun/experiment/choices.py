@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from kdrun.experiment.build import build_student, needs_of
+from kdrun.experiment.build import build_student, needs_of, without_data
 from kdrun.experiment.runtime import Runtime
 from kdrun.files import expanded
 from kdrun.models.cost import saved_bytes
@@ -114,7 +114,7 @@ def compiling_pays(spec: Spec, device: torch.device, steps: int) -> bool:
         return False
     rows = needs_of(spec).views * spec.recipe.batch_size
     data = spec.dataset
-    with torch.device("meta"):
+    with without_data():
         saved = FUSED_TRAFFIC * rows * saved_bytes(build_student(spec.student, data), data.shape, data.dtype)
     return steps * (LAUNCH_SECONDS + saved / bytes_per_second(device)) > COMPILE_SECONDS
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from kdrun.experiment.build import build_student, needs_of
+from kdrun.experiment.build import build_student, needs_of, without_data
 from kdrun.models.cost import num_parameters, saved_bytes
 from kdrun.spec.spec import Spec
 
@@ -96,7 +96,7 @@ def member_bytes(spec: Spec, device: torch.device) -> int:
     same time, so the activations for backward are added.
     """
     data = spec.dataset
-    with torch.device("meta"):
+    with without_data():
         student = build_student(spec.student, data)
     size = BYTES_PER_PARAMETER + (BYTES_PER_SAVED_PARAMETER if device.type == "cpu" else 0)
     kept = size * num_parameters(student)

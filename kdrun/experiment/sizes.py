@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from kdrun.experiment.build import build_student, needs_of
+from kdrun.experiment.build import examined, needs_of, network_key, without_weights
 from kdrun.models.cost import num_macs, num_parameters
-from kdrun.spec.components import resolve
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Component, Spec
 from kdrun.training.precision import resolve_threads
@@ -35,10 +34,10 @@ _SIZES: dict[Hashable, Size] = {}
 
 def size_of(network: Component, data: DatasetSpec) -> Size:
     """The size of a network for a dataset; computed once, since the runs of a table have the same few networks."""
-    key = (resolve(network.target), repr((network, data.network_options, data.shape, data.dtype)))
+    key = network_key(network, data)
     if key not in _SIZES:
-        with torch.device("meta"), torch.compiler.set_stance("force_eager"):
-            model = build_student(network, data)
+        model = without_weights(network, data)
+        with examined(model):
             macs = num_macs(model, data.shape, data.dtype)
         _SIZES[key] = Size(num_parameters(model), macs, sum(1 for _ in model.modules()))
     return _SIZES[key]

@@ -14,12 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdrun.experiment.build import build_student
+from kdrun.experiment.build import build_student, uncompiled
 from kdrun.experiment.sizes import Size, size_of
 from kdrun.experiment.speeds import Network, Speed
-from kdrun.experiment.stages import optimizer_for
 from kdrun.spec.dataset import DatasetSpec, SequenceDatasetSpec
-from kdrun.spec.spec import Component, Recipe
+from kdrun.spec.spec import Component
 from kdrun.training.precision import autocast, on_device, synchronize
 
 MOST_MACS = 4e9
@@ -49,14 +48,14 @@ class Trial:
         network: the key of its speed.
         component: the network.
         data: its dataset.
-        recipe: with its batch size.
+        batch_size: of its recipe.
         threads: of the CPU.
     """
 
     network: Network
     component: Component
     data: DatasetSpec
-    recipe: Recipe
+    batch_size: int
     threads: int
 
     @property
@@ -72,7 +71,7 @@ def time_networks(trials: Sequence[Trial], device: torch.device, *, seconds: flo
     Returns:
         For each network its speed, None where it would have taken too long; and the convolution's.
     """
-    with torch.compiler.set_stance("force_eager"):  # a compiled network of the user's own would fill caches
+    with uncompiled(trial.component for trial in trials):
         return _time_networks(trials, device, seconds)
 
 
@@ -115,7 +114,7 @@ def _affordable(trial: Trial, convolution: Speed, left: float, share: float, dev
     size, rate = trial.size, convolution.evaluation
     fixed = SECONDS_PER_MODULE * size.modules + MACS_PER_PARAMETER * size.params / rate
     each = CAUTION * FORWARD_PASSES * max(1, size.macs) / rate
-    most = trial.recipe.batch_size
+    most = trial.batch_size
     if device.type == "cpu":
         most = max(2, min(most, MOST_EXAMPLES, int(MOST_MACS / max(1, size.macs))))
     else:
@@ -127,7 +126,7 @@ def _affordable(trial: Trial, convolution: Speed, left: float, share: float, dev
 def _time_network(trial: Trial, batch_size: int, device: torch.device) -> Speed:
     model = on_device(build_student(trial.component, trial.data), device)
     x, y = random_examples(trial.data, batch_size, device)
-    return _timed(trial.network, model, x, y, trial.recipe)
+    return _timed(trial.network, model, x, y)
 
 
 def random_examples(data: DatasetSpec, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -146,20 +145,21 @@ def _time_convolution(precision: str, device: torch.device) -> Speed:
     x = torch.randn(8 if device.type == "cpu" else 256, 64, 16, 16, device=device)
     x = x.to(memory_format=torch.channels_last)
     y = torch.randint(64, (len(x),), device=device)
-    return _timed(Network("convolution", "", 9 * 64 * 64 * 16 * 16, precision), model, x, y, Recipe())
+    return _timed(Network("convolution", "", 9 * 64 * 64 * 16 * 16, precision), model, x, y)
 
 
-def _timed(network: Network, model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> Speed:
-    """The speed of training steps and evaluation on one batch, each after one that warms up."""
+def _timed(network: Network, model: nn.Module, x: Tensor, y: Tensor) -> Speed:
+    """The speed of training steps and evaluation on one batch, each after one that warms up.
+
+    The optimiser's update is left out: it takes as long for a few examples as for a whole batch.
+    """
     context: AbstractContextManager[None] = autocast(x.device, network.precision)
-    optimizer = optimizer_for(recipe, model.parameters())
 
     def step() -> None:
         with context:
             loss = F.cross_entropy(model(x), y)
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad()
         loss.backward()
-        optimizer.step()
 
     @torch.no_grad()
     def evaluate() -> None:

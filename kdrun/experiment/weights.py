@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdrun.experiment.build import build_student
+from kdrun.experiment.build import build_student, without_data
 from kdrun.models import image_networks
 from kdrun.models.foreign_keys import LAYOUTS, Layout
 from kdrun.spec.dataset import DatasetSpec
@@ -247,7 +247,7 @@ def _candidates(place: tuple[str, ...], part: Mapping[str, Tensor]) -> Iterator[
 
 def _tensors_of(student: Component, dataset: DatasetSpec) -> dict[str, Tensor]:
     """A network's state dict without values."""
-    with torch.device("meta"):
+    with without_data():
         return build_student(student, dataset).state_dict()
 
 

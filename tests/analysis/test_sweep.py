@@ -1,6 +1,7 @@
 """The directory of a sweep: where it is, and what it holds."""
 
 import json
+import os
 import warnings
 from dataclasses import replace
 
@@ -31,7 +32,12 @@ def test_summary_has_tables_pictures_and_what_failed(sweep, archive):
     assert [(entry["choices"], entry["run"], entry["error"]) for entry in record] == [
         (job.choices, str(job.run.directory), job.error) for job in sweep
     ]
+    drawn = (curves := directory / "curves.png").stat().st_mtime_ns
     assert summarise(directory, sweep) == text, "again is the same"
+    assert curves.stat().st_mtime_ns == drawn
+    os.utime(sweep[0].run.result_path, ns=(drawn + 1, drawn + 1))
+    summarise(directory, sweep)
+    assert curves.stat().st_mtime_ns > drawn, "for a new result"
 
 
 def test_a_sweep_of_one_epoch_says_so(archive):

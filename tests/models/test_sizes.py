@@ -10,8 +10,9 @@ import torch
 import yaml
 
 from kdrun import models
-from kdrun.models.cost import num_macs, num_parameters
+from kdrun.models.cost import num_macs, num_parameters, weightless
 from kdrun.spec.components import resolve
+from kdrun.taps import outline
 
 SIZED = ("cnn", "mlp")
 ROOT = Path(__file__).parents[2]
@@ -145,3 +146,14 @@ def test_configs_have_all_options_and_state_their_true_size(path):
     if on_mnist:
         network = on_meta(network_of, 10, in_channels=1, image_size=28, **options)
         assert (on_mnist[1] or on_mnist[2]).replace(",", "") == str(num_parameters(network))
+
+
+@pytest.mark.parametrize("name", [*RELEASED, "mlp", "resnet20", "wrn_16_2", "vgg8"])
+def test_a_weightless_network_has_the_shapes_and_products_of_one_on_the_meta_device(name):
+    """Of every family; it takes no memory and no random numbers."""
+    reference, before = build(name, 10), torch.get_rng_state()
+    network = weightless(build(name, 10))
+    assert num_macs(network, (3, 32, 32)) == num_macs(reference, (3, 32, 32)) > 0
+    assert outline(network, (3, 32, 32)) == outline(reference, (3, 32, 32))
+    assert max(tensor.untyped_storage().nbytes() for tensor in network.state_dict().values()) <= 8
+    assert torch.equal(torch.get_rng_state(), before)
