@@ -8,7 +8,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,24 +17,17 @@ import torch
 from kdrun.diagnosis.cases import Case
 from kdrun.diagnosis.row import CAPTURED, OPTIMISER, Row, Unit
 from kdrun.diagnosis.runs import RunChecks
-from kdrun.diagnosis.ways import CAPTURE, compiled_units, way_of
-from kdrun.experiment.build import build_student
+from kdrun.diagnosis.ways import compiled_units, fast_steps, optimiser
 from kdrun.experiment.runtime import Runtime
-from kdrun.experiment.stages import optimizer_for
 from kdrun.log import log
 from kdrun.spec.spec import OPTIMIZERS
 from kdrun.stopping import DeviceLost
-from kdrun.training.precision import on_device, synchronize
 
 SECONDS = 120.0
 """After which no further check is begun."""
 
 CAPTURED_RUNS = 3
 """The number of cases whose whole runs are checked with captured steps, too."""
-
-OPTIMISER_STEPS = 10
-OPTIMISER_BOUND = 1e-5
-"""Relative difference of the weights after these steps."""
 
 
 class Diagnosis:
@@ -96,42 +88,12 @@ class Diagnosis:
             yield Unit(OPTIMISER, name, partial(optimiser, self._cases[0], name, device))
         if device.type == "cuda":
             for case in self._cases:
-                yield Unit(CAPTURED, case.name, partial(way_of, CAPTURE, case, device))
+                yield Unit(CAPTURED, case.name, partial(fast_steps, CAPTURED, case, device))
             agreeing = {row.case for row in self.rows if row.check == CAPTURED and row.agrees}
             captured = [case for case in self._cases if case.name in agreeing][:CAPTURED_RUNS]
             yield from RunChecks(captured, self._runtime, directory / "captured", captured=True).units()
         if device.type == "cuda" or self._compiled:
             yield from compiled_units(self._cases, device)
-
-
-def optimiser(case: Case, name: str, device: torch.device) -> list[Row]:
-    """The optimiser of runs against torch's loop over parameters, on equal random gradients."""
-    recipe = replace(case.spec.recipe, optimizer=name)
-    weights, seconds = [], []
-    for fused in (False, True):
-        generator = torch.Generator().manual_seed(0)
-        torch.manual_seed(0)
-        parameters = list(on_device(build_student(case.spec.student, case.spec.dataset), device).parameters())
-        optimizer = optimizer_for(recipe, parameters)
-        if not fused:
-            for group in optimizer.param_groups:
-                group["fused"] = group["foreach"] = False
-        taken = 0.0
-        for _ in range(OPTIMISER_STEPS):
-            for parameter in parameters:
-                # In the parameter's memory format, as autograd does it: the fused optimiser relies on that.
-                parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=generator))
-            synchronize(device)
-            begun = time.perf_counter()
-            optimizer.step()
-            synchronize(device)
-            taken += time.perf_counter() - begun
-        weights.append(torch.cat([parameter.detach().double().flatten() for parameter in parameters]))
-        seconds.append(taken / OPTIMISER_STEPS)
-    apart = ((weights[0] - weights[1]).norm() / weights[0].norm()).item()
-    expected = f"weights at most {OPTIMISER_BOUND:.0e} apart"
-    found = "equal" if apart == 0 else f"{apart:.1e} apart"
-    return [Row(OPTIMISER, f"{case.name.split()[0]} {name}", expected, found, apart <= OPTIMISER_BOUND, *seconds)]
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ A run captures or compiles its steps only after some steps on noise, of its own 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -301,6 +302,20 @@ def _kept(spec: Spec, choices: Choices, device: torch.device) -> Proof | None:
         return None
 
 
+def kept_proofs() -> list[Proof]:
+    """All proofs that are kept on this machine and can be read."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):  # no home directory
+        for path in sorted(_directory().glob("*.json")):
+            with contextlib.suppress(OSError, DamagedError, TypeError, ValueError):
+                found.append(Proof(**read_record(path)))
+    return found
+
+
+def _directory() -> Path:
+    return cache_home() / "proofs"
+
+
 def _path(spec: Spec, choices: Choices, device: torch.device) -> Path:
     """The file of a proof: by all that a step is computed from and with; not by learning rate, epochs or seed."""
     recipe = spec.recipe
@@ -313,4 +328,4 @@ def _path(spec: Spec, choices: Choices, device: torch.device) -> Path:
         "device": [device_name(device), cpu_name()],
         "versions": [torch.__version__, *(cuda_versions(device) if device.type == "cuda" else ())],
     }
-    return cache_home() / "proofs" / f"{sha256(json.dumps(key, sort_keys=True).encode())[:20]}.json"
+    return _directory() / f"{sha256(json.dumps(key, sort_keys=True).encode())[:20]}.json"
