@@ -1,4 +1,4 @@
-"""The runs that are checked: of each family of networks and each kind of method, or the user's own made small.
+"""The runs that are checked: each family of networks and each kind of method, or the user's own run made small.
 
 Their data is made up: nothing is read or downloaded.
 """
@@ -18,7 +18,7 @@ from kdrun.spec.spec import Component, Recipe, Spec
 
 EPOCHS = 2
 STEPS = 4
-"""Of an epoch. On CUDA a captured step is replayed from the fourth one on."""
+"""Steps of an epoch. On CUDA a captured step is replayed from the fourth one on."""
 
 CLASSES = 4
 TOKENS = 16
@@ -93,15 +93,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
 """Options that make networks small."""
 
 
-def shrunk(spec: Spec) -> Spec:
+def shrunk(spec: Spec, batch: int | None = None) -> Spec:
     """A run of the user's own on a few made-up examples of the same shape, in `EPOCHS` epochs; its teachers likewise.
 
-    A teacher with weights from a file is trained instead.
+    A teacher with weights from a file is trained instead. `batch` is the student's batch size, for teachers.
     """
-    return _shrunk(spec, spec.recipe.batch_size)
-
-
-def _shrunk(spec: Spec, batch: int) -> Spec:
+    batch = batch or spec.recipe.batch_size
     stages = {"stage1_epochs": 1} if spec.stage1_epochs else {}
     recipe = replace(spec.recipe, epochs=EPOCHS, warmup_epochs=min(spec.recipe.warmup_epochs, 1), evaluate_every=1)
     return replace(
@@ -110,9 +107,9 @@ def _shrunk(spec: Spec, batch: int) -> Spec:
         method=replace(spec.method, options={**spec.method.options, **stages}),
         recipe=recipe,
         stop_epoch=None,
-        teachers=tuple(_shrunk(teacher, batch) for teacher in spec.teachers),
+        teachers=tuple(shrunk(teacher, batch) for teacher in spec.teachers),
         weights=None,
-        start=spec.start and _shrunk(spec.start, batch),
+        start=spec.start and shrunk(spec.start, batch),
     )
 
 
@@ -121,9 +118,7 @@ def _made_up(data: DatasetSpec, batch: int) -> DatasetSpec:
     size = batch * max(STEPS, math.ceil(data.num_classes / batch))
     loader = "kdrun.data.synthetic" if isinstance(data, ImageDatasetSpec) else "kdrun.diagnosis.cases.tokens"
     changes: dict[str, Any] = {"target": loader, "identity": "none", "train_size": size, "test_size": batch}
-    defaults = {
-        field.name: field.default
-        for field in dataclasses.fields(data)  # type: ignore[arg-type]
-        if field.name in ("train_fraction", "val_fraction", "classes", "special", "test_split", "source")
-    }
-    return replace(data, **{**defaults, **changes})  # type: ignore[type-var]
+    for field in dataclasses.fields(data):  # type: ignore[arg-type]
+        if field.name in ("train_fraction", "val_fraction", "classes", "special", "test_split", "source"):
+            changes[field.name] = field.default
+    return replace(data, **changes)  # type: ignore[type-var]

@@ -1,4 +1,4 @@
-"""Every fast way of a device against ordinary steps, one check after the other, within a time."""
+"""All checks of a device, one after the other, within a time limit."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Diagnosis:
 
     Attributes:
         rows: of the checks so far.
-        left_out: the checks that there was no time for, and one that was stopped.
-        warnings: what kdrun's log warned of meanwhile.
+        left_out: titles of the checks for which no time was left, and of one that was stopped.
+        warnings: of kdrun's log during the checks.
     """
 
     def __init__(self, cases: Sequence[Case], runtime: Runtime, *, compiled: bool) -> None:
@@ -98,7 +98,7 @@ class Diagnosis:
 
 @contextlib.contextmanager
 def _caches_in(directory: Path) -> Iterator[None]:
-    """In this context kdrun's and torch's caches are below a directory."""
+    """A context in which kdrun's and torch's caches are below a directory."""
     moved = {name: str(directory / name.lower()) for name in ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")}
     before = {name: os.environ.get(name) for name in moved}
     os.environ.update(moved)
@@ -126,7 +126,7 @@ class _Warnings(logging.Handler):
 
 @contextlib.contextmanager
 def _quiet(warnings: list[str]) -> Iterator[None]:
-    """In this context kdrun's log goes nowhere but its warnings into a list."""
+    """A context in which kdrun logs nothing; its warnings are added to a list."""
     before = (log.handlers[:], log.propagate)
     log.handlers[:], log.propagate = [_Warnings(warnings)], False
     try:
