@@ -143,8 +143,9 @@ def test_the_shipped_cases_are_small_and_of_each_kind():
 def test_a_run_made_small_keeps_its_shape():
     words = ("dataset=cifar100", "teacher=resnet56", "student=resnet20", "method=fsp", "dataset.classes=[1,2]")
     spec = spec_of(*words)
-    small = shrunk(spec)
+    small = shrunk(spec, torch.device("cuda"))
     assert (small.student, small.recipe.batch_size) == (spec.student, spec.recipe.batch_size)
+    assert [run.recipe.batch_size for run in (shrunk(spec, CPU), *shrunk(spec, CPU).teachers)] == [16, 16]
     assert (small.recipe.epochs, small.stage1_epochs) == (EPOCHS, 1)
     for one in (small, *small.teachers):
         data = one.dataset

@@ -118,4 +118,4 @@ def _cases(job: Job, overrides: Sequence[str]) -> list[Case]:
     if all(word.startswith(("runtime.", "dataset.root=")) for word in overrides):
         return shipped_cases(job.runtime.device, job.spec.precision)
     spec = job.spec
-    return [Case(f"{spec.student.name} {method_class(spec.method).name}", shrunk(spec))]
+    return [Case(f"{spec.student.name} {method_class(spec.method).name}", shrunk(spec, job.runtime.device))]

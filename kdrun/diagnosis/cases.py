@@ -20,6 +20,8 @@ EPOCHS = 2
 STEPS = 4
 """Steps of an epoch. On CUDA a captured step is replayed from the fourth one on."""
 
+CPU_BATCH = 16
+
 CLASSES = 4
 TOKENS = 16
 LENGTH = 8
@@ -56,7 +58,7 @@ def shipped_cases(device: torch.device, precision: str) -> list[Case]:
     On CUDA images and batches have the usual size, so that the seconds are those of real steps; elsewhere they are
     the smallest ones.
     """
-    side, batch = (32, 128) if device.type == "cuda" else (8, 16)
+    side, batch = (32, 128) if device.type == "cuda" else (8, CPU_BATCH)
     images = ImageDatasetSpec(
         "kdrun.data.synthetic", "none", CLASSES, 3, side, STEPS * batch, batch, (0.5,) * 3, (0.25,) * 3
     )
@@ -93,23 +95,36 @@ NETWORKS: dict[str, dict[str, Any]] = {
 """Options that make networks small."""
 
 
-def shrunk(spec: Spec, batch: int | None = None) -> Spec:
+def shrunk(spec: Spec, device: torch.device) -> Spec:
     """A run of the user's own on a few made-up examples of the same shape, in `EPOCHS` epochs; its teachers likewise.
 
-    A teacher with weights from a file is trained instead. `batch` is the student's batch size, for teachers.
+    A teacher with weights from a file is trained instead. On a CPU larger batches are halved down to `CPU_BATCH`, as
+    the checks would take too long otherwise.
     """
-    batch = batch or spec.recipe.batch_size
+    batch = spec.recipe.batch_size
+    while device.type == "cpu" and batch > CPU_BATCH and batch % 2 == 0:
+        batch //= 2
+    return _shrunk(spec, batch)
+
+
+def _shrunk(spec: Spec, batch: int) -> Spec:
     stages = {"stage1_epochs": 1} if spec.stage1_epochs else {}
-    recipe = replace(spec.recipe, epochs=EPOCHS, warmup_epochs=min(spec.recipe.warmup_epochs, 1), evaluate_every=1)
+    recipe = replace(
+        spec.recipe,
+        batch_size=min(spec.recipe.batch_size, batch),
+        epochs=EPOCHS,
+        warmup_epochs=min(spec.recipe.warmup_epochs, 1),
+        evaluate_every=1,
+    )
     return replace(
         spec,
         dataset=_made_up(spec.dataset, batch),
         method=replace(spec.method, options={**spec.method.options, **stages}),
         recipe=recipe,
         stop_epoch=None,
-        teachers=tuple(shrunk(teacher, batch) for teacher in spec.teachers),
+        teachers=tuple(_shrunk(teacher, batch) for teacher in spec.teachers),
         weights=None,
-        start=spec.start and shrunk(spec.start, batch),
+        start=spec.start and _shrunk(spec.start, batch),
     )
 
 
