@@ -16,7 +16,7 @@ import torch
 from kdrun import __version__, redaction
 from kdrun.data.loaders import cifar, mnist, tiny_imagenet
 from kdrun.diagnosis.file_system import features
-from kdrun.experiment.environment import cpu_facts, cpu_name, environment, num_cores, versions
+from kdrun.experiment.environment import cpu_flags, cpu_name, environment, num_cores, versions
 from kdrun.experiment.proof import kept_proofs
 from kdrun.experiment.runtime import Runtime
 from kdrun.memory import free_bytes
@@ -85,8 +85,8 @@ def _precision(device: torch.device) -> dict[str, str]:
         return {"bf16": "native" if has_bf16(device) else "emulated", "by": f"compute capability {capability}"}
     if device.type == "mps":
         return {"bf16": "unknown", "by": ""}
-    flags = cpu_facts().get("flags", "").split()
-    units = [name for name, flag in {"AMX": "amx_bf16", "AVX-512 BF16": "avx512_bf16"}.items() if flag in flags]
+    names = {"AMX": "amx_bf16", "AVX-512 BF16": "avx512_bf16"}
+    units = [name for name, flag in names.items() if flag in cpu_flags()]
     return {"bf16": "native" if units else "emulated", "by": ", ".join(units)}
 
 
