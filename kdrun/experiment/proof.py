@@ -1,8 +1,7 @@
 """Whether fast ways to compute a step agree with the ordinary one on this machine: proved once and kept.
 
-An error (of a compiler, or out of memory) proves nothing and is not kept: later commands try again.
-
 A run captures or compiles its steps only after some steps on noise, of its own shape, have ended as ordinary ones do.
+An error (of a compiler, or out of memory) proves nothing and is not kept: later commands try again.
 """
 
 from __future__ import annotations
