@@ -14,7 +14,7 @@ from kdrun.diagnosis.cases import EPOCHS, STEPS, shipped_cases, shrunk
 from kdrun.diagnosis.file_system import CONSEQUENCES, features
 from kdrun.diagnosis.row import Row
 from kdrun.diagnosis.runs import RunChecks
-from kdrun.diagnosis.table import checks_table, facts_table
+from kdrun.diagnosis.table import checks_table, facts_table, summary
 from kdrun.experiment import proof, teachers
 from kdrun.experiment.choices import Choices
 from kdrun.experiment.proof import Proof
@@ -126,6 +126,24 @@ def test_without_time_every_check_is_left_out(runtime, monkeypatch):
     diagnosis.run(lambda title: pytest.fail(title))
     assert diagnosis.rows == []
     assert len(diagnosis.left_out) >= len(cases)
+
+
+def test_a_stopped_doctor_does_not_claim_that_all_agree(runtime):
+    diagnosis = checks.Diagnosis(shipped_cases(CPU, "fp32")[:2], runtime, compiled=False)
+    titles = []
+
+    def progress(title):
+        titles.append(title)
+        if len(titles) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        diagnosis.run(progress)
+    assert diagnosis.left_out == [f"{titles[1]}, and all later checks"]
+    seconds = {"wall": 3.0, "cpu": 2.0}
+    text = summary(diagnosis.rows, diagnosis.left_out, seconds)
+    assert text == "2 checks, 2 agree, others left out; 3 s, 2 s of CPU time"
+    assert summary(diagnosis.rows, [], seconds).startswith("2 checks, all agree; ")
 
 
 def test_the_shipped_cases_are_small_and_of_each_kind():

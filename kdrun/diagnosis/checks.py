@@ -35,7 +35,7 @@ class Diagnosis:
 
     Attributes:
         rows: of the checks so far.
-        left_out: titles of the checks for which no time was left, and of one that was stopped.
+        left_out: titles of the checks for which no time was left, or of the one in which the command was stopped.
         warnings: of kdrun's log during the checks.
     """
 
@@ -68,16 +68,18 @@ class Diagnosis:
             threads = torch.get_num_threads()
             try:
                 for unit in self._units(Path(name)):
-                    self.left_out.append(unit.title)  # and stays there if the check is stopped
-                    if time.monotonic() < deadline:
-                        progress(unit.title)
-                        try:
-                            self.rows += unit.run()
-                        except (Exception, DeviceLost) as error:  # whatever a device, or the user's own code, raises
-                            found = f"{type(error).__name__}: {error}"
-                            self.rows.append(Row(unit.check, unit.case, "no error", found, False))
-                            deadline = 0.0 if isinstance(error, DeviceLost) else deadline
-                        self.left_out.pop()
+                    if time.monotonic() >= deadline:
+                        self.left_out.append(unit.title)
+                        continue
+                    self.left_out.append(f"{unit.title}, and all later checks")  # true if a signal ends this one
+                    progress(unit.title)
+                    try:
+                        self.rows += unit.run()
+                    except (Exception, DeviceLost) as error:  # whatever a device, or the user's own code, raises
+                        found = f"{type(error).__name__}: {error}"
+                        self.rows.append(Row(unit.check, unit.case, "no error", found, False))
+                        deadline = 0.0 if isinstance(error, DeviceLost) else deadline
+                    self.left_out.pop()
             finally:
                 torch.set_num_threads(threads)
 

@@ -99,7 +99,7 @@ def checks_table(rows: Sequence[Row], left_out: Sequence[str], warnings: Sequenc
     if left_out:
         lines += [
             "",
-            f"{counted(len(left_out), 'check')} left out (no time, or stopped):",
+            "left out (no time, or stopped):",
             *(f"  {title}" for title in left_out),
         ]
     lines += [line for text in warnings for line in ["", *_wrapped("warning", text)]]
@@ -115,9 +115,10 @@ def checks_table(rows: Sequence[Row], left_out: Sequence[str], warnings: Sequenc
 def summary(rows: Sequence[Row], left_out: Sequence[str], seconds: Mapping[str, float]) -> str:
     """The last line."""
     failed = sum(row.agrees is False for row in rows)
-    counts = [counted(len(rows), "check"), *([f"{failed} failed"] if failed else ["all agree"] * bool(rows))]
+    agree = "all agree" if rows and not left_out else f"{len(rows) - failed} agree"
+    counts = [counted(len(rows), "check"), f"{failed} failed" if failed else agree]
     if left_out:
-        counts.append(f"{len(left_out)} left out")
+        counts.append("others left out")
     return f"{', '.join(counts)}; {seconds['wall']:.0f} s, {seconds['cpu']:.0f} s of CPU time"
 
 
