@@ -108,10 +108,10 @@ def _git_commit() -> str | None:
         "changes": ["git", "-C", str(checkout), "status", "--porcelain", "--untracked-files=no"],
     }
     try:
-        said = {
+        printed = {
             name: subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
             for name, command in commands.items()
         }
     except (OSError, subprocess.SubprocessError):
         return None
-    return said["commit"] + ("+changes" if said["changes"] else "")
+    return printed["commit"] + ("+changes" if printed["changes"] else "")

@@ -38,13 +38,13 @@ from kdrun.training.teacher import LiveTeacher, SeveralTeachers, TeacherSource
 from kdrun.training.trainer import Training
 
 STEPS = WARM_UP_STEPS + 4
-"""Of each way: what comes before a capture, and four that are replayed on batches of their own."""
+"""Steps of each way: those before a capture, and four replayed ones on different batches."""
 
 TIMED_STEPS = 2
-"""Of these, the last ones."""
+"""The last ones of these."""
 
 LR_SHARE = 1e-3
-"""The learning rate, as a share of the recipe's: the steps are to have nearly the same weights."""
+"""The learning rate, as a share of the recipe's: small, so that all steps have nearly the same weights."""
 
 BOUND = 1e-3
 """The largest difference from ordinary steps, relative to their changes of the weights or to their loss, ..."""
@@ -56,7 +56,7 @@ LARGEST_BOUND = 0.9
 """... but never more than this: a way that does nothing differs by 1."""
 
 ULP = 2.0**-23
-"""The relative rounding of fp32, by which weights are changed to measure what noise it makes."""
+"""The relative rounding of fp32: weights are changed by it to measure the noise of rounding."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ def _teacher(
 
 
 def record(proof: Proof, spec: Spec, choices: Choices, device: torch.device) -> None:
-    """Keeps a proof for later runs on this machine; that it cannot be written is a warning."""
+    """Keeps a proof for later runs on this machine; a failure to write it is a warning."""
     try:
         path = _directory() / _name(spec, choices, device)
         path.parent.mkdir(parents=True, exist_ok=True)
