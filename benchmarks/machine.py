@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kdrun.experiment.environment import cpu_facts, cpu_name, num_cores
+from kdrun.experiment.environment import cpu_flags, cpu_name, num_cores
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
     `load` is the load average of the last minute.
     """
-    flags = cpu_facts().get("flags", "").split()
+    flags = cpu_flags()
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": cpu_name(),

@@ -1,4 +1,4 @@
-"""kdrun's side: the parts of a run, combined as in a run."""
+"""The side of kdrun: the parts of a run, combined as in a run."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from kdrun.methods import KD, Batch
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.spec.spec import Spec
 from kdrun.store.store import Store
+from kdrun.training.cuda_graphs import GraphedTeacher
 from kdrun.training.guarded import GuardedStep
 from kdrun.training.optimisation import build_optimizer
 from kdrun.training.precision import autocast, on_device, use_nchw_on_small_maps
@@ -77,7 +78,8 @@ def kd_steps(
         use_nchw_on_small_maps(method)
         use_nchw_on_small_maps(teacher)
     step = make_step(Training(method, optimizer), autocast(device, precision), choices)
-    source = LiveTeacher(on_device(teacher, device), autocast(device, precision), precision)
+    kind = GraphedTeacher if choices.cuda_graphs else LiveTeacher
+    source = kind(teacher, autocast(device, precision), precision)
     generator = torch.Generator(device)
     for epoch in itertools.count():
         method.train()

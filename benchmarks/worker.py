@@ -31,8 +31,8 @@ def version() -> str:
         if found.returncode == 0:
             return found.stdout.strip()
     log = ENVIRONMENT / "pip.log"
-    said = log.read_text().splitlines() if log.exists() else []
-    raise UnavailableError(f"not installed in {ENVIRONMENT}: {said[-1] if said else 'scripts/bench installs it'}")
+    lines = log.read_text().splitlines() if log.exists() else []
+    raise UnavailableError(f"not installed in {ENVIRONMENT}: {lines[-1] if lines else 'scripts/bench installs it'}")
 
 
 class Worker:

@@ -14,8 +14,9 @@ from kdrun.diagnosis.cases import EPOCHS, STEPS, shipped_cases, shrunk
 from kdrun.diagnosis.file_system import CONSEQUENCES, features
 from kdrun.diagnosis.row import Row
 from kdrun.diagnosis.runs import RunChecks
-from kdrun.diagnosis.table import checks_table, facts_table
-from kdrun.experiment import teachers
+from kdrun.diagnosis.table import checks_table, facts_table, summary
+from kdrun.experiment import proof, teachers
+from kdrun.experiment.choices import Choices
 from kdrun.experiment.proof import Proof
 from kdrun.experiment.runtime import Runtime
 from kdrun.spec.dataset import SequenceDatasetSpec
@@ -127,6 +128,24 @@ def test_without_time_every_check_is_left_out(runtime, monkeypatch):
     assert len(diagnosis.left_out) >= len(cases)
 
 
+def test_a_stopped_doctor_does_not_claim_that_all_agree(runtime):
+    diagnosis = checks.Diagnosis(shipped_cases(CPU, "fp32")[:2], runtime, compiled=False)
+    titles = []
+
+    def progress(title):
+        titles.append(title)
+        if len(titles) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        diagnosis.run(progress)
+    assert diagnosis.left_out == [f"{titles[1]}, and all later checks"]
+    seconds = {"wall": 3.0, "cpu": 2.0}
+    text = summary(diagnosis.rows, diagnosis.left_out, seconds)
+    assert text == "2 checks, 2 agree, others left out; 3 s, 2 s of CPU time"
+    assert summary(diagnosis.rows, [], seconds).startswith("2 checks, all agree; ")
+
+
 def test_the_shipped_cases_are_small_and_of_each_kind():
     cases = {case.name: case.spec for case in shipped_cases(CPU, "fp32")}
     networks = {spec.student.name for spec in cases.values()}
@@ -142,8 +161,9 @@ def test_the_shipped_cases_are_small_and_of_each_kind():
 def test_a_run_made_small_keeps_its_shape():
     words = ("dataset=cifar100", "teacher=resnet56", "student=resnet20", "method=fsp", "dataset.classes=[1,2]")
     spec = spec_of(*words)
-    small = shrunk(spec)
+    small = shrunk(spec, torch.device("cuda"))
     assert (small.student, small.recipe.batch_size) == (spec.student, spec.recipe.batch_size)
+    assert [run.recipe.batch_size for run in (shrunk(spec, CPU), *shrunk(spec, CPU).teachers)] == [16, 16]
     assert (small.recipe.epochs, small.stage1_epochs) == (EPOCHS, 1)
     for one in (small, *small.teachers):
         data = one.dataset
@@ -153,20 +173,20 @@ def test_a_run_made_small_keeps_its_shape():
 
 
 @pytest.mark.parametrize(
-    ("way", "proof", "agrees"),
+    ("check", "proof", "agrees"),
     [
-        (ways.CAPTURE, Proof(True, "", 0.3, 0.02, 0.01), True),
-        (ways.CAPTURE, Proof(False, "changes of parameters differ", 7.0, 0.02, 0.01), False),
-        (ways.COMPILE, Proof(False, "RuntimeError: no C compiler"), False),
-        (ways.CAPTURE, Proof(False, "NotCapturableError: the method reads batch.progress"), None),
-        (ways.AUTOTUNE, Proof(False, "changes of parameters differ", 7.0, 0.02, 0.01), None),
+        (row.CAPTURED, Proof(True, "", 0.3, 0.02, 0.01), True),
+        (row.CAPTURED, Proof(False, "changes of parameters differ", 7.0, 0.02, 0.01), False),
+        (row.COMPILED, Proof(False, "RuntimeError: no C compiler"), False),
+        (row.CAPTURED, Proof(False, "NotCapturableError: the method reads batch.progress"), None),
+        (row.AUTOTUNED, Proof(False, "changes of parameters differ", 7.0, 0.02, 0.01), None),
     ],
 )
-def test_steps_that_differ_fail_and_those_that_cannot_be_captured_do_not(monkeypatch, way, proof, agrees):
+def test_steps_that_differ_fail_and_those_that_cannot_be_captured_do_not(monkeypatch, check, proof, agrees):
     monkeypatch.setattr(ways, "prove", lambda spec, choices, device, mode: proof)
     (case, *_) = shipped_cases(CPU, "fp32")
-    (line,) = ways.way_of(way, case, CPU)
-    assert (line.check, line.case, line.agrees) == (way.check, case.name, agrees)
+    (line,) = ways.fast_steps(check, case, CPU)
+    assert (line.check, line.case, line.agrees) == (check, case.name, agrees)
     assert (line.ordinary_seconds, line.fast_seconds) == (proof.ordinary_seconds, proof.fast_seconds)
 
 
@@ -195,18 +215,37 @@ def test_features_of_a_file_system_are_tried_and_leave_nothing(tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_facts_count_the_proofs_of_earlier_runs(runtime, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert facts.facts(runtime, (), {})["proofs"] == {"agree": 0, "refused": []}
+    (spec, other) = (case.spec for case in shipped_cases(CPU, "fp32")[:2])
+    proof.record(Proof(True, "", 0.3, 0.02, 0.01), spec, Choices(1, cuda_graphs=True), CPU)
+    proof.record(Proof(False, "changes of loss differ"), other, Choices(1, cuda_graphs=True), CPU)
+    (tmp_path / "kdrun" / "proofs" / "damaged.json").write_text("{")
+    found = facts.facts(runtime, (), {})
+    assert found["proofs"] == {"agree": 1, "refused": ["changes of loss differ"]}
+    assert "steps of 1 run agreed; not used: changes of loss differ" in " ".join(facts_table(found).split())
+
+
+@pytest.mark.parametrize(("number", "version"), [(92400, "9.24.0"), (91002, "9.10.2"), (8907, "8.9.7"), (None, None)])
+def test_the_version_of_cudnn_is_written_as_in_its_releases(runtime, monkeypatch, number, version):
+    monkeypatch.setattr("torch.backends.cudnn.is_available", lambda: True)
+    monkeypatch.setattr("torch.backends.cudnn.version", lambda: number)
+    assert facts.facts(runtime, (), {})["cuda"]["cudnn"] == version
+
+
 def test_facts_name_the_datasets_in_the_data_root(runtime):
     shipped = {path.stem for root in config_directories()[:1] for path in (root / "dataset").glob("*.yaml")}
     assert set(facts.DIRECTORIES) == shipped - {"digits", "synthetic", "folder"}
-    before = facts.facts(runtime, {})["data"]
+    before = facts.facts(runtime, (), {})["data"]
     assert before == {"root": str(runtime.data_root), "exists": False, "readable": False, "datasets": []}
     (runtime.data_root / "cifar-100-python").mkdir(parents=True)
-    after = facts.facts(runtime, {})["data"]
+    after = facts.facts(runtime, (), {})["data"]
     assert (after["exists"], after["readable"], after["datasets"]) == (True, True, ["cifar100"])
 
 
-def test_the_table_fits_100_columns_and_names_what_to_do(runtime):
-    found = facts.facts(runtime, {"KDRUN_DATA": "/a/long/path" * 30})
+def test_the_table_fits_80_columns_and_names_what_to_do(runtime):
+    found = facts.facts(runtime, ("student=cnn",), {"KDRUN_DATA": "/a/long/path" * 30})
     found["cuda"]["devices"] = [
         {
             "name": "NVIDIA GeForce GTX 1080 Ti",
@@ -219,13 +258,21 @@ def test_the_table_fits_100_columns_and_names_what_to_do(runtime):
     ]
     rows = [
         Row(row.LOCKSTEP, "shufflenetv2 rkd", "equal bits", "equal bits", True, 0.123, 12.3),
-        Row(row.CAPTURED, "captured shufflenetv2 rkd", "within the bounds", "NotCapturableError: x", None),
+        Row(
+            row.CAPTURED,
+            "captured shufflenetv2 rkd",
+            "within the bounds",
+            "NotCapturableError: the method reads batch.progress",
+            None,
+        ),
         Row(row.BF16, "resnet8 kd", "at most 10% apart", f"RuntimeError: {'no kernel ' * 30}", False),
     ]
     text = f"{facts_table(found)}\n{checks_table(rows, ['a check'], ['a warning ' * 30])}"
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 80
     assert "runtime.precision=fp32" in text
     assert "bf16 emulated" in text
+    assert "kdrun doctor student=cnn" in text
+    assert "captured shufflenetv2 rkd: NotCapturableError: the method reads" in " ".join(text.split())
     results = [line.split()[0] for line in text.splitlines() if line.startswith(("ok ", "FAIL ", "- "))]
     assert results == ["ok", "FAIL", "-"]
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.rows import ROWS
+
 SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu-check"
 FAKE = """\
 #!/bin/sh
@@ -87,6 +89,10 @@ def test_its_limits_are_within_eight_minutes(gpu_check, tmp_path):
     for device in ("cuda", "cpu"):
         limits = [limit for _, _, limit in gpu_check.parts(device, tmp_path).values()]
         assert sum(limits) + gpu_check.GRACE_SECONDS * len(limits) <= 8 * 60 - 10
+
+
+def test_the_rows_on_a_gpu_are_rows_of_the_benchmark(gpu_check):
+    assert set(gpu_check.ROWS.split(",")) <= set(ROWS)
 
 
 def test_without_a_gpu_or_torch_nothing_is_run(fake, tmp_path, monkeypatch):

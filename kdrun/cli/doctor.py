@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Shows the machine (device, drivers, libraries, memory, directories), then trains small runs in every way in which this
-device can compute, and compares each with ordinary steps. Takes up to three minutes; writes nothing that stays.
+device can compute, and compares each with ordinary steps. Half a minute on a CPU, at most three minutes on a GPU;
+writes nothing that stays.
 Exit code 0: all agree; 1: a check failed, and its line says what to do; 2: bad input.
 
   kdrun doctor                                    networks of each family, methods of each kind
@@ -29,7 +30,7 @@ Exit code 0: all agree; 1: a check failed, and its line says what to do; 2: bad 
   kdrun doctor --compile                          compiled steps too on a CPU; on a GPU always
   kdrun doctor runtime.device=cuda:1              another device
   kdrun doctor student=resnet18 teacher=resnet50 method=kd dataset=cifar100
-                                                  a run of one's own instead, on a few made-up examples
+                                                  a run of your own instead, on a few made-up examples
 """
 
 
@@ -41,7 +42,7 @@ def doctor_main(words: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as of a run")
     parser.add_argument("--compile", action="store_true", help="check compiled steps on a CPU, too (a minute or two)")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
-    parser.add_argument("-cd", "--config-dir", type=Path, metavar="DIR", help="a config tree of one's own")
+    parser.add_argument("-cd", "--config-dir", type=Path, metavar="DIR", help="a config tree of your own")
     options = parser.parse_intermixed_args(words)
     started, cpu = time.monotonic(), time.process_time()
     from kdrun.diagnosis.facts import environment_variables, facts
@@ -58,9 +59,9 @@ def doctor_main(words: Sequence[str]) -> int:
     def progress(text: str) -> None:
         print(f"{time.monotonic() - started:4.0f} s  {text}", file=sys.stderr, flush=True)
 
-    found = facts(job.runtime, variables)
+    found = facts(job.runtime, words, variables)
     if not options.json:
-        _show(facts_table(found))
+        _show(f"{facts_table(found)}\n")
     diagnosis = Diagnosis(_cases(job, options.overrides), job.runtime, compiled=options.compile)
     code = 0
     try:
@@ -75,13 +76,13 @@ def doctor_main(words: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(_redacted({"facts": found, **diagnosis.record(), "seconds": seconds}), indent=2))
     else:
-        _show(checks_table(diagnosis.rows, diagnosis.left_out, diagnosis.warnings))
+        _show(f"{checks_table(diagnosis.rows, diagnosis.left_out, diagnosis.warnings)}\n")
         _show(summary(diagnosis.rows, diagnosis.left_out, seconds))
     return code or int(not diagnosis.agrees)
 
 
 def _show(text: str) -> None:
-    print(f"{printable_lines(redacted(text))}\n", flush=True)
+    print(printable_lines(redacted(text)), flush=True)
 
 
 def _redacted(value: Any) -> Any:
@@ -117,4 +118,4 @@ def _cases(job: Job, overrides: Sequence[str]) -> list[Case]:
     if all(word.startswith(("runtime.", "dataset.root=")) for word in overrides):
         return shipped_cases(job.runtime.device, job.spec.precision)
     spec = job.spec
-    return [Case(f"{spec.student.name} {method_class(spec.method).name}", shrunk(spec))]
+    return [Case(f"{spec.student.name} {method_class(spec.method).name}", shrunk(spec, job.runtime.device))]

@@ -75,7 +75,7 @@ def execute(runner: Runner, requests: Sequence[Request], *, before: int = 0, tot
             else:
                 left = runner.forecast.left()
                 more = f" (finished before: {ended.run.origin()})" if ended.reused else ""
-                more += f", about {tqdm.format_interval(left)} left" if left is not None else ""
+                more += f", {tqdm.format_interval(left)} left for all runs" if left is not None else ""
                 log.info("%s top-1 %.2f %%%s", prefix, ended.result["test"]["last"]["top1"], more)
     return errors
 

@@ -1,1 +1,1 @@
-"""What `kdrun doctor` finds out: facts about the machine, and whether each fast way computes what ordinary steps do."""
+"""`kdrun doctor`: facts of the machine, and checks of each fast way of computing against ordinary steps."""

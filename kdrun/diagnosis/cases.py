@@ -1,4 +1,4 @@
-"""The runs that are checked: of each family of networks and each kind of method, or the user's own made small.
+"""The runs that are checked: each family of networks and each kind of method, or the user's own run made small.
 
 Their data is made up: nothing is read or downloaded.
 """
@@ -18,7 +18,9 @@ from kdrun.spec.spec import Component, Recipe, Spec
 
 EPOCHS = 2
 STEPS = 4
-"""Of an epoch. On CUDA a captured step is replayed from the fourth one on."""
+"""Steps of an epoch. On CUDA a captured step is replayed from the fourth one on."""
+
+CPU_BATCH = 16
 
 CLASSES = 4
 TOKENS = 16
@@ -56,7 +58,7 @@ def shipped_cases(device: torch.device, precision: str) -> list[Case]:
     On CUDA images and batches have the usual size, so that the seconds are those of real steps; elsewhere they are
     the smallest ones.
     """
-    side, batch = (32, 128) if device.type == "cuda" else (8, 16)
+    side, batch = (32, 128) if device.type == "cuda" else (8, CPU_BATCH)
     images = ImageDatasetSpec(
         "kdrun.data.synthetic", "none", CLASSES, 3, side, STEPS * batch, batch, (0.5,) * 3, (0.25,) * 3
     )
@@ -93,17 +95,27 @@ NETWORKS: dict[str, dict[str, Any]] = {
 """Options that make networks small."""
 
 
-def shrunk(spec: Spec) -> Spec:
+def shrunk(spec: Spec, device: torch.device) -> Spec:
     """A run of the user's own on a few made-up examples of the same shape, in `EPOCHS` epochs; its teachers likewise.
 
-    A teacher with weights from a file is trained instead.
+    A teacher with weights from a file is trained instead. On a CPU larger batches are halved down to `CPU_BATCH`, as
+    the checks would take too long otherwise.
     """
-    return _shrunk(spec, spec.recipe.batch_size)
+    batch = spec.recipe.batch_size
+    while device.type == "cpu" and batch > CPU_BATCH and batch % 2 == 0:
+        batch //= 2
+    return _shrunk(spec, batch)
 
 
 def _shrunk(spec: Spec, batch: int) -> Spec:
     stages = {"stage1_epochs": 1} if spec.stage1_epochs else {}
-    recipe = replace(spec.recipe, epochs=EPOCHS, warmup_epochs=min(spec.recipe.warmup_epochs, 1), evaluate_every=1)
+    recipe = replace(
+        spec.recipe,
+        batch_size=min(spec.recipe.batch_size, batch),
+        epochs=EPOCHS,
+        warmup_epochs=min(spec.recipe.warmup_epochs, 1),
+        evaluate_every=1,
+    )
     return replace(
         spec,
         dataset=_made_up(spec.dataset, batch),
@@ -121,9 +133,7 @@ def _made_up(data: DatasetSpec, batch: int) -> DatasetSpec:
     size = batch * max(STEPS, math.ceil(data.num_classes / batch))
     loader = "kdrun.data.synthetic" if isinstance(data, ImageDatasetSpec) else "kdrun.diagnosis.cases.tokens"
     changes: dict[str, Any] = {"target": loader, "identity": "none", "train_size": size, "test_size": batch}
-    defaults = {
-        field.name: field.default
-        for field in dataclasses.fields(data)  # type: ignore[arg-type]
-        if field.name in ("train_fraction", "val_fraction", "classes", "special", "test_split", "source")
-    }
-    return replace(data, **{**defaults, **changes})  # type: ignore[type-var]
+    for field in dataclasses.fields(data):  # type: ignore[arg-type]
+        if field.name in ("train_fraction", "val_fraction", "classes", "special", "test_split", "source"):
+            changes[field.name] = field.default
+    return replace(data, **changes)  # type: ignore[type-var]

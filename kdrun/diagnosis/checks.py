@@ -1,4 +1,4 @@
-"""Every fast way of a device against ordinary steps, one check after the other, within a time."""
+"""All checks of a device, one after the other, within a time limit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,11 @@ import torch
 from kdrun.diagnosis.cases import Case
 from kdrun.diagnosis.row import CAPTURED, OPTIMISER, Row, Unit
 from kdrun.diagnosis.runs import RunChecks
-from kdrun.diagnosis.ways import CAPTURE, compiled_units, way_of
-from kdrun.experiment.build import build_student
+from kdrun.diagnosis.ways import compiled_units, fast_steps, optimiser
 from kdrun.experiment.runtime import Runtime
-from kdrun.experiment.stages import optimizer_for
 from kdrun.log import log
 from kdrun.spec.spec import OPTIMIZERS
 from kdrun.stopping import DeviceLost
-from kdrun.training.precision import on_device, synchronize
 
 SECONDS = 120.0
 """After which no further check is begun."""
@@ -33,18 +29,14 @@ SECONDS = 120.0
 CAPTURED_RUNS = 3
 """The number of cases whose whole runs are checked with captured steps, too."""
 
-OPTIMISER_STEPS = 10
-OPTIMISER_BOUND = 1e-5
-"""Relative difference of the weights after these steps."""
-
 
 class Diagnosis:
     """Checks of some cases.
 
     Attributes:
         rows: of the checks so far.
-        left_out: the checks that there was no time for, and one that was stopped.
-        warnings: what kdrun's log warned of meanwhile.
+        left_out: titles of the checks for which no time was left, or of the one in which the command was stopped.
+        warnings: of kdrun's log during the checks.
     """
 
     def __init__(self, cases: Sequence[Case], runtime: Runtime, *, compiled: bool) -> None:
@@ -76,16 +68,18 @@ class Diagnosis:
             threads = torch.get_num_threads()
             try:
                 for unit in self._units(Path(name)):
-                    self.left_out.append(unit.title)  # and stays there if the check is stopped
-                    if time.monotonic() < deadline:
-                        progress(unit.title)
-                        try:
-                            self.rows += unit.run()
-                        except (Exception, DeviceLost) as error:  # whatever a device, or the user's own code, raises
-                            found = f"{type(error).__name__}: {error}"
-                            self.rows.append(Row(unit.check, unit.case, "no error", found, False))
-                            deadline = 0.0 if isinstance(error, DeviceLost) else deadline
-                        self.left_out.pop()
+                    if time.monotonic() >= deadline:
+                        self.left_out.append(unit.title)
+                        continue
+                    self.left_out.append(f"{unit.title}, and all later checks")  # true if a signal ends this one
+                    progress(unit.title)
+                    try:
+                        self.rows += unit.run()
+                    except (Exception, DeviceLost) as error:  # whatever a device, or the user's own code, raises
+                        found = f"{type(error).__name__}: {error}"
+                        self.rows.append(Row(unit.check, unit.case, "no error", found, False))
+                        deadline = 0.0 if isinstance(error, DeviceLost) else deadline
+                    self.left_out.pop()
             finally:
                 torch.set_num_threads(threads)
 
@@ -96,7 +90,7 @@ class Diagnosis:
             yield Unit(OPTIMISER, name, partial(optimiser, self._cases[0], name, device))
         if device.type == "cuda":
             for case in self._cases:
-                yield Unit(CAPTURED, case.name, partial(way_of, CAPTURE, case, device))
+                yield Unit(CAPTURED, case.name, partial(fast_steps, CAPTURED, case, device))
             agreeing = {row.case for row in self.rows if row.check == CAPTURED and row.agrees}
             captured = [case for case in self._cases if case.name in agreeing][:CAPTURED_RUNS]
             yield from RunChecks(captured, self._runtime, directory / "captured", captured=True).units()
@@ -104,39 +98,9 @@ class Diagnosis:
             yield from compiled_units(self._cases, device)
 
 
-def optimiser(case: Case, name: str, device: torch.device) -> list[Row]:
-    """The optimiser of runs against torch's loop over parameters, on equal random gradients."""
-    recipe = replace(case.spec.recipe, optimizer=name)
-    weights, seconds = [], []
-    for fused in (False, True):
-        generator = torch.Generator().manual_seed(0)
-        torch.manual_seed(0)
-        parameters = list(on_device(build_student(case.spec.student, case.spec.dataset), device).parameters())
-        optimizer = optimizer_for(recipe, parameters)
-        if not fused:
-            for group in optimizer.param_groups:
-                group["fused"] = group["foreach"] = False
-        taken = 0.0
-        for _ in range(OPTIMISER_STEPS):
-            for parameter in parameters:
-                # In the parameter's memory format, as autograd does it: the fused optimiser relies on that.
-                parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=generator))
-            synchronize(device)
-            begun = time.perf_counter()
-            optimizer.step()
-            synchronize(device)
-            taken += time.perf_counter() - begun
-        weights.append(torch.cat([parameter.detach().double().flatten() for parameter in parameters]))
-        seconds.append(taken / OPTIMISER_STEPS)
-    apart = ((weights[0] - weights[1]).norm() / weights[0].norm()).item()
-    expected = f"weights at most {OPTIMISER_BOUND:.0e} apart"
-    found = "equal" if apart == 0 else f"{apart:.1e} apart"
-    return [Row(OPTIMISER, f"{case.name.split()[0]} {name}", expected, found, apart <= OPTIMISER_BOUND, *seconds)]
-
-
 @contextlib.contextmanager
 def _caches_in(directory: Path) -> Iterator[None]:
-    """In this context kdrun's and torch's caches are below a directory."""
+    """A context in which kdrun's and torch's caches are below a directory."""
     moved = {name: str(directory / name.lower()) for name in ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")}
     before = {name: os.environ.get(name) for name in moved}
     os.environ.update(moved)
@@ -164,7 +128,7 @@ class _Warnings(logging.Handler):
 
 @contextlib.contextmanager
 def _quiet(warnings: list[str]) -> Iterator[None]:
-    """In this context kdrun's log goes nowhere but its warnings into a list."""
+    """A context in which kdrun logs nothing; its warnings are added to a list."""
     before = (log.handlers[:], log.propagate)
     log.handlers[:], log.propagate = [_Warnings(warnings)], False
     try:

@@ -16,7 +16,8 @@ import torch
 from kdrun import __version__, redaction
 from kdrun.data.loaders import cifar, mnist, tiny_imagenet
 from kdrun.diagnosis.file_system import features
-from kdrun.experiment.environment import cpu_facts, cpu_name, environment, num_cores, versions
+from kdrun.experiment.environment import cpu_flags, cpu_name, environment, num_cores, versions
+from kdrun.experiment.proof import kept_proofs
 from kdrun.experiment.runtime import Runtime
 from kdrun.memory import free_bytes
 from kdrun.training.precision import has_bf16
@@ -35,11 +36,22 @@ NAMES = ("CC", "CXX", "XDG_CACHE_HOME", "LD_PRELOAD", "WORLD_SIZE", "TMPDIR")
 """Environment variables that change what is computed, where, or how fast; `PREFIXES` begin the names of others."""
 
 
-def facts(runtime: Runtime, variables: Mapping[str, str]) -> dict[str, Any]:
-    """Everything about the machine that matters to a bug report, by subject; `variables` of the environment."""
-    recorded = environment(runtime.device)
+def facts(runtime: Runtime, words: Sequence[str], variables: Mapping[str, str]) -> dict[str, Any]:
+    """Everything about the machine that matters to a bug report, by subject.
+
+    Args:
+        runtime: its device and directories are described.
+        words: of the command line, behind the verb.
+        variables: of the environment.
+    """
+    recorded, libraries, proofs = environment(runtime.device), versions(), kept_proofs()
     return {
-        "kdrun": {"version": __version__, "commit": recorded["git"], "path": str(Path(__file__).parents[2])},
+        "command": ["kdrun", "doctor", *words],
+        "kdrun": {
+            "version": libraries.pop("kdrun", __version__),
+            "commit": recorded["git"],
+            "path": str(Path(__file__).parents[2]),
+        },
         "device": {"chosen": str(runtime.device), "name": recorded["device"], **_precision(runtime.device)},
         "cpu": {
             "name": cpu_name(),
@@ -56,28 +68,32 @@ def facts(runtime: Runtime, variables: Mapping[str, str]) -> dict[str, Any]:
         },
         "data": _data(runtime.data_root),
         "output": features(runtime.output_root),
-        "libraries": versions(),
-        "system": {"platform": recorded["platform"], "python": sys.version.split()[0], "executable": sys.executable},
+        "proofs": {
+            "agree": sum(proof.agrees for proof in proofs),
+            "refused": [proof.reason for proof in proofs if not proof.agrees],
+        },
+        "libraries": libraries,
+        "system": {"platform": recorded["platform"], "executable": sys.executable},
         "environment": dict(variables),
     }
 
 
 def _precision(device: torch.device) -> dict[str, str]:
-    """Whether the device computes in bf16 or emulates it, and by what."""
+    """Whether the device has instructions for bf16 or emulates it, and which."""
     if device.type == "cuda":
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
-        return {"bf16": "real" if has_bf16(device) else "emulated", "by": f"compute capability {capability}"}
+        return {"bf16": "native" if has_bf16(device) else "emulated", "by": f"compute capability {capability}"}
     if device.type == "mps":
         return {"bf16": "unknown", "by": ""}
-    flags = cpu_facts().get("flags", "").split()
-    units = [name for name, flag in {"AMX": "amx_bf16", "AVX-512 BF16": "avx512_bf16"}.items() if flag in flags]
-    return {"bf16": "real" if units else "emulated", "by": ", ".join(units)}
+    names = {"AMX": "amx_bf16", "AVX-512 BF16": "avx512_bf16"}
+    units = [name for name, flag in names.items() if flag in cpu_flags()]
+    return {"bf16": "native" if units else "emulated", "by": ", ".join(units)}
 
 
 def _cuda(chosen: torch.device) -> dict[str, Any]:
     """CUDA and cuDNN of torch, the driver, and each device; no driver and no devices without a GPU.
 
-    Free memory is that of the chosen device alone: to ask another one would take memory there.
+    Free memory is that of the chosen device alone: a query of another one would occupy memory there.
     """
     devices = []
     for index in range(torch.cuda.device_count()):
@@ -93,13 +109,17 @@ def _cuda(chosen: torch.device) -> dict[str, Any]:
                 "bf16": _precision(device)["bf16"],
             }
         )
-    cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
-    return {"toolkit": torch.version.cuda, "cudnn": cudnn, "driver": _driver(), "devices": devices}
+    driver = _first_line(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    return {"toolkit": torch.version.cuda, "cudnn": _cudnn(), "driver": driver, "devices": devices}
 
 
-def _driver() -> str | None:
-    """The NVIDIA driver's release; None without one."""
-    return _first_line(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+def _cudnn() -> str | None:
+    """The version of cuDNN; torch gives 91002 for 9.10.2, and 8907 for 8.9.7."""
+    number = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
+    if number is None:
+        return None
+    major, rest = divmod(number, 10_000 if number >= 90_000 else 1000)
+    return f"{major}.{rest // 100}.{rest % 100}"
 
 
 def _compiler(variable: str, names: Sequence[str]) -> str | None:
@@ -127,11 +147,11 @@ def _version(package: str) -> str | None:
 
 def _data(root: Path) -> dict[str, Any]:
     """The data root, and which of kdrun's datasets have their directory there; nothing is read."""
-    readable = os.path.isdir(root) and os.access(root, os.R_OK | os.X_OK)
+    exists = os.path.isdir(root)
     return {
         "root": str(root),
-        "exists": os.path.isdir(root),
-        "readable": readable,
+        "exists": exists,
+        "readable": exists and os.access(root, os.R_OK | os.X_OK),
         "datasets": [name for name, place in DIRECTORIES.items() if os.path.isdir(root / place)],
     }
 

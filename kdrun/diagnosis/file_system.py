@@ -31,71 +31,42 @@ def features(root: Path) -> dict[str, Any]:
         "exists": there == root,
         "writable": os.access(there, os.W_OK | os.X_OK),
         "free_bytes": shutil.disk_usage(there).free,
-        **dict.fromkeys(FEATURES),
+        **dict.fromkeys(CONSEQUENCES),
     }
     if found["exists"] and found["writable"]:
         with tempfile.TemporaryDirectory(dir=root, prefix=".doctor-") as name:
-            found |= {feature: _works(feature, Path(name)) for feature in FEATURES}
+            found |= {feature: _works(feature, Path(name)) for feature in CONSEQUENCES}
     return found
 
 
 def _works(feature: str, directory: Path) -> bool:
+    file, other = directory / "file", directory / "other"
+    file.write_bytes(b"old")
+    other.unlink(missing_ok=True)
     try:
-        return FEATURES[feature](directory)
+        with file.open("rb+") as opened, file.open("rb") as again:
+            match feature:
+                case "locks":
+                    return try_lock(opened.fileno()) is True and try_lock(again.fileno()) is False
+                case "hard_links":
+                    os.link(file, other)
+                    return os.path.samefile(file, other)
+                case "atomic_rename":  # an open file keeps the content that is replaced
+                    other.write_bytes(b"new")
+                    os.replace(other, file)
+                    return opened.read() == b"old" and file.read_bytes() == b"new"
+                case "fsync":
+                    os.fsync(opened.fileno())
+                case "directory_fsync":
+                    _sync(directory)
     except OSError:
         return False
-
-
-def _locks(directory: Path) -> bool:
-    """Whether a second open file cannot be locked while the first is."""
-    path = directory / "locked"
-    with path.open("wb") as first, path.open("rb") as second:
-        return try_lock(first.fileno()) is True and try_lock(second.fileno()) is False
-
-
-def _links(directory: Path) -> bool:
-    """Whether a hard link keeps the content of a file that is replaced."""
-    path, link = directory / "linked", directory / "link"
-    path.write_bytes(b"old")
-    os.link(path, link)
-    _replace(path, b"new")
-    return link.read_bytes() == b"old"
-
-
-def _renames(directory: Path) -> bool:
-    """Whether renaming replaces a file, of which an open one keeps the old content."""
-    path = directory / "renamed"
-    path.write_bytes(b"old")
-    with path.open("rb") as opened:
-        _replace(path, b"new")
-        return opened.read() == b"old" and path.read_bytes() == b"new"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    other = path.with_suffix(".other")
-    other.write_bytes(content)
-    os.replace(other, path)
-
-
-def _syncs(directory: Path) -> bool:
-    with (directory / "synced").open("wb") as file:
-        os.fsync(file.fileno())
     return True
 
 
-def _syncs_directory(directory: Path) -> bool:
+def _sync(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return True
-
-
-FEATURES = {
-    "locks": _locks,
-    "hard_links": _links,
-    "atomic_rename": _renames,
-    "fsync": _syncs,
-    "directory_fsync": _syncs_directory,
-}

@@ -1,4 +1,4 @@
-"""A line of the doctor's table."""
+"""The checks by name, a check that is still to be run, and a line of the table."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class Row:
 
     Attributes:
         check: its name, a key of `QUESTIONS`.
-        case: what it was tried on.
+        case: network and method.
         expected: a condition.
-        found: what came out.
+        found: the outcome.
         agrees: whether the condition holds; None where the case cannot be computed in this way, by its nature.
         ordinary_seconds: of an ordinary step, where they were measured.
         fast_seconds: of a step of the fast way.
@@ -80,7 +80,7 @@ class Unit:
 
     Attributes:
         check: its name.
-        case: what it is tried on.
+        case: network and method.
         run: returns its rows; an exception is a failed check.
     """
 

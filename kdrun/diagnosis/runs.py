@@ -33,7 +33,7 @@ from kdrun.training.teacher import LiveTeacher
 EQUAL = "equal bits"
 CACHE_GB = 1.0
 REPEATS = 10
-"""Where a run repeated on this device does not have equal bits, other ways may differ by this many times as much."""
+"""Where the repetition of a run has other bits, further runs may differ by this multiple of its difference."""
 
 LOGIT_BOUNDS = {"fp32": 1e-9, "bf16": 1e-3}
 """KL divergence of a folded teacher, in nats per example, of logits that are scaled to a deviation of 2."""
@@ -51,12 +51,14 @@ class Trained:
         weights: all of them, float64 `[P]`.
         loss: mean training loss of its first epoch.
         seconds: of a step; None for captured ones, whose time is that of the capture.
+        spread: how far a repetition of this run is from it (see `_distance`).
     """
 
     bits: tuple[bytes, bytes]
     weights: Tensor
     loss: float
     seconds: float | None
+    spread: float = 0.0
 
 
 class RunChecks:
@@ -76,10 +78,9 @@ class RunChecks:
         self._runtime = replace(runtime, output_root=directory, compile="off", cuda_graphs=graphs, keep="all")
         self._store = Store(directory)
         self._references: dict[str, Trained] = {}
-        self._spread: dict[str, float] = {}
 
     def units(self) -> Iterator[Unit]:
-        """The checks in order; one is run before the next is taken."""
+        """The checks in order; each must be run before the next is requested."""
         for case in self._cases:
             yield Unit(STEP, case.name, partial(self.ordinary, case))
         sound = [case for case in self._cases if case.name in self._references]
@@ -102,8 +103,9 @@ class RunChecks:
         first = self._trained(outcome)
         as_teacher = [] if self._captured else self._as_teacher(runner, case)
         again = self._execute(case.spec)
-        self._references[case.name] = replace(first, seconds=again.seconds)  # without what a device does once
-        self._spread[case.name] = 0.0 if again.bits == first.bits else _distance(first, again)
+        spread = 0.0 if again.bits == first.bits else _distance(first, again)
+        # The repetition's seconds are without what a device does once.
+        self._references[case.name] = replace(first, seconds=again.seconds, spread=spread)
         # The promise of equal bits is for the CPU: kernels of other devices may add up in any order.
         is_exact = self._runtime.device.type == "cpu"
         agrees = again.bits == first.bits if is_exact else bool(again.weights.isfinite().all())
@@ -111,8 +113,8 @@ class RunChecks:
         return [Row(STEP, case.name, expected, _compared(first, again), agrees, again.seconds), *as_teacher]
 
     def lockstep(self, cases: Sequence[Case]) -> list[Row]:
-        """Trains all the cases in groups, and each is compared with its reference; logits are cached."""
-        if len(cases) == 1:  # a second member, which learns at another rate
+        """Trains all cases in groups and compares each with its reference; logits are cached."""
+        if len(cases) == 1:  # with a second member of another learning rate
             (only,) = cases
             recipe = replace(only.spec.recipe, lr=only.spec.recipe.lr / 2)
             cases = [only, Case("", replace(only.spec, recipe=recipe))]
@@ -136,7 +138,7 @@ class RunChecks:
         return [self._row(REPLAY, case, self._execute(case.spec, replay_gb=CACHE_GB))]
 
     def resume(self, case: Case) -> list[Row]:
-        """Trains a case up to an epoch in one command, and the rest in another."""
+        """Trains the first epoch of a case in one command, the rest in another."""
         shorter = self._runner().execute(replace(case.spec, stop_epoch=1)).run
         choices = shorter.choices()
         assert choices is not None, "a run that is finished has begun"
@@ -169,7 +171,7 @@ class RunChecks:
         rows = []
         for check, kind in kinds.items():
             teacher = kind(network, autocast(runner.device, precision), precision)
-            teacher(replace(batch, x=x.flip(0)))  # the batch that is captured is another one
+            teacher(replace(batch, x=x.flip(0)))  # a captured teacher captures this batch
             kl = _divergence(teacher(batch).logits.double(), expected)
             is_used = not isinstance(teacher, GraphedTeacher) or teacher.captured
             found = f"{kl:.1e} nats" if is_used else "cannot be captured"
@@ -177,15 +179,12 @@ class RunChecks:
         return rows
 
     def _row(self, check: str, case: Case, trained: Trained) -> Row:
-        """Compares a run with its reference: bits, or where a repetition differs already, a multiple of that."""
-        reference, spread = self._references[case.name], self._spread[case.name]
-        is_equal = trained.bits == reference.bits
-        limit = REPEATS * spread
-        expected = f"weights at most {limit:.0e} apart" if limit else EQUAL
-        agrees = is_equal or (limit > 0 and _distance(reference, trained) <= limit)
-        return Row(
-            check, case.name, expected, _compared(reference, trained), agrees, reference.seconds, trained.seconds
-        )
+        """Compares a run with its reference: bits, or where a repetition already differs, a multiple of that."""
+        reference = self._references[case.name]
+        limit = REPEATS * reference.spread
+        expected, found = f"weights at most {limit:.0e} apart" if limit else EQUAL, _compared(reference, trained)
+        agrees = found == EQUAL or (limit > 0 and _distance(reference, trained) <= limit)
+        return Row(check, case.name, expected, found, agrees, reference.seconds, trained.seconds)
 
     def _runner(self, *, replay_gb: float = 0.0) -> Runner:
         return Runner(self._store, replace(self._runtime, replay_gb=replay_gb))

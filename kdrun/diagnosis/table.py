@@ -1,9 +1,8 @@
-"""The facts and checks as text of at most 100 columns, of 80 on a terminal that has no more."""
+"""The facts and checks as text of at most 80 columns."""
 
 from __future__ import annotations
 
-import itertools
-import shutil
+import shlex
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,8 +11,8 @@ from kdrun.diagnosis.file_system import CONSEQUENCES
 from kdrun.diagnosis.row import ADVICE, QUESTIONS, Row
 from kdrun.log import counted
 
-WIDTH = 100
-"""Columns, at most; also where the output is no terminal."""
+WIDTH = 80
+"""Columns, at most."""
 
 LABEL = 13
 """Columns of a fact's name."""
@@ -27,21 +26,25 @@ HEADING = f"{'result':{RESULT}}{'case':{CASE}}{'found':{FOUND}}{'ordinary':>{TIM
 
 def facts_table(facts: Mapping[str, Any]) -> str:
     """A line for each fact, wrapped."""
-    lines = itertools.chain.from_iterable(_wrapped(name, text) for name, text in _fact_lines(facts))
-    return "\n".join(lines)
+    return "\n".join(line for name, text in _fact_lines(facts) for line in _wrapped(name, text))
 
 
 def _fact_lines(facts: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     own, device, cpu, cuda = facts["kdrun"], facts["device"], facts["cpu"], facts["cuda"]
     commit, _, changes = (own["commit"] or "").partition("+")
     checkout = [f"commit {commit[:10]}"] * bool(commit) + [f"with {changes}"] * bool(changes)
+    yield "command", shlex.join(facts["command"])
     yield "kdrun", ", ".join([own["version"], own["path"], *checkout])
-    yield "device", f"{device['chosen']}: {device['name']}"
+    is_named = device["name"].startswith(device["chosen"])
+    yield "device", device["name"] if is_named else f"{device['chosen']}: {device['name']}"
     yield "bf16", device["bf16"] + (f" ({device['by']})" if device["by"] else "")
     counts = f"{counted(cpu['cores'], 'core')}, {counted(cpu['threads'], 'thread')}"
     yield "CPU", f"{cpu['name']}; {counts}; torch uses {cpu['capability']}"
     driver = f"driver {cuda['driver']}" if cuda["driver"] else "no NVIDIA driver"
-    yield "CUDA", f"torch is built for {cuda['toolkit'] or 'none'}, cuDNN {cuda['cudnn'] or 'none'}; {driver}"
+    build = (
+        f"torch is built for CUDA {cuda['toolkit']}, cuDNN {cuda['cudnn']}" if cuda["toolkit"] else "torch without it"
+    )
+    yield "CUDA", f"{build}; {driver}"
     for index, gpu in enumerate(cuda["devices"]):
         memory = f"{_gigabytes(gpu['total_bytes'])} GB"
         if gpu["free_bytes"] is not None:
@@ -56,11 +59,20 @@ def _fact_lines(facts: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "Triton", compilers["triton"] or "none: compiled steps on CUDA need it"
     data = facts["data"]
     state = "" if data["readable"] else " (cannot be read)" if data["exists"] else " (does not exist)"
-    yield "data root", f"{data['root']}{state}: {', '.join(data['datasets']) or 'no dataset of kdrun'}"
+    yield "data root", f"{data['root']}{state}: {', '.join(data['datasets']) or 'no datasets'}"
     yield "output root", _output(facts["output"])
+    yield "proofs", _proofs(facts["proofs"])
     yield "libraries", ", ".join(f"{name} {version}" for name, version in facts["libraries"].items())
     yield "system", f"{facts['system']['platform']}; {facts['system']['executable']}"
     yield "environment", ", ".join(f"{name}={value}" for name, value in facts["environment"].items()) or "nothing set"
+
+
+def _proofs(proofs: Mapping[str, Any]) -> str:
+    """Whether captured and compiled steps have agreed with ordinary ones before the runs of this machine."""
+    if not proofs["agree"] and not proofs["refused"]:
+        return "none: no run here has tried captured or compiled steps"
+    agreed = f"captured or compiled steps of {counted(proofs['agree'], 'run')} agreed"
+    return "; ".join([agreed, *(f"not used: {reason}" for reason in proofs["refused"])])
 
 
 def _output(output: Mapping[str, Any]) -> str:
@@ -76,8 +88,8 @@ def _output(output: Mapping[str, Any]) -> str:
 
 
 def checks_table(rows: Sequence[Row], left_out: Sequence[str], warnings: Sequence[str]) -> str:
-    """The checks, each with what it compares and a line for each case; then each failure with what to do."""
-    lines = [f"{'':{RESULT + CASE + FOUND}}{'ms a step:':>{TIME}}", f"{HEADING}"]
+    """The checks, each with its comparison and a line for each case; then reasons, and what to do about failures."""
+    lines = [f"{'':{RESULT + CASE + FOUND}}{'ms a step:':>{TIME}}", HEADING]
     for check, question in QUESTIONS.items():
         members = [row for row in rows if row.check == check]
         if members:
@@ -87,11 +99,13 @@ def checks_table(rows: Sequence[Row], left_out: Sequence[str], warnings: Sequenc
     if left_out:
         lines += [
             "",
-            f"{counted(len(left_out), 'check')} left out (no time, or stopped):",
+            "left out (no time, or stopped):",
             *(f"  {title}" for title in left_out),
         ]
     lines += [line for text in warnings for line in ["", *_wrapped("warning", text)]]
     for row in rows:
+        if row.agrees is None:
+            lines += ["", *_wrapped("not usable", f"{row.check}, {row.case}: {row.found}")]
         if row.agrees is False:
             lines += ["", *_wrapped("FAILED", f"{row.check}, {row.case}: expected {row.expected}; found {row.found}")]
             lines += _wrapped("to do", ADVICE[row.check])
@@ -101,9 +115,10 @@ def checks_table(rows: Sequence[Row], left_out: Sequence[str], warnings: Sequenc
 def summary(rows: Sequence[Row], left_out: Sequence[str], seconds: Mapping[str, float]) -> str:
     """The last line."""
     failed = sum(row.agrees is False for row in rows)
-    counts = [counted(len(rows), "check"), f"{failed} failed" if failed else "all agree"]
+    agree = "all agree" if rows and not left_out else f"{len(rows) - failed} agree"
+    counts = [counted(len(rows), "check"), f"{failed} failed" if failed else agree]
     if left_out:
-        counts.append(f"{len(left_out)} left out")
+        counts.append("others left out")
     return f"{', '.join(counts)}; {seconds['wall']:.0f} s, {seconds['cpu']:.0f} s of CPU time"
 
 
@@ -118,8 +133,7 @@ def _row(row: Row) -> str:
 
 def _wrapped(name: str, text: str, *, label: int = LABEL) -> list[str]:
     """A name and a text in lines of at most `WIDTH` columns."""
-    width = max(80, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
-    return textwrap.wrap(text, width, initial_indent=f"{name:{label}}", subsequent_indent=" " * label) or [name]
+    return textwrap.wrap(text, WIDTH, initial_indent=f"{name:{label}}", subsequent_indent=" " * label) or [name]
 
 
 def _gigabytes(size: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 
-from kdrun.experiment.environment import cpu_facts
+from kdrun.experiment.environment import cpu_flags
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.sizes import size_of, threads_for
 from kdrun.experiment.speeds import Network, Speed, known_speeds, write_speed
@@ -31,7 +31,7 @@ def bf16_notice(specs: Iterable[Spec], runtime: Runtime) -> str | None:
     Only for runs whose precision was not given. The speeds are those that finished runs of this network recorded, else
     they are timed, for at most about `TIMING_SECONDS`, and recorded likewise. Random generators are left as they are.
     """
-    if not runtime.auto_precision or runtime.device.type != "cpu" or not FLAGS & set(_cpu_flags()):
+    if not runtime.auto_precision or runtime.device.type != "cpu" or not FLAGS & cpu_flags():
         return None
     spec = max((spec for spec in specs if spec.precision == "fp32"), key=_training_macs, default=None)
     if spec is None or _training_macs(spec) < LONG_SECONDS * SLOW_MACS_PER_SECOND:
@@ -47,10 +47,6 @@ def bf16_notice(specs: Iterable[Spec], runtime: Runtime) -> str | None:
         f"runtime.precision=bf16: {spec.student.name} would train about {gain:.1f} times as fast on this CPU, with "
         "another run id and other rounding"
     )
-
-
-def _cpu_flags() -> list[str]:
-    return cpu_facts().get("flags", "").split()
 
 
 def _training_macs(spec: Spec) -> float:

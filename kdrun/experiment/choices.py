@@ -25,10 +25,10 @@ MIN_STEPS_TO_CAPTURE = 200
 """A capture takes about as long as this number of steps of a small network."""
 
 COMPILE_SECONDS = 40.0
-"""What torch.compile takes for a student."""
+"""Time of a student's compilation by torch.compile."""
 
 LAUNCH_SECONDS = 2e-4
-"""The share of a captured step on CUDA that goes with the kernels which compiling fuses into others: an estimate."""
+"""Estimated time that a captured step on CUDA spends on launching the kernels that compiling fuses into others."""
 
 FUSED_TRAFFIC = 2.5
 """Bytes of memory traffic of a step in bf16 that fusing saves, per byte of activation (counted in fp32) that is kept

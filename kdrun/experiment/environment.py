@@ -84,6 +84,11 @@ def cpu_facts() -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
+def cpu_flags() -> set[str]:
+    """The CPU's instruction sets, as Linux names them; elsewhere none."""
+    return set(cpu_facts().get("flags", "").split())
+
+
 def cpu_name() -> str:
     """The model of the CPU, as far as the operating system names it."""
     return cpu_facts().get("model name") or platform.processor() or platform.machine()
@@ -103,10 +108,10 @@ def _git_commit() -> str | None:
         "changes": ["git", "-C", str(checkout), "status", "--porcelain", "--untracked-files=no"],
     }
     try:
-        said = {
+        printed = {
             name: subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
             for name, command in commands.items()
         }
     except (OSError, subprocess.SubprocessError):
         return None
-    return said["commit"] + ("+changes" if said["changes"] else "")
+    return printed["commit"] + ("+changes" if printed["changes"] else "")

@@ -73,11 +73,11 @@ class TrainingProgress:
             f"{self._unit}/s": f"{images_per_second:.0f}",
         }
         line = "  ".join(f"{name} {value}" for name, value in numbers.items())
-        self._bar.set_description(self._description(done), refresh=False)
         stage = f"stage {row['stage']} " if "stage" in row else ""
-        whole = "" if self._others is None else f", all runs {tqdm.format_interval(left + self._others)}"
-        self._bar.set_postfix_str(f"{line}{whole}", refresh=False)
-        times = f"left {tqdm.format_interval(left)}{whole}"
+        whole = [] if self._others is None else [f"all runs {tqdm.format_interval(left + self._others)}"]
+        self._bar.set_description_str(self._description(done), refresh=False)
+        self._bar.set_postfix_str("  ".join([*whole, line]), refresh=False)  # a terminal cuts off its end
+        times = ", ".join([f"left {tqdm.format_interval(left)}", *whole])
         return f"{title} {stage}epoch {done:{len(str(epochs))}}/{epochs}  {line}  {times}"
 
 

@@ -1,10 +1,12 @@
 """Whether fast ways to compute a step agree with the ordinary one on this machine: proved once and kept.
 
 A run captures or compiles its steps only after some steps on noise, of its own shape, have ended as ordinary ones do.
+An error (of a compiler, or out of memory) proves nothing and is not kept: later commands try again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -29,20 +31,20 @@ from kdrun.log import log
 from kdrun.methods.base import Batch, Method, Needs
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.spec.spec import Recipe, Spec
-from kdrun.training.cuda_graphs import WARM_UP_STEPS, GraphedTeacher
+from kdrun.training.cuda_graphs import WARM_UP_STEPS, GraphedTeacher, NotCapturableError
 from kdrun.training.precision import autocast, on_device, synchronize, use_nchw_on_small_maps
 from kdrun.training.step import DEFAULT_MODE
 from kdrun.training.teacher import LiveTeacher, SeveralTeachers, TeacherSource
 from kdrun.training.trainer import Training
 
 STEPS = WARM_UP_STEPS + 4
-"""Of each way: what comes before a capture, and four that are replayed on batches of their own."""
+"""Steps of each way: those before a capture, and four replayed ones on different batches."""
 
 TIMED_STEPS = 2
-"""Of these, the last ones."""
+"""The last ones of these."""
 
 LR_SHARE = 1e-3
-"""The learning rate, as a share of the recipe's: the steps are to have nearly the same weights."""
+"""The learning rate, as a share of the recipe's: small, so that all steps have nearly the same weights."""
 
 BOUND = 1e-3
 """The largest difference from ordinary steps, relative to their changes of the weights or to their loss, ..."""
@@ -54,7 +56,7 @@ LARGEST_BOUND = 0.9
 """... but never more than this: a way that does nothing differs by 1."""
 
 ULP = 2.0**-23
-"""The relative rounding of fp32, by which weights are changed to measure what noise it makes."""
+"""The relative rounding of fp32: weights are changed by it to measure the noise of rounding."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,18 @@ class Proof:
     ordinary_seconds: float | None = None
     fast_seconds: float | None = None
 
+    @property
+    def is_final(self) -> bool:
+        """Whether another attempt would end the same way, which an error of a compiler or device does not tell."""
+        return self.agrees or self.difference is not None or NotCapturableError.__name__ in self.reason
+
     def __post_init__(self) -> None:
         if type(self.agrees) is not bool or type(self.reason) is not str:
             raise ValueError("agrees must be true or false, reason text")
+
+
+_failures: dict[str, Proof] = {}
+"""Proofs that are not final, by the name of their file: this process does not try again, later ones do."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +115,15 @@ def proved(spec: Spec, choices: Choices, device: torch.device) -> Choices:
     """
     candidates = [choices, dataclasses.replace(choices, cuda_graphs=False), dataclasses.replace(choices, compile=False)]
     for candidate in dict.fromkeys(each for each in candidates if each.has_fast_ways):
-        found = _kept(spec, candidate, device)
+        name = _name(spec, candidate, device)
+        found = _failures.get(name) or _kept(spec, candidate, device)
         if found is None:
             log.info("%s are compared with ordinary ones, once on this machine", candidate.words)
             found = prove(spec, candidate, device)
-            record(found, spec, candidate, device)
+            if found.is_final:
+                record(found, spec, candidate, device)
+            else:
+                _failures[name] = found
         if found.agrees:
             return candidate
         log.warning("%s are not used: %s", candidate.words, found.reason)
@@ -125,7 +140,7 @@ def prove(spec: Spec, choices: Choices, device: torch.device, *, mode: str = DEF
     both ways have no dropout.
 
     Args:
-        spec: of the run; data, weights and other runs are not looked at.
+        spec: of the run; its data, weights and teachers' runs are not read.
         choices: the fast ways.
         device: where.
         mode: of torch.compile.
@@ -281,9 +296,9 @@ def _teacher(
 
 
 def record(proof: Proof, spec: Spec, choices: Choices, device: torch.device) -> None:
-    """Keeps a proof for later runs on this machine; that it cannot be written is a warning."""
+    """Keeps a proof for later runs on this machine; a failure to write it is a warning."""
     try:
-        path = _path(spec, choices, device)
+        path = _directory() / _name(spec, choices, device)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_record(path, dataclasses.asdict(proof))
     except OSError as error:
@@ -291,9 +306,10 @@ def record(proof: Proof, spec: Spec, choices: Choices, device: torch.device) -> 
 
 
 def _kept(spec: Spec, choices: Choices, device: torch.device) -> Proof | None:
-    """What was proved before; None where nothing was, or the file is damaged, which is a warning."""
+    """What was proved before; None where nothing final was, or the file is damaged, which is a warning."""
     try:
-        return Proof(**read_record(_path(spec, choices, device)))
+        found = Proof(**read_record(_directory() / _name(spec, choices, device)))
+        return found if found.is_final else None
     except FileNotFoundError:
         return None
     except (OSError, DamagedError, TypeError, ValueError) as error:
@@ -301,8 +317,22 @@ def _kept(spec: Spec, choices: Choices, device: torch.device) -> Proof | None:
         return None
 
 
-def _path(spec: Spec, choices: Choices, device: torch.device) -> Path:
-    """The file of a proof: by all that a step is computed from and with; not by learning rate, epochs or seed."""
+def kept_proofs() -> list[Proof]:
+    """All proofs that are kept on this machine and can be read."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):  # no home directory
+        for path in sorted(_directory().glob("*.json")):
+            with contextlib.suppress(OSError, DamagedError, TypeError, ValueError):
+                found.append(Proof(**read_record(path)))
+    return found
+
+
+def _directory() -> Path:
+    return cache_home() / "proofs"
+
+
+def _name(spec: Spec, choices: Choices, device: torch.device) -> str:
+    """The name of a proof's file: a hash of what a step is computed from and with, without learning rate and seed."""
     recipe = spec.recipe
     steps = {name: getattr(recipe, name) for name in ("batch_size", "optimizer", "nesterov", "clip_norm", "max_norm")}
     teachers = tuple(Spec(each.dataset, each.student, spec.method) for each in spec.teachers)
@@ -313,4 +343,4 @@ def _path(spec: Spec, choices: Choices, device: torch.device) -> Path:
         "device": [device_name(device), cpu_name()],
         "versions": [torch.__version__, *(cuda_versions(device) if device.type == "cuda" else ())],
     }
-    return cache_home() / "proofs" / f"{sha256(json.dumps(key, sort_keys=True).encode())[:20]}.json"
+    return f"{sha256(json.dumps(key, sort_keys=True).encode())[:20]}.json"

@@ -1,4 +1,4 @@
-"""Whole steps captured once and replayed: a CUDA device is given one graph instead of a thousand small operations.
+"""Whole steps captured once and replayed: one launch of a graph instead of a thousand small operations.
 
 Every student has its own stream and its own graph, so students in lockstep fill the device together. The teacher's
 graph is on the stream that makes the views.
@@ -23,14 +23,13 @@ from kdrun.training.teacher import LiveTeacher
 WARM_UP_STEPS = 3
 """Ordinary steps before the capture: they make the optimiser's state, and libraries choose their algorithms."""
 
-
 _captured: weakref.WeakSet[GraphedStep] = weakref.WeakSet()
 
 logger = logging.getLogger(__name__)
 
 
 class NotCapturableError(RuntimeError):
-    """A method reads in Python what changes at every step, of which a graph would keep the first value."""
+    """A method reads a value in Python that changes at every step; a graph would keep its first value."""
 
 
 class GraphedStep(Step):
@@ -86,7 +85,7 @@ class GraphedStep(Step):
         given = [batch.x, batch.y, batch.index, *_changing(teacher)]
         self._stream.wait_stream(torch.cuda.current_stream(batch.x.device))
         with torch.cuda.stream(self._stream):
-            for tensor in given:  # its memory is not given away before this stream has read it
+            for tensor in given:  # its memory is not used again before this stream has read it
                 tensor.record_stream(self._stream)
             ordinary = first and (self._compiled or self._has_shares is not False)
             is_full = len(batch.y) == (self._full_size or len(batch.y))
@@ -107,7 +106,7 @@ class GraphedStep(Step):
         x, y, index, *answers = self._inputs
         batch: Any = _StaticBatch(x, y, index, views)
         static = None if teacher is None else _replaced(teacher, answers)
-        self.optimizer.zero_grad(set_to_none=True)  # gradients are to lie in the graph's own memory
+        self.optimizer.zero_grad(set_to_none=True)  # so that gradients are allocated in the graph's own memory
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):
             super().__call__(batch, static, first=False)
@@ -169,7 +168,7 @@ class GraphedTeacher(LiveTeacher):
         if self._graph is None and not self._has_failed:
             try:
                 self._capture(batch)
-            except Exception as error:  # whatever a network or a library does that a graph cannot hold
+            except Exception as error:  # of a network or a library that cannot be captured
                 logger.warning("the teacher is not captured: %s: %s", type(error).__name__, error)
                 self._has_failed = True
                 restore_generator(batch.x.device)
@@ -177,7 +176,7 @@ class GraphedTeacher(LiveTeacher):
             return super().__call__(batch)
         self._batch.x.copy_(batch.x)
         self._graph.replay()
-        # The next replay writes where these were.
+        # The next replay overwrites these tensors.
         return _replaced(self._answer, [tensor.clone() for tensor in _changing(self._answer)])
 
     @property
@@ -187,7 +186,7 @@ class GraphedTeacher(LiveTeacher):
 
     def _capture(self, batch: Batch) -> None:
         answer = super().__call__
-        self._batch = dataclasses.replace(batch, x=batch.x.clone())  # a teacher looks at the images alone
+        self._batch = dataclasses.replace(batch, x=batch.x.clone())  # a teacher reads the images only
         stream = torch.cuda.Stream(batch.x.device)
         stream.wait_stream(torch.cuda.current_stream(batch.x.device))
         with torch.cuda.stream(stream):

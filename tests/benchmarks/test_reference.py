@@ -17,10 +17,12 @@ from benchmarks.task import Pair
 from benchmarks.timing import UnavailableError
 from kdrun.data import ResidentImages
 from kdrun.experiment.choices import Choices
+from kdrun.experiment.steps import make_step
 from kdrun.losses import virtual_teacher_probs
 from kdrun.models import mlp, resnet20
 from kdrun.training.evaluation import evaluate
 from kdrun.training.precision import autocast
+from kdrun.training.teacher import LiveTeacher
 
 CPU = torch.device("cpu")
 PAIRS = {
@@ -92,6 +94,27 @@ def kdruns_steps(name: str, pair: Pair, precision: str = "fp32") -> tuple[list[t
     steps = ours.kd_steps(student, teacher, pair, views, Choices(threads=1), precision=precision, device=CPU)
     losses = [step.end_epoch().means["loss"] for step in itertools.islice(steps, 3)]
     return [(x.contiguous(), y) for x, y, _ in views.epoch(0)], losses, weights(student) - before
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_kdruns_teacher_computes_as_in_a_run(monkeypatch, captured):
+    """Its wide convolutions on small maps in NCHW memory, its forward pass captured if the steps are."""
+    made = []
+    for kind in ("LiveTeacher", "GraphedTeacher"):
+        monkeypatch.setattr(
+            ours, kind, lambda *given, kind=kind: made.append((kind, LiveTeacher(*given))) or made[0][1]
+        )
+    monkeypatch.setattr(ours, "make_step", lambda training, context, _: make_step(training, context, Choices(1)))
+    wide = nn.Conv2d(256, 256, 3, padding=1)
+    teacher = nn.Sequential(nn.Conv2d(3, 256, 8, 8), wide, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 100))
+    pair = PAIRS["mean"]
+    views = ours.training_views(task.image_sets(24, 0)[0], pair.law, CPU, batch_size=24)
+    choices = Choices(1, small_maps_nchw=True, cuda_graphs=captured)
+    next(ours.kd_steps(networks("mlp")[0], teacher, pair, views, choices, precision="fp32", device=CPU))
+    ((kind, source),) = made
+    assert kind == ("GraphedTeacher" if captured else "LiveTeacher")
+    assert source._model[1].weight.is_contiguous()
+    assert source._model[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(("loop", "reduction"), [(Released, "mean"), (MDistiller, "batchmean")])

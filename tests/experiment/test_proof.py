@@ -91,6 +91,7 @@ class Raises(Step):
 @pytest.fixture(autouse=True)
 def empty_cache(monkeypatch, tmp_path):
     """Nothing has been proved before."""
+    monkeypatch.setattr(proof, "_failures", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -165,6 +166,22 @@ def test_a_proof_is_kept_for_the_machine(lab, fake, monkeypatch):
     file.write_text(file.read_text().replace("false", "true"))  # damaged: its SHA-256 is another
     assert proved(spec, CAPTURED, CPU) == CAPTURED
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("reason", "again"), [("InductorError: no C compiler", True), ("NotCapturableError: batch.progress", False)]
+)
+def test_an_error_is_not_kept_beyond_the_command(lab, monkeypatch, reason, again):
+    """A compiler can be installed, and memory freed; what a method reads stays the same."""
+    calls = []
+    monkeypatch.setattr(proof, "prove", lambda *given: calls.append(given) or Proof(False, reason))
+    for _ in range(2):
+        assert proved(lab.plain("mlp"), CAPTURED, CPU) == Choices(1)
+    assert len(calls) == 1
+    monkeypatch.setattr(proof, "_failures", {})  # another command
+    monkeypatch.setattr(proof, "prove", lambda *given: calls.append(given) or Proof(True, "", 0.1))
+    assert proved(lab.plain("mlp"), CAPTURED, CPU) == (CAPTURED if again else Choices(1))
+    assert len(calls) == 1 + again
 
 
 def test_one_of_two_fast_ways_is_used_where_the_other_fails(lab, monkeypatch):

@@ -162,7 +162,7 @@ def bf16_cpu(monkeypatch):
             return [trial.network.speed(rates[trial.network.precision], 1.0) for trial in asked], None
 
         monkeypatch.setattr(notice_of_bf16, "time_networks", timed)
-        monkeypatch.setattr(notice_of_bf16, "cpu_facts", lambda: {"flags": "fpu avx512_bf16"})
+        monkeypatch.setattr(notice_of_bf16, "cpu_flags", lambda: {"fpu", "avx512_bf16"})
         return trials
 
     return given
@@ -205,7 +205,7 @@ def test_short_runs_and_cpus_without_bf16_time_nothing(job, bf16_cpu, monkeypatc
     short = job(*WORDS)
     assert bf16_notice([short.spec], short.runtime) is None
     assert bf16_notice([], short.runtime) is None
-    monkeypatch.setattr(notice_of_bf16, "cpu_facts", lambda: {"flags": "fpu avx512f"})
+    monkeypatch.setattr(notice_of_bf16, "cpu_flags", lambda: {"fpu", "avx512f"})
     long = job(*LONG)
     assert bf16_notice([long.spec], long.runtime) is None
 

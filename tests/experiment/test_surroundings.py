@@ -222,11 +222,12 @@ def test_a_run_that_is_held_is_running_whatever_its_heartbeat_says(kdrun, here, 
     assert (cells[0], cells[4]) == ("running", shown)
 
 
-def test_the_bar_goes_on_when_the_clock_is_set_back(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_the_bar_goes_on_when_the_clock_is_set_back(monkeypatch):
     terminal, shift = Terminal(), [0.0]
     now = time.time
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -240,6 +241,18 @@ def test_the_bar_goes_on_when_the_clock_is_set_back(monkeypatch):
         shown = terminal.getvalue()
     assert " 75%" in shown
     assert "-" not in re.sub(r"[^\d:<-]", "", shown), "no time is negative"
+
+
+def test_a_bar_of_80_columns_shows_the_time_left_for_all_runs(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    train = {"top1": 50.0, **dict.fromkeys(("loss", "ce", "kd", "at"), 1.0)}
+    progress = TrainingProgress("[1-2/8] 2 students in lockstep", epochs=2, steps_per_epoch=1, others=3600.0)
+    with progress.begun(0):
+        progress.line("student", {"epoch": 1, "train": train, "test": {"top1": 40.0}}, 99.6, 2)
+        progress._bar.refresh()
+    assert re.search(r"\r\[1-2/8\] 2 students in lockstep 2/2   0%.*, all runs 1:00:0\d", terminal.getvalue())
 
 
 def test_small_terms_have_three_significant_digits():
