@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kdrun import stopping
 from kdrun.experiment.build import build_method, build_student, conversion, offered
 from kdrun.experiment.choices import Choices, cache_home
 from kdrun.experiment.environment import cpu_name, cuda_versions, device_name
@@ -141,6 +142,7 @@ def prove(spec: Spec, choices: Choices, device: torch.device, *, mode: str = DEF
                     worst, difference = f"{what} in {precision}", times
             noisy = ordinary
     except Exception as error:  # of a compiler, a device, or the code of a network or method
+        stopping.check()  # it may be what the compiler made of a stop
         gc.collect()
         return Proof(False, f"{type(error).__name__}: {first_line(error)}")
     agrees = difference <= 1
@@ -207,6 +209,7 @@ def _trained(
             seed_global_generators(mix("proof", "step", number), device)
             step.set_lr(LR_SHARE * recipe.scaled_lr)
             step(batch, output, first=number == 0)
+            stopping.check()
         synchronize(device)
         seconds = (time.perf_counter() - started) / TIMED_STEPS
         parameters, buffers = (after - earlier for after, earlier in zip(_state(method), before, strict=True))

@@ -1,11 +1,13 @@
 """Fast ways are proved against ordinary steps before they are used: with fakes that are wrong, right, or raise."""
 
 import json
+import signal
 from dataclasses import replace
 
 import pytest
 import torch
 
+from kdrun import stopping
 from kdrun.experiment import proof, runner, steps, teachers
 from kdrun.experiment.choices import Choices, cache_home, choose, compiling_pays
 from kdrun.experiment.proof import Proof, prove, proved
@@ -171,6 +173,18 @@ def test_one_of_two_fast_ways_is_used_where_the_other_fails(lab, monkeypatch):
     both = Choices(1, compile=True, cuda_graphs=True)
     monkeypatch.setattr(proof, "prove", lambda spec, choices, device: Proof(not choices.compile, "no"))
     assert proved(lab.plain("mlp"), both, CPU) == Choices(1, cuda_graphs=True)
+
+
+def test_a_stop_that_a_compiler_turns_into_an_error_is_no_failure_of_the_fast_way(lab, fake, monkeypatch):
+    class Stops(Raises):
+        def __call__(self, batch, teacher, *, first):
+            monkeypatch.setattr(stopping, "_requested", signal.SIGTERM)
+            super().__call__(batch, teacher, first=first)
+
+    fake(Stops)
+    with pytest.raises(stopping.Stopped):
+        proved(lab.plain("mlp"), CAPTURED, CPU)
+    assert not (cache_home() / "proofs").exists()
 
 
 def test_without_fast_ways_nothing_is_proved(lab, monkeypatch):
