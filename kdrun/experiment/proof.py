@@ -105,14 +105,16 @@ def proved(spec: Spec, choices: Choices, device: torch.device) -> Choices:
     """
     candidates = [choices, dataclasses.replace(choices, cuda_graphs=False), dataclasses.replace(choices, compile=False)]
     for candidate in dict.fromkeys(each for each in candidates if each.has_fast_ways):
-        found = _kept(spec, candidate, device)
-        if found is None:
+        found, again = _kept(spec, candidate, device), ""
+        if found is not None:  # what was lacking, a compiler or memory, may be there now
+            again = f"; to compare them again, remove {_path(spec, candidate, device)}"
+        else:
             log.info("%s are compared with ordinary ones, once on this machine", candidate.words)
             found = prove(spec, candidate, device)
             record(found, spec, candidate, device)
         if found.agrees:
             return candidate
-        log.warning("%s are not used: %s", candidate.words, found.reason)
+        log.warning("%s are not used: %s%s", candidate.words, found.reason, again)
     return choices.ordinary
 
 

@@ -153,14 +153,16 @@ def test_a_second_stage_is_proved_too(lab, fake):
     assert found.reason.startswith("stage 2: ")
 
 
-def test_a_proof_is_kept_for_the_machine(lab, fake, monkeypatch):
+def test_a_proof_is_kept_for_the_machine(lab, fake, monkeypatch, caplog):
     fake(Stale)
     spec = lab.plain("mlp")
     assert proved(spec, CAPTURED, CPU) == Choices(1)
     (file,) = (cache_home() / "proofs").glob("*.json")
+    assert str(file) not in caplog.text
     monkeypatch.setattr(proof, "prove", lambda *_: pytest.fail("proved twice"))
     for same in (spec, lab.plain("mlp", seed=3, recipe=Recipe(batch_size=16, lr=0.1, epochs=9))):
         assert proved(same, CAPTURED, CPU) == Choices(1)
+    assert caplog.messages[-1].endswith(f"; to compare them again, remove {file}")
     calls = []
     monkeypatch.setattr(proof, "prove", lambda *given: calls.append(given) or Proof(True))
     assert proved(lab.plain("mlp", recipe=Recipe(batch_size=17)), CAPTURED, CPU) == CAPTURED
