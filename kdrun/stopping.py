@@ -57,7 +57,7 @@ def deferred() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raises `Stopped` if a signal has come."""
+    """Raises `Stopped` if a signal has come; again, too: what was raised in a library's callback may be lost."""
     if _requested is not None:
         _stop()
 
@@ -76,10 +76,9 @@ def _overdue(_number: int, _frame: object) -> None:
 
 
 def _stop() -> None:
-    number = _requested
-    assert number is not None
-    _forget()
-    raise Stopped(number)
+    assert _requested is not None
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    raise Stopped(_requested)
 
 
 def _forget() -> None:

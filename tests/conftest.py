@@ -51,6 +51,7 @@ def here(monkeypatch, tmp_path) -> Path:
     monkeypatch.setenv("KDRUN_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(log, "handlers", [])
     monkeypatch.setattr(log, "propagate", True)
+    monkeypatch.setattr(stopping, "_requested", None)
     before = {number: signal.getsignal(number) for number in (*stopping.SIGNALS, signal.SIGALRM)}
     yield directory
     for number, handler in before.items():

@@ -1,5 +1,6 @@
 """A signal is acted upon at once, at the next check, or when its time is over; a second one at once."""
 
+import contextlib
 import signal
 import time
 
@@ -24,7 +25,14 @@ def test_outside_of_deferring_work_it_stops_at_once(number):
     with pytest.raises(Stopped) as stopped:
         signal.raise_signal(number)
     assert stopped.value.number == number
-    check()  # it has been acted upon
+
+
+def test_a_stop_that_a_library_has_lost_is_raised_by_the_next_check():
+    """As Python does with exceptions in the callback of a weak reference, of which torch's compiler has many."""
+    with contextlib.suppress(Stopped):
+        terminate()
+    with pytest.raises(Stopped):
+        check()
 
 
 def work(*actions) -> list[int]:

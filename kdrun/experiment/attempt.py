@@ -28,7 +28,7 @@ from kdrun.experiment.finishing import exported, restored_weights
 from kdrun.experiment.initial_weights import initial_student
 from kdrun.experiment.notices import equal_runs
 from kdrun.experiment.progress import TrainingProgress
-from kdrun.experiment.proof import Proof, record
+from kdrun.experiment.proof import Proof, keep
 from kdrun.experiment.resume import continue_shorter, newest_checkpoint
 from kdrun.experiment.saving import EpochWriter
 from kdrun.experiment.shares import first_shares, negligible_terms
@@ -300,9 +300,9 @@ class Attempt:
         )
 
     def _take_ordinary_steps(self, error: Exception) -> None:
-        """Records that a fast way has failed: this run, also when it is resumed, and later ones go without it."""
+        """Notes that a fast way has failed: this run, also when it is resumed, and later ones go without it."""
         reason = f"{type(error).__name__}: {first_line(error)}"
-        record(Proof(False, reason), self.run.spec, self.choices, self._device)
+        keep(Proof(False, reason), self.run.spec, self.choices, self._device)
         self.report(f"{self.title}: {self.choices.words} failed ({reason}); its steps are ordinary ones")
         self.choices = self.choices.ordinary
         self._finish_writing()  # the thread writes the status, too

@@ -127,12 +127,13 @@ def check_network(student: Component, dataset: DatasetSpec) -> None:
 
     Raises:
         ValueError: it has more than `MOST_PARAMETERS`; it fails (looking at values counts: MACs are counted without
-            data, too); or its output is not `[N, K]`, a row for each label.
+            data, too); its output is not `[N, K]`, a row for each label; or it has lazy modules.
     """
     shape = (2, *dataset.shape)
     try:
         network = without_weights(student, dataset)
-        count = sum(parameter.numel() for parameter in network.parameters() if not is_lazy(parameter))
+        sized = [parameter for parameter in network.parameters() if not is_lazy(parameter)]
+        count, num_lazy = sum(parameter.numel() for parameter in sized), len(list(network.parameters())) - len(sized)
         with examined(network):
             output = network(torch.zeros(shape, dtype=dataset.dtype)) if count <= MOST_PARAMETERS else None
     except Exception as error:  # whatever the user's own code raises
@@ -144,6 +145,8 @@ def check_network(student: Component, dataset: DatasetSpec) -> None:
     if not isinstance(output, torch.Tensor) or list(output.shape) != expected:
         found = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ValueError(f"{student.name} returns {found} for 2 {dataset.example}s, not logits {expected}")
+    if num_lazy:  # of a fresh network neither weights nor sizes are known
+        raise ValueError(f"{student.name} has {num_lazy} parameters without a shape (torch's lazy modules)")
 
 
 _OUTLINES: dict[Hashable, Outline] = {}

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kdrun import __version__, stopping
 from kdrun.experiment.build import build_method, build_student, conversion, offered
 from kdrun.experiment.choices import Choices, cache_home
 from kdrun.experiment.environment import cpu_name, cuda_versions, device_name
@@ -116,17 +117,16 @@ def proved(spec: Spec, choices: Choices, device: torch.device) -> Choices:
     candidates = [choices, dataclasses.replace(choices, cuda_graphs=False), dataclasses.replace(choices, compile=False)]
     for candidate in dict.fromkeys(each for each in candidates if each.has_fast_ways):
         name = _name(spec, candidate, device)
-        found = _failures.get(name) or _kept(spec, candidate, device)
+        found, again = _failures.get(name), ""
+        if found is None and (found := _kept(spec, candidate, device)):
+            again = f"; to compare them again, remove {_directory() / name}"
         if found is None:
             log.info("%s are compared with ordinary ones, once on this machine", candidate.words)
             found = prove(spec, candidate, device)
-            if found.is_final:
-                record(found, spec, candidate, device)
-            else:
-                _failures[name] = found
+            keep(found, spec, candidate, device)
         if found.agrees:
             return candidate
-        log.warning("%s are not used: %s", candidate.words, found.reason)
+        log.warning("%s are not used: %s%s", candidate.words, found.reason, again)
     return choices.ordinary
 
 
@@ -156,6 +156,7 @@ def prove(spec: Spec, choices: Choices, device: torch.device, *, mode: str = DEF
                     worst, difference = f"{what} in {precision}", times
             noisy = ordinary
     except Exception as error:  # of a compiler, a device, or the code of a network or method
+        stopping.check()  # it may be what the compiler made of a stop
         gc.collect()
         return Proof(False, f"{type(error).__name__}: {first_line(error)}")
     agrees = difference <= 1
@@ -222,6 +223,7 @@ def _trained(
             seed_global_generators(mix("proof", "step", number), device)
             step.set_lr(LR_SHARE * recipe.scaled_lr)
             step(batch, output, first=number == 0)
+            stopping.check()
         synchronize(device)
         seconds = (time.perf_counter() - started) / TIMED_STEPS
         parameters, buffers = (after - earlier for after, earlier in zip(_state(method), before, strict=True))
@@ -295,12 +297,18 @@ def _teacher(
     return SeveralTeachers(sources) if len(sources) > 1 else next(iter(sources), None)
 
 
-def record(proof: Proof, spec: Spec, choices: Choices, device: torch.device) -> None:
-    """Keeps a proof for later runs on this machine; a failure to write it is a warning."""
+def keep(proof: Proof, spec: Spec, choices: Choices, device: torch.device) -> None:
+    """Keeps a proof for later runs on this machine, one that is not final for those of this process.
+
+    A failure to write it is a warning.
+    """
+    name = _name(spec, choices, device)
+    if not proof.is_final:
+        _failures[name] = proof
+        return
     try:
-        path = _directory() / _name(spec, choices, device)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_record(path, dataclasses.asdict(proof))
+        _directory().mkdir(parents=True, exist_ok=True)
+        write_record(_directory() / name, dataclasses.asdict(proof))
     except OSError as error:
         log.warning("whether %s agree is not kept: %s", choices.words, error)
 
@@ -341,6 +349,6 @@ def _name(spec: Spec, choices: Choices, device: torch.device) -> str:
         "spec": bare.canonical(),
         "choices": dataclasses.asdict(choices),
         "device": [device_name(device), cpu_name()],
-        "versions": [torch.__version__, *(cuda_versions(device) if device.type == "cuda" else ())],
+        "versions": [__version__, torch.__version__, *(cuda_versions(device) if device.type == "cuda" else ())],
     }
     return f"{sha256(json.dumps(key, sort_keys=True).encode())[:20]}.json"

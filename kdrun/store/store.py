@@ -121,7 +121,8 @@ class Store:
 
         def is_beginning(run: Run) -> bool:
             kept = run.last_checkpoint.exists() and run.best_checkpoint.exists()
-            return kept and begins(run.spec, spec) and run.choices() == choices
+            # Older runs record no memory layout: they computed in channels_last.
+            return kept and begins(run.spec, spec) and {"small_maps_nchw": False, **(run.choices() or {})} == choices
 
         # The run_id of each possible beginning is computed: the files of other runs are not read.
         beside = {path: _run_id(path) for path in self._beside(spec)}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdrun import stopping
 from kdrun.methods.base import Batch, TeacherOutput
 from kdrun.training.cuda_graphs import restore_generator
 from kdrun.training.precision import synchronize
@@ -51,6 +52,7 @@ class GuardedStep:
             self._step(batch, teacher, first=first)
             synchronize(device)
         except Exception as error:  # the class depends on the compiler, the device, and the code they work on
+            stopping.check()  # it may be what the compiler made of a stop
             self._is_fast = False
             self._step = self._replaced(state, device)
             self._on_failure(error)

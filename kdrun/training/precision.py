@@ -92,6 +92,8 @@ def use_nchw_on_small_maps(model: nn.Module) -> nn.Module:
 def _small_map_in_nchw(conv: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Torch computes in channels_last memory if the input or the weight is in it."""
     assert isinstance(conv, nn.Conv2d)
+    if not inputs:  # a network's own conv(input=x), which is computed as it is
+        return inputs
     (x,) = inputs
     small = max(x.shape[-2] // conv.stride[0], x.shape[-1] // conv.stride[1]) <= SMALL_MAP
     return (x.contiguous() if small else x,)

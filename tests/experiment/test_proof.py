@@ -1,11 +1,13 @@
 """Fast ways are proved against ordinary steps before they are used: with fakes that are wrong, right, or raise."""
 
 import json
+import signal
 from dataclasses import replace
 
 import pytest
 import torch
 
+from kdrun import stopping
 from kdrun.experiment import proof, runner, steps, teachers
 from kdrun.experiment.choices import Choices, cache_home, choose, compiling_pays
 from kdrun.experiment.proof import Proof, prove, proved
@@ -93,6 +95,7 @@ def empty_cache(monkeypatch, tmp_path):
     """Nothing has been proved before."""
     monkeypatch.setattr(proof, "_failures", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(proof, "_failures", {})
 
 
 @pytest.fixture
@@ -152,14 +155,16 @@ def test_a_second_stage_is_proved_too(lab, fake):
     assert found.reason.startswith("stage 2: ")
 
 
-def test_a_proof_is_kept_for_the_machine(lab, fake, monkeypatch):
+def test_a_proof_is_kept_for_the_machine(lab, fake, monkeypatch, caplog):
     fake(Stale)
     spec = lab.plain("mlp")
     assert proved(spec, CAPTURED, CPU) == Choices(1)
     (file,) = (cache_home() / "proofs").glob("*.json")
+    assert str(file) not in caplog.text
     monkeypatch.setattr(proof, "prove", lambda *_: pytest.fail("proved twice"))
     for same in (spec, lab.plain("mlp", seed=3, recipe=Recipe(batch_size=16, lr=0.1, epochs=9))):
         assert proved(same, CAPTURED, CPU) == Choices(1)
+    assert caplog.messages[-1].endswith(f"; to compare them again, remove {file}")
     calls = []
     monkeypatch.setattr(proof, "prove", lambda *given: calls.append(given) or Proof(True))
     assert proved(lab.plain("mlp", recipe=Recipe(batch_size=17)), CAPTURED, CPU) == CAPTURED
@@ -190,6 +195,18 @@ def test_one_of_two_fast_ways_is_used_where_the_other_fails(lab, monkeypatch):
     assert proved(lab.plain("mlp"), both, CPU) == Choices(1, cuda_graphs=True)
 
 
+def test_a_stop_that_a_compiler_turns_into_an_error_is_no_failure_of_the_fast_way(lab, fake, monkeypatch):
+    class Stops(Raises):
+        def __call__(self, batch, teacher, *, first):
+            monkeypatch.setattr(stopping, "_requested", signal.SIGTERM)
+            super().__call__(batch, teacher, first=first)
+
+    fake(Stops)
+    with pytest.raises(stopping.Stopped):
+        proved(lab.plain("mlp"), CAPTURED, CPU)
+    assert not (cache_home() / "proofs").exists()
+
+
 def test_without_fast_ways_nothing_is_proved(lab, monkeypatch):
     monkeypatch.setattr(proof, "prove", lambda *_: pytest.fail("proved"))
     assert proved(lab.plain("mlp"), Choices(1), CPU) == Choices(1)
@@ -204,7 +221,7 @@ def test_a_run_ends_with_the_bits_of_ordinary_steps(lab, fake, monkeypatch, kind
     monkeypatch.setattr(runner, "choose", lambda spec, runtime: CAPTURED)
     if kind is Raises:
         for each in (spec, *spec.teachers):
-            proof.record(Proof(True), each, CAPTURED, CPU)
+            proof.keep(Proof(True), each, CAPTURED, CPU)
     run = lab.execute(spec, "fast", replay_gb=0.0).run
     assert lab.bits(run) == expected
     status = json.loads((run.directory / "status.json").read_text())

@@ -178,5 +178,6 @@ def test_a_further_signal_does_not_end_the_thread_earlier():
             thread.submit(write)
         assert written == [True]
     finally:
+        stopping.listen()  # forgets the signal
         for number, handler in before.items():
             signal.signal(number, handler)

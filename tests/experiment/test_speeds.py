@@ -199,6 +199,18 @@ def test_no_notice_without_a_choice_a_gain_or_a_long_run(job, bf16_cpu, words, s
     assert bool(trials) == (not words)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("not implemented"), TypeError("unsupported ScalarType BFloat16")])
+def test_no_notice_for_a_network_that_fails(job, bf16_cpu, monkeypatch, error):
+    bf16_cpu(1e5, 2e5)
+
+    def fails(*_, **options):
+        raise error
+
+    monkeypatch.setattr(notice_of_bf16, "time_networks", fails)
+    checked = job(*LONG)
+    assert bf16_notice([checked.spec], checked.runtime) is None
+
+
 def test_short_runs_and_cpus_without_bf16_time_nothing(job, bf16_cpu, monkeypatch):
     bf16_cpu(1e5, 2e5)
     monkeypatch.setattr(notice_of_bf16, "time_networks", refused)

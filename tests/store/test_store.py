@@ -53,9 +53,12 @@ def test_run_ids_of_every_stop_are_those_of_their_specs(spec):
 
 
 def test_of_many_runs_only_the_possible_beginnings_are_read(tmp_path, monkeypatch):
-    """The longest of them that was evaluated, computed alike, and has both checkpoints is found."""
+    """The longest of them that was evaluated, computed alike, and has both checkpoints is found.
+
+    An older run records no memory layout: it is channels_last.
+    """
     whole = dataclasses.replace(SPEC, recipe=Recipe(epochs=9, evaluate_every=2))
-    store, choices, read = Store(tmp_path), {"threads": 1}, []
+    store, choices, read = Store(tmp_path), {"threads": 1, "small_maps_nchw": False}, []
     beginnings = [dataclasses.replace(whole, stop_epoch=epoch) for epoch in (2, 4, 5, 6, 8)]
     others = [dataclasses.replace(spec, seed=1) for spec in beginnings]
     for spec in [*beginnings, *others, SPEC, dataclasses.replace(whole, stop_epoch=0)]:

@@ -1,12 +1,14 @@
 """Fast ways to compute a step that fail, and which steps are captured; without a GPU."""
 
 import contextlib
+import signal
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from kdrun import stopping
 from kdrun.methods import KD, Batch, TeacherOutput
 from kdrun.training import cuda_graphs
 from kdrun.training.cuda_graphs import GraphedStep
@@ -88,6 +90,16 @@ def test_once_settled_a_failure_is_the_runs_own():
 
     with pytest.raises(OSError, match="no compiler"):
         trained(lambda *args: GuardedStep(Settles(*args, at=2, when="before"), lambda: Step(*args), pytest.fail))
+
+
+def test_a_stop_that_a_compiler_turns_into_an_error_stops(monkeypatch):
+    class Stops(Fails):
+        def __call__(self, batch, teacher, *, first):
+            monkeypatch.setattr(stopping, "_requested", signal.SIGTERM)
+            super().__call__(batch, teacher, first=first)
+
+    with pytest.raises(stopping.Stopped):
+        trained(lambda *args: GuardedStep(Stops(*args, at=1, when="half-way"), pytest.fail, pytest.fail))
 
 
 def test_a_compiler_that_fails_leaves_an_uncompiled_student(monkeypatch, fresh_compiler):

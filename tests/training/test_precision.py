@@ -161,6 +161,12 @@ def test_wide_convolutions_are_in_nchw_on_small_maps_alone(channels, size, optio
         assert_close(got, expected, rtol=1e-4 if is_nchw else 0, atol=1e-3 if is_nchw else 0)
 
 
+def test_a_convolution_may_get_its_input_by_name():
+    conv = nn.Conv2d(256, 256, 3)
+    x = torch.randn(1, 256, 4, 4)
+    assert_close(use_nchw_on_small_maps(copy.deepcopy(conv))(input=x), conv(x))
+
+
 class WithoutWaiting:
     """The views of an epoch; from its second batch on, whatever makes the host wait for the device is an error.
 
