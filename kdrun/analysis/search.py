@@ -78,7 +78,8 @@ def _draw_importances(path: Path, weights: dict[str, float], title: str) -> None
         style(axes)
         names = list(weights)[::-1]
         axes.barh(names, [weights[name] for name in names], color="C0")
-        axes.set(xlabel="importance for the objective (PED-ANOVA), shares", title=title)
+        axes.set_xlabel("importance for the objective (PED-ANOVA), shares")
+        set_heading(drawn, title)
 
 
 def _draw_surface(path: Path, trials: Sequence[Any], keys: Sequence[str], title: str) -> None:
@@ -90,7 +91,7 @@ def _draw_surface(path: Path, trials: Sequence[Any], keys: Sequence[str], title:
     pruned = [trial for trial in trials if trial.state.name == "PRUNED" and trial.value is not None]
     keys = keys[:MOST_PANELS]
     number = len(keys) + (len(keys) > 1)
-    columns = min(number, 3)
+    columns = min(number, 2 if number == 4 else 3)
     with figure(path, 4 * columns, 0.6 + 3.4 * math.ceil(number / columns)) as drawn:
         panels = grid(drawn, number, columns)
         for axes, key in zip(panels, keys, strict=False):
@@ -122,6 +123,7 @@ def _draw_pair(axes: Axes, trials: Sequence[Any], across: str, up: str) -> None:
     with contextlib.suppress(RuntimeError, ValueError):  # fewer than three points, or all on one line
         triangles = Triangulation(_relative(axes.get_xscale(), x), _relative(axes.get_yscale(), y)).triangles
         axes.tricontourf(Triangulation(x, y, triangles), values, levels=12, alpha=0.6, **ends)
+    axes.use_sticky_edges = False
     points = axes.scatter(x, y, c=values, edgecolors="black", linewidths=0.5, **ends)
     axes.figure.colorbar(points, ax=axes, label=OBJECTIVE)
     axes.set(xlabel=printable(across), ylabel=printable(up))
@@ -136,6 +138,8 @@ def _scale(axis: Any, set_scale: Any, key: str, trials: Sequence[Any]) -> dict[i
         return {trial.number: float(choices.index(trial.params[key])) for trial in drawn}
     if distribution.log:
         set_scale("log")
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
     return {trial.number: float(trial.params[key]) for trial in drawn}
 
 

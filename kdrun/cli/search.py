@@ -15,7 +15,7 @@ from kdrun.cli.execution import ending_with_the_device, execute, report_bf16, re
 from kdrun.cli.options import refuse
 from kdrun.cli.runs import estimate, not_shared
 from kdrun.escaping import printable
-from kdrun.files import dry_run, sha256
+from kdrun.files import DamagedError, dry_run, sha256
 from kdrun.redaction import redacted
 
 if TYPE_CHECKING:
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 COMMAND = "kdrun search"
 SPLIT, HELD_OUT = "dataset.val_fraction", 0.1
+WARM_UP = 4
+"""No run is pruned in the first of so many parts of its epochs."""
+
+POLL_SECONDS = 0.5
+
 MOST_LOGGED = 10
 """Trials in the log: the best."""
 
@@ -71,6 +76,10 @@ def search_main(words: Sequence[str]) -> int:
         log.info(
             "objective: top-1 on %g of the training data, held out (%s); the best settings train on all", share, SPLIT
         )
+        if len({tuple(each.run_id for each in job.spec.teachers) for job in jobs}) > 1:
+            log.info(
+                "trials have teachers of their own: a searched key is also the teacher's; teacher.KEY=VALUE fixes it"
+            )
         if options.dry_run:
             return estimate(jobs)
         runner = runner_for(jobs)
@@ -84,7 +93,7 @@ def search_main(words: Sequence[str]) -> int:
         search = _Run(options, chosen, space, runner, runner.store.root / "searches" / identity, title)
         try:
             return search.run()
-        except OSError as error:  # a file of the search cannot be written or locked
+        except (DamagedError, OSError) as error:  # a file of the search cannot be read, written or locked
             log.error("%s: %s", COMMAND, error)
             return 1
 
@@ -176,21 +185,21 @@ class _Run:
 
         log.info("search: %s", self.directory)
         with SharedStudy.opened(self.directory) as shared, ending_with_the_device():
-            waiting: list[int] = []
-            while (trial := shared.claim(self.options.trials)) is not None or shared.running():
+            told: list[int] = []
+            while (trial := shared.claim(self.options.trials)) is not None or (others := shared.running()):
                 if trial is not None:
                     self._execute(shared, trial)
-                elif (others := shared.running()) != waiting:
-                    waiting = others
-                    log.info("waiting for trials %s of other processes", ", ".join(map(str, waiting)))
-                else:
-                    time.sleep(1.0)
+                    continue
+                if others != told:
+                    log.info("waiting for trials of other processes: %s", ", ".join(map(str, others)))
+                    told = others
+                time.sleep(POLL_SECONDS)
             return self._conclude(shared)
 
     def _execute(self, shared: SharedStudy, trial: Any) -> None:
         """Trains the run of a trial, and records how it ended."""
         from kdrun.analysis.search import DIVERGED
-        from kdrun.experiment.attempt import Outcome, Pruned, Request
+        from kdrun.experiment.attempt import Pruned, Request
         from kdrun.log import log
 
         values = {each.key: each.suggest(trial) for each in self.space.dimensions}
@@ -201,37 +210,39 @@ class _Run:
             log.error("%s: failed: %s", place, "; ".join(problems))
             shared.tell(trial)
             return
-        run, reported = self.runner.store.run(job.spec), 0
+        spec, run, reported = job.spec, self.runner.store.run(job.spec), 0
         trial.set_user_attr("run", str(run.directory))
 
-        def report(rows: Sequence[Mapping[str, Any]]) -> None:
-            """Reports the rows that are new in this process; a resumed run begins with those before."""
+        def report(rows: Sequence[Mapping[str, Any]], *, prunes: bool = not self.options.no_pruning) -> None:
+            """Reports the rows that are new in this process: also those before a resumption."""
             nonlocal reported
             for row in rows[reported:]:
                 reported += 1
-                if "val" in row and row.get("stage", 2) == 2:  # a first stage trains no classifier
-                    epoch, top1 = row["epoch"], row["val"]["top1"]
-                    is_bad = shared.report(trial, top1, epoch)
-                    if is_bad and epoch < job.spec.epochs_trained and not self.options.no_pruning:
-                        raise Pruned(f"pruned after epoch {epoch}/{job.spec.epochs_trained}, val top-1 {top1:.2f} %")
+                if "val" not in row or row.get("stage", 2) == 1:  # a first stage trains no classifier
+                    continue
+                epoch, top1 = row["epoch"], row["val"]["top1"]
+                is_bad = shared.report(trial, top1, epoch)
+                if prunes and is_bad and spec.epochs_trained < WARM_UP * epoch and epoch < spec.epochs_trained:
+                    raise Pruned(f"after epoch {epoch}/{spec.epochs_trained}, val top-1 {top1:.2f} %")
 
-        request = Request(job.spec, job.config, label, on_epoch=report)
-        ((_, ended),) = self.runner.execute_all([request], before=trial.number, total=self.options.trials)
-        if isinstance(ended, Outcome):
-            top1 = ended.result["val"]["last"]["top1"]
-            with contextlib.suppress(Pruned):
-                report(run.rows())
-            shared.tell(trial, top1)
-            log.info("%s: val top-1 %.2f %%%s", place, top1, " (finished before)" if ended.reused else "")
-        elif isinstance(ended, Pruned):
+        request = Request(spec, job.config, label, on_epoch=report)
+        try:
+            ((_, ended),) = self.runner.execute_all([request], before=trial.number, total=self.options.trials)
+            if isinstance(ended, Exception):
+                raise ended
+            report(run.rows(), prunes=False)
+        except Pruned as pruned:
             shared.tell(trial, pruned=True)
-            log.info("%s: %s", place, ended)
-        else:
-            message = redacted(f"{type(ended).__name__}: {ended}")
-            log.error("%s: failed: %s", place, message)
+            log.info("%s: pruned %s", place, pruned)
+        except Exception as error:  # recorded in the run's log and status
+            log.error("%s: failed: %s", place, redacted(f"{type(error).__name__}: {error}"))
             diverged = run.state == DIVERGED
             trial.set_user_attr(DIVERGED, diverged)
             shared.tell(trial, pruned=diverged)
+        else:
+            top1 = ended.result["val"]["last"]["top1"]
+            shared.tell(trial, top1)
+            log.info("%s: val top-1 %.2f %%%s", place, top1, " (finished before)" if ended.reused else "")
 
     def _composed(self, overrides: Sequence[str]) -> tuple[Job | None, list[str]]:
         """A checked run, or the problems of its overrides."""
@@ -243,11 +254,8 @@ class _Run:
 
     def _conclude(self, shared: SharedStudy) -> int:
         """Writes the tables and pictures of the trials, and executes the best settings on the test set."""
-        from kdrun.analysis.aggregate import SweepRun
         from kdrun.analysis.search import report
-        from kdrun.analysis.sweep import summarise
         from kdrun.config.quoting import in_shell
-        from kdrun.experiment.attempt import Request
         from kdrun.log import log
 
         best = shared.best()
@@ -259,30 +267,33 @@ class _Run:
             log.error("no trial has finished: there are no best settings; the same command tries further ones")
             return 1
         values = {each.key: each.suggest(best) for each in self.space.dimensions}
-        settings = self.space.overrides(values)
-        log.info("best: trial %d, val top-1 %.2f %%: %s", best.number, best.value, " ".join(map(in_shell, settings)))
-        seeds = range(self.options.seeds)
+        words = " ".join(map(in_shell, self.space.overrides(values)))
+        log.info("best: trial %d, val top-1 %.2f %%: %s", best.number, best.value, words)
+        return 1 if self._has_failed(values) or damaged or shared.failed else 0
+
+    def _has_failed(self, values: Mapping[str, str]) -> bool:
+        """Executes the best settings over the seeds and writes their summary; returns whether anything failed."""
+        from kdrun.analysis.aggregate import SweepRun
+        from kdrun.analysis.sweep import summarise
+        from kdrun.experiment.attempt import Request
+        from kdrun.log import log
+
         jobs = []
-        for seed in seeds:
-            job, problems = self._composed([*settings, *_final(seed)])
+        for seed in range(self.options.seeds):
+            job, problems = self._composed([*self.space.overrides(values), *_final(seed)])
             if job is None:
                 log.error("%s", "\n".join(problems))
-                return 1
+                return True
             jobs.append(job)
-        requests = [Request(job.spec, job.config, f"best seed={seed}") for seed, job in zip(seeds, jobs, strict=True)]
-        errors = execute(self.runner, requests, total=len(requests))
-        runs = [
-            SweepRun(
-                {**values, "seed": str(seed)},
-                self.runner.store.run(job.spec),
-                self.runner.teachers(job.spec),
-                errors.get(job.spec.run_id),
-            )
-            for seed, job in zip(seeds, jobs, strict=True)
-        ]
-        with reporting_damage() as undone:
+        requests = [Request(job.spec, job.config, f"best seed={job.spec.seed}") for job in jobs]
+        errors, store = execute(self.runner, requests, total=len(requests)), self.runner.store
+        runs = []
+        for spec in (job.spec for job in jobs):
+            choices, teachers = {**values, "seed": str(spec.seed)}, self.runner.teachers(spec)
+            runs.append(SweepRun(choices, store.run(spec), teachers, errors.get(spec.run_id)))
+        with reporting_damage() as damaged:
             log.info("\n%s", summarise(self.directory, runs))
             for picture in sorted(self.directory.glob("*.png")):
                 log.info("picture: %s", picture)
             log.info("result: %s", self.directory / "summary.csv")
-        return 1 if errors or damaged or undone or shared.failed else 0
+        return bool(errors or damaged)

@@ -184,10 +184,12 @@ class Attempt:
             self._finish_writing()
         except Exception as earlier:
             error = earlier
-        pruned = isinstance(error, Pruned)
         what = f"{self.run.directory}: {error or type(error).__name__}"
-        traceback = None if pruned else error
-        log.error(what, exc_info=traceback, extra={"run": self.run.spec.run_id, "file_only": True})
+        details = {"run": self.run.spec.run_id, "file_only": True}
+        if isinstance(error, Pruned):
+            log.info("%s: pruned %s", self.title, error, extra=details)
+        else:
+            log.error(what, exc_info=error, extra=details)
         release_tensors(error)
         lost = is_device_lost(error)
         if is_out_of_memory(error):
@@ -197,7 +199,7 @@ class Attempt:
             state, error = "diverged", DivergedError(f"{error}. {advice_on_divergence(self.run.spec)}")
         if isinstance(error, Exception):
             self.ended = error
-        if pruned or not isinstance(error, Exception):
+        if isinstance(error, Pruned) or not isinstance(error, Exception):
             state = "interrupted"
         self._write_failure(state, error)
         if lost:

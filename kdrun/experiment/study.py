@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrun import stopping
-from kdrun.files import try_lock
+from kdrun.files import DamagedError, try_lock
 from kdrun.seeds import mix
 
 JOURNAL = "journal.log"
@@ -38,14 +38,16 @@ class SharedStudy:
         self._directory, self._worker = directory, worker
         self.failed = 0
         with self._alone():
-            self.study = optuna.create_study(
-                storage=JournalStorage(JournalFileBackend(str(directory / JOURNAL))),
-                sampler=optuna.samplers.TPESampler(seed=0),
-                pruner=optuna.pruners.MedianPruner(),
-                study_name=directory.name,
-                direction="maximize",
-                load_if_exists=True,
-            )
+            try:
+                self.study = optuna.create_study(
+                    storage=JournalStorage(JournalFileBackend(str(directory / JOURNAL))),
+                    pruner=optuna.pruners.MedianPruner(),
+                    study_name=directory.name,
+                    direction="maximize",
+                    load_if_exists=True,
+                )
+            except (KeyError, TypeError, ValueError) as error:
+                raise DamagedError(f"{directory / JOURNAL} is damaged ({error}); move it away to begin anew") from error
 
     @classmethod
     @contextlib.contextmanager
@@ -53,6 +55,7 @@ class SharedStudy:
         """The study of a directory, which is created; in this context this process has its trials.
 
         Raises:
+            DamagedError: its journal cannot be read.
             OSError: the directory cannot be written, or its file system has no locks.
         """
         directory.mkdir(parents=True, exist_ok=True)
