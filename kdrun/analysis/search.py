@@ -131,6 +131,8 @@ def _draw_pair(axes: Axes, trials: Sequence[Any], across: str, up: str) -> None:
 
 def _scale(axis: Any, set_scale: Any, key: str, trials: Sequence[Any]) -> dict[int, float]:
     """Scales an axis for a key; returns the place on it of each trial that has the key, by its number."""
+    from matplotlib.ticker import LogLocator
+
     drawn = [trial for trial in trials if key in trial.params]
     distribution = drawn[0].distributions[key]
     if choices := getattr(distribution, "choices", None):
@@ -138,6 +140,7 @@ def _scale(axis: Any, set_scale: Any, key: str, trials: Sequence[Any]) -> dict[i
         return {trial.number: float(choices.index(trial.params[key])) for trial in drawn}
     if distribution.log:
         set_scale("log")
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("")
     return {trial.number: float(trial.params[key]) for trial in drawn}

@@ -89,7 +89,8 @@ def search_main(words: Sequence[str]) -> int:
             return refuse([str(error)], COMMAND)
         report_bf16((job.spec for job in jobs), jobs[0].runtime)
         identity = sha256("\n".join([repr(space.dimensions), *(job.spec.run_id for job in jobs)]).encode())[:10]
-        title = f"{jobs[0].spec.dataset.name}: {' '.join(word for word in space.words if isinstance(word, str))}"
+        fixed = (word for word in space.words if isinstance(word, str) and not word.startswith("runtime."))
+        title = f"{jobs[0].spec.dataset.name}: {' '.join(fixed)}"
         search = _Run(options, chosen, space, runner, runner.store.root / "searches" / identity, title)
         try:
             return search.run()
