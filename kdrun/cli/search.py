@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,12 +54,10 @@ summary.md, curves.png; journal.log, Optuna's record of the study.
 def search_main(words: Sequence[str]) -> int:
     """Runs or resumes a search; returns the exit code."""
     options = _parser().parse_intermixed_args(words)
-    if find_spec("optuna") is None:
-        return refuse(["optuna is not installed: pip install 'kdrun[optuna]'"], COMMAND)
     with dry_run() if options.dry_run else contextlib.nullcontext():
         from kdrun.config.compose import ConfigError, hydra_session
 
-        problems: list[str] = []
+        problems = [] if find_spec("optuna") else ["optuna is not installed: pip install 'kdrun[optuna]'"]
         try:
             with hydra_session():
                 space, chosen = _read(options, problems)
@@ -88,7 +87,7 @@ def search_main(words: Sequence[str]) -> int:
         except ValueError as error:
             return refuse([str(error)], COMMAND)
         report_bf16((job.spec for job in jobs), jobs[0].runtime)
-        identity = sha256("\n".join([repr(space.dimensions), *(job.spec.run_id for job in jobs)]).encode())[:10]
+        identity = sha256("\n".join([repr(space.dimensions), *sorted({job.spec.run_id for job in jobs})]).encode())[:10]
         fixed = (word for word in space.words if isinstance(word, str) and not word.startswith("runtime."))
         title = f"{jobs[0].spec.dataset.name}: {' '.join(fixed)}"
         search = _Run(options, chosen, space, runner, runner.store.root / "searches" / identity, title)
@@ -118,17 +117,19 @@ def _parser() -> argparse.ArgumentParser:
 def _read(options: argparse.Namespace, problems: list[str]) -> tuple[Space, Search]:
     """The search space of a command line, with a split, and what its config files choose; within a session."""
     from kdrun.config.command_line import MOST_JOBS, read_command
+    from kdrun.config.compose import on_hydra
     from kdrun.config.space import read_space
     from kdrun.config.table import MOST_SEEDS
 
+    extra = options.config_dir
     for name, most in (("trials", MOST_JOBS), ("seeds", MOST_SEEDS)):
         if not 1 <= (count := getattr(options, name)) <= most:
             problems.append(f"--{name} {count}: must be at least 1 and at most {most:,}")
-    command = read_command(options.overrides, problems, multirun=True, extra=options.config_dir)
-    if command.hydra or not command.search.is_own:
-        sources = command.hydra or command.search.files
-        problems += [f"{each}: has no effect on {COMMAND}; launchers and sweepers are for kdrun -m" for each in sources]
-    space = read_space(command.overrides, problems, extra=options.config_dir)
+    typed = options.overrides
+    command = read_command([text for text in typed if not on_hydra(text)], problems, multirun=True, extra=extra)
+    others = [*(text for text in typed if on_hydra(text)), *(() if command.search.is_own else command.search.files)]
+    problems += [f"{each}: has no effect on {COMMAND}; launchers and sweepers are for kdrun -m" for each in others]
+    space = read_space(command.overrides, problems, extra=extra)
     first = _job(space.overrides(space.corners()[0]), options, command.search, [])
     if first is not None and first.spec.dataset.val_fraction == 0:
         space = space.fixed(f"{SPLIT}={HELD_OUT}")
@@ -228,6 +229,8 @@ class _Run:
 
         request = Request(spec, job.config, label, on_epoch=report)
         try:
+            with contextlib.suppress(FileNotFoundError):  # of a run that was not begun
+                report(run.rows(), prunes=not (run.finished or self.options.no_pruning))
             ((_, ended),) = self.runner.execute_all([request], before=trial.number, total=self.options.trials)
             if isinstance(ended, Exception):
                 raise ended
@@ -236,8 +239,9 @@ class _Run:
             shared.tell(trial, pruned=True)
             log.info("%s: pruned %s", place, pruned)
         except Exception as error:  # recorded in the run's log and status
-            log.error("%s: failed: %s", place, redacted(f"{type(error).__name__}: {error}"))
             diverged = run.state == DIVERGED
+            level = logging.INFO if diverged else logging.ERROR
+            log.log(level, "%s failed: %s", place, redacted(f"{type(error).__name__}: {error}"))
             trial.set_user_attr(DIVERGED, diverged)
             shared.tell(trial, pruned=diverged)
         else:

@@ -64,7 +64,8 @@ class Space:
 
     @property
     def dimensions(self) -> list[Dimension]:
-        return [word for word in self.words if isinstance(word, Dimension)]
+        """By key, so that neither a draw nor the search's identity depends on the order typed."""
+        return sorted((word for word in self.words if isinstance(word, Dimension)), key=lambda each: each.key)
 
     def overrides(self, values: Mapping[str, str]) -> list[str]:
         """The overrides of the trial with these values by key."""
