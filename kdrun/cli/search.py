@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdrun import stopping
 from kdrun.cli.execution import ending_with_the_device, execute, report_bf16, reporting_damage, runner_for
 from kdrun.cli.options import refuse
 from kdrun.cli.runs import estimate, not_shared
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from kdrun.experiment.study import SharedStudy
 
 COMMAND = "kdrun search"
-SPLIT, HELD_OUT = "dataset.val_fraction", 0.1
+SPLIT = "dataset.val_fraction"
+MADE_SPLIT = f"{SPLIT}=0.1"
 WARM_UP = 4
 """No run is pruned in the first of so many parts of its epochs."""
 
@@ -38,9 +40,9 @@ MOST_LOGGED = 10
 
 DESCRIPTION = """\
 Draws settings from ranges and choices (Optuna's TPE), trains a run for each, and prunes runs that are worse than the
-median at the same epoch (Optuna's MedianPruner). The objective is top-1 of the last epoch on held-out training data:
-dataset.val_fraction, or 0.1 of it. The best settings are then run without that split over the seeds, on the test
-set. The same command again resumes; more processes or machines with the same output root share the trials.
+median at the same epoch (Optuna's MedianPruner). The objective is top-1 of the last epoch on held-out training data
+(dataset.val_fraction; 0.1 where that is 0). The best settings are then run without that split over the seeds, on the
+test set. The same command again resumes; more processes or machines with the same output root share the trials.
 
   kdrun search 'method.alpha=interval(0.1,0.9)' 'method.temperature=choice(1,2,4,8)' --trials 50 --seeds 3
   kdrun search 'recipe.lr=tag(log,interval(0.001,0.5))' 'recipe.batch_size=range(32,257,32)' method=dkd
@@ -71,14 +73,11 @@ def search_main(words: Sequence[str]) -> int:
         set_up_console()
         for notice in dict.fromkeys(notice for job in jobs for notice in job.notices):
             log.info("%s", notice)
-        share = jobs[0].spec.dataset.val_fraction
-        log.info(
-            "objective: top-1 on %g of the training data, held out (%s); the best settings train on all", share, SPLIT
-        )
+        made = ", made for the search" if space.words[-1] == MADE_SPLIT and MADE_SPLIT not in options.overrides else ""
+        split = f"{SPLIT}={jobs[0].spec.dataset.val_fraction:g}{made}"
+        log.info("objective: top-1 on held-out training data (%s); the best settings train on all of it", split)
         if len({tuple(each.run_id for each in job.spec.teachers) for job in jobs}) > 1:
-            log.info(
-                "trials have teachers of their own: a searched key is also the teacher's; teacher.KEY=VALUE fixes it"
-            )
+            log.info("each trial has a teacher of its own, which follows a searched key; teacher.KEY=VALUE fixes it")
         if options.dry_run:
             return estimate(jobs)
         runner = runner_for(jobs)
@@ -132,7 +131,7 @@ def _read(options: argparse.Namespace, problems: list[str]) -> tuple[Space, Sear
     space = read_space(command.overrides, problems, extra=extra)
     first = _job(space.overrides(space.corners()[0]), options, command.search, [])
     if first is not None and first.spec.dataset.val_fraction == 0:
-        space = space.fixed(f"{SPLIT}={HELD_OUT}")
+        space = space.fixed(MADE_SPLIT)
     return space, command.search
 
 
@@ -204,7 +203,8 @@ class _Run:
         from kdrun.experiment.attempt import Pruned, Request
         from kdrun.log import log
 
-        values = {each.key: each.suggest(trial) for each in self.space.dimensions}
+        with stopping.deferred():
+            values = {each.key: each.suggest(trial) for each in self.space.dimensions}
         label = " ".join(each.shown(values[each.key]) for each in self.space.dimensions)
         place = f"[{trial.number + 1}/{self.options.trials}] {printable(label)}"
         job, problems = self._composed(self.space.overrides(values))

@@ -117,7 +117,8 @@ class SharedStudy:
     def _running(self) -> list[Any]:
         from optuna.trial import TrialState
 
-        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        running: list[Any] = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return running
 
     def _is_held(self, trial: Any) -> bool:
         """Whether the process of a trial lives."""
