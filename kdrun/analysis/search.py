@@ -23,6 +23,9 @@ OBJECTIVE = "val top-1, last epoch (%)"
 DIVERGED = "diverged"
 """The attribute of a pruned trial whose training diverged."""
 
+SETTINGS = "settings"
+"""The attribute with a trial's values by key, as they are in its run: real numbers are rounded."""
+
 STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
 LEAST_FOR_IMPORTANCES = 4
 MOST_PANELS = 12
@@ -32,10 +35,10 @@ def report(directory: Path, study: Any, title: str) -> str:
     """Writes `trials.csv`, `trials.md`, `importances.png` and `surface.png`; returns the Markdown."""
     trials = study.get_trials(deepcopy=False)
     keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
-    rows = [[*_cells(trial), *(trial.params.get(key) for key in keys), trial.user_attrs.get("run")] for trial in trials]
+    rows = [[*_cells(trial, keys), trial.user_attrs.get("run")] for trial in trials]
     write_atomically(directory / "trials.csv", csv_text([["trial", "state", "epoch", OBJECTIVE, *keys, "run"], *rows]))
     best_first = sorted(trials, key=lambda trial: (trial.state.name, -(trial.value or 0.0), trial.number))
-    shown = [[_text(cell) for cell in (*_cells(t), *(t.params.get(key) for key in keys))] for t in best_first]
+    shown = [[_text(cell) for cell in _cells(trial, keys)] for trial in best_first]
     table = aligned(["trial", "state", "epoch", "val top-1 %", *keys], shown, left=2)
     text = f"{markdown(f'{title}: {len(trials)} trials, best first.')}\n\n{table}"
     write_atomically(directory / "trials.md", text)
@@ -50,14 +53,15 @@ def report(directory: Path, study: Any, title: str) -> str:
     return text
 
 
-def _cells(trial: Any) -> list[Any]:
-    """Number, state, last evaluated epoch, and the objective there."""
+def _cells(trial: Any, keys: Sequence[str]) -> list[Any]:
+    """Number, state, last evaluated epoch, the objective there, and the settings."""
+    settings = trial.user_attrs.get(SETTINGS, {})
     state = DIVERGED if trial.user_attrs.get(DIVERGED) else STATES.get(trial.state.name, trial.state.name)
-    return [trial.number, state, trial.last_step, trial.value]
+    return [trial.number, state, trial.last_step, trial.value, *map(settings.get, keys)]
 
 
 def _text(cell: Any) -> str:
-    return "" if cell is None else f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+    return "" if cell is None else f"{cell:.2f}" if isinstance(cell, float) else str(cell)
 
 
 def _importances(study: Any) -> dict[str, float]:

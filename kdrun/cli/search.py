@@ -199,13 +199,13 @@ class _Run:
 
     def _execute(self, shared: SharedStudy, trial: Any) -> None:
         """Trains the run of a trial, and records how it ended."""
-        from kdrun.analysis.search import DIVERGED
+        from kdrun.analysis.search import DIVERGED, SETTINGS
         from kdrun.experiment.attempt import Pruned, Request
         from kdrun.log import log
 
         with stopping.deferred():
             values = {each.key: each.suggest(trial) for each in self.space.dimensions}
-        label = " ".join(each.shown(values[each.key]) for each in self.space.dimensions)
+        label = " ".join(f"{key}={value}" for key, value in values.items())
         place = f"[{trial.number + 1}/{self.options.trials}] {printable(label)}"
         job, problems = self._composed(self.space.overrides(values))
         if job is None:
@@ -213,7 +213,8 @@ class _Run:
             shared.tell(trial)
             return
         spec, run, reported = job.spec, self.runner.store.run(job.spec), 0
-        trial.set_user_attr("run", str(run.directory))
+        for name, attribute in (("run", str(run.directory)), (SETTINGS, values)):
+            trial.set_user_attr(name, attribute)
 
         def report(rows: Sequence[Mapping[str, Any]], *, prunes: bool = not self.options.no_pruning) -> None:
             """Reports the rows that are new in this process: also those before a resumption."""

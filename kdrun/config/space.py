@@ -17,6 +17,8 @@ from kdrun.config.quoting import not_parsed, parsed
 LOG = "log"
 """The tag of an interval that is drawn from on a logarithmic scale: `tag(log,interval(0.01,1))`."""
 
+DIGITS = 4
+
 
 @dataclass(frozen=True)
 class Dimension:
@@ -39,16 +41,16 @@ class Dimension:
     values: tuple[str, ...] = ()
 
     def suggest(self, trial: Any) -> str:
-        """The value of one of Optuna's trials, in Hydra's syntax; drawn if the trial has none yet."""
+        """The value of one of Optuna's trials, in Hydra's syntax; drawn if the trial has none yet.
+
+        Real numbers are rounded to `DIGITS` significant digits, so that settings can be typed.
+        """
         if self.values:
             return str(trial.suggest_categorical(self.key, self.values))
         if self.step is not None:
             return repr(trial.suggest_int(self.key, self.low, self.high, log=self.log, step=self.step))
-        return repr(trial.suggest_float(self.key, self.low, self.high, log=self.log))
-
-    def shown(self, value: str) -> str:
-        """An override for messages: real numbers with four digits."""
-        return f"{self.key}={value if self.values or self.step else f'{float(value):.4g}'}"
+        drawn = trial.suggest_float(self.key, self.low, self.high, log=self.log)
+        return repr(min(max(float(f"{drawn:.{DIGITS}g}"), self.low), self.high))
 
     @property
     def ends(self) -> tuple[str, ...]:

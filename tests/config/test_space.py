@@ -70,11 +70,13 @@ def test_overrides_keep_their_order_and_every_end_is_checked_once():
     assert len(read("a=1")[1]) == 1
 
 
-def test_a_drawn_value_is_read_back_exactly():
+def test_a_drawn_value_is_an_override():
     space, _ = read("a=interval(0,1)", "b=int(interval(1,5))", "c='x y',z")
     drawn = SimpleNamespace(
-        suggest_float=lambda *_, **options: 0.1 + 0.2 if options == {"log": False} else None,
+        suggest_float=lambda *_, **options: 0.123456 if options == {"log": False} else None,
         suggest_int=lambda *_, **options: 3 if options == {"log": False, "step": 1} else None,
         suggest_categorical=lambda _, values: values[0],
     )
-    assert [each.suggest(drawn) for each in space.dimensions] == ["0.30000000000000004", "3", "'x y'"]
+    assert [each.suggest(drawn) for each in space.dimensions] == ["0.1235", "3", "'x y'"]
+    narrow = Dimension("a", 0.333333, 0.333334)
+    assert narrow.suggest(SimpleNamespace(suggest_float=lambda *_, **__: 0.3333333)) == "0.333333"
