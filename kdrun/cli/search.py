@@ -85,11 +85,11 @@ def search_main(words: Sequence[str]) -> int:
             runner.store.check_writable(job.spec for job in jobs)
         except ValueError as error:
             return refuse([str(error)], COMMAND)
-        report_bf16((job.spec for job in jobs), jobs[0].runtime)
+        report_bf16((job.spec for job in jobs if not runner.store.run(job.spec).finished), jobs[0].runtime)
         identity = sha256("\n".join([repr(space.dimensions), *sorted({job.spec.run_id for job in jobs})]).encode())[:10]
         fixed = (word for word in space.words if isinstance(word, str) and not word.startswith("runtime."))
         title = f"{jobs[0].spec.dataset.name}: {' '.join(fixed)}"
-        search = _Run(options, chosen, space, runner, runner.store.root / "searches" / identity, title)
+        search = _Execution(options, chosen, space, runner, runner.store.root / "searches" / identity, title)
         try:
             return search.run()
         except (DamagedError, OSError) as error:  # a file of the search cannot be read, written or locked
@@ -169,7 +169,7 @@ def _final(seed: int) -> list[str]:
 
 
 @dataclass
-class _Run:
+class _Execution:
     """A checked search under way."""
 
     options: argparse.Namespace
@@ -186,14 +186,14 @@ class _Run:
 
         log.info("search: %s", self.directory)
         with SharedStudy.opened(self.directory) as shared, ending_with_the_device():
-            told: list[int] = []
+            shown: list[int] = []
             while (trial := shared.claim(self.options.trials)) is not None or (others := shared.running()):
                 if trial is not None:
                     self._execute(shared, trial)
                     continue
-                if others != told:
+                if others != shown:
                     log.info("waiting for trials of other processes: %s", ", ".join(map(str, others)))
-                    told = others
+                    shown = others
                 time.sleep(POLL_SECONDS)
             return self._conclude(shared)
 
