@@ -219,8 +219,8 @@ def test_facts_count_the_proofs_of_earlier_runs(runtime, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert facts.facts(runtime, (), {})["proofs"] == {"agree": 0, "refused": []}
     (spec, other) = (case.spec for case in shipped_cases(CPU, "fp32")[:2])
-    proof.record(Proof(True, "", 0.3, 0.02, 0.01), spec, Choices(1, cuda_graphs=True), CPU)
-    proof.record(Proof(False, "changes of loss differ"), other, Choices(1, cuda_graphs=True), CPU)
+    proof.keep(Proof(True, "", 0.3, 0.02, 0.01), spec, Choices(1, cuda_graphs=True), CPU)
+    proof.keep(Proof(False, "changes of loss differ", 2.0), other, Choices(1, cuda_graphs=True), CPU)
     (tmp_path / "kdrun" / "proofs" / "damaged.json").write_text("{")
     found = facts.facts(runtime, (), {})
     assert found["proofs"] == {"agree": 1, "refused": ["changes of loss differ"]}

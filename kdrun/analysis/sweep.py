@@ -22,8 +22,8 @@ def sweep_directory(output_root: Path, runs: Sequence[SweepRun]) -> Path:
 def summarise(directory: Path, runs: Sequence[SweepRun]) -> str:
     """Writes `summary.csv`, `summary.md`, `sweep.json` and the pictures; returns the Markdown.
 
-    The pictures are `curves.png`, and one for each swept key but the seed, named as the key. One that is newer than all
-    results stays.
+    The pictures are `curves.png`, and one for each key but the seed that has several values, named as the key. One that
+    is newer than all results stays.
     """
     directory.mkdir(parents=True, exist_ok=True)
     students, teachers = group_by_seed(runs), teachers_by_seed(runs)
@@ -35,7 +35,7 @@ def summarise(directory: Path, runs: Sequence[SweepRun]) -> str:
     if any(group.curve("test", "top1") for group in students) and _is_old(curves := directory / "curves.png", runs):
         learning_curves(curves, teachers, students, title)
     if any(group.runs for group in students):
-        for key in (key for key in runs[0].choices if key != "seed"):
+        for key in (key for key in runs[0].choices if key != "seed" and len({run.choices[key] for run in runs}) > 1):
             if _is_old(picture := directory / f"{_file_name(key)}.png", runs):
                 accuracy_against(picture, key, students, teachers, title)
     return text

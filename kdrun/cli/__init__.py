@@ -46,7 +46,7 @@ def _served(words: list[str]) -> tuple[Callable[[Any], int], Any]:
         from kdrun.cli.hydra_main import look
 
         return look, options
-    if verb in (None, "table", "doctor") and (reason := distributed()):
+    if verb in (None, "table", "search", "doctor") and (reason := distributed()):
         return refuse, [reason]
     from kdrun.stopping import listen
 

@@ -46,7 +46,7 @@ def runs_main(options: argparse.Namespace) -> int:
         for notice in dict.fromkeys(notices):
             log.info("%s", notice)
         if options.dry_run:
-            return _estimate(jobs)
+            return estimate(jobs)
         runner = runner_for(jobs)
         try:
             runner.store.check_writable(job.spec for job in jobs)
@@ -60,7 +60,7 @@ def runs_main(options: argparse.Namespace) -> int:
         return _run_sweep(runner, jobs, choices) if options.multirun else _run_one(runner, jobs[0])
 
 
-def _estimate(jobs: Sequence[Job]) -> int:
+def estimate(jobs: Sequence[Job]) -> int:
     """Prints what the runs of a dry run would cost."""
     from kdrun.experiment.dry_run import Estimator, with_teachers
     from kdrun.log import log
@@ -110,7 +110,7 @@ def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) ->
         pairs = dict(text.partition("=")[::2] for text in job_overrides)
         choices.append({key: pairs[key] for key in swept})
     if own and len(jobs) > 1:
-        problems += _not_shared(jobs)
+        problems += not_shared(jobs)
     elif not own and any(job.evaluation for job in jobs):
         problems.append("evaluation: has an effect on kdrun's own sweep only; evaluate the finished runs afterwards")
     return jobs, choices
@@ -124,7 +124,7 @@ def _is_default(options: argparse.Namespace, problems: Sequence[str]) -> bool:
     return options.config_dir is None and all(faulty)
 
 
-def _not_shared(jobs: Sequence[Job]) -> list[str]:
+def not_shared(jobs: Sequence[Job]) -> list[str]:
     """A problem for each setting that the jobs of kdrun's own sweep must share and do not."""
     from kdrun.experiment.runtime import Runtime
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,11 @@ from kdrun.store.store import Store
 from kdrun.training.guarded import GuardedStep
 from kdrun.training.precision import autocast, on_device, use_nchw_on_small_maps
 from kdrun.training.step import Step
-from kdrun.training.trainer import DivergedError, Member, Training
+from kdrun.training.trainer import DivergedError, Member, Row, Training
+
+
+class Pruned(Exception):  # noqa: N818 (not an error)
+    """A search ends a run after an epoch; the run stays `interrupted` and can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Request:
         role: `student` or `teacher`, for the messages.
         number: its place, from 1, among the runs of a sweep or table, for the messages.
         total: the number of these runs; 0 where the command is for one.
+        on_epoch: called with the run's rows after each epoch that it trains; ends the run if it raises `Pruned`.
     """
 
     spec: Spec
@@ -69,6 +74,7 @@ class Request:
     role: str = "student"
     number: int = 0
     total: int = 0
+    on_epoch: Callable[[Sequence[Row]], None] | None = None
 
     @property
     def place(self) -> str:
@@ -179,7 +185,11 @@ class Attempt:
         except Exception as earlier:
             error = earlier
         what = f"{self.run.directory}: {error or type(error).__name__}"
-        log.error(what, exc_info=error, extra={"run": self.run.spec.run_id, "file_only": True})
+        details = {"run": self.run.spec.run_id, "file_only": True}
+        if isinstance(error, Pruned):
+            log.info("%s: pruned %s", self.title, error, extra=details)
+        else:
+            log.error(what, exc_info=error, extra=details)
         release_tensors(error)
         lost = is_device_lost(error)
         if is_out_of_memory(error):
@@ -189,7 +199,7 @@ class Attempt:
             state, error = "diverged", DivergedError(f"{error}. {advice_on_divergence(self.run.spec)}")
         if isinstance(error, Exception):
             self.ended = error
-        else:
+        if isinstance(error, Pruned) or not isinstance(error, Exception):
             state = "interrupted"
         self._write_failure(state, error)
         if lost:
@@ -285,6 +295,8 @@ class Attempt:
             self.report(progress.line(self.title, training.rows[-1], images_per_second, spec.epochs_trained))
             for share in first_shares(training.rows, method.doubtful):
                 self.report(f"{self.title}: {share}")
+            if self.request.on_epoch is not None:
+                self.request.on_epoch(training.rows)
 
         return Member(
             training,

@@ -108,6 +108,7 @@ ROADS = [
     "--info config experiment=all",
     "show taps experiment=all",
     "table TABLE --seeds 1",
+    "search method.alpha=interval(0,1) experiment=all",
 ]
 
 
