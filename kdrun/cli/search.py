@@ -31,7 +31,7 @@ COMMAND = "kdrun search"
 SPLIT = "dataset.val_fraction"
 MADE_SPLIT = f"{SPLIT}=0.1"
 WARM_UP = 4
-"""No run is pruned in the first of so many parts of its epochs."""
+"""No run is pruned in the first quarter of its epochs."""
 
 POLL_SECONDS = 0.5
 

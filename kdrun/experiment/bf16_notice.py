@@ -28,7 +28,7 @@ SLOW_MACS_PER_SECOND = 2e9
 def bf16_notice(specs: Iterable[Spec], runtime: Runtime) -> str | None:
     """How much faster the longest of these runs would be in bf16; None if unknown, below `MIN_GAIN`, or if it is short.
 
-    Only for runs whose precision was not given. The speeds are those that finished runs of this network recorded, else
+    Only for runs whose precision was not given. The speeds are recorded ones of finished runs of this network, else
     they are timed, for at most about `TIMING_SECONDS`, and recorded likewise. Random generators are left as they are.
     """
     if not runtime.auto_precision or runtime.device.type != "cpu" or not FLAGS & cpu_flags():

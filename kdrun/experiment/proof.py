@@ -83,7 +83,7 @@ class Proof:
 
     @property
     def is_final(self) -> bool:
-        """Whether another attempt would end the same way, which an error of a compiler or device does not tell."""
+        """Whether another attempt would end the same way: not after an error of a compiler or device."""
         return self.agrees or self.difference is not None or NotCapturableError.__name__ in self.reason
 
     def __post_init__(self) -> None:
@@ -113,7 +113,7 @@ class Trained:
 
 
 def proved(spec: Spec, choices: Choices, device: torch.device) -> Choices:
-    """The choices with those fast ways that agree with ordinary steps here; a notice for those that do not.
+    """The choices without the fast ways that differ from ordinary steps here, each of which is a warning.
 
     Of compiling and capturing together, either alone is tried where both together fail.
     """
