@@ -122,13 +122,15 @@ def main(name: str, device_name: str, threads: str, number: str, blocks: str) ->
     training = reference.steps(TorchDistill, pair, device, steps * int(blocks))
     for request in sys.stdin:
         if request == "steps\n":
-            for _ in itertools.islice(training, steps):
-                pass
+            if sum(1 for _ in itertools.islice(training, steps)) < steps:
+                raise RuntimeError(f"more than {blocks} blocks of steps")
         elif request == "prepare\n":
             images = image_sets(steps * BATCH_SIZE, TEST_SIZE)
             reference.warm_up(TorchDistill, pair, device)
-        else:
+        elif request == "run\n":
             reference.run(TorchDistill, pair, images, device)
+        else:
+            raise ValueError(f"unknown request {request!r}")
         synchronize(device)
         print("done", flush=True)
 

@@ -28,6 +28,18 @@ def runner_for(jobs: Sequence[Job]) -> Runner:
     return Runner(Store(runtime.output_root), runtime, weight_files=weight_files)
 
 
+def ready_runner(jobs: Sequence[Job]) -> Runner:
+    """The runner of jobs that are about to be executed; prints the notice of `report_bf16`.
+
+    Raises:
+        ValueError: the output root cannot be written.
+    """
+    runner = runner_for(jobs)
+    runner.store.check_writable(job.spec for job in jobs)
+    report_bf16((job.spec for job in jobs if not runner.store.run(job.spec).finished), jobs[0].runtime)
+    return runner
+
+
 def report_bf16(pending: Iterable[Spec], runtime: Runtime) -> None:
     """Prints a notice if runs that are to be trained would be faster in bf16 here."""
     from kdrun.experiment.bf16_notice import bf16_notice

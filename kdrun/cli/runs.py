@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrun import __version__
-from kdrun.cli.execution import ending_with_the_device, execute, report_bf16, reporting_damage, runner_for
+from kdrun.cli.execution import ending_with_the_device, execute, ready_runner, reporting_damage
 from kdrun.cli.options import misused, refuse
 from kdrun.escaping import printable
 from kdrun.files import dry_run, write_atomically
@@ -47,12 +47,10 @@ def runs_main(options: argparse.Namespace) -> int:
             log.info("%s", notice)
         if options.dry_run:
             return estimate(jobs)
-        runner = runner_for(jobs)
         try:
-            runner.store.check_writable(job.spec for job in jobs)
+            runner = ready_runner(jobs)
         except ValueError as error:
             return refuse([str(error)])
-        report_bf16((job.spec for job in jobs if not runner.store.run(job.spec).finished), jobs[0].runtime)
         if not command.search.is_own:
             from kdrun.cli.hydra_main import search_main
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrun import stopping
-from kdrun.cli.execution import ending_with_the_device, execute, report_bf16, reporting_damage, runner_for
+from kdrun.cli.execution import ending_with_the_device, execute, ready_runner, reporting_damage
 from kdrun.cli.options import refuse
 from kdrun.cli.runs import estimate, not_shared
 from kdrun.escaping import printable
@@ -80,12 +80,10 @@ def search_main(words: Sequence[str]) -> int:
             log.info("each trial has a teacher of its own, which follows a searched key; teacher.KEY=VALUE fixes it")
         if options.dry_run:
             return estimate(jobs)
-        runner = runner_for(jobs)
         try:
-            runner.store.check_writable(job.spec for job in jobs)
+            runner = ready_runner(jobs)
         except ValueError as error:
             return refuse([str(error)], COMMAND)
-        report_bf16((job.spec for job in jobs if not runner.store.run(job.spec).finished), jobs[0].runtime)
         identity = sha256("\n".join([repr(space.dimensions), *sorted({job.spec.run_id for job in jobs})]).encode())[:10]
         fixed = (word for word in space.words if isinstance(word, str) and not word.startswith("runtime."))
         title = f"{jobs[0].spec.dataset.name}: {' '.join(fixed)}"

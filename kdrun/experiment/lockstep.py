@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from kdrun.experiment.build import build_student, needs_of, without_data
+from kdrun.experiment.choices import Choices
 from kdrun.models.cost import num_parameters, saved_bytes
 from kdrun.spec.spec import Spec
 
@@ -22,12 +23,11 @@ BYTES_PER_SAVED_PARAMETER = 12
 """Weight and two moments in the copy that is being written, in the host's memory."""
 
 
-Arithmetic = Mapping[str, Any]
-"""The choices of a run that decide the last bits of its teacher's logits, by name."""
+def shared(spec: Spec, choices: Choices) -> dict[str, Any]:
+    """What the members of a group have in common, by name; their teacher apart.
 
-
-def shared(spec: Spec, arithmetic: Arithmetic) -> dict[str, Any]:
-    """What the members of a group have in common, by name; their teacher apart."""
+    Of the choices those that decide the last bits of the teacher's logits.
+    """
     needs = needs_of(spec)
     return {
         "dataset": spec.dataset,
@@ -38,13 +38,14 @@ def shared(spec: Spec, arithmetic: Arithmetic) -> dict[str, Any]:
         "views": needs.views,
         "per_class": needs.per_class,
         "precision": spec.precision,
-        **arithmetic,
+        "threads": choices.threads,
+        "small_maps_nchw": choices.small_maps_nchw,
     }
 
 
-def check_lockstep(members: Sequence[tuple[Spec, Arithmetic]]) -> None:
+def check_lockstep(members: Sequence[tuple[Spec, Choices]]) -> None:
     """Raises `ValueError` unless these runs can be trained together, naming what differs."""
-    first, *others = [shared(spec, arithmetic) for spec, arithmetic in members]
+    first, *others = [shared(spec, choices) for spec, choices in members]
     different = [name for name in first if any(other[name] != first[name] for other in others)]
     if len({_taught_by(spec) for spec, _ in members if spec.teachers}) > 1:
         different.append("teacher")
@@ -53,7 +54,7 @@ def check_lockstep(members: Sequence[tuple[Spec, Arithmetic]]) -> None:
 
 
 def lockstep_groups(
-    specs: Sequence[Spec], arithmetic: Callable[[Spec], Arithmetic], device: torch.device
+    specs: Sequence[Spec], choices: Callable[[Spec], Choices], device: torch.device
 ) -> list[list[Spec]]:
     """Divides runs into groups that can be trained together and fit into memory.
 
@@ -62,7 +63,7 @@ def lockstep_groups(
     """
     groups: dict[tuple[str, tuple[str, ...]], list[Spec]] = {}
     for spec in specs:
-        groups.setdefault((repr(shared(spec, arithmetic(spec))), _taught_by(spec)), []).append(spec)
+        groups.setdefault((repr(shared(spec, choices(spec))), _taught_by(spec)), []).append(spec)
     for views, teachers in [key for key in groups if not key[1]]:
         taught = [key for key in groups if key[0] == views and key[1]]
         if taught:

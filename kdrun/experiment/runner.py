@@ -20,7 +20,7 @@ from kdrun.experiment.choices import Choices, choose, recorded_choices, small_ma
 from kdrun.experiment.datasets import ResidentSplits, load_resident
 from kdrun.experiment.environment import free_memory, reset_peak_memory
 from kdrun.experiment.forecast import Forecast
-from kdrun.experiment.lockstep import Arithmetic, check_lockstep, lockstep_groups
+from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
 from kdrun.experiment.notices import weakness
 from kdrun.experiment.progress import TrainingProgress
 from kdrun.experiment.proof import proved
@@ -51,7 +51,7 @@ class Runner:
         self._runtime = runtime
         self._weight_files = weight_files or {}
         self._all_threads = torch.get_num_threads()
-        self._known_arithmetic: dict[str, Arithmetic] = {}
+        self._known_choices: dict[str, Choices] = {}
         self._data: tuple[DatasetSpec, ResidentSplits] | None = None
         self._assessed: set[str] = set()
         self._announced: dict[str, Spec] = {}
@@ -86,7 +86,7 @@ class Runner:
         if self._runtime.sweep == "lockstep":
             missing = [spec for spec in specs if not self.store.run(spec).finished]
             groups = [[spec] for spec in specs if spec not in missing]
-            groups += lockstep_groups(missing, self._arithmetic, self._runtime.device)
+            groups += lockstep_groups(missing, self._ordinary, self._runtime.device)
         number = itertools.count(before + 1)
         for group in groups:
             members = [
@@ -108,7 +108,7 @@ class Runner:
             ValueError: the runs cannot be trained together, see `check_lockstep`.
             DeviceLost: the device is lost; the other runs can be resumed.
         """
-        check_lockstep([(request.spec, self._arithmetic(request.spec)) for request in requests])
+        check_lockstep([(request.spec, self._ordinary(request.spec)) for request in requests])
         self.announce(request.spec for request in requests)
         device = self._runtime.device
         attempts = [Attempt(request, self.store.run(request.spec), device) for request in requests]
@@ -152,14 +152,14 @@ class Runner:
         Raises:
             CheckpointError: the weights are not those of the result.
         """
-        torch.set_num_threads(self._threads(spec))
+        torch.set_num_threads(self._ordinary(spec).threads)
         run = self.store.run(spec)
         return load_teacher(
             run,
             lambda: self.data(spec.dataset).test,
             self.device,
             spec.precision,
-            small_maps_nchw=self._arithmetic(spec)["small_maps_nchw"],
+            small_maps_nchw=self._ordinary(spec).small_maps_nchw,
         )
 
     def data(self, dataset: DatasetSpec) -> ResidentSplits:
@@ -232,7 +232,7 @@ class Runner:
         with _shared_failure(attempts), writing_thread() as thread:
             data = self.data(spec.dataset)
             views = _views(data, spec)
-            torch.set_num_threads(self._threads(spec))
+            torch.set_num_threads(self._ordinary(spec).threads)
             progress = TrainingProgress(
                 _title(attempts),
                 epochs=max(attempt.run.spec.epochs_trained for attempt in attempts),
@@ -314,29 +314,23 @@ class Runner:
             if all(self.store.run(spec).finished for spec in longer):
                 run.drop_checkpoints()
 
-    def _threads(self, spec: Spec) -> int:
-        """The CPU threads of a run."""
-        threads: int = self._arithmetic(spec)["threads"]
-        return threads
-
-    def _arithmetic(self, spec: Spec) -> Arithmetic:
-        """The recorded choices of a run that its teacher shares, else new ones; cached, since counting MACs is slow."""
-        if spec.run_id not in self._known_arithmetic:
-            recorded = recorded_choices(self.store.run(spec))
-            device, available = self._runtime.device, self._all_threads
-            self._known_arithmetic[spec.run_id] = (
-                {"threads": recorded.threads, "small_maps_nchw": recorded.small_maps_nchw}
+    def _ordinary(self, spec: Spec) -> Choices:
+        """A run's recorded choices, else new ones, without fast ways; cached, since counting MACs is slow."""
+        if spec.run_id not in self._known_choices:
+            recorded, device = recorded_choices(self.store.run(spec)), self._runtime.device
+            self._known_choices[spec.run_id] = (
+                recorded.ordinary
                 if recorded
-                else {
-                    "threads": self._runtime.threads or threads_for(spec, device, available),
-                    "small_maps_nchw": small_maps_in_nchw(spec, device),
-                }
+                else Choices(
+                    self._runtime.threads or threads_for(spec, device, self._all_threads),
+                    small_maps_nchw=small_maps_in_nchw(spec, device),
+                )
             )
-        return self._known_arithmetic[spec.run_id]
+        return self._known_choices[spec.run_id]
 
     def _choices(self, spec: Spec) -> Choices:
         """A run's recorded choices, else new ones."""
-        torch.set_num_threads(self._threads(spec))
+        torch.set_num_threads(self._ordinary(spec).threads)
         recorded = recorded_choices(self.store.run(spec), to_train=True)
         return recorded or proved(spec, choose(spec, self._runtime), self._runtime.device)
 

@@ -94,7 +94,8 @@ def test_steps_and_a_sweep_of_a_small_network(small):
     assert found.images == 2 * 2 * 64
 
 
-def test_torchdistills_process_takes_steps_and_runs():
+@pytest.mark.parametrize(("wrong", "reason"), [("steps", "more than 1 blocks"), ("unknown", "unknown request")])
+def test_torchdistills_process_takes_the_steps_and_runs_that_it_is_timed_for(wrong, reason):
     try:
         worker.version()
     except UnavailableError as error:
@@ -102,6 +103,8 @@ def test_torchdistills_process_takes_steps_and_runs():
     with worker.torchdistill("resnet20", CPU, steps=1, blocks=1) as request:
         for what in ("steps", "prepare", "run"):
             request(what)
+        with pytest.raises(UnavailableError, match=reason):
+            request(wrong)
 
 
 def test_the_runs_of_a_sweep_share_everything_but_the_temperature():

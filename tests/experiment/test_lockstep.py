@@ -8,6 +8,7 @@ import torch
 from kdrun.data import Augmentation
 from kdrun.experiment import lockstep
 from kdrun.experiment.attempt import Outcome, Request
+from kdrun.experiment.choices import Choices
 from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
 from kdrun.files import write_record
 from kdrun.methods import CE, KD
@@ -16,11 +17,11 @@ from kdrun.training.trainer import DivergedError
 CPU = torch.device("cpu")
 
 
-ONE_THREAD = {"threads": 1, "small_maps_nchw": True}
+ONE_THREAD = Choices(1, small_maps_nchw=True)
 
 
-def groups(specs, arithmetic=lambda spec: ONE_THREAD):
-    return [[spec.run_id for spec in group] for group in lockstep_groups(specs, arithmetic, CPU)]
+def groups(specs, choices=lambda spec: ONE_THREAD):
+    return [[spec.run_id for spec in group] for group in lockstep_groups(specs, choices, CPU)]
 
 
 def ids(*specs):
@@ -148,7 +149,7 @@ def test_groups_share_views_and_teacher(lab):
         replace(lab.taught(), dataset=replace(lab.dataset, train_fraction=0.5)),
     ]
     assert groups([specs[0], *apart]) == [[run_id] for run_id in ids(specs[0], *apart)]
-    assert groups(specs[:2], arithmetic=lambda spec: {"threads": 1 if spec is specs[0] else 2}) == [
+    assert groups(specs[:2], choices=lambda spec: Choices(1 if spec is specs[0] else 2)) == [
         [run_id] for run_id in ids(*specs[:2])
     ]
 
@@ -180,9 +181,9 @@ def test_lockstep_refuses_what_it_is_not_exact_for_by_name(lab):
         replace(lab.taught(teacher=lab.plain("resnet20")), seed=1, recipe=replace(lab.recipe, batch_size=8)),
     )
     with pytest.raises(ValueError, match=r"these differ in seed, recipe\.batch_size, threads, teacher$"):
-        check_lockstep([(one, ONE_THREAD), (other, {**ONE_THREAD, "threads": 2})])
+        check_lockstep([(one, ONE_THREAD), (other, replace(ONE_THREAD, threads=2))])
     with pytest.raises(ValueError, match=r"these differ in small_maps_nchw$"):
-        check_lockstep([(one, ONE_THREAD), (one, {**ONE_THREAD, "small_maps_nchw": False})])
+        check_lockstep([(one, ONE_THREAD), (one, replace(ONE_THREAD, small_maps_nchw=False))])
     with pytest.raises(ValueError, match="these differ in seed, recipe"):
         lab.runner().execute_together([Request(one), Request(other)])
     check_lockstep([(spec, ONE_THREAD) for spec in (one, lab.taught(temperature=9.0), lab.plain())])

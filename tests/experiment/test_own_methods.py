@@ -10,6 +10,7 @@ import torch
 
 from kdrun.config.compose import ConfigError, compose_job, hydra_session
 from kdrun.config.preflight import check_job
+from kdrun.experiment.choices import Choices
 from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
 from kdrun.spec.spec import Component
 from kdrun.training.teacher import LiveTeacher
@@ -175,14 +176,14 @@ def test_other_batches_are_another_group_and_each_member_is_itself_alone(lab):
     kd = [lab.taught(), lab.taught(temperature=2.0)]
     twins = [own(lab, "Twins"), replace(own(lab, "Twins"), student=lab.plain("resnet8").student)]
     mates, both = own(lab, "Mates"), summed(lab)
-    groups = lockstep_groups([*kd, *twins, mates, both], lambda spec: {}, torch.device("cpu"))
+    groups = lockstep_groups([*kd, *twins, mates, both], lambda spec: Choices(1), torch.device("cpu"))
     assert [[spec.run_id for spec in group] for group in groups] == [
         [spec.run_id for spec in group] for group in (kd, twins, [mates], [both])
     ]
     with pytest.raises(ValueError, match=r"these differ in views$"):
-        check_lockstep([(kd[0], {}), (twins[0], {})])
+        check_lockstep([(kd[0], Choices(1)), (twins[0], Choices(1))])
     with pytest.raises(ValueError, match=r"these differ in per_class$"):
-        check_lockstep([(kd[0], {}), (mates, {})])
+        check_lockstep([(kd[0], Choices(1)), (mates, Choices(1))])
     for outcome in lab.execute_all([*kd, *twins, mates], "together"):
         assert lab.bits(outcome.run) == lab.alone(outcome.run.spec), outcome.run.spec.method.target
 
