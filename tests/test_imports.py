@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1] / "kdrun"
 # No other part of kdrun; anybody may use them.
 LEAVES = {
     "console",
+    "distributed",
     "escaping",
     "files",
     "lazy",
@@ -42,6 +43,7 @@ ALLOWED = {
     "models": set(),
     "data": {"spec"},
     "console": set(),
+    "distributed": set(),
     "escaping": set(),
     "files": set(),
     "lazy": set(),

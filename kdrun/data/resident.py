@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -53,6 +53,10 @@ class ResidentImages:
         """
         return self.inputs(self.gather(index, Augmentation(), seed=0, epoch=0))
 
+    def batches(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """`batch` of each of these groups of positions."""
+        return map(self.batch, parts)
+
     @property
     def positions(self) -> int:
         """Pixels of an image."""
@@ -94,6 +98,10 @@ class ResidentSequences:
     def batch(self, index: Tensor) -> Tensor:
         """The sequences `[N, L]`, int64, at positions `index` (int64 `[N]`, on the device)."""
         return self.tokens[index]
+
+    def batches(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """`batch` of each of these groups of positions."""
+        return map(self.batch, parts)
 
     @property
     def positions(self) -> int:

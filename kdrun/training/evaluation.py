@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -25,8 +26,8 @@ class EvalImages(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, index: Tensor) -> Tensor:
-        """Normalised images `[N, C, H, W]` at these positions."""
+    def batches(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """For each of these groups of positions the normalised images `[N, C, H, W]` there."""
         ...
 
 
@@ -44,8 +45,8 @@ def predict(
     size = CUDA_BATCH_SIZE if positions.is_cuda else BATCH_SIZE
     logits = []
     with autocast:
-        for part in positions.split(size):
-            logits.append(model(images.batch(part)).float())
+        for x in images.batches(positions.split(size)):
+            logits.append(model(x).float())
             stopping.check()
     model.train(was_training)
     return torch.cat(logits)
