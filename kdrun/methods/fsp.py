@@ -46,6 +46,7 @@ class FSP(Distillation):
     needs = Needs(logits=True, any_task=True)
     of_two_stages = STAGE1_OPTIONS
     alone = (*Distillation.alone, "stage1_epochs", *of_two_stages)
+    whole_batch = False
 
     def __init__(
         self,
