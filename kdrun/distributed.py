@@ -101,9 +101,10 @@ class Part:
         """The rank's rows in a tensor of the whole batch, in the same memory format; the other ranks' rows are 0."""
         each = len(own) // (self.views * (self.stop - self.start))
         padding = [0, 0] * (own.ndim - 1) + [each * self.start, each * (self.total - self.stop)]
-        whole = F.pad(own.unflatten(0, (self.views, -1)), padding).flatten(0, 1)
+        whole: Tensor = F.pad(own.unflatten(0, (self.views, -1)), padding).flatten(0, 1)
         channels_last = own.ndim == 4 and own.is_contiguous(memory_format=torch.channels_last)
-        return whole.contiguous(memory_format=torch.channels_last) if channels_last else whole
+        whole = whole.contiguous(memory_format=torch.channels_last) if channels_last else whole
+        return whole
 
     def cut(self, whole: Tensor) -> Tensor:
         """The rank's rows of a tensor of the whole batch."""

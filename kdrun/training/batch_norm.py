@@ -12,19 +12,23 @@ from kdrun.distributed import Part, current_part, summed
 TORCHS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-class GlobalBatchNorm(nn.SyncBatchNorm):
-    """BatchNorm whose statistics in training are those of the whole batch, where it is divided over ranks.
-
-    On CUDA that is torch's SyncBatchNorm, which refuses tensors on the CPU.
-    """
+class SyncedBatchNorm(nn.SyncBatchNorm):
+    """On CUDA: torch's SyncBatchNorm, where a batch is divided over ranks."""
 
     process_group = None
 
     def forward(self, x: Tensor) -> Tensor:
-        part = current_part()
-        if not self.training or part is None:
+        if not self.training or current_part() is None:
             return _BatchNorm.forward(self, x)
-        return super().forward(x) if x.is_cuda else self._normalized(x, part)
+        return super().forward(x)
+
+
+class SummedBatchNorm(_BatchNorm):
+    """The same on the CPU, which SyncBatchNorm refuses: sums over the rows are summed over the ranks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        part = current_part()
+        return super().forward(x) if not self.training or part is None else self._normalized(x, part)
 
     def _normalized(self, x: Tensor, part: Part) -> Tensor:
         """`[N, C, ...]` less the mean, divided by the deviation, both of the rows of all ranks; in float32 at least."""
@@ -37,7 +41,7 @@ class GlobalBatchNorm(nn.SyncBatchNorm):
         variance = _Summed.apply(centred.square().sum(dims)) / count
         if self.track_running_stats:
             self._track(mean.detach(), variance.detach() * (count / (count - 1)))
-        normalized = centred * (variance + self.eps).rsqrt().view(shape)
+        normalized: Tensor = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             normalized = normalized * self.weight.view(shape) + self.bias.view(shape)
         return normalized.to(x.dtype)
@@ -63,7 +67,10 @@ class _Summed(torch.autograd.Function):
         return summed(gradients[0])
 
 
-def globalize(module: nn.Module, path: str) -> None:
+OF_THE_WHOLE_BATCH = (SyncedBatchNorm, SummedBatchNorm)
+
+
+def globalize(module: nn.Module, path: str, device: torch.device) -> None:
     """Makes a BatchNorm one over the whole batch, in place, as torch's parametrize and fully_shard change classes.
 
     Its parameters, buffers and hooks stay what they are.
@@ -76,4 +83,4 @@ def globalize(module: nn.Module, path: str) -> None:
             f"{path}: {type(module).__name__} is no BatchNorm of torch.nn: its statistics cannot be those of the whole "
             "batch on several ranks; must be one, or recipe.batch_norm=per_rank"
         )
-    module.__class__ = GlobalBatchNorm
+    module.__class__ = SyncedBatchNorm if device.type == "cuda" else SummedBatchNorm

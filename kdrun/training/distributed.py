@@ -24,7 +24,7 @@ from kdrun.distributed import Part, computing, drawn_for_all, no_other_draws, nu
 from kdrun.methods.base import Batch, Method, Objective, StudentOutput, TeacherOutput
 from kdrun.mixed import Mixed
 from kdrun.seeds import global_generators
-from kdrun.training.batch_norm import GlobalBatchNorm, globalize
+from kdrun.training.batch_norm import OF_THE_WHOLE_BATCH, globalize
 from kdrun.training.step import EpochMeans, Meter, Step
 
 
@@ -48,11 +48,12 @@ def distribute(method: Method, *, per_rank: bool = False) -> None:
             f"method={method.name}: needs the whole batch and has a forward of its own, which several ranks cannot "
             "divide; must have ask and objective instead"
         )
+    device = next(method.parameters()).device
     for path, module in method.named_modules():
         if isinstance(module, _DropoutNd):
             module.forward = functools.partial(drawn_for_all, module.forward)
         if isinstance(module, _BatchNorm) and not per_rank:
-            globalize(module, path)
+            globalize(module, path, device)
 
 
 class DistributedStep(Step):
@@ -112,7 +113,7 @@ class DistributedStep(Step):
     def end_epoch(self) -> EpochMeans:
         """The means of the epoch over all ranks; running statistics of BatchNorm that differ become rank 0's."""
         for module in self.method.modules():
-            if isinstance(module, _BatchNorm) and not isinstance(module, GlobalBatchNorm):
+            if isinstance(module, _BatchNorm) and not isinstance(module, OF_THE_WHOLE_BATCH):
                 for buffer in module.buffers(recurse=False):
                     distributed.broadcast(buffer, src=0)
         return super().end_epoch()
