@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -83,7 +84,7 @@ class DistributedStep(Step):
         with self._autocast, computing(batch.part):
             loss = network(batch, teacher, is_checked=first)
         objective, seen, answer = self._divided.pop()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.method.zero_grad()  # those of an earlier stage, too
         with computing(batch.part):  # a network may compute again in the backward pass (torch.utils.checkpoint)
             if first:
                 self._measure(
@@ -102,13 +103,15 @@ class DistributedStep(Step):
         gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
         for gradient in gradients:
             gradient.copy_(_averaged(gradient))
-        self._averaged = DistributedDataParallel(
-            self._divided,
-            broadcast_buffers=False,
-            find_unused_parameters=len(gradients) < len(trained),
-            gradient_as_bucket_view=True,
-            init_sync=False,
-        )
+        with warnings.catch_warnings():  # the option that is to replace broadcast_buffers is not in torch 2.10
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+            self._averaged = DistributedDataParallel(
+                self._divided,
+                broadcast_buffers=False,
+                find_unused_parameters=len(gradients) < len(trained),
+                gradient_as_bucket_view=True,
+                init_sync=False,
+            )
 
     def end_epoch(self) -> EpochMeans:
         """The means of the epoch over all ranks; running statistics of BatchNorm that differ become rank 0's."""
