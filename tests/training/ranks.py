@@ -3,15 +3,12 @@
 `python -m tests.training.ranks RANK RANKS DIRECTORY` trains every case, and saves what it found.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import inspect
-import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
