@@ -11,6 +11,7 @@ from kdrun.seeds import mix
 from kdrun.spec.augmentation import Augmentation
 
 from .augmentation import augment
+from .image_views import view
 from .splits import ImageSet, SequenceSet, sorted_by_class
 
 
@@ -63,7 +64,13 @@ class ResidentImages:
         return self.images.shape[1] * self.images.shape[2]
 
     def gather(self, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int, number: int = 0) -> Tensor:
-        """Random views of the images at positions `index`, uint8 `[N, H, W, C]`; see `augment`."""
+        """Random views of the images at positions `index`, uint8 `[N, H, W, C]`; see `augment` and `view`."""
+        if augmentation.per_image:
+            made = [
+                view(image, augmentation, i, seed=seed, epoch=epoch, size=image.shape[0], number=number)
+                for image, i in zip(self.images[index].cpu(), index.tolist(), strict=True)
+            ]
+            return torch.stack(made).to(self.images.device)
         return augment(self.images, index, augmentation, seed=seed, epoch=epoch, number=number)
 
     def inputs(self, gathered: Tensor) -> Tensor:

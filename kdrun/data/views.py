@@ -10,6 +10,7 @@ from torch import Tensor
 from kdrun.mixed import Mixed
 from kdrun.spec.augmentation import Augmentation
 
+from .mixing import finished
 from .resident import Resident, batches, epoch_order, grouped_order
 
 BATCHES_AT_ONCE = 32
@@ -63,9 +64,9 @@ class TrainingViews:
         return self._steps
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Mixed | None]]:
-        """Yields views `[N, ...]`, labels `[N]` (language models: `[N * L]`), positions `[N]` in the set, and None.
+        """Yields views `[N, ...]`, labels `[N]` (language models: `[N * L]`), positions `[N]`, second labels.
 
-        Epochs count from 0. Of several views N is that of all of them; labels and positions are repeated.
+        Epochs count from 0. Of several views N is that of all of them; see `mixing.finished`.
         """
         size, examples = self._batch_size, self._examples
         order = self._order(epoch)[: self._used].to(examples.labels.device)
@@ -78,10 +79,7 @@ class TrainingViews:
             rows = len(labels) // len(positions)  # of an example
             for *parts, y, index in zip(*gathered, labels.split(size * rows), positions.split(size), strict=True):
                 views = [examples.inputs(part) for part in parts]
-                if self.num_views == 1:
-                    yield views[0], y, index, None
-                else:
-                    yield torch.cat(views), y.repeat(self.num_views), index.repeat(self.num_views), None
+                yield finished(views, y, index, self._augmentation, seed=self._seed, epoch=epoch)
 
     def _order(self, epoch: int) -> Tensor:
         if self._classes is None:
