@@ -35,7 +35,7 @@ def finished(
     """A batch, ready for a network: each view erased and mixed, and all joined.
 
     Args:
-        views: of the N images of the batch, normalised, `[N, C, H, W]`; or of N sequences.
+        views: of the N images of the batch, normalised, `[N, C, H, W]`, overwritten; or of N sequences.
         y: labels `[N]` (of language models `[N * L]`).
         index: positions `[N]` of the images in the training set.
         augmentation: the law.
@@ -80,8 +80,8 @@ def draw_erasing(
 
 
 def erased(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """`x [N, C, H, W]` with 0 in a rectangle of each image; see `draw_erasing`."""
-    return x.masked_fill(_rectangles(x, rows, columns), 0.0)
+    """`x [N, C, H, W]` with 0 in a rectangle of each image, in place; see `draw_erasing`."""
+    return x.masked_fill_(_rectangles(x, rows, columns), 0.0)
 
 
 def draw_mixing(
@@ -126,13 +126,12 @@ def _swapped(values: Tensor) -> Tensor:
 def _rectangles(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Whether pixels of `[..., H, W]` are in a rectangle of rows and columns `[first, end)`, bool `[N, 1, H, W]`."""
 
-    def inside(size: int, span: Tensor) -> Tensor:
-        position = torch.arange(size, device=x.device)
-        first, end = span.unsqueeze(-1)
-        return (position >= first) & (position < end)
-
     height, width = x.shape[-2:]
-    pixels: Tensor = inside(height, rows).unsqueeze(2) & inside(width, columns).unsqueeze(1)
+    inside = []
+    for size, (first, end) in ((height, rows.unsqueeze(2)), (width, columns.unsqueeze(2))):
+        position = torch.arange(size, device=x.device)
+        inside.append((position >= first).logical_and_(position < end))
+    pixels: Tensor = inside[0].unsqueeze(2) & inside[1].unsqueeze(1)
     return pixels.unsqueeze(1)
 
 
