@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from kdrun.mixed import Mixed
 from kdrun.spec.augmentation import Augmentation
 
 from .resident import Resident, batches, epoch_order, grouped_order
@@ -61,8 +62,8 @@ class TrainingViews:
     def __len__(self) -> int:
         return self._steps
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yields views `[N, ...]`, labels `[N]` (of language models `[N * L]`) and positions in the training set `[N]`.
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Mixed | None]]:
+        """Yields views `[N, ...]`, labels `[N]` (language models: `[N * L]`), positions `[N]` in the set, and None.
 
         Epochs count from 0. Of several views N is that of all of them; labels and positions are repeated.
         """
@@ -78,9 +79,9 @@ class TrainingViews:
             for *parts, y, index in zip(*gathered, labels.split(size * rows), positions.split(size), strict=True):
                 views = [examples.inputs(part) for part in parts]
                 if self.num_views == 1:
-                    yield views[0], y, index
+                    yield views[0], y, index, None
                 else:
-                    yield torch.cat(views), y.repeat(self.num_views), index.repeat(self.num_views)
+                    yield torch.cat(views), y.repeat(self.num_views), index.repeat(self.num_views), None
 
     def _order(self, epoch: int) -> Tensor:
         if self._classes is None:

@@ -96,7 +96,7 @@ class FSP(Distillation):
             assert teacher is not None, "needs was not met"
             fsp = self.distill(student, batch, teacher)
             return Objective.of(student.logits, {"fsp": fsp}, {"fsp": self.weight})
-        ce = losses.cross_entropy(student.logits, batch.y)
+        ce = batch.cross_entropy(student.logits)
         return Objective.of(student.logits, {"ce": ce}, {"ce": self.hard_weight})
 
     @property

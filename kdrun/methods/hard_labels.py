@@ -30,7 +30,7 @@ class CE(Method):
         self.scale = scale
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
-        ce = losses.cross_entropy(student.logits, batch.y)
+        ce = batch.cross_entropy(student.logits)
         return Objective.of(student.logits, {"ce": ce}, {"ce": self.scale})
 
     @classmethod

@@ -117,7 +117,7 @@ class Sum(Method):
         return [(name, term) for name, term in self.terms.items() if isinstance(term, Distillation)]
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
-        values = {"ce": losses.cross_entropy(student.logits, batch.y)}
+        values = {"ce": batch.cross_entropy(student.logits)}
         for name, term in self._terms():
             values[name] = term.distill(student, batch, NO_TEACHER if teacher is None else teacher)
         return Objective.of(student.logits, values, {"ce": self.hard_weight, **self.weights})

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from kdrun import stopping
 from kdrun.methods.base import Batch, Method, TeacherOutput
+from kdrun.mixed import Mixed
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.training.evaluation import EvalImages, evaluate
 from kdrun.training.guarded import GuardedStep
@@ -44,8 +45,8 @@ class TrainingViews(Protocol):
 
     def __len__(self) -> int: ...
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yields `x [N, C, H, W]`, labels `[N]`, index `[N]`."""
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Mixed | None]]:
+        """Yields `x [N, C, H, W]`, labels `[N]`, index `[N]`, and the second labels where images are mixed."""
         ...
 
 
@@ -272,9 +273,11 @@ def fit(
                 with member.owner.isolated_failure():
                     member.begin_epoch(epoch)
             source = teacher if any(member.training.method.asks for member in due) else None
-            for step, (x, y, index) in enumerate(views.epoch(epoch)):
+            for step, (x, y, index, mixed) in enumerate(views.epoch(epoch)):
                 generator = torch.Generator(x.device)
-                batch = Batch(x, y, index, epoch, step, progress=0.0, generator=generator, views=views.num_views)
+                batch = Batch(
+                    x, y, index, epoch, step, progress=0.0, generator=generator, views=views.num_views, mixed=mixed
+                )
                 output = source(batch) if source is not None else None
                 step_seed = mix(seed, "step", epoch, step)
                 for member in due:
