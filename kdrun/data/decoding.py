@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from kdrun.files import UnfitFileError, is_dry_run, sha256
 
+from .digests import digests_of
 from .downloads import data_home
 from .encoded import EncodedSet
 from .errors import DataError
@@ -41,37 +43,52 @@ def decode(splits: Splits) -> Splits:
     path = data_home() / "decoded" / f"{key}.safetensors"
     tensors = read_tensors(path)
     if tensors is None:
-        pixels = _decode_all([(part, position) for part in (train, test) for position in range(len(part))])
+        pixels = decode_set(train.followed_by(test)).images
         tensors = {"train": pixels[: len(train)], "test": pixels[len(train) :]}
         if not is_dry_run():
             write_tensors(path, tensors)
     return Splits(ImageSet(tensors["train"], train.labels), ImageSet(tensors["test"], test.labels), splits.class_names)
 
 
-def _decode_all(images: list[tuple[EncodedSet, int]]) -> Tensor:
-    """Images of some sets, each a set and a position: uint8 `[N, image_size, image_size, C]`."""
+def decode_set(images: EncodedSet) -> ImageSet:
+    """One encoded set in memory; raises as `decode`."""
     from tqdm import tqdm
 
-    form, store = images[0][0].form, images[0][0].store
-    pixels = torch.empty(len(images), form.image_size, form.image_size, form.in_channels, dtype=torch.uint8)
-    digests = torch.cat([part.content[0] for part in dict.fromkeys(part for part, _ in images)])
+    size, channels, number = images.form.image_size, images.form.in_channels, len(images)
+    pixels = torch.empty(number, size, size, channels, dtype=torch.uint8)
+    digests = digests_of(images.store)[images.index].numpy()
     unreadable = []
     num_cut = 0
     if not sys.stderr.isatty():
-        logger.info("decoding %d images of %s, once", len(images), store.key)
+        logger.info("decoding %d images of %s, once", number, images.store.key)
     with pixel_limit(), ThreadPoolExecutor() as pool:
-        decoded = pool.map(_decode_one, images, map(bytes, digests.numpy()))
-        for number, result in enumerate(tqdm(decoded, "decoding images", total=len(images), disable=None)):
+        decoded = pool.map(lambda position: _decode_one(images, position, digests[position].tobytes()), range(number))
+        for position, result in enumerate(tqdm(decoded, "decoding images", total=number, disable=None)):
             if isinstance(result, str):
-                part, position = images[number]
-                unreadable.append(f"{part.name(position)}: {result}")
+                unreadable.append(f"{images.name(position)}: {result}")
             else:
-                pixels[number], has_more_frames = result
+                pixels[position], has_more_frames = result
                 num_cut += has_more_frames
     if unreadable:
         shown = "\n".join(f"  {line}" for line in unreadable[:_REPORTED_AT_MOST])
         more = f"\n  and {len(unreadable) - _REPORTED_AT_MOST} more" if len(unreadable) > _REPORTED_AT_MOST else ""
-        raise DataError(f"{len(unreadable)} of {len(images)} images cannot be read:\n{shown}{more}")
+        raise DataError(f"{len(unreadable)} of {number} images cannot be read:\n{shown}{more}")
     if num_cut:
-        logger.warning("%d of %d images have several frames or pages; the first is used", num_cut, len(images))
-    return pixels
+        logger.warning("%d of %d images have several frames or pages; the first is used", num_cut, number)
+    return ImageSet(pixels, images.labels)
+
+
+def _decode_one(images: EncodedSet, position: int, digest: bytes) -> tuple[Tensor, bool] | str:
+    """One image and whether it has more frames, or the reason why it cannot be read."""
+    try:
+        content = images.read(position)
+        if hashlib.sha256(content).digest() != digest:
+            return "changed while it was read"
+        return images.square(content)
+    except Exception as error:  # a damaged file makes Pillow's plug-ins raise nearly anything; it is reported by file
+        return reason(error)
+
+
+def reason(error: Exception) -> str:
+    """Why an image cannot be read."""
+    return (isinstance(error, UnfitFileError) and error.strerror) or str(error) or type(error).__name__

@@ -27,6 +27,7 @@ _BLOCK = 64
 _NUM_KEPT = 4
 """Listings kept in memory, for the data sets of a command."""
 
+
 class Listing(NamedTuple):
     """What is known of the images of a store.
 

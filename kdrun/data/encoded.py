@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -109,6 +109,12 @@ class EncodedSet:
         """The images at the positions `index` (int64 `[M]`), in that order."""
         return EncodedSet(self.store, self.index[index], self.labels[index], self.form)
 
+    def followed_by(self, other: EncodedSet) -> EncodedSet:
+        """The images of both, which are of one store."""
+        assert self.store is other.store, "see encoded_splits"
+        index, labels = torch.cat([self.index, other.index]), torch.cat([self.labels, other.labels])
+        return EncodedSet(self.store, index, labels, self.form)
+
     @property
     def classes(self) -> Tensor:
         """int64 `[N]`: of each image, for choices that are the same share of every class."""
@@ -117,6 +123,10 @@ class EncodedSet:
     @property
     def content(self) -> tuple[Tensor, Tensor]:
         return digests_of(self.store)[self.index], self.labels
+
+    @property
+    def image_size(self) -> int:
+        return self.form.image_size
 
     def name(self, position: int) -> str:
         """The place of an image, for messages."""
@@ -132,10 +142,13 @@ class EncodedSet:
         Raises:
             Exception: it cannot be read; whatever Pillow raises on a damaged file.
         """
-        content, form = self.read(position), self.form
         if whole:
-            return read_whole(content, form.mode)
-        return read_square(content, form.image_size, form.mode, resize=form.resize_size)[0]
+            return read_whole(self.read(position), self.form.mode)
+        return self.square(self.read(position))[0]
+
+    def square(self, content: bytes) -> tuple[Tensor, bool]:
+        """An image of this content, uint8 `[size, size, C]`, and whether it has more frames; raises as `pixels`."""
+        return read_square(content, self.form.image_size, self.form.mode, resize=self.form.resize_size)
 
 
 class Files:
@@ -163,9 +176,7 @@ class Files:
 
     def states(self) -> Tensor:
         ends, directory = self._ends.tolist(), os.fsencode(self.key) + b"/"
-        rows = [
-            file_state(directory + self._names[start:end]) for start, end in zip(ends[:-1], ends[1:], strict=True)
-        ]
+        rows = [file_state(directory + self._names[start:end]) for start, end in pairwise(ends)]
         return torch.tensor(rows, dtype=torch.int64).view(-1, 6)
 
 

@@ -129,7 +129,8 @@ def read_whole(content: bytes, mode: str) -> Tensor:
 
         try:
             encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            return decode_jpeg(encoded, mode=ImageReadMode.RGB).permute(1, 2, 0).contiguous()
+            decoded: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB)
+            return decoded.permute(1, 2, 0).contiguous()
         except RuntimeError:  # damaged: Pillow says how, or reads it
             pass
     return _tensor(_read(content, mode)[0])

@@ -54,6 +54,18 @@ class ImageSet:
     def content(self) -> tuple[Tensor, Tensor]:
         return self.images, self.labels
 
+    @property
+    def image_size(self) -> int:
+        return self.images.shape[1]
+
+    def name(self, position: int) -> str:
+        """The place of an image, for messages."""
+        return f"image {position}"
+
+    def pixels(self, position: int, *, whole: bool = False) -> Tensor:
+        """An image, uint8 `[H, W, C]`."""
+        return self.images[position]
+
 
 @dataclass(frozen=True)
 class SequenceSet:
@@ -339,6 +351,17 @@ def claimed_where(claims: Callable[[Path], bool]) -> Callable[[Loader], Loader]:
         return loader
 
     return mark
+
+
+def encoded(loader: Loader) -> Loader:
+    """Marks a loader whose splits are encoded, so that they can be streamed."""
+    vars(loader)["encoded"] = True
+    return loader
+
+
+def returns_encoded(loader: Callable[..., Splits]) -> bool:
+    """Whether a loader is marked by `encoded`."""
+    return getattr(loader, "encoded", False)
 
 
 def claims_identity(loader: Callable[..., Splits], root: Path) -> bool:
