@@ -29,7 +29,7 @@ NUM_ATTEMPTS = 10
 """Rectangles that RandomErasing tries before it erases nothing."""
 
 
-def finished(
+def join_views(
     views: Sequence[Tensor], y: Tensor, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int
 ) -> tuple[Tensor, Tensor, Tensor, Mixed | None]:
     """A batch, ready for a network: each view erased and mixed, and all joined.

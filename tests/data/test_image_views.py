@@ -9,7 +9,7 @@ from scipy import stats
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from kdrun.data import Augmentation, ImageSet, ResidentImages, TrainingViews, augment
+from kdrun.data import Augmentation, ImageSet, ResidentImages, StreamedImages, TrainingViews, Workers, augment
 from kdrun.data import image_views as implementation
 from kdrun.data.image_views import draw_crop, draw_jitter, draw_operations, view
 from kdrun.spec.augmentation import ColorJitter, RandAugment
@@ -163,8 +163,13 @@ def test_a_view_depends_on_seed_epoch_position_and_number_alone():
 
 def test_batches_of_images_in_memory_have_these_views():
     images = torch.stack([picture(16, 16, seed=seed) for seed in range(10)])
-    resident = ResidentImages(ImageSet(images, torch.arange(10)), mean=(0.5,) * 3, std=(0.25,) * 3, device="cpu")
-    for x, _, index, _ in TrainingViews(resident, EVERYTHING, batch_size=4, seed=3, views=2).epoch(1):
+    pixels = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu"}
+    split = ImageSet(images, torch.arange(10))
+    resident = ResidentImages(split, **pixels)
+    with pytest.raises(ValueError, match="StreamedImages"):
+        next(TrainingViews(resident, EVERYTHING, batch_size=4, seed=3).epoch(1))
+    streamed = StreamedImages(split, Workers([split], 0, pinned=False), split.labels, **pixels)
+    for x, _, index, _ in TrainingViews(streamed, EVERYTHING, batch_size=4, seed=3, views=2).epoch(1):
         half = len(index) // 2
         expected = [
             view(images[i], EVERYTHING, int(i), seed=3, epoch=1, size=16, number=number)

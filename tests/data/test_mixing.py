@@ -7,7 +7,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from kdrun.data import Augmentation, ImageSet, ResidentImages, TrainingViews, epoch_order
-from kdrun.data.mixing import draw_erasing, draw_mixing, erased, finished, mixed_pairs
+from kdrun.data.mixing import draw_erasing, draw_mixing, erased, join_views, mixed_pairs
 from kdrun.spec.augmentation import RandomErasing
 
 CLASSES = 10
@@ -75,7 +75,7 @@ def test_rectangles_are_distributed_as_torchvisions(height, width, law):
 def test_mixed_images_and_labels_are_torchvisions(law):
     """Each pair once with the parameters of its first image and once with those of its second."""
     x, y = images(40, 12, 20), torch.arange(40) % CLASSES
-    made, *_, mixed = finished([x], y, torch.arange(40), law, **WHERE)
+    made, *_, mixed = join_views([x], y, torch.arange(40), law, **WHERE)
     weights, own = draw_mixing(law, torch.arange(40), 12, 20, **WHERE)
     assert torch.equal(made, mixed_pairs(x, weights))
     assert made.stride() == x.stride()
@@ -147,15 +147,15 @@ def test_partners_are_neighbours_in_the_order_of_the_epoch_whatever_the_batch():
 
 def test_the_last_image_of_an_odd_batch_is_mixed_with_itself():
     x, y, index = images(5), torch.arange(5), torch.arange(5)
-    made, _, _, mixed = finished([x], y, index, Augmentation(mixup_alpha=0.4), **WHERE)
+    made, _, _, mixed = join_views([x], y, index, Augmentation(mixup_alpha=0.4), **WHERE)
     assert mixed.y.tolist() == [1, 0, 3, 2, 4]
     torch.testing.assert_close(made[4], x[4])
 
 
 def test_parts_of_a_batch_of_whole_pairs_are_made_as_in_the_batch():
     x, y, index = images(10), torch.arange(10), torch.arange(10) * 3
-    whole, *_, mixed = finished([x.clone()], y, index, LAW, **WHERE)
-    part, *_, of_part = finished([x[4:8].clone()], y[4:8], index[4:8], LAW, **WHERE)
+    whole, *_, mixed = join_views([x.clone()], y, index, LAW, **WHERE)
+    part, *_, of_part = join_views([x[4:8].clone()], y[4:8], index[4:8], LAW, **WHERE)
     assert torch.equal(part, whole[4:8])
     assert torch.equal(of_part.y, mixed.y[4:8])
     assert torch.equal(of_part.weight, mixed.weight[4:8])
@@ -163,8 +163,8 @@ def test_parts_of_a_batch_of_whole_pairs_are_made_as_in_the_batch():
 
 def test_each_view_of_an_image_is_erased_and_mixed_for_itself():
     x, y, index = images(10), torch.arange(10), torch.arange(10)
-    alone, *_, first = finished([x.clone()], y, index, LAW, **WHERE)
-    both, labels, positions, mixed = finished([x.clone(), x.clone()], y, index, LAW, **WHERE)
+    alone, *_, first = join_views([x.clone()], y, index, LAW, **WHERE)
+    both, labels, positions, mixed = join_views([x.clone(), x.clone()], y, index, LAW, **WHERE)
     assert torch.equal(both[:10], alone)
     assert not torch.equal(both[10:], alone)
     assert torch.equal(mixed.weight[:10], first.weight)
@@ -176,5 +176,5 @@ def test_each_view_of_an_image_is_erased_and_mixed_for_itself():
 
 def test_without_erasing_and_mixing_a_batch_stays_as_it_is():
     x, y, index = images(4), torch.arange(4), torch.arange(4)
-    made = finished([x], y, index, Augmentation(flip=True, crop_scale=(0.5, 1.0)), **WHERE)
+    made = join_views([x], y, index, Augmentation(flip=True, crop_scale=(0.5, 1.0)), **WHERE)
     assert made == (x, y, index, None)
