@@ -83,6 +83,12 @@ def flat(rows: list[dict]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("ranks", group.GROUPS)
+def test_the_first_gradient_of_a_network_with_batch_norm(groups, alone, ranks):
+    found, expected = (joined(each["ce"]["gradients"][0]) for each in (groups[ranks][0]["found"], alone))
+    assert distance(found, expected, expected) < 2e-6
+
+
+@pytest.mark.parametrize("ranks", group.GROUPS)
 def test_all_ranks_have_the_same_bits(groups, ranks):
     first, *others = groups[ranks]
     for other in others:
