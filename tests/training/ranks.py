@@ -114,7 +114,7 @@ def cases() -> dict[str, Case]:
         "tokens": Case("kd", tokens=True),
         "four batches, the last of 3": Case("kd", num=39),
         "bf16": Case("kd", precision="bf16"),
-        "bf16 of the whole batch": Case("dist", precision="bf16"),
+        "bf16 of the whole batch": Case("dist", {"weight": 1.0}, precision="bf16"),
         "clipped": Case("kd", clip=True),
         "statistics of each rank": Case("ce", per_rank=True, num=BATCH_SIZE, dropout=0.0),
         "rkd of parts": Case("", kind=RKDOfParts),
