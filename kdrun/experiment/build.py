@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
+from kdrun.distributed import num_ranks
 from kdrun.methods import Method as Method
 from kdrun.methods import shipped_methods
 from kdrun.methods.base import Needs, Pair, TrainingSet
@@ -208,10 +209,15 @@ def check_batches(spec: Spec, needs: Needs) -> None:
     """Whether a run's batches can be what its method asks for.
 
     Raises:
-        ValueError: groups of one class in batches that cut them, or of examples that are not of one class.
+        ValueError: groups of one class in batches that cut them, or of examples that are not of one class; batches
+            that are cut on several ranks.
     """
     recipe, groups = spec.recipe, needs.per_class
     name = method_class(spec.method).name
+    if recipe.accumulate > 1 and num_ranks() > 1:
+        raise ValueError(
+            f"recipe.accumulate={recipe.accumulate}: is for one device; with {num_ranks()} ranks must be 1"
+        )
     if recipe.micro_batch_size % groups:
         each = f" / recipe.accumulate={recipe.accumulate}" if recipe.accumulate > 1 else ""
         raise ValueError(
