@@ -10,23 +10,14 @@ from torch import Tensor
 from kdrun.mixed import Mixed
 from kdrun.spec.augmentation import Augmentation
 
-from .resident import Resident, batches, epoch_order, grouped_order
-
-BATCHES_AT_ONCE = 32
-"""Batches whose views are made by one set of operations, at most: on a GPU each operation costs a launch."""
-
-POSITIONS_AT_ONCE = 2**22
-"""Pixels (or tokens) of the views made at once, unless one batch has more. `augment` takes about 30 bytes for each, so
-at most 130 MB."""
-
-POSITIONS_AT_ONCE_CPU = 2**18
-"""The same on a CPU, where the intermediate results should stay in the cache."""
+from .mixing import join_views
+from .order import batches, epoch_order, grouped_order
+from .resident import Resident
+from .streamed import StreamedImages
 
 
 class TrainingViews:
-    """Batches of random views of a resident training set; its length is the number of steps of an epoch.
-
-    The views of up to `BATCHES_AT_ONCE` batches are made at once; they do not depend on it.
+    """Batches of random views of a training set; its length is the number of steps of an epoch.
 
     Args:
         examples: the training set.
@@ -39,7 +30,7 @@ class TrainingViews:
 
     def __init__(
         self,
-        examples: Resident,
+        examples: Resident | StreamedImages,
         augmentation: Augmentation,
         *,
         batch_size: int,
@@ -56,32 +47,20 @@ class TrainingViews:
         self._classes = examples.labels.cpu() if per_class > 1 else None
         cut = batches(torch.arange(len(examples)), batch_size)
         self._steps, self._used = len(cut), sum(map(len, cut))
-        limit = POSITIONS_AT_ONCE_CPU if examples.labels.device.type == "cpu" else POSITIONS_AT_ONCE
-        self._at_once = max(1, min(BATCHES_AT_ONCE, limit // (batch_size * examples.positions)))
 
     def __len__(self) -> int:
         return self._steps
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Mixed | None]]:
-        """Yields views `[N, ...]`, labels `[N]` (language models: `[N * L]`), positions `[N]` in the set, and None.
+        """Yields views `[N, ...]`, labels `[N]` (language models: `[N * L]`), positions `[N]`, second labels.
 
-        Epochs count from 0. Of several views N is that of all of them; labels and positions are repeated.
+        Epochs count from 0. Of several views N is that of all of them; see `mixing.join_views`.
         """
-        size, examples = self._batch_size, self._examples
-        order = self._order(epoch)[: self._used].to(examples.labels.device)
-        for positions in order.split(size * self._at_once):
-            gathered = [
-                examples.gather(positions, self._augmentation, seed=self._seed, epoch=epoch, number=number).split(size)
-                for number in range(self.num_views)
-            ]
-            labels = examples.labels_of(positions)
-            rows = len(labels) // len(positions)  # of an example
-            for *parts, y, index in zip(*gathered, labels.split(size * rows), positions.split(size), strict=True):
-                views = [examples.inputs(part) for part in parts]
-                if self.num_views == 1:
-                    yield views[0], y, index, None
-                else:
-                    yield torch.cat(views), y.repeat(self.num_views), index.repeat(self.num_views), None
+        examples, parts = self._examples, self._order(epoch)[: self._used].split(self._batch_size)
+        where = {"seed": self._seed, "epoch": epoch}
+        for gathered, y, index in examples.views(parts, self._augmentation, **where, count=self.num_views):
+            views = [examples.inputs(part) for part in gathered]
+            yield join_views(views, y, index, self._augmentation, **where)
 
     def _order(self, epoch: int) -> Tensor:
         if self._classes is None:

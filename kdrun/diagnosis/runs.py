@@ -160,7 +160,7 @@ class RunChecks:
         network, test = runner.network(case.spec), runner.data(case.spec.dataset).test
         precision, bound = case.spec.precision, LOGIT_BOUNDS[case.spec.precision]
         index = torch.arange(len(test), device=test.labels.device)
-        x, generator = test.batch(index), torch.Generator(test.labels.device)
+        (x,), generator = test.batches([index]), torch.Generator(test.labels.device)
         batch = Batch(x, test.labels, index, epoch=0, step=0, progress=0.0, generator=generator)
         expected = predict(network, test, autocast(runner.device, "fp32")).double()
         kinds: dict[str, type[LiveTeacher]] = {}

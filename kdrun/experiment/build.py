@@ -206,11 +206,11 @@ def needs_of(spec: Spec) -> Needs:
 
 
 def check_batches(spec: Spec, needs: Needs) -> None:
-    """Whether a run's batches can be what its method asks for.
+    """Whether a run's batches can be what its method and its augmentation ask for.
 
     Raises:
-        ValueError: groups of one class in batches that cut them, or of examples that are not of one class; batches
-            that are cut on several ranks.
+        ValueError: groups of one class, or pairs that are mixed, in batches that cut them; groups of examples that are
+            not of one class; or micro-batches on several ranks.
     """
     recipe, groups = spec.recipe, needs.per_class
     name = method_class(spec.method).name
@@ -218,12 +218,15 @@ def check_batches(spec: Spec, needs: Needs) -> None:
         raise ValueError(
             f"recipe.accumulate={recipe.accumulate}: is for one device; with {num_ranks()} ranks must be 1"
         )
+    size = f"recipe.batch_size={recipe.batch_size}"
+    parts = f"{size} / recipe.accumulate={recipe.accumulate}" if recipe.accumulate > 1 else size
     if recipe.micro_batch_size % groups:
-        each = f" / recipe.accumulate={recipe.accumulate}" if recipe.accumulate > 1 else ""
         raise ValueError(
-            f"recipe.batch_size={recipe.batch_size}{each}: must be a multiple of {groups}: method {name} asks for "
-            f"groups of {groups} {spec.dataset.example}s of one class"
+            f"{parts}: must be a multiple of {groups}: method {name} asks for groups of {groups} "
+            f"{spec.dataset.example}s of one class"
         )
+    if recipe.augmentation.mixes and recipe.batch_size % 2:
+        raise ValueError(f"{size}: must be even: images are mixed in pairs (mixup, cutmix)")
     if groups > 1 and spec.dataset.labels_each > 1:
         raise ValueError(
             f"dataset={spec.dataset.name}: has a label for every token, and method {name} asks for groups of "

@@ -10,7 +10,7 @@ import torch
 
 from kdrun.experiment.build import build_student
 from kdrun.experiment.choices import Choices
-from kdrun.experiment.datasets import ResidentSplits
+from kdrun.experiment.datasets import PreparedSplits
 from kdrun.experiment.environment import environment, peak_memory_bytes, versions
 from kdrun.experiment.shares import recorded_shares
 from kdrun.experiment.sizes import size_of
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 def exported(
     run: Run,
     training: Training,
-    data: ResidentSplits,
+    data: PreparedSplits,
     teachers: list[dict[str, Any]],
     context: AbstractContextManager[None],
     choices: Choices,
@@ -50,7 +50,7 @@ def exported(
 def _exported(
     run: Run,
     training: Training,
-    data: ResidentSplits,
+    data: PreparedSplits,
     teachers: list[dict[str, Any]],
     context: AbstractContextManager[None],
     choices: Choices,
