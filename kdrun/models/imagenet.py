@@ -1,6 +1,6 @@
 """Networks for images of 224 x 224 pixels: those of torchvision, whose published weights fit.
 
-A stem leaves a quarter of an image's side and the whole network a 32nd, so images should have at least 32 pixels a side.
+Stems leave a quarter of an image's side, whole networks a 32nd: images should have at least 32 pixels a side.
 Names, and so taps, are those of the networks for small images.
 """
 
