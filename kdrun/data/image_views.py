@@ -123,7 +123,7 @@ def resized_crop(image: Tensor, box: tuple[int, int, int, int], size: int) -> Te
 
 
 def adjust(planes: Tensor, name: str, factor: float) -> Tensor:
-    """torchvision's `adjust_brightness`, and so on, of uint8 `[C, H, W]`."""
+    """Torchvision's `adjust_brightness`, and so on, of uint8 `[C, H, W]`."""
     from torchvision.transforms.v2 import functional
 
     adjusted: Tensor = getattr(functional, f"adjust_{name}")(planes, factor)

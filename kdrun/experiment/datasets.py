@@ -36,7 +36,7 @@ from kdrun.data import (
 )
 from kdrun.data import FILES_HASH as FILES_HASH  # how config reaches it
 from kdrun.data import DataError as DataError
-from kdrun.data import returns_encoded as returns_encoded
+from kdrun.data import is_streamable as is_streamable
 from kdrun.experiment.build import call_with
 from kdrun.experiment.runtime import Runtime
 from kdrun.files import expanded
@@ -59,12 +59,22 @@ Prepared = ResidentImages | ResidentSequences | StreamedImages
 
 @dataclass(frozen=True)
 class PreparedSplits:
-    """The splits of one dataset for a device, as `kdrun.data.Selected` has them."""
+    """The splits of one dataset for a device.
+
+    Attributes:
+        train: of the run, see `kdrun.data.Selected`.
+        val: likewise.
+        test: likewise.
+        rest: likewise.
+        left_out: images that cannot be read, see `kdrun.data.Splits`.
+        workers: make the images that are not in memory; None where all are.
+    """
 
     train: Prepared
     val: Prepared | None
     test: Prepared
     rest: tuple[int, int] | None = None
+    left_out: tuple[int, int] | None = None
     workers: Workers | None = None
 
     def evaluated(self) -> dict[str, Prepared]:
@@ -103,7 +113,7 @@ def prepare_splits(
     ]
     train, test = prepared[:2]
     val = prepared[2] if len(prepared) > 2 else None
-    return PreparedSplits(train, val, test, selected.rest, workers if any(streams) else None)
+    return PreparedSplits(train, val, test, selected.rest, splits.left_out, workers if any(streams) else None)
 
 
 def prepare(part: Examples, dataset: DatasetSpec, runtime: Runtime) -> Prepared:

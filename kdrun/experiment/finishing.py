@@ -62,6 +62,7 @@ def exported(
         },
         **accuracies(training.rows, metrics),
         "shares": recorded_shares(training.rows),
+        **({} if data.left_out is None else {"left_out": dict(zip(("train", "test"), data.left_out, strict=True))}),
         **_features(training.method),
         "train": {
             "seconds": training.seconds,

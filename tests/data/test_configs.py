@@ -15,7 +15,7 @@ from kdrun.data.loaders import digits as digits_module
 FOLDER = Path(__file__).parents[2] / "conf" / "dataset"
 IMAGES = ("cifar10", "cifar100", "digits", "fashion_mnist", "folder", "mnist", "synthetic", "tiny_imagenet")
 KEYS = ["_target_", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size", "mean", "std"]
-FURTHER = {"folder": ["test_split"]}
+FURTHER = {"folder": ["resize_size", "skip_corrupt", "test_split"]}
 
 
 def read(name: str) -> dict:
