@@ -187,7 +187,7 @@ def _is_resident(splits: Splits, runtime: Runtime, augmentation: Augmentation) -
 def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """A dataset node with its open fields filled: what a config leaves null (`folder`) is found in the data.
 
-    So is the identity of data that is not what the config's identity claims.
+    So are the facts of data that is not what the config's identity claims.
 
     Raises:
         ValueError: the loader cannot be resolved.
@@ -195,8 +195,9 @@ def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """
     found_in_data = ("identity", "num_classes", "train_size", "test_size")
     loader = resolve(node["_target_"], Splits)
-    if node.get("identity") is not None and not claims_identity(loader, root):
-        node = {**node, "identity": None}
+    is_claimed = not node.get("skip_corrupt") and claims_identity(loader, root)
+    if node.get("identity") is not None and not is_claimed:
+        node = {**node, **dict.fromkeys(found_in_data)}
     if all(node.get(name) is not None for name in found_in_data):
         return dict(node)
     splits = _read(loader, node, root)
