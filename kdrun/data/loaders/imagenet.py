@@ -78,7 +78,7 @@ def imagenet(
         )
     ids = _wordnet_ids(place)
     train = [
-        (f"train/{name}/{file}", label) for label, name in enumerate(ids) for file in _files(place, f"train/{name}")
+        (f"train/{name}/{file}", label) for label, name in enumerate(ids) for file in _files(place / "train" / name)
     ]
     test = _validation_images(place, ids)
     names, labels = zip(*train, *sorted(test, key=lambda image: (os.path.basename(image[0]), image[0])), strict=True)
