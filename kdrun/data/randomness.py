@@ -23,8 +23,8 @@ def uniform32(counter: Integers, key: int) -> Integers:
         key: in [0, 2**63), e.g. from `mix`; another key gives an unrelated stream.
 
     Returns:
-        int64, of the shape and on the device of `counter`; of an int the same number as an int. To draw from [0, n) take `(uniform32(...) * n) >> 32`;
-        its bias is below n / 2**32.
+        int64, of the shape and on the device of `counter`; of an int the same number as an int. To draw from [0, n)
+        take `(uniform32(...) * n) >> 32`; its bias is below n / 2**32.
     """
     return _avalanche(_avalanche(counter ^ (key & _LOW_32_BITS)) ^ (key >> 32))
 

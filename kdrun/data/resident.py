@@ -129,7 +129,13 @@ class ResidentImages(_Resident):
         return self.images.shape[1] * self.images.shape[2]
 
     def gather(self, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int, number: int = 0) -> Tensor:
-        """uint8 `[N, H, W, C]`; see `augment`."""
+        """uint8 `[N, H, W, C]`; see `augment`.
+
+        Raises:
+            ValueError: the augmentation is one of single images, which `StreamedImages` makes.
+        """
+        if augmentation.per_image:
+            raise ValueError("resized crops, colour jitter and RandAugment are made by StreamedImages alone")
         return augment(self.images, index, augmentation, seed=seed, epoch=epoch, number=number)
 
     def inputs(self, gathered: Tensor) -> Tensor:

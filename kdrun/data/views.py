@@ -10,6 +10,7 @@ from torch import Tensor
 from kdrun.mixed import Mixed
 from kdrun.spec.augmentation import Augmentation
 
+from .mixing import join_views
 from .order import batches, epoch_order, grouped_order
 from .resident import Resident
 from .streamed import StreamedImages
@@ -51,18 +52,15 @@ class TrainingViews:
         return self._steps
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Mixed | None]]:
-        """Yields views `[N, ...]`, labels `[N]` (language models: `[N * L]`), positions `[N]` in the set, and None.
+        """Yields views `[N, ...]`, labels `[N]` (language models: `[N * L]`), positions `[N]`, second labels.
 
-        Epochs count from 0. Of several views N is that of all of them; labels and positions are repeated.
+        Epochs count from 0. Of several views N is that of all of them; see `mixing.join_views`.
         """
         examples, parts = self._examples, self._order(epoch)[: self._used].split(self._batch_size)
-        where = {"seed": self._seed, "epoch": epoch, "count": self.num_views}
-        for gathered, y, index in examples.views(parts, self._augmentation, **where):
+        where = {"seed": self._seed, "epoch": epoch}
+        for gathered, y, index in examples.views(parts, self._augmentation, **where, count=self.num_views):
             views = [examples.inputs(part) for part in gathered]
-            if self.num_views == 1:
-                yield views[0], y, index, None
-            else:
-                yield torch.cat(views), y.repeat(self.num_views), index.repeat(self.num_views), None
+            yield join_views(views, y, index, self._augmentation, **where)
 
     def _order(self, epoch: int) -> Tensor:
         if self._classes is None:

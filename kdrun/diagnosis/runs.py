@@ -116,7 +116,7 @@ class RunChecks:
         """Trains all cases in groups and compares each with its reference; logits are cached."""
         if len(cases) == 1:  # with a second member of another learning rate
             (only,) = cases
-            recipe = replace(only.spec.recipe, lr=only.spec.recipe.lr / 2)
+            recipe = replace(only.spec.recipe, lr=only.spec.recipe.lr / 2, min_lr=only.spec.recipe.min_lr / 2)
             cases = [only, Case("", replace(only.spec, recipe=recipe))]
         for case in cases:
             self._store.run(case.spec).remove()

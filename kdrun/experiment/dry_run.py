@@ -129,7 +129,7 @@ class Estimator:
             threads = self._threads_of(spec)
             for run in (spec, *spec.teachers):
                 network = Network.of(spec, run.student, run.dataset)
-                trial = Trial(network, run.student, run.dataset, spec.recipe.batch_size, threads)
+                trial = Trial(network, run.student, run.dataset, spec.recipe.micro_batch_size, threads)
                 trials.setdefault((network, threads), trial)
         kept = {threads: known_speeds(self._device, threads) for _, threads in trials}
         found = {key: speed for key in trials if (speed := _kept(key[0], kept[key[1]]))}

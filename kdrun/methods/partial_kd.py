@@ -26,6 +26,7 @@ class KDTopK(SoftTargets):
 
     name = "kd_topk"
     label = "KD-topk"
+    labels = "mixed"
 
     def __init__(
         self,

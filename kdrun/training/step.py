@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,8 @@ class Step:
         method: owns the student; on the device of the batches.
         optimizer: over the method's parameters.
         autocast: the context in which the method computes.
+        micro_batch: images that are computed at a time, at least 2: a batch of more is cut, and the gradients of its
+            parts are added up, each weighed by its share of the images. None: any number.
         compiled: the mode of torch.compile for the student, for batches of the size of the first one: smaller ones
             (an epoch's last) are not worth a compilation of their own. The first step of an epoch is not compiled
             either: it can measure shares, where the backward pass of a compiled student runs once, and it shows which
@@ -57,12 +60,14 @@ class Step:
         optimizer: torch.optim.Optimizer,
         autocast: AbstractContextManager[None],
         *,
+        micro_batch: int | None = None,
         compiled: str | None = None,
         has_shares: bool | None = None,
     ) -> None:
         self.method = method
         self.optimizer = optimizer
         self._autocast = autocast
+        self._micro_batch = micro_batch
         self._compiled = compiled
         self._full_size: int | None = None
         self._meter = _Meter()
@@ -87,22 +92,29 @@ class Step:
         """Moves the weights by one step of the optimiser and adds the step's metrics; `first` of its epoch."""
         self._full_size = self._full_size or len(batch.y)
         eager = self._compiled and (first or len(batch.y) != self._full_size)
-        stance = torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()
-        with self._autocast, stance:
-            objective: Objective = self.method(batch, teacher)
         self.optimizer.zero_grad(set_to_none=True)
-        if first:  # of every epoch: a weight that was 0 may have grown
-            self._has_shares = len(objective.weighted) > 1
-            if self._has_shares:
-                self._norms = gradient_norms(objective.weighted, self.method.measured())
-            elif not objective.weighted:
-                _report_no_shares(self.method.name)
-        objective.loss.backward()
+        self._meter.begin_step(batch.x.device)
+        for number, (part, output) in enumerate(parts(batch, teacher, self._micro_batch)):
+            stance = torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()
+            with self._autocast, stance:
+                objective: Objective = self.method(part, output)
+            if first and number == 0:
+                self._measure_shares(objective)
+            is_whole = len(part.y) == len(batch.y)
+            (objective.loss if is_whole else objective.loss * (len(part.y) / len(batch.y))).backward()
+            self._meter.add(part, objective, output)
         if self._compiled:
             self._leave_unused_alone(find=first)
         self.optimizer.step()
-        self._meter.add(batch, objective, teacher)
         self._has_run_compiled |= not eager
+
+    def _measure_shares(self, objective: Objective) -> None:
+        """Measures the shares of an epoch, in its first objective: a weight that was 0 may have grown."""
+        self._has_shares = len(objective.weighted) > 1
+        if self._has_shares:
+            self._norms = gradient_norms(objective.weighted, self.method.measured())
+        elif not objective.weighted:
+            _report_no_shares(self.method.name)
 
     def _leave_unused_alone(self, *, find: bool) -> None:
         """Keeps the optimiser, with its momentum and weight decay, from parameters that have no part in the loss."""
@@ -124,6 +136,23 @@ class Step:
         """The means of the epoch; resets the sums."""
         norms, self._norms = self._norms, {}
         return self._meter.read(norms)
+
+
+def parts(
+    batch: Batch, teacher: TeacherOutput | None, size: int | None
+) -> Iterator[tuple[Batch, TeacherOutput | None]]:
+    """A batch, and the teacher's output for it, in parts of `size` images; the last has the rest.
+
+    A rest of one image is in the part before it: BatchNorm cannot train on one.
+    """
+    images = len(batch.index) // batch.views
+    if size is None or images <= size + 1:
+        yield batch, teacher
+        return
+    starts = range(0, images - 1, size)
+    for start, end in itertools.pairwise((*starts, images)):
+        here = slice(start, end)
+        yield batch.part(here), None if teacher is None else teacher.part(here, batch.views, images)
 
 
 def gradient_norms(weighted: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
@@ -199,14 +228,17 @@ class _Meter:
         self._images, self._steps, self._first_bad = torch.zeros(3).unbind()
         self._sums: dict[str, Tensor] = {}
 
+    def begin_step(self, device: torch.device) -> None:
+        """Counts a step; `add` follows for each part of its batch."""
+        if self._images.device != device:
+            self._images, self._steps, self._first_bad = torch.zeros(3, device=device).unbind()
+        self._steps.add_(1)
+
     @torch.no_grad()
     def add(self, batch: Batch, objective: Objective, teacher: TeacherOutput | None) -> None:
         size = len(batch.y)
         loss = objective.loss.detach()
-        if self._images.device != loss.device:
-            self._images, self._steps, self._first_bad = torch.zeros(3, device=loss.device).unbind()
         self._images.add_(size)
-        self._steps.add_(1)
         first = ~loss.isfinite() & (self._first_bad == 0)
         self._first_bad.add_(self._steps * first)
         self._add("loss", loss * size)
