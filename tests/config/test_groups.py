@@ -87,7 +87,7 @@ def test_folder_is_described_by_what_it_holds(job, tmp_path):
                 Image.new("RGB", (10, 12), (shade, shade, i)).save(tmp_path / split / name / f"{i}.png")
     words = ("dataset=folder", f"dataset.root={tmp_path}", "dataset.image_size=8", "method=ce")
     found = job(*words).spec.dataset
-    assert found.identity.startswith("content-sha256:")
+    assert found.identity.startswith("files-sha256:")
     assert (found.num_classes, found.train_size, found.test_size, found.image_size) == (2, 4, 4, 8)
     Image.new("RGB", (10, 12), (0, 0, 0)).save(tmp_path / "train" / "dark" / "1.png")
     assert job(*words).spec.dataset.identity != found.identity
