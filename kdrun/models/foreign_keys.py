@@ -110,7 +110,7 @@ def _torchvision_densenet() -> dict[str, str]:
 
 _WIDE_BLOCK = r"block([123])\.layer\.(\d+)\."
 LAYOUTS = (
-    Layout("RepDistiller's ResNets for CIFAR", _residual("123", 2, "downsample", "fc")),
+    Layout("RepDistiller's ResNets for CIFAR and torchvision's ResNets", _residual("1234", 3, "downsample", "fc")),
     Layout("RepDistiller's ResNet18 and ResNet50", _residual("1234", 3, "shortcut", "linear")),
     Layout(
         "RepDistiller's wide ResNets",
@@ -124,7 +124,6 @@ LAYOUTS = (
     ),
     Layout("RepDistiller's VGGs", _vgg(), differs_at=(64,)),  # there it halves images of this size once more
     Layout("mdistiller's MobileNetV2 for Tiny-ImageNet", _mobilenet()),
-    Layout("torchvision's ResNets and ResNeXts", _residual("1234", 3, "downsample", "fc")),
     Layout("torchvision's MobileNetV2", _torchvision_mobilenet()),
     Layout("torchvision's ShuffleNetV2", _torchvision_shufflenet()),
     Layout("torchvision's DenseNets", _torchvision_densenet()),
