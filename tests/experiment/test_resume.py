@@ -14,7 +14,7 @@ from kdrun.store import checkpoint
 from kdrun.store import run as run_files
 from kdrun.training import precision
 from kdrun.training.trainer import DivergedError
-from tests.experiment.conftest import RECIPE
+from tests.experiment.conftest import LAW, RECIPE
 
 
 @contextlib.contextmanager
@@ -67,6 +67,7 @@ def test_interrupted_run_resumes_to_the_same_bits(shared_lab, name, epoch):
 ALL_OPTIONS = {
     **{"optimizer": "adamw", "weight_decay": 0.05, "decay_norm_and_bias": False, "clip_norm": 1.0, "lr": 0.01},
     **{"schedule": "cosine", "min_lr": 1e-4, "label_smoothing": 0.1, "accumulate": 2, "ema_decay": 0.9},
+    "augmentation": replace(LAW, mixup_alpha=0.8, cutmix_alpha=1.0),
 }
 
 
@@ -74,7 +75,7 @@ ALL_OPTIONS = {
     ("name", "epoch", "changes"),
     [
         ("kd", 1, {}),
-        ("dml", 1, {}),
+        pytest.param("dml", 1, {}, marks=pytest.mark.slow),
         ("weight_distillation", 2, {}),
         pytest.param("weight_distillation", 2, {"evaluate_every": None}, marks=pytest.mark.slow),
         pytest.param("fsp", 3, {}, marks=pytest.mark.slow),
@@ -86,7 +87,8 @@ def test_a_run_with_all_options_of_the_recipe_resumes_and_is_alone_as_in_lockste
     interruption = breaking(method_class(spec.method), KeyboardInterrupt(), epoch=epoch, step=2)
     with interruption, pytest.raises(KeyboardInterrupt):
         lab.execute(spec)
-    together = lab.execute_all([spec, lab.plain("resnet8", recipe=RECIPE)], "together")
+    other = replace(RECIPE, augmentation=lab.recipe.augmentation)
+    together = lab.execute_all([spec, lab.plain("resnet8", recipe=other)], "together")
     assert [outcome.result["train"]["lockstep"] for outcome in together] == [2, 2]
     assert lab.bits(lab.execute(spec).run) == lab.bits(together[0].run) == lab.alone(spec)
 
