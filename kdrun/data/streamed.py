@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -104,7 +105,10 @@ def _pixels(images: EncodedSet | ImageSet, position: int, *, whole: bool = False
     try:
         return images.pixels(position, whole=whole)
     except Exception as error:  # a damaged file makes Pillow's plug-ins raise nearly anything
-        raise DataError(f"{images.name(position)}: cannot be read: {reason(error)}") from error
+        place = images.name(position)
+        raise DataError(
+            f"{place}: cannot be read: {reason(error)}; dataset.skip_corrupt=true leaves out such images"
+        ) from error
 
 
 class _Queue:
@@ -162,6 +166,7 @@ class Workers:
         self._loader = None
 
     def _started(self) -> DataLoader[Any]:
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # the user's number
         more: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": PREFETCH} if self._processes else {}
         return DataLoader(
             _Decoder(self._sets),  # type: ignore[arg-type]
