@@ -96,7 +96,7 @@ def draw_mixing(
     quantile = _quantiles(quantile)
     mixup = _beta_table(augmentation.mixup_alpha, index.device)[quantile] if augmentation.mixup_alpha else None
     if not augmentation.cutmix_alpha:
-        assert mixup is not None, "there is mixing"
+        assert mixup is not None, "no mixing"
         return mixup.view(-1, 1, 1, 1), mixup
     half = _cutmix_table(augmentation.cutmix_alpha, height, width, index.device)[quantile]
     x, y = (x * width) >> 32, (y * height) >> 32
