@@ -20,7 +20,7 @@ some 40 units in the last place of float32. The largest seen are 3e-6 and 2e-6."
 BF16_BOUND = 0.03
 CASES = group.cases()
 OTHERS = ("statistics of each rank", "rkd of parts", "spoiled", "resumed")
-"""What is not to be as in one process, or has no end."""
+"""Cases that are compared with something else."""
 
 
 @pytest.fixture(scope="module")
