@@ -50,7 +50,8 @@ class Runtime(Computation):
     """The settings that all runs of a command share.
 
     Attributes:
-        device: of the computation.
+        device: of the computation; the first of `devices`, if there are any.
+        devices: on which the runs of a command are executed side by side; empty is one after the other on `device`.
         data_root: directory of datasets, also of downloads.
         output_root: directory of runs, sweeps, tables and recorded logits.
         auto_precision: whether the runs' precision was left to the rule (`resolve_precision`).
@@ -59,4 +60,5 @@ class Runtime(Computation):
     device: torch.device
     data_root: Path
     output_root: Path
+    devices: tuple[torch.device, ...] = ()
     auto_precision: bool = field(default=False, compare=False)
