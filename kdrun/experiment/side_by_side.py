@@ -97,9 +97,9 @@ class SideBySideRunner(Runner):
         self, unit: _Unit, ended: Sequence[Outcome | Exception], waiting: list[_Unit]
     ) -> Iterator[tuple[Request, Outcome | Exception]]:
         """The ends of requested runs, also of those that wait for a run that has failed."""
+        self.forecast.drop(request.spec for request in unit.requests)
         for request, end in zip(unit.requests, ended, strict=True):
             spec = request.spec
-            self.forecast.drop([spec])
             if isinstance(end, Outcome) and not end.reused:
                 self._trained.append(end.run)
             if unit.is_requested:
