@@ -75,10 +75,8 @@ class LogitCache:
         Returns:
             Whether they fit now.
         """
-        used = {
-            path.parent: time for path in self._directory.glob("*/key.json") if (time := _time_of(path)) is not None
-        }
-        sizes = {directory: size_of(directory) for directory in sorted(used, key=used.__getitem__)}
+        paths = sorted(self._directory.glob("*/key.json"), key=_last_use)
+        sizes = {path.parent: size_of(path.parent) for path in paths}
         for directory in [directory for directory in sizes if directory != keep]:
             if sum(sizes.values()) + size <= self.limit_bytes:
                 break
@@ -142,12 +140,12 @@ class CachedLogits:
         return self._directory / f"{epoch + 1:04}.pt"
 
 
-def _time_of(path: Path) -> float | None:
-    """When a file was changed; None where another process has removed it."""
+def _last_use(key: Path) -> float:
+    """When a recording was last used; 0 where another process has removed it."""
     try:
-        return path.stat().st_mtime
+        return key.stat().st_mtime
     except FileNotFoundError:
-        return None
+        return 0.0
 
 
 def _is_epoch(kept: dict[str, Any]) -> bool:
