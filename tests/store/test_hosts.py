@@ -1,5 +1,6 @@
 """Processes that pretend to be hosts of one output root, on file systems whose locks reach them or not."""
 
+import errno
 import os
 import socket
 import subprocess
