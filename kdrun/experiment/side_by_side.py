@@ -74,6 +74,8 @@ class SideBySideRunner(Runner):
                 for unit, ended, trained in pool.ended():
                     self.forecast.trained += trained
                     yield from self._settled(unit, ended, waiting)
+                self._drop_checkpoints()
+                waiting = [unit for unit in waiting if unit.requests]
 
     def _planned(self, groups: Sequence[list[Request]]) -> list[_Unit]:
         """Runs that other runs need and that are not finished, each by itself; behind them the groups."""
@@ -94,9 +96,9 @@ class SideBySideRunner(Runner):
         return units
 
     def _settled(
-        self, unit: _Unit, ended: Sequence[Outcome | Exception], waiting: list[_Unit]
+        self, unit: _Unit, ended: Sequence[Outcome | Exception], waiting: Sequence[_Unit]
     ) -> Iterator[tuple[Request, Outcome | Exception]]:
-        """The ends of requested runs, also of those that wait for a run that has failed."""
+        """The ends of requested runs; those that need a failed run have failed, too, and leave their units."""
         self.forecast.drop(request.spec for request in unit.requests)
         for request, end in zip(unit.requests, ended, strict=True):
             spec = request.spec
@@ -105,13 +107,10 @@ class SideBySideRunner(Runner):
             if unit.is_requested:
                 yield request, end
             elif isinstance(end, Exception):
-                for other in list(waiting):
-                    lost = other.without(spec)
-                    if not other.requests:
-                        waiting.remove(other)
-                    failures = [self.failed_before(each.spec, spec, end) for each in lost.requests]
-                    yield from self._settled(lost, failures, waiting)
-        self._drop_checkpoints()
+                for other in waiting:
+                    if (lost := other.without(spec)).requests:
+                        failures = [self.failed_before(each.spec, spec, end) for each in lost.requests]
+                        yield from self._settled(lost, failures, waiting)
 
 
 @dataclass
@@ -275,12 +274,13 @@ class _Pool:
         self._open.close()
         again: Stopped | None = None
         for device in self._devices:
-            while device.process is not None and device.process.is_alive():
+            while device.process is not None:
                 try:
-                    if device.connection.poll(0.1) and isinstance(message := device.connection.recv(), _Line):
+                    if isinstance(message := device.connection.recv(), _Line):
                         log.log(message.level, "%s | %s", device.name, message.text)
                 except (EOFError, OSError):
                     device.process.join()
+                    device.process = None
                 except Stopped as stop:
                     again = stop
                     for each in self._devices:

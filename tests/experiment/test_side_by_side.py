@@ -98,6 +98,21 @@ def test_each_run_awaits_those_that_it_needs(lab):
     assert all(ids[1] not in awaits for _, awaits in Planned(lab, 1).planned(*taught, second))
 
 
+def test_a_failure_reaches_all_runs_that_need_it_and_no_other(lab):
+    """Through a teacher's teacher, too; others of a group remain."""
+    first = lab.teacher
+    second = lab.taught(teacher=first)
+    third = replace(second, teachers=(second,), method=lab.by("KD", temperature=9.0))
+    both = replace(third, teachers=(first, second), method=lab.by("KDEnsemble"))
+    runner = Planned(lab, 1)
+    waiting = runner._planned(runner.groups([Request(spec) for spec in (third, both, lab.plain())]))
+    ended = dict(runner._settled(waiting[0], [RuntimeError("none")], waiting[1:]))
+    assert {request.spec for request in ended} == {third, both}
+    names = [[str(lab.run(spec).directory) in str(end) for spec in (first, second)] for end in ended.values()]
+    assert names[[request.spec for request in ended].index(third)] == [True, True]
+    assert [request.spec for unit in waiting[1:] for request in unit.requests] == [lab.plain()]
+
+
 @pytest.mark.parametrize(("devices", "sizes"), [(1, [5]), (2, [3, 2]), (4, [2, 1, 1, 1]), (9, [1] * 5)])
 def test_groups_are_halved_until_there_is_one_for_each_device(lab, devices, sizes):
     specs = [lab.plain(method=lab.by("LSR", epsilon=0.1 * number)) for number in range(1, 6)]
