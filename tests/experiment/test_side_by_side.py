@@ -106,10 +106,10 @@ def test_a_failure_reaches_all_runs_that_need_it_and_no_other(lab):
     both = replace(third, teachers=(first, second), method=lab.by("KDEnsemble"))
     runner = Planned(lab, 1)
     waiting = runner._planned(runner.groups([Request(spec) for spec in (third, both, lab.plain())]))
-    ended = dict(runner._settled(waiting[0], [RuntimeError("none")], waiting[1:]))
-    assert {request.spec for request in ended} == {third, both}
-    names = [[str(lab.run(spec).directory) in str(end) for spec in (first, second)] for end in ended.values()]
-    assert names[[request.spec for request in ended].index(third)] == [True, True]
+    settled = runner._settled(waiting[0], [RuntimeError("none")], waiting[1:])
+    ended = {request.spec.run_id: str(end) for request, end in settled}
+    assert ended.keys() == {third.run_id, both.run_id}
+    assert all(str(lab.run(spec).directory) in ended[third.run_id] for spec in (first, second))
     assert [request.spec for unit in waiting[1:] for request in unit.requests] == [lab.plain()]
 
 
