@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Literal
@@ -69,7 +69,7 @@ class Runner:
 
     def execute_all(
         self, requests: Sequence[Request], *, before: int = 0, total: int | None = None
-    ) -> Iterator[tuple[Request, Outcome | Exception]]:
+    ) -> Generator[tuple[Request, Outcome | Exception], None, None]:
         """Executes runs in groups that share views and teacher (`runtime.sweep`).
 
         Args:
@@ -80,24 +80,44 @@ class Runner:
         Yields:
             Each request, numbered, with its outcome or its failure, as its group ends.
         """
+        for group in self.groups(requests, before=before, total=total):
+            yield from zip(group, self.execute_group(group), strict=True)
+
+    def groups(
+        self, requests: Sequence[Request], *, before: int = 0, total: int | None = None, at_least: int = 1
+    ) -> list[list[Request]]:
+        """Announces and numbers runs, and divides them into groups, in lockstep finished runs first.
+
+        Args:
+            requests: the runs.
+            before: as of `execute_all`.
+            total: as of `execute_all`.
+            at_least: number of unfinished groups, as far as there are as many runs: larger ones are halved.
+        """
         self.announce(request.spec for request in requests)
         by_id = {request.spec.run_id: request for request in requests}
         specs = [request.spec for request in by_id.values()]
         groups = [[spec] for spec in specs]
         if self.runtime.sweep == "lockstep":
             missing = [spec for spec in specs if not self.store.run(spec).finished]
-            groups = [[spec] for spec in specs if spec not in missing]
-            groups += lockstep_groups(missing, self._ordinary, self.runtime.device)
-        number = itertools.count(before + 1)
-        for group in groups:
-            members = [
-                dataclasses.replace(by_id[spec.run_id], number=next(number), total=total or len(specs))
-                for spec in group
-            ]
-            ended = self.execute_together(members)
-            if any(isinstance(end, Exception) for end in ended):
-                free_memory(self.runtime.device)
-            yield from zip(members, ended, strict=True)
+            together = lockstep_groups(missing, self._ordinary, self.runtime.device)
+            while len(together) < min(at_least, len(missing)):
+                largest = max(together, key=len)
+                half, place = (len(largest) + 1) // 2, together.index(largest)
+                together[place : place + 1] = [largest[:half], largest[half:]]
+            groups = [[spec] for spec in specs if spec not in missing] + together
+        number, total = itertools.count(before + 1), total or len(specs)
+        return [
+            [dataclasses.replace(by_id[spec.run_id], number=next(number), total=total) for spec in group]
+            for group in groups
+        ]
+
+    def execute_group(self, requests: Sequence[Request]) -> list[Outcome | Exception]:
+        """As `execute_together`; frees the memory of failed runs."""
+        ended = self.execute_together(requests)
+        if any(isinstance(end, Exception) for end in ended):
+            free_memory(self.runtime.device)
+        return ended
 
     def execute_together(self, requests: Sequence[Request]) -> list[Outcome | Exception]:
         """Executes runs of the same views, and of the same teacher if they have one, in lockstep.
@@ -202,10 +222,8 @@ class Runner:
                     log.info("taught by %s", teacher.run.origin())
                 self._report_weakness(teacher, [attempt.run.spec for attempt in taught])
             except Exception as error:  # recorded in the teacher's log and status
-                place = self.store.run(spec).directory
-                failure = RuntimeError(f"its teacher {place} failed: {type(error).__name__}: {error}")
                 for attempt in taught:
-                    attempt.ended = failure
+                    attempt.ended = self.failed_before(attempt.run.spec, spec, error)
                 break
         return teachers
 
@@ -226,8 +244,13 @@ class Runner:
             try:
                 self.execute(start)
             except Exception as error:
-                place = self.store.run(start).directory
-                attempt.ended = RuntimeError(f"{place}, where it starts, failed: {type(error).__name__}: {error}")
+                attempt.ended = self.failed_before(attempt.run.spec, start, error)
+
+    def failed_before(self, spec: Spec, earlier: Spec, error: Exception) -> RuntimeError:
+        """The failure of a run whose teacher, or the run that it starts from, has failed."""
+        place = self.store.run(earlier).directory
+        what = f"its teacher {place}" if earlier in spec.teachers else f"{place}, where it starts,"
+        return RuntimeError(f"{what} failed: {type(error).__name__}: {error}")
 
     def _train(self, attempts: Sequence[Attempt], teachers: Mapping[str, Outcome]) -> None:
         """Trains opened attempts; a failure of what they share ends them all."""

@@ -56,7 +56,8 @@ class Runtime(Computation):
     """The settings that all runs of a command share.
 
     Attributes:
-        device: of the computation.
+        device: of the computation; the first of `devices`, if there are any.
+        devices: on which the runs of a command are executed side by side; empty is one after the other on `device`.
         data_root: directory of datasets, also of downloads.
         output_root: directory of runs, sweeps, tables and recorded logits.
         resident: whether encoded images are decoded into memory; `auto` where they fit.
@@ -66,5 +67,6 @@ class Runtime(Computation):
     device: torch.device
     data_root: Path
     output_root: Path
+    devices: tuple[torch.device, ...] = ()
     resident: bool | Literal["auto"] = "auto"
     auto_precision: bool = field(default=False, compare=False)
