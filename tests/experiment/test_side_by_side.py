@@ -70,11 +70,11 @@ class Planned(SideBySideRunner):
 
     def __init__(self, lab, devices: int, **options) -> None:
         one = lab.runner(**options)
-        super().__init__(one.store, replace(one._runtime, devices=(CPU,) * devices))
+        super().__init__(one.store, replace(one.runtime, devices=(CPU,) * devices))
 
     def planned(self, *specs: Spec) -> list[tuple[set[str], set[str]]]:
         """The run_ids of each unit, and those that it awaits of unfinished other runs."""
-        groups = self.groups([Request(spec) for spec in specs], at_least=len(self._runtime.devices))
+        groups = self.groups([Request(spec) for spec in specs], at_least=len(self.runtime.devices))
         units = self._planned(groups)
         earlier = {unit.run_id for unit in units if not unit.is_requested}
         return [({request.spec.run_id for request in unit.requests}, unit.awaits & earlier) for unit in units]
