@@ -31,7 +31,7 @@ class AT(Distillation):
     label = "AT"
     knowledge = "feature"
     needs = Needs(logits=True, any_task=True)
-    labels = "mixed"
+    label_kind = "mixed"
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ class DML(Method):
     label = "DML"
     knowledge = "response"
     scheme = "online"
-    labels = "mixed"
+    label_kind = "mixed"
 
     def __init__(
         self, student: nn.Module, pair: Pair, *, num_networks: int = 2, temperature: float = 1.0, weight: float = 1.0
