@@ -57,9 +57,9 @@ def encoded_splits(
     images = EncodedSet(store, torch.arange(len(store)), torch.tensor(labels), form)
     is_train = torch.arange(len(store)) < num_train
     kept = _readable(images) if skip_corrupt else torch.ones(len(store), dtype=torch.bool)
-    parts = [images.subset((kept & split).nonzero().flatten()) for split in (is_train, ~is_train)]
+    train, test = (images.subset((kept & split).nonzero().flatten()) for split in (is_train, ~is_train))
     left_out = (int((~kept & is_train).sum()), int((~kept & ~is_train).sum())) if skip_corrupt else None
-    return Splits(*parts, class_names, left_out)
+    return Splits(train, test, class_names, left_out)
 
 
 def _readable(images: EncodedSet) -> Tensor:

@@ -32,6 +32,7 @@ class AT(Distillation):
     knowledge = "feature"
     needs = Needs(logits=True, any_task=True)
     label_kind = "mixed"
+    whole_batch = False
 
     def __init__(
         self,

@@ -46,6 +46,7 @@ class BornAgain(Distillation):
         self.generation = generation
         self.variant = variant
         self.label_kind = "smoothed" if variant == "cwtm" else "mixed"
+        self.whole_batch = variant != "kd"  # cwtm divides by a sum over the images, dkpp draws
 
     def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         if self.variant == "cwtm":

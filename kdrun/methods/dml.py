@@ -34,6 +34,7 @@ class DML(Method):
     knowledge = "response"
     scheme = "online"
     label_kind = "mixed"
+    whole_batch = False
 
     def __init__(
         self, student: nn.Module, pair: Pair, *, num_networks: int = 2, temperature: float = 1.0, weight: float = 1.0

@@ -49,6 +49,7 @@ class FitNet(Distillation):
     of_one_stage = ("weight",)
     of_two_stages = (*STAGE1_OPTIONS, "temperature", "kd_weight_start", "kd_weight_end")
     alone = (*Distillation.alone, "stage1_epochs", *of_two_stages)
+    whole_batch = False
 
     def __init__(
         self,

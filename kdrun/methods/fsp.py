@@ -47,6 +47,7 @@ class FSP(Distillation):
     label_kind = "mixed"
     of_two_stages = STAGE1_OPTIONS
     alone = (*Distillation.alone, "stage1_epochs", *of_two_stages)
+    whole_batch = False
 
     def __init__(
         self,

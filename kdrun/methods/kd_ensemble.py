@@ -27,6 +27,7 @@ class KDEnsemble(SoftTargets):
     needs = Needs(logits=True, several=True)
     label_kind = "mixed"
     of_teachers = ("num_teachers",)
+    whole_batch = False
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ class LogitMatching(Blend):
     name = "logit_matching"
     label = "logit matching"
     label_kind = "mixed"
+    whole_batch = False
 
     def __init__(
         self,

@@ -89,9 +89,9 @@ TOGETHER = [
         f"recipe.augmentation.{option}": f"recipe.augmentation.{refused}: must be {allowed}"
         for option, refused, allowed in (
             ("crop_scale=[0.5,0.1]", "crop_scale=[0.5, 0.1]", "null or [least, largest], in (0, 1]"),
-            ("crop_ratio=[1]", "crop_ratio=[1.0]", "[least, largest], more than 0"),
+            ("crop_ratio=[1]", "crop_ratio=[1.0]", "[least, largest], from 0.001 to 1000"),
             ("color_jitter.hue=0.6", "color_jitter.hue=0.6", "from 0 to 0.5"),
-            ("color_jitter.contrast=-1", "color_jitter.contrast=-1.0", "at least 0"),
+            ("color_jitter.contrast=-1", "color_jitter.contrast=-1.0", "from 0 to 100"),
             ("rand_augment.num_ops=17", "rand_augment.num_ops=17", "from 0 to 16"),
             ("rand_augment.magnitude=31", "rand_augment.magnitude=31", "at least 0 and below num_magnitude_bins"),
             ("random_erasing.p=2", "random_erasing.p=2.0", "from 0 to 1"),

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kdrun.files import MIB, read_regular, sha256
 
@@ -170,5 +171,6 @@ def _synsets(content: bytes) -> Mapping[int, str]:
     """The WordNet ids of the classes by their numbers in ILSVRC 2012, from `meta.mat`; classes have no children."""
     from scipy.io import loadmat
 
-    rows = loadmat(io.BytesIO(content), squeeze_me=True)["synsets"]
+    file: Any = io.BytesIO(content)  # scipy's types have names of files alone
+    rows = loadmat(file, squeeze_me=True)["synsets"]
     return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if int(row["num_children"]) == 0}
