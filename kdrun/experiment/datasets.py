@@ -49,7 +49,7 @@ from kdrun.spec.signature import unknown
 
 _NO_AUGMENTATION = Augmentation()
 
-PLACES = ("path", "train_split", "image_column", "label_column")
+PLACES = ("path", "train_split", "image_column", "label_column", "train_shards", "test_shards")
 """Options that say where a dataset's data is, beside `root`."""
 
 SHARE_OF_MEMORY = 0.5

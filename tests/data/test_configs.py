@@ -14,17 +14,8 @@ from kdrun.data.loaders import digits as digits_module
 
 FOLDER = Path(__file__).parents[2] / "conf" / "dataset"
 IMAGES = (
-    "cifar10",
-    "cifar100",
-    "digits",
-    "fashion_mnist",
-    "folder",
-    "hf",
-    "imagenet",
-    "mnist",
-    "synthetic",
-    "tiny_imagenet",
-    "wds",
+    *("cifar10", "cifar100", "digits", "fashion_mnist", "folder", "hf", "imagenet", "mnist", "synthetic"),
+    *("tiny_imagenet", "wds"),
 )
 KEYS = ["_target_", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size", "mean", "std"]
 CONVERSION = ["resize_size", "skip_corrupt"]
@@ -32,7 +23,7 @@ FURTHER = {
     "folder": [*CONVERSION, "test_split"],
     "imagenet": CONVERSION,
     "hf": ["path", "train_split", "test_split", "image_column", "label_column", *CONVERSION],
-    "wds": ["train_split", "test_split", *CONVERSION],
+    "wds": ["train_shards", "test_shards", *CONVERSION],
 }
 
 

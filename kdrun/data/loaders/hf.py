@@ -133,7 +133,7 @@ class _Rows:
         files = [file_state(name) for name in self._files]
         fingerprint = int(sha256(repr([files, self._fingerprints]).encode())[:15], 16)
         changed = max((state[4] for state in files), default=0)
-        rows = [(fingerprint, 0, 0, 0, changed, position) for position in range(len(self))]
+        rows: list[tuple[int, ...]] = [(fingerprint, 0, 0, 0, changed, position) for position in range(len(self))]
         for position, image in enumerate(self._images):
             if not image["bytes"].is_valid:
                 rows[position] = file_state(image["path"].as_py() or "", position)

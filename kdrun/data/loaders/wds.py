@@ -33,8 +33,8 @@ def wds(
     root: Path,
     image_size: int,
     in_channels: int,
-    train_split: str,
-    test_split: str,
+    train_shards: str,
+    test_shards: str,
     resize_size: int | None = None,
     skip_corrupt: bool = False,
 ) -> Splits:
@@ -46,8 +46,8 @@ def wds(
         root: of the shards.
         image_size: height and width in pixels.
         in_channels: 1 (grey) or 3 (RGB).
-        train_split: the shards of the training images, as `train-{000..099}.tar`.
-        test_split: those of the test images.
+        train_shards: the shards of the training images, as `train-{000..099}.tar`.
+        test_shards: those of the test images.
         resize_size: of the shorter side before the centre is cut out; None is `image_size`.
         skip_corrupt: whether images that cannot be read are left out.
 
@@ -56,7 +56,7 @@ def wds(
         DataError: shards are missing or damaged, examples have no image or label, or a package is not installed.
     """
     form = Form(image_size, in_channels, resize_size)
-    shards = [[root / name for name in _expanded(pattern)] for pattern in (train_split, test_split)]
+    shards = [[root / name for name in _expanded(pattern)] for pattern in (train_shards, test_shards)]
     members = [_members(paths) for paths in shards]
     labels = torch.cat([part[:, 3] for part in members])
     store = _Members(root, [*shards[0], *shards[1]], members, len(shards[0]))
