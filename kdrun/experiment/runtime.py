@@ -59,6 +59,7 @@ class Runtime(Computation):
         device: of the computation.
         data_root: directory of datasets, also of downloads.
         output_root: directory of runs, sweeps, tables and recorded logits.
+        places: options of the dataset's loader that say where the data is, beside `data_root`, by name.
         resident: whether encoded images are decoded into memory; `auto` where they fit.
         auto_precision: whether the runs' precision was left to the rule (`resolve_precision`).
     """
@@ -66,5 +67,6 @@ class Runtime(Computation):
     device: torch.device
     data_root: Path
     output_root: Path
+    places: tuple[tuple[str, str | None], ...] = ()
     resident: bool | Literal["auto"] = "auto"
     auto_precision: bool = field(default=False, compare=False)
