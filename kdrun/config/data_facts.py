@@ -11,6 +11,7 @@ from typing import Any
 from kdrun.config.findings import Findings
 from kdrun.experiment.datasets import (
     FILES_HASH,
+    PLACES,
     DataError,
     check_images_readable,
     class_indices,
@@ -74,7 +75,7 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
             f"{path}={name}: what is in {data_root(node)} is not known to be the official data; "
             f"its identity is that of its content, {found['identity'][:32]}"
         )
-    kind, aside = kind_of(found), ["_target_", "root", "resident", "drop_classes"]
+    kind, aside = kind_of(found), ["_target_", "root", "resident", "drop_classes", *PLACES]
     if kind is not ImageDatasetSpec:
         refused += [
             f"{path}.{option}={found[option]!r}: is of images, and this dataset has {kind.example}s; must be null"

@@ -24,7 +24,7 @@ from kdrun.config.schema import RootOptions, RuntimeOptions, check_seeds
 from kdrun.config.secrets import masked_yaml, watch_environment
 from kdrun.config.teaching import check_teaching, taught_spec
 from kdrun.config.yaml_files import restart_resolving
-from kdrun.experiment.datasets import data_root
+from kdrun.experiment.datasets import data_root, places
 from kdrun.experiment.runtime import Runtime
 from kdrun.files import expanded, is_dry_run
 from kdrun.spec.dataset import DatasetSpec
@@ -264,7 +264,7 @@ def _has_compiler() -> bool:
 
 def _runtime(options: RuntimeOptions, device: torch.device, dataset: Mapping[str, Any]) -> Runtime:
     settled = {**vars(options), "device": device, "output_root": output_root(options.output_root)}
-    settled |= {"data_root": data_root(dataset), "resident": dataset.get("resident", "auto")}
+    settled |= {"data_root": data_root(dataset), "places": places(dataset), "resident": dataset.get("resident", "auto")}
     settled["devices"] = () if options.devices is None else resolve_devices(options.devices)
     settled["auto_precision"] = settled.pop("precision") == "auto"  # itself it is in the spec
     return Runtime(**settled)

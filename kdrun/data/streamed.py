@@ -7,10 +7,12 @@ epoch, position, number of the view), and batches arrive in the order in which t
 from __future__ import annotations
 
 import atexit
+import functools
 import itertools
 import os
 import signal
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -140,6 +142,7 @@ class Workers:
         self._queue = _Queue()
         self._loader: DataLoader[Any] | None = None
         self._stream = 0
+        self._at_exit = functools.partial(_close, weakref.ref(self))
 
     def number(self, images: Examples) -> int:
         """That of a set, for requests."""
@@ -155,7 +158,7 @@ class Workers:
         number = self._stream
         if self._loader is None:
             self._loader = self._started()
-            atexit.register(self.close)  # before multiprocessing's own, which sends a signal that they ignore
+            atexit.register(self._at_exit)  # before multiprocessing's own, which sends a signal that they ignore
         self._queue.requests = requests
         # The processes inherit the mask: a signal to the whole group is this process's, which ends them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping.SIGNALS)
@@ -185,7 +188,7 @@ class Workers:
         loader, self._loader = self._loader, None
         iterator: Any = None if loader is None else loader._iterator
         if iterator is not None and self._processes:
-            atexit.unregister(self.close)
+            atexit.unregister(self._at_exit)
             iterator._shutdown_workers()  # otherwise they end with the last reference to it, which a traceback may have
             for process in iterator._workers:
                 process.kill()  # one that does not answer
@@ -204,6 +207,11 @@ class Workers:
             generator=torch.Generator(),  # else it would draw from the global one
             **more,
         )
+
+
+def _close(workers: weakref.ref[Workers]) -> None:
+    if (found := workers()) is not None:
+        found.close()
 
 
 def _unchanged(made: list[Tensor] | str) -> list[Tensor] | str:

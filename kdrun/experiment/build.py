@@ -241,13 +241,13 @@ def check_labels(spec: Spec, method: Method) -> None:
         ValueError: labels are smoothed or mixed, and its objective uses the class of an image.
     """
     recipe, problems = spec.recipe, []
-    if recipe.label_smoothing > 0 and method.labels == "hard":
+    if recipe.label_smoothing > 0 and method.label_kind == "hard":
         problems.append(
             f"label_smoothing={recipe.label_smoothing:g}: smooths the hard term (CE), and the objective of method "
             f"{method.name} has none; must be 0"
         )
     alphas = {name: getattr(recipe.augmentation, name) for name in ("mixup_alpha", "cutmix_alpha")}
-    if recipe.augmentation.mixes and method.labels != "mixed":
+    if recipe.augmentation.mixes and method.label_kind != "mixed":
         problems += [
             f"augmentation.{name}={alpha:g}: gives images two labels, and the objective of method {method.name} uses "
             f"the class of an image; must be 0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,9 @@ from kdrun.spec.signature import unknown
 
 _NO_AUGMENTATION = Augmentation()
 
+PLACES = ("path", "train_split", "image_column", "label_column", "train_shards", "test_shards")
+"""Options that say where a dataset's data is, beside `root`."""
+
 SHARE_OF_MEMORY = 0.5
 """Of the free memory, what decoded images may take where they are kept in memory by default: the rest is for a copy
 (held-out examples), the networks and other processes."""
@@ -91,7 +94,7 @@ def prepare_splits(
     dataset: DatasetSpec, runtime: Runtime, augmentation: Augmentation = _NO_AUGMENTATION
 ) -> PreparedSplits:
     """Loads, verifies and selects a dataset for training with this augmentation; raises as `load_splits`."""
-    splits = load_splits(dataset, runtime.data_root)
+    splits = load_splits(dataset, runtime.data_root, runtime.places)
     is_resident, reason = _is_resident(splits, runtime, augmentation)
     if reason:
         log.info("dataset=%s is %s: %s", dataset.name, "kept in memory" if is_resident else "streamed", reason)
@@ -145,7 +148,7 @@ def _resident(part: Examples, dataset: DatasetSpec, runtime: Runtime) -> Prepare
 
 def settled_splits(dataset: DatasetSpec, runtime: Runtime, augmentation: Augmentation = _NO_AUGMENTATION) -> Splits:
     """The splits as they are used: encoded images that are to be in memory are decoded; raises as `load_splits`."""
-    splits = load_splits(dataset, runtime.data_root)
+    splits = load_splits(dataset, runtime.data_root, runtime.places)
     is_resident, _ = _is_resident(splits, runtime, augmentation)
     return decode(splits) if is_resident else splits
 
@@ -243,6 +246,11 @@ def _read(loader: Callable[..., Splits], node: Mapping[str, Any], root: Path) ->
     return splits
 
 
+def places(node: Mapping[str, Any]) -> tuple[tuple[str, str | None], ...]:
+    """The options of a dataset that say where its data is, beside `root`; like it they are not part of a run."""
+    return tuple((name, node[name]) for name in PLACES if name in node)
+
+
 def data_root(node: Mapping[str, Any]) -> Path:
     """Where a dataset is stored: `root` of its config, else `$KDRUN_DATA`, else `~/.cache/kdrun/data`.
 
@@ -263,14 +271,14 @@ def data_root(node: Mapping[str, Any]) -> Path:
         return Path(os.devnull)  # of a loader that reads no files
 
 
-def load_splits(dataset: DatasetSpec, root: Path) -> Splits:
+def load_splits(dataset: DatasetSpec, root: Path, places: Iterable[tuple[str, str | None]] = ()) -> Splits:
     """Reads a dataset, verified, through its loader.
 
     Raises:
         kdrun.data.DataError: absent and unreachable, damaged, or not what the spec says.
     """
     offered = {name: value for name, value in vars(dataset).items() if name != "source"}
-    splits: Splits = call_with(resolve(dataset.target, Splits), {**offered, "root": root})
+    splits: Splits = call_with(resolve(dataset.target, Splits), {**offered, **dict(places), "root": root})
     _check(splits, dataset)
     found = (len(splits.train.labels), len(splits.test.labels))
     if found != (dataset.train_size, dataset.test_size):

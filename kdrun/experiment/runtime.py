@@ -60,6 +60,7 @@ class Runtime(Computation):
         devices: on which the runs of a command are executed side by side; empty is one after the other on `device`.
         data_root: directory of datasets, also of downloads.
         output_root: directory of runs, sweeps, tables and recorded logits.
+        places: options of the dataset's loader that say where the data is, beside `data_root`, by name.
         resident: whether encoded images are decoded into memory; `auto` where they fit.
         auto_precision: whether the runs' precision was left to the rule (`resolve_precision`).
     """
@@ -68,5 +69,6 @@ class Runtime(Computation):
     data_root: Path
     output_root: Path
     devices: tuple[torch.device, ...] = ()
+    places: tuple[tuple[str, str | None], ...] = ()
     resident: bool | Literal["auto"] = "auto"
     auto_precision: bool = field(default=False, compare=False)

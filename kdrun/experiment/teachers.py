@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdrun.data import StreamedImages
 from kdrun.experiment.build import build_student, check_tasks, conversion
 from kdrun.experiment.choices import Choices
 from kdrun.experiment.datasets import Prepared, PreparedSplits, prepare, settled_splits
@@ -16,7 +17,7 @@ from kdrun.experiment.logit_cache import LogitCache, replay_key
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.weights import load_weights
 from kdrun.files import DamagedError, read_record, sweep, write_record
-from kdrun.log import log
+from kdrun.log import counted, log
 from kdrun.methods import Needs
 from kdrun.methods.base import together
 from kdrun.metrics import num_correct
@@ -162,8 +163,17 @@ def _source(
     if not replays(needs):
         log.info("teacher %s is not cached: the method uses its features or weights", teacher.directory)
         return live
+    num_rows = needs.views * len(data.train)
+    kept_epochs = epochs if isinstance(data.train, StreamedImages) else 1
+    size = kept_epochs * num_rows * len(seen.outputs) * (2 if student.precision == "bf16" else 4)
+    if size > 1e9 * runtime.replay_gb:
+        log.info(
+            "teacher %s is not cached: its logits of %s take %.1f GB, runtime.replay_gb=%g is the limit",
+            *(teacher.directory, counted(kept_epochs, "epoch"), size / 1e9, runtime.replay_gb),
+        )
+        return live
     cache = LogitCache(runtime.output_root, 1e9 * runtime.replay_gb)
     cached = cache.recording(replay_key(student, needs, teacher, device, choices))
     if count := cached.num_kept(epochs):
         log.info("teacher %s: logits of %d/%d epochs found in the cache", teacher.directory, count, epochs)
-    return ReplayTeacher(live, cached, num_rows=needs.views * len(data.train))
+    return ReplayTeacher(live, cached, num_rows=num_rows)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from kdrun import losses
 from kdrun.distributed import Part
-from kdrun.methods.facts import INJECTED, Facts, Knowledge, Labels, Options, added
+from kdrun.methods.facts import INJECTED, Facts, Knowledge, LabelKind, Options, added
 from kdrun.mixed import Mixed
 from kdrun.taps import Outline, tapped
 
@@ -260,7 +260,7 @@ class Method(Facts, nn.Module, ABC):
     Attributes:
         needs: requirements of the teacher and the batches; complete once the method is built.
         taps: the student's, whose features `objective` gets.
-        labels: the labels for which the objective is defined. `hard`: one class each. `smoothed`: its hard term is
+        label_kind: the labels for which the objective is defined. `hard`: one class each. `smoothed`: its hard term is
             `Batch.cross_entropy`, which the recipe can smooth; other terms may use the class, `Batch.y`. `mixed`: it
             uses labels in `Batch.cross_entropy` alone, so images can be mixed in pairs.
         stage: 0, or 1 once the second of two stages has begun.
@@ -277,7 +277,7 @@ class Method(Facts, nn.Module, ABC):
     needs: Needs = Needs()
     whole_batch: bool = True
     taps: tuple[str, ...] = ()
-    labels: Labels = "hard"
+    label_kind: LabelKind = "hard"
     notices: tuple[str, ...] = ()
     stage: int = 0
     stage1_epochs: int = 0
@@ -386,7 +386,7 @@ class Distillation(Method):
 
     knowledge: ClassVar[Knowledge] = "response"
     needs = Needs(logits=True)
-    labels: Labels = "smoothed"
+    label_kind: LabelKind = "smoothed"
     term: ClassVar[str] = ""
     alone: ClassVar[tuple[str, ...]] = ("weight", "hard_weight")
     hard_weight: float = 1.0

@@ -81,7 +81,7 @@ class KD(SoftTargets):
 
     name = "kd"
     label = "KD"
-    labels = "mixed"
+    label_kind = "mixed"
     term = "kd"
     whole_batch = False
 

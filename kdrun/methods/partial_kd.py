@@ -26,7 +26,7 @@ class KDTopK(SoftTargets):
 
     name = "kd_topk"
     label = "KD-topk"
-    labels = "mixed"
+    label_kind = "mixed"
     whole_batch = False
 
     def __init__(
