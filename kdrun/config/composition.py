@@ -13,6 +13,7 @@ import functools
 import os
 import pickle
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from hydra._internal.config_repository import CachingConfigRepository, IConfigRe
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
@@ -37,7 +39,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from kdrun.config.quoting import parse_override, parsed
-from kdrun.config.search import CHOICES, Search, refusals
+from kdrun.config.search import CHOICES, LAUNCHER, PLUGINS, Search, refusals
 from kdrun.config.yaml_files import parse_yaml, read_yaml_text, restart_resolving
 from kdrun.spec.signature import unknown
 
@@ -138,6 +140,8 @@ hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader  # type: ignore[attr-defi
 hydra._internal.config_loader_impl.CachingConfigRepository = BoundedRepository  # type: ignore[attr-defined]
 Plugins.instance().register(PapersSearchPath)  # and the classes of sources, which are not those of an import
 SourcesRegistry.instance().resolve("file").load_config = _load_config  # type: ignore[method-assign,assignment]
+for _name in PLUGINS:  # whose options are in conf/hydra/launcher; Hydra would merge the plugin's own into them
+    ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{_name}.yaml", None)
 
 
 def _on_hydra(loader: ConfigLoaderImpl, default: ResultDefault, repo: IConfigRepository) -> tuple[str, list[str], bool]:
@@ -220,7 +224,7 @@ def group_options(group: str, words: Sequence[str]) -> tuple[str, ...]:
 def option_problem(group: str, option: str, words: Sequence[str]) -> str | None:
     """Why an option cannot be chosen: there is none, its file ends in `.yml`, or its plugin is missing."""
     allowed = group_options(group, words)
-    if option in allowed:
+    if option in allowed and not (group == LAUNCHER and _lacks_plugin(option)):
         return None
     if package := CHOICES.get(group, {}).get(option):
         return f"is not installed: pip install {package}"
@@ -230,6 +234,14 @@ def option_problem(group: str, option: str, words: Sequence[str]) -> str | None:
     files = (Path(root.removeprefix("file://"), group, f"{stem}.yml") for root in roots)
     misnamed = next((f"{file}: must end in .yaml" for file in files if os.path.isfile(file)), None)
     return misnamed or unknown(option, CHOICES.get(group, allowed), "option")
+
+
+def _lacks_plugin(launcher: str) -> bool:
+    """Whether a launcher whose options are in kdrun's config needs a package that is not installed."""
+    try:
+        return launcher in PLUGINS and find_spec(f"hydra_plugins.{PLUGINS[launcher]}") is None
+    except ModuleNotFoundError:  # no plugin at all
+        return True
 
 
 def _choices_and_values(words: Sequence[str]) -> tuple[tuple[str, ...], list[Override]]:
@@ -271,9 +283,11 @@ def _tried(choices: tuple[str, ...], source: ConfigLoader | None) -> tuple[bytes
     loader: Any = GlobalHydra.instance().config_loader()
     chosen = config.hydra.runtime.choices
     sweeper: Any = OmegaConf.to_container(config.hydra.sweeper)
+    options: Any = OmegaConf.to_container(config.hydra.launcher)
     search = Search(
         launcher=str(chosen["hydra/launcher"]),
         sweeper=str(chosen["hydra/sweeper"]),
+        options=options,
         params={str(key): str(value) for key, value in (sweeper.get("params") or {}).items()},
         files=loader.files,
     )

@@ -243,5 +243,6 @@ def _has_compiler() -> bool:
 
 def _runtime(options: RuntimeOptions, device: torch.device, data: Path) -> Runtime:
     settled = {**vars(options), "device": device, "output_root": output_root(options.output_root), "data_root": data}
+    settled["auto_device"] = options.device == "auto"
     settled["auto_precision"] = settled.pop("precision") == "auto"  # itself it is in the spec
     return Runtime(**settled)

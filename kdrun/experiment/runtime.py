@@ -53,10 +53,12 @@ class Runtime(Computation):
         device: of the computation.
         data_root: directory of datasets, also of downloads.
         output_root: directory of runs, sweeps, tables and recorded logits.
+        auto_device: whether the device was left to the rule (`resolve_device`).
         auto_precision: whether the runs' precision was left to the rule (`resolve_precision`).
     """
 
     device: torch.device
     data_root: Path
     output_root: Path
+    auto_device: bool = field(default=False, compare=False)
     auto_precision: bool = field(default=False, compare=False)
