@@ -12,23 +12,28 @@ from kdrun.analysis.tables import csv_table, markdown_table
 from kdrun.escaping import markdown
 from kdrun.files import DamagedError, sha256, write_atomically, write_json
 from kdrun.spec.spec import Spec
+from kdrun.store.run import Run
 from kdrun.store.store import Store
 
 NOT_BEGUN = "not begun"
 STATES = {
-    "running": "running",
     "stale": "its process was killed: by a signal, or out of memory",
-    "interrupted": "interrupted",
-    "failed": "failed",
-    "diverged": "diverged",
+    "finished": "its result is missing",
 }
-"""Of runs that are not finished, in words."""
+"""What to say of states of unfinished runs whose status names no error."""
 
 
 def sweep_directory(output_root: Path, runs: Sequence[SweepRun]) -> Path:
     """The directory of these runs' summary: one directory for one set of runs."""
     identity = sha256("\n".join(sorted({job.run.spec.run_id for job in runs})).encode())
     return output_root / "sweeps" / identity[:10]
+
+
+def state_of(run: Run) -> str:
+    """The state of a run of a sweep: one of `kdrun.store.run.STATES`, or `NOT_BEGUN`."""
+    if run.finished or run.status():
+        return run.state
+    return NOT_BEGUN
 
 
 def obstacle_to(store: Store, spec: Spec) -> str | None:
@@ -40,12 +45,12 @@ def obstacle_to(store: Store, spec: Spec) -> str | None:
         except DamagedError as error:
             return f"{type(error).__name__}: {error}"
         return None
-    status, state = run.status(), run.state
-    if not status:
+    if (state := state_of(run)) == NOT_BEGUN:
         reasons = ((each, reason) for each in spec.before if (reason := obstacle_to(store, each)))
         needed = next(reasons, None)
         return f"it needs {store.run(needed[0]).directory}: {needed[1]}" if needed else NOT_BEGUN
-    return str(status.get("error") or status.get("damaged") or STATES[state])
+    status = run.status()
+    return str(status.get("error") or status.get("damaged") or STATES.get(state, state))
 
 
 def begin_summary(directory: Path, runs: Sequence[SweepRun]) -> None:

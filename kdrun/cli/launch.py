@@ -23,7 +23,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from kdrun.analysis.sweep import obstacle_to
+from kdrun.analysis.sweep import NOT_BEGUN, obstacle_to, state_of
 from kdrun.config.compose import hydra_session
 from kdrun.config.composition import CONFIG_NAME
 from kdrun.config.preflight import Job
@@ -187,7 +187,7 @@ class Jobs:
         left = list(requests)
         while left and not _launched(launcher, left):
             left = [request for request in left if self._is_pending(request)]
-            stopped = [request for request in left if self.runner.store.run(request.spec).status()]
+            stopped = [request for request in left if state_of(self.runner.store.run(request.spec)) != NOT_BEGUN]
             if not stopped:
                 return
             begun += stopped
@@ -197,7 +197,7 @@ class Jobs:
 
     def _is_pending(self, request: Request) -> bool:
         """Whether a run has neither a result nor a failure."""
-        return self.runner.store.run(request.spec).state in ("running", "stale", "interrupted")
+        return state_of(self.runner.store.run(request.spec)) not in ("finished", "failed", "diverged")
 
     def _settled(self, specs: Sequence[Spec]) -> tuple[dict[str, Any], int | None, int]:
         """The launcher's options, the threads that a run can have (None: all of its job), and the jobs at once."""

@@ -38,14 +38,14 @@ def summarize_main(words: Sequence[str]) -> int:
     directory: Path = parser.parse_args(words).sweep
     if not os.path.isfile(directory / "sweep.json"):
         return refuse([f"{directory}: is no directory of a sweep: it has no sweep.json"], COMMAND)
-    from kdrun.analysis.sweep import summarise
+    from kdrun.analysis.sweep import state_of, summarise
     from kdrun.log import log, set_up_console
 
     set_up_console()
     states: Counter[str] = Counter()
     with reporting_damage() as damaged:
         runs = read_sweep(directory)
-        states.update(job.run.state if job.run.finished or job.run.status() else "not begun" for job in runs)
+        states.update(state_of(job.run) for job in runs)
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
         is_partial = states.keys() - {"finished", "failed", "diverged"}
         label = f"Partial, of {len(runs)} runs: {counts}.\n\n" if is_partial else ""
