@@ -38,7 +38,7 @@ def runs_main(options: argparse.Namespace) -> int:
                 command = read_command(options.overrides, problems, multirun=options.multirun, extra=options.config_dir)
                 jobs, choices = _jobs(command, options, problems)
                 if jobs and command.search.launcher != BASIC:
-                    from kdrun.cli.launch import launcher_obstacles
+                    from kdrun.cli.launchers import launcher_obstacles
 
                     problems += launcher_obstacles(command.search, jobs[0].runtime)
         except ConfigError as error:

@@ -66,15 +66,17 @@ def read_sweep(directory: Path) -> list[SweepRun]:
     """
     from kdrun.analysis.aggregate import SweepRun
     from kdrun.analysis.sweep import obstacle_to
-    from kdrun.spec.spec import Spec
+    from kdrun.cli.job import read_request, request_path
+    from kdrun.cli.launch import JOBS
     from kdrun.store.store import Store, read_spec
 
     store = Store(directory.parent.parent)
     runs = []
     for record in read_json(directory / "sweep.json"):
         place = store.root.joinpath("runs", *Path(record["run"]).parts[-3:])
-        request = directory / "jobs" / f"{place.name.rpartition('-')[2]}.json"
-        spec = Spec.from_canonical(read_json(request)["spec"]) if request.exists() else read_spec(place / "spec.json")
+        jobs, run_id = directory / JOBS, place.name.rpartition("-")[2]
+        has_request = request_path(jobs, run_id).exists()
+        spec = read_request(jobs, run_id).spec if has_request else read_spec(place / "spec.json")
         teachers = tuple(map(store.run, spec.teachers))
         runs.append(SweepRun(record["choices"], store.run(spec), teachers, obstacle_to(store, spec)))
     return runs

@@ -72,7 +72,7 @@ def _run_or_show(options: argparse.Namespace, words: Sequence[str]) -> int:
             extra=options.config_dir,
         )
         if not (search.is_own or options.render_only):
-            from kdrun.cli.launch import launcher_obstacles
+            from kdrun.cli.launchers import launcher_obstacles
 
             problems += launcher_obstacles(search, table.shared.runtime)
     except ConfigError as error:

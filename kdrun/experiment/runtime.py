@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
+
+from kdrun.training.precision import resolve_device
 
 MOST_THREADS = 1024
 
@@ -62,3 +65,7 @@ class Runtime(Computation):
     output_root: Path
     auto_device: bool = field(default=False, compare=False)
     auto_precision: bool = field(default=False, compare=False)
+
+    def here(self) -> Self:
+        """These settings on the machine of this process, which may have another device."""
+        return dataclasses.replace(self, device=resolve_device("auto")) if self.auto_device else self
