@@ -97,10 +97,10 @@ def search_main(command: Command, options: argparse.Namespace) -> int:
     sweeper = command.search.sweeper
     if sweeper not in MAXIMIZED:
         log.info("hydra/sweeper=%s: the objective is top-1 in percent, to be maximized", sweeper)
-    without_params = ["hydra.sweeper.params=null"] if command.search.params else []  # they are among the overrides
+    further = ["hydra.sweeper.params=null"] if command.search.params else []  # they are among the overrides
     if command.search.options.get("n_jobs", 1) is None:  # as joblib's plugin has it by itself
-        without_params.append("hydra.launcher.n_jobs=-1")
-    words = [*command.hydra, *MAXIMIZED.get(sweeper, ()), *without_params, *hydra_overrides(*command.overrides)]
+        further.append("hydra.launcher.n_jobs=-1")
+    words = [*command.hydra, *MAXIMIZED.get(sweeper, ()), *further, *hydra_overrides(*command.overrides)]
     _call_hydra(["--multirun", *_config_dir(options), *words])
     return 0
 

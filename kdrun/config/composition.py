@@ -26,7 +26,6 @@ from hydra._internal.config_repository import CachingConfigRepository, IConfigRe
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.config_store import ConfigStore
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
@@ -103,6 +102,16 @@ class CheckedLoader(ConfigLoaderImpl):
         return super()._compose_config_from_defaults_list(defaults, repo)
 
 
+class _NoSchemas:
+    """A source without the structured configs by which Hydra would complete config files of their name.
+
+    The launchers' options in `conf/hydra/launcher` are whole; their plugins register others under the same names.
+    """
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        raise ConfigLoadError(config_path)
+
+
 class BoundedRepository(CachingConfigRepository):
     """Hydra's files of one composition; refuses defaults lists that name each other without end."""
 
@@ -119,6 +128,9 @@ class BoundedRepository(CachingConfigRepository):
                 "counting each time"
             )
         return super().load_config(config_path)
+
+    def get_schema_source(self) -> ConfigSource:
+        return cast(ConfigSource, _NoSchemas())
 
 
 def _load_config(source: Any, config_path: str) -> ConfigResult:
@@ -138,10 +150,16 @@ def _load_config(source: Any, config_path: str) -> ConfigResult:
 # Hydra's main and its compose API create their loader and its repository by these names.
 hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader  # type: ignore[attr-defined]
 hydra._internal.config_loader_impl.CachingConfigRepository = BoundedRepository  # type: ignore[attr-defined]
-Plugins.instance().register(PapersSearchPath)  # and the classes of sources, which are not those of an import
-SourcesRegistry.instance().resolve("file").load_config = _load_config  # type: ignore[method-assign,assignment]
-for _name in PLUGINS:  # whose options are in conf/hydra/launcher; Hydra would merge the plugin's own into them
-    ConfigStore.instance().repo["hydra"]["launcher"].pop(f"{_name}.yaml", None)
+
+
+def prepare_hydra() -> None:
+    """Registers the papers' search path and the bounded reading of files.
+
+    Hydra's launchers forget both where they execute a job: they make its registers, and the classes in them, anew.
+    """
+    if PapersSearchPath not in Plugins.instance().discover(SearchPathPlugin):
+        Plugins.instance().register(PapersSearchPath)
+    SourcesRegistry.instance().resolve("file").load_config = _load_config  # type: ignore[method-assign,assignment]
 
 
 def _on_hydra(loader: ConfigLoaderImpl, default: ResultDefault, repo: IConfigRepository) -> tuple[str, list[str], bool]:
