@@ -11,6 +11,7 @@ the rows its command names, else one of each method. A search is checked only (`
 
 import argparse
 import inspect
+import os
 import re
 import shlex
 import subprocess
@@ -104,6 +105,8 @@ def place(here, monkeypatch) -> Iterator[Path]:
     monkeypatch.setattr(Estimator, "line", lambda self, spec, **_: spec.run_id)
     monkeypatch.setattr(Estimator, "estimate", lambda self, spec: CHEAP)
     monkeypatch.setattr(Estimator, "basis", lambda self: "")
+    monkeypatch.setenv("PATH", f"{ROOT / 'tests' / 'fake_slurm'}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SLURM", str(here))
     (here / "outputs").mkdir()  # of commands before
     yield here
     for name in [name for name, module in sys.modules.items() if str(here) in repr(module)]:

@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 
 from kdrun.analysis.sweep import NOT_BEGUN, obstacle_to, state_of
 from kdrun.cli.job import Task, write_request
-from kdrun.cli.launchers import HERE, has_gpus, hydra_launcher, launch
+from kdrun.cli.launchers import HERE, SLURM, has_gpus, hydra_launcher, launch
 from kdrun.config.compose import hydra_session
 from kdrun.config.preflight import Job
 from kdrun.config.search import LAUNCHER, Search
@@ -120,7 +120,7 @@ class Jobs:
                 for first in range(0, len(requests), at_once):
                     self._launch(launcher, requests[first : first + at_once])
             except Stopped:
-                if self.search.launcher.startswith("submitit"):
+                if self.search.launcher == SLURM:
                     log.info("the jobs that have been submitted go on")
                 raise
         set_up_console()  # a launcher sets up logging anew
