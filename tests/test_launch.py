@@ -277,6 +277,8 @@ RUNS = {
 def test_the_job_that_kills_a_pool_is_found_and_the_others_finish(tmp_path):
     store = Store(tmp_path)
     pool = Pool(store, {RUNS[1].run_id})
+    store.run(RUNS[3]).open(None)
+    store.run(RUNS[3]).write_status("failed", error="of an earlier command")
     jobs = Jobs(Search(), type("Reader", (), {"store": store}), None, {}, tmp_path)
     jobs._launch(pool, [Request(spec) for spec in RUNS.values()])
     a, b, c, d = (spec.run_id for spec in RUNS.values())
@@ -285,7 +287,9 @@ def test_the_job_that_kills_a_pool_is_found_and_the_others_finish(tmp_path):
     assert store.run(RUNS[1]).state == "stale"
 
 
-LONG = (*SYNTHETIC, "dataset.train_size=2000", "method=ce", "recipe.epochs=1,200,2")
+LONG = (*(word for word in SYNTHETIC if not word.startswith("recipe.epochs")), "method=ce", "recipe.epochs=1,300,2")
+
+OPTIONS = {"joblib": ("hydra.launcher.n_jobs=2",), "submitit_slurm": SLURM[1:]}
 
 
 def start(place: Path, *words: str) -> subprocess.Popen:
@@ -294,12 +298,12 @@ def start(place: Path, *words: str) -> subprocess.Popen:
 
 
 def long_run(place: Path, *, epochs: int) -> dict:
-    """The status of the run of 200 epochs, once it has trained some."""
+    """The status of the longest run, once it has trained some."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for path in place.glob("outputs/runs/*/*/*/status.json"):
             status = json.loads(path.read_text())
-            if status.get("epoch", 0) >= epochs:
+            if status.get("epoch", 0) >= epochs and status["state"] == "running":
                 return status
         time.sleep(0.05)
     raise AssertionError("it does not train")
@@ -308,8 +312,7 @@ def long_run(place: Path, *, epochs: int) -> dict:
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm"])
 def test_every_launcher_really_runs_to_the_same_bytes(sweeps, slurm, here, launcher):
-    words = {"joblib": ("hydra.launcher.n_jobs=2",), "submitit_slurm": SLURM[1:]}.get(launcher, ())
-    assert start(here, *SWEEP[1:], f"hydra/launcher={launcher}", *words).wait(timeout=300) == 0
+    assert start(here, *SWEEP[1:], f"hydra/launcher={launcher}", *OPTIONS.get(launcher, ())).wait(timeout=300) == 0
     assert_equal_sweeps(sweeps / "own", here / "outputs")
 
 
@@ -319,24 +322,22 @@ def test_every_launcher_really_runs_to_the_same_bytes(sweeps, slurm, here, launc
 )
 def test_a_killed_job_is_named_and_the_others_finish(slurm, here, launcher, resumes):
     """The jobs of joblib are launched again, since a killed one ends them all."""
-    words = SLURM[1:] if launcher == "submitit_slurm" else ()
-    process = start(here, *LONG, f"hydra/launcher={launcher}", *words)
+    process = start(here, *LONG, f"hydra/launcher={launcher}", *OPTIONS.get(launcher, ()))
     os.kill(long_run(here, epochs=5)["pid"], signal.SIGKILL)
     assert process.wait(timeout=300) == (0 if resumes else 1)
     jobs = json.loads((directory_of(here / "outputs") / "sweep.json").read_text())
     failed = [job["choices"] for job in jobs if job["error"]]
-    assert failed == ([] if resumes else [{"recipe.epochs": "200"}])
+    assert failed == ([] if resumes else [{"recipe.epochs": "300"}])
     assert len(list(here.glob("outputs/runs/*/*/*/result.json"))) == (3 if resumes else 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["submitit_local", "submitit_slurm"])
 def test_a_preempted_job_is_queued_again_and_resumes(slurm, here, launcher):
-    words = SLURM[1:] if launcher == "submitit_slurm" else ()
-    process = start(here, *LONG, f"hydra/launcher={launcher}", *words)
+    process = start(here, *LONG, f"hydra/launcher={launcher}", *OPTIONS.get(launcher, ()))
     pid = long_run(here, epochs=5)["pid"]
     os.kill(pid, signal.SIGUSR2)
     assert process.wait(timeout=300) == 0
-    (path,) = (path for path in here.glob("outputs/runs/*/*/*/kdrun.log") if "epoch 200/200" in path.read_text())
+    (path,) = (path for path in here.glob("outputs/runs/*/*/*/kdrun.log") if "epoch 300/300" in path.read_text())
     assert path.read_text().count("resumed after epoch") == 1
     assert json.loads((path.parent / "status.json").read_text())["pid"] != pid

@@ -16,11 +16,11 @@ from kdrun.store.run import Run
 from kdrun.store.store import Store
 
 NOT_BEGUN = "not begun"
-STATES = {
+WITHOUT_ERROR = {
     "stale": "its process was killed: by a signal, or out of memory",
     "finished": "its result is missing",
 }
-"""What to say of states of unfinished runs whose status names no error."""
+"""Explanations of states of unfinished runs in which a status names no error."""
 
 
 def sweep_directory(output_root: Path, runs: Sequence[SweepRun]) -> Path:
@@ -50,7 +50,7 @@ def obstacle_to(store: Store, spec: Spec) -> str | None:
         needed = next(reasons, None)
         return f"it needs {store.run(needed[0]).directory}: {needed[1]}" if needed else NOT_BEGUN
     status = run.status()
-    return str(status.get("error") or status.get("damaged") or STATES.get(state, state))
+    return str(status.get("error") or status.get("damaged") or WITHOUT_ERROR.get(state, state))
 
 
 def begin_summary(directory: Path, runs: Sequence[SweepRun]) -> None:

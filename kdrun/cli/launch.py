@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from hydra.plugins.launcher import Launcher
 
-from kdrun.analysis.sweep import NOT_BEGUN, obstacle_to, state_of
+from kdrun.analysis.sweep import obstacle_to
 from kdrun.cli.job import Task, write_request
 from kdrun.cli.launchers import HERE, SLURM, has_gpus, hydra_launcher, launch
 from kdrun.config.compose import hydra_session
@@ -131,21 +131,26 @@ class Jobs:
         A killed process ends the other jobs of joblib and Ray: the rest is launched again, first the runs that were
         not begun, then each of the others, of which one was killed, alone.
         """
-        begun: list[Request] = []
-        left = list(requests)
-        while left and not launch(launcher, left):
-            left = [request for request in left if self._is_pending(request)]
-            stopped = [request for request in left if state_of(self.runner.store.run(request.spec)) != NOT_BEGUN]
-            if not stopped:
-                return
-            begun += stopped
-            left = [request for request in left if request not in stopped]
-        for request in begun:
-            launch(launcher, [request])
+        store = self.runner.store
+        before = {request.spec.run_id: store.run(request.spec).status() for request in requests}
 
-    def _is_pending(self, request: Request) -> bool:
-        """Whether a run has neither a result nor a failure."""
-        return state_of(self.runner.store.run(request.spec)) not in ("finished", "failed", "diverged")
+        def has_begun(request: Request) -> bool:
+            return store.run(request.spec).status() != before[request.spec.run_id]
+
+        def has_ended(request: Request) -> bool:
+            run = store.run(request.spec)
+            return run.finished or (has_begun(request) and run.state in ("failed", "diverged"))
+
+        left, suspects = list(requests), []
+        while left and not launch(launcher, left):
+            left = [request for request in left if not has_ended(request)]
+            begun = [request for request in left if has_begun(request)]
+            if not begun:
+                return
+            suspects += begun
+            left = [request for request in left if request not in begun]
+        for request in suspects:
+            launch(launcher, [request])
 
     def _settled(self, specs: Sequence[Spec]) -> tuple[dict[str, Any], int | None, int]:
         """The launcher's options, the threads that a run can have (None: all of its job), and the jobs at once."""
