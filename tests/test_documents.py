@@ -30,7 +30,7 @@ from kdrun import models
 from kdrun.cli import main
 from kdrun.cli.options import VERBS, looks, run_parser
 from kdrun.config.command_line import read_command
-from kdrun.config.compose import compose_job, hydra_session
+from kdrun.config.compose import compose_job, hydra_session, on_hydra
 from kdrun.config.table import load_table
 from kdrun.experiment.dry_run import Estimate, Estimator
 from kdrun.spec.components import resolve
@@ -156,7 +156,7 @@ def is_downloaded(words: list[str]) -> bool:
     said = [word.split(",")[0] if "-m" in words else word for word in words if "=" in word]
     with hydra_session():
         search = read_command(said, problems, multirun="-m" in words, extra=extra).search
-        config = compose_job(said, problems, extra=extra, search=search)
+        config = compose_job([word for word in said if not on_hydra(word)], problems, extra=extra, search=search)
     assert problems == []
     datasets = [config.dataset, config.teacher.get("trained_on") if config.get("teacher") else None]
     loaders = [resolve(each["_target_"]) for each in datasets if each]
