@@ -6,7 +6,8 @@ in backticks and begin with `kdrun ` or `scripts/`. Capitals are placeholders (`
 
 What costs hours is run smaller, by rule: one epoch of 2 % of the examples (in a slow test where more than `MANY` images
 or tokens are tested); a run whose data must be downloaded, and a table, only up to its first step (`--dry-run`), with
-the rows its command names, else one of each method. A search is checked only (`--dry-run`).
+the rows its command names, else one of each method. A search, and a sweep by a launcher, are checked only
+(`--dry-run`).
 """
 
 import argparse
@@ -30,7 +31,7 @@ from kdrun import models
 from kdrun.cli import main
 from kdrun.cli.options import VERBS, looks, run_parser
 from kdrun.config.command_line import read_command
-from kdrun.config.compose import compose_job, hydra_session, on_hydra
+from kdrun.config.compose import compose_job, hydra_session
 from kdrun.config.table import load_table
 from kdrun.experiment.dry_run import Estimate, Estimator
 from kdrun.spec.components import resolve
@@ -156,7 +157,7 @@ def is_downloaded(words: list[str]) -> bool:
     said = [word.split(",")[0] if "-m" in words else word for word in words if "=" in word]
     with hydra_session():
         search = read_command(said, problems, multirun="-m" in words, extra=extra).search
-        config = compose_job([word for word in said if not on_hydra(word)], problems, extra=extra, search=search)
+        config = compose_job(said, problems, extra=extra, search=search)
     assert problems == []
     datasets = [config.dataset, config.teacher.get("trained_on") if config.get("teacher") else None]
     loaders = [resolve(each["_target_"]) for each in datasets if each]
@@ -194,6 +195,8 @@ def run(command: str, place: Path, monkeypatch, *, really: bool = True) -> None:
         words = planned(words)
     elif words[0] == "search":
         pytest.importorskip("optuna")
+        words += ["--dry-run"]
+    elif any(word.startswith("hydra/launcher=") for word in words):
         words += ["--dry-run"]
     elif words[0] not in VERBS:
         words = smaller(words) if really and "--dry-run" not in words and not is_downloaded(words) else words
