@@ -6,11 +6,13 @@ in backticks and begin with `kdrun ` or `scripts/`. Capitals are placeholders (`
 
 What costs hours is run smaller, by rule: one epoch of 2 % of the examples (in a slow test where more than `MANY` images
 or tokens are tested); a run whose data must be downloaded, and a table, only up to its first step (`--dry-run`), with
-the rows its command names, else one of each method. A search is checked only (`--dry-run`).
+the rows its command names, else one of each method. A search, and a sweep by a launcher, are checked only
+(`--dry-run`).
 """
 
 import argparse
 import inspect
+import os
 import re
 import shlex
 import subprocess
@@ -104,6 +106,8 @@ def place(here, monkeypatch) -> Iterator[Path]:
     monkeypatch.setattr(Estimator, "line", lambda self, spec, **_: spec.run_id)
     monkeypatch.setattr(Estimator, "estimate", lambda self, spec: CHEAP)
     monkeypatch.setattr(Estimator, "basis", lambda self: "")
+    monkeypatch.setenv("PATH", f"{ROOT / 'tests' / 'fake_slurm'}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SLURM", str(here))
     (here / "outputs").mkdir()  # of commands before
     yield here
     for name in [name for name, module in sys.modules.items() if str(here) in repr(module)]:
@@ -191,6 +195,8 @@ def run(command: str, place: Path, monkeypatch, *, really: bool = True) -> None:
         words = planned(words)
     elif words[0] == "search":
         pytest.importorskip("optuna")
+        words += ["--dry-run"]
+    elif any(word.startswith("hydra/launcher=") for word in words):
         words += ["--dry-run"]
     elif words[0] not in VERBS:
         words = smaller(words) if really and "--dry-run" not in words and not is_downloaded(words) else words

@@ -10,7 +10,17 @@ from kdrun.analysis.aggregate import SweepRun, group_by_seed, teachers_by_seed
 from kdrun.analysis.plots import accuracy_against, learning_curves
 from kdrun.analysis.tables import csv_table, markdown_table
 from kdrun.escaping import markdown
-from kdrun.files import sha256, write_atomically, write_json
+from kdrun.files import DamagedError, sha256, write_atomically, write_json
+from kdrun.spec.spec import Spec
+from kdrun.store.run import Run
+from kdrun.store.store import Store
+
+NOT_BEGUN = "not begun"
+WITHOUT_ERROR = {
+    "stale": "its process was killed: by a signal, or out of memory",
+    "finished": "its result is missing",
+}
+"""Explanations of states of unfinished runs in which a status names no error."""
 
 
 def sweep_directory(output_root: Path, runs: Sequence[SweepRun]) -> Path:
@@ -19,17 +29,46 @@ def sweep_directory(output_root: Path, runs: Sequence[SweepRun]) -> Path:
     return output_root / "sweeps" / identity[:10]
 
 
-def summarise(directory: Path, runs: Sequence[SweepRun]) -> str:
+def state_of(run: Run) -> str:
+    """The state of a run of a sweep: one of `kdrun.store.run.STATES`, or `NOT_BEGUN`."""
+    if run.finished or run.status():
+        return run.state
+    return NOT_BEGUN
+
+
+def obstacle_to(store: Store, spec: Spec) -> str | None:
+    """Why a run is not finished, by its files and those of the runs that it needs; None if it is."""
+    run = store.run(spec)
+    if run.finished:
+        try:
+            run.result()
+        except DamagedError as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+    if (state := state_of(run)) == NOT_BEGUN:
+        reasons = ((each, reason) for each in spec.before if (reason := obstacle_to(store, each)))
+        needed = next(reasons, None)
+        return f"it needs {store.run(needed[0]).directory}: {needed[1]}" if needed else NOT_BEGUN
+    status = run.status()
+    return str(status.get("error") or status.get("damaged") or WITHOUT_ERROR.get(state, state))
+
+
+def begin_summary(directory: Path, runs: Sequence[SweepRun]) -> None:
+    """Writes `sweep.json` before the runs are executed elsewhere, for `kdrun summarize`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "sweep.json", [_record(job) for job in runs])
+
+
+def summarise(directory: Path, runs: Sequence[SweepRun], *, label: str = "") -> str:
     """Writes `summary.csv`, `summary.md`, `sweep.json` and the pictures; returns the Markdown.
 
     The pictures are `curves.png`, and one for each key but the seed that has several values, named as the key. One that
     is newer than all results stays.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    begin_summary(directory, runs)
     students, teachers = group_by_seed(runs), teachers_by_seed(runs)
-    write_json(directory / "sweep.json", [_record(job) for job in runs])
     write_atomically(directory / "summary.csv", csv_table([*teachers, *students]))
-    text = f"{markdown(_caption(runs))}\n\n{markdown_table([*teachers, *students])}"
+    text = f"{label}{markdown(_caption(runs))}\n\n{markdown_table([*teachers, *students])}"
     write_atomically(directory / "summary.md", text)
     title = _title(runs)
     if any(group.curve("test", "top1") for group in students) and _is_old(curves := directory / "curves.png", runs):

@@ -1,4 +1,4 @@
-"""Calls of Hydra's own main: flags that only show something, and sweeps by other launchers and sweepers."""
+"""Calls of Hydra's own main: flags that only show something, and sweeps by other sweepers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kdrun.cli.options import BAD_INPUT, misused, refuse
 from kdrun.config.command_line import Command, expand, read_command
 from kdrun.config.compose import ConfigError, compose_job, hydra_overrides, hydra_session, on_hydra
 from kdrun.config.composition import COMPOSE_ERRORS, CONFIG_NAME, config_directory
-from kdrun.config.search import BASIC, MAXIMIZED
+from kdrun.config.search import MAXIMIZED
 from kdrun.config.yaml_files import restart_resolving
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -97,8 +97,10 @@ def search_main(command: Command, options: argparse.Namespace) -> int:
     sweeper = command.search.sweeper
     if sweeper not in MAXIMIZED:
         log.info("hydra/sweeper=%s: the objective is top-1 in percent, to be maximized", sweeper)
-    without_params = ["hydra.sweeper.params=null"] if command.search.params else []  # they are among the overrides
-    words = [*command.hydra, *MAXIMIZED.get(sweeper, ()), *without_params, *hydra_overrides(*command.overrides)]
+    further = ["hydra.sweeper.params=null"] if command.search.params else []  # they are among the overrides
+    if command.search.options.get("n_jobs", 1) is None:  # as joblib's plugin has it by itself
+        further.append("hydra.launcher.n_jobs=-1")
+    words = [*command.hydra, *MAXIMIZED.get(sweeper, ()), *further, *hydra_overrides(*command.overrides)]
     _call_hydra(["--multirun", *_config_dir(options), *words])
     return 0
 
@@ -113,7 +115,7 @@ def _call_hydra(words: list[str]) -> None:
 
 
 def _hydra_task(config: DictConfig) -> float:
-    """One job of another launcher or sweeper.
+    """One job of another sweeper.
 
     Returns:
         The objective of a search, to be maximized: top-1 of the last epoch in percent, on the validation split where
@@ -133,6 +135,5 @@ def _hydra_task(config: DictConfig) -> float:
     split = "val" if "val" in outcome.result else "test"
     top1: float = outcome.result[split]["last"]["top1"]
     warning = "" if split == "val" else ": the search is on the test set; dataset.val_fraction=0.1 holds out a split"
-    if HydraConfig.get().runtime.choices["hydra/sweeper"] != BASIC:  # which tries all, whatever a run returns
-        log.info("objective: top-1 %.2f %% on %s%s", top1, split, warning)
+    log.info("objective: top-1 %.2f %% on %s%s", top1, split, warning)
     return top1

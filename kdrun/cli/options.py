@@ -13,7 +13,7 @@ from kdrun.escaping import printable_lines
 from kdrun.redaction import redacted
 
 BAD_INPUT = 2
-VERBS = ("table", "search", "ls", "show", "rm", "clean", "doctor")
+VERBS = ("table", "search", "summarize", "ls", "show", "rm", "clean", "doctor")
 """First words that are no overrides; without one, kdrun trains."""
 
 LOOKS = ("help", "hydra_help", "cfg", "info", "shell_completion")

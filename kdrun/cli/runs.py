@@ -18,6 +18,7 @@ from kdrun.files import dry_run, write_atomically
 if TYPE_CHECKING:
     from kdrun.config.command_line import Command
     from kdrun.config.preflight import Job
+    from kdrun.config.search import Search
     from kdrun.experiment.runner import Runner
 
 
@@ -28,6 +29,7 @@ def runs_main(options: argparse.Namespace) -> int:
         return 0
     from kdrun.config.command_line import read_command
     from kdrun.config.compose import ConfigError, hydra_session
+    from kdrun.config.search import BASIC
 
     with dry_run() if options.dry_run else contextlib.nullcontext():
         problems = misused(options)
@@ -35,6 +37,10 @@ def runs_main(options: argparse.Namespace) -> int:
             with hydra_session():
                 command = read_command(options.overrides, problems, multirun=options.multirun, extra=options.config_dir)
                 jobs, choices = _jobs(command, options, problems)
+                if jobs and command.search.launcher != BASIC:
+                    from kdrun.cli.launchers import launcher_obstacles
+
+                    problems += launcher_obstacles(command.search, jobs[0].runtime)
         except ConfigError as error:
             problems += error.problems
         if problems:
@@ -51,11 +57,11 @@ def runs_main(options: argparse.Namespace) -> int:
             runner = ready_runner(jobs)
         except ValueError as error:
             return refuse([str(error)])
-        if not command.search.is_own:
+        if command.search.sweeper != BASIC:
             from kdrun.cli.hydra_main import search_main
 
             return search_main(command, options)
-        return _run_sweep(runner, jobs, choices) if options.multirun else _run_one(runner, jobs[0])
+        return _run_sweep(runner, jobs, choices, command.search) if options.multirun else _run_one(runner, jobs[0])
 
 
 def estimate(jobs: Sequence[Job]) -> int:
@@ -87,9 +93,9 @@ def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) ->
     from kdrun.config.compose import ConfigError, compose_job, hydra_overrides
     from kdrun.config.search import BASIC
 
-    own, extra = command.search.is_own, options.config_dir
+    own, extra = command.search.sweeper == BASIC, options.config_dir
     overrides = command.overrides if own else hydra_overrides(*command.overrides)
-    if command.search.sweeper == BASIC:
+    if own:
         lists = expand(overrides, multirun=options.multirun, problems=problems, extra=extra)
     else:
         lists = first_jobs(overrides, problems, extra=extra)
@@ -186,9 +192,9 @@ def _label(choice: Mapping[str, str]) -> str:
     return printable(" ".join(f"{key}={value}" for key, value in choice.items()))
 
 
-def _run_sweep(runner: Runner, jobs: list[Job], choices: list[dict[str, str]]) -> int:
+def _run_sweep(runner: Runner, jobs: list[Job], choices: list[dict[str, str]], search: Search) -> int:
     from kdrun.analysis.aggregate import SweepRun, group_by_seed
-    from kdrun.analysis.sweep import summarise, sweep_directory
+    from kdrun.analysis.sweep import NOT_BEGUN, begin_summary, summarise, sweep_directory
     from kdrun.experiment.attempt import Request
     from kdrun.log import log
 
@@ -197,12 +203,19 @@ def _run_sweep(runner: Runner, jobs: list[Job], choices: list[dict[str, str]]) -
         job.spec.run_id: Request(job.spec, job.config, _label(choice))
         for job, choice in zip(jobs, choices, strict=True)
     }
-    errors = execute(runner, list(requests.values()), total=len(requests))
     runs = [
-        SweepRun(choice, runner.store.run(job.spec), runner.teachers(job.spec), errors.get(job.spec.run_id))
+        SweepRun(choice, runner.store.run(job.spec), runner.teachers(job.spec))
         for job, choice in zip(jobs, choices, strict=True)
     ]
     directory = sweep_directory(jobs[0].runtime.output_root, runs)
+    if search.is_own:
+        errors = execute(runner, list(requests.values()), total=len(requests))
+    else:
+        from kdrun.cli.launch import launched
+
+        begin_summary(directory, [dataclasses.replace(run, error=NOT_BEGUN) for run in runs])
+        errors = launched(jobs, runner, search, directory, list(requests.values()))
+    runs = [dataclasses.replace(run, error=errors.get(run.run.spec.run_id)) for run in runs]
     failures = 0
     with reporting_damage() as damaged:
         log.info("\n%s", summarise(directory, runs))

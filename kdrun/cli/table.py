@@ -17,6 +17,7 @@ from kdrun.files import dry_run
 
 if TYPE_CHECKING:
     from kdrun.config.preflight import Job
+    from kdrun.config.search import Search
     from kdrun.config.table import ComposedTable
     from kdrun.store.store import Store
 
@@ -36,6 +37,7 @@ The same command again resumes; --render-only, at any time, shows the finished r
   kdrun table tfkd_t1 --no-controls                        the paper's rows alone
   kdrun table tfkd_t1 method.kl_reduction=batchmean        the losses as the paper writes them, not as released
   kdrun table tfkd_t9 --render-only                        what there is; no data needed
+  kdrun table tfkd_t9 --launcher submitit_slurm hydra.launcher.partition=gpu   every run as a job of Slurm
   kdrun table tfkd_t9 --dry-run                            every run with parameters, MACs and estimated time
 """
 
@@ -53,7 +55,9 @@ def _run_or_show(options: argparse.Namespace, words: Sequence[str]) -> int:
     from kdrun.config.compose import ConfigError
     from kdrun.config.table import compose_table, load_table
 
+    problems: list[str] = []
     try:
+        search, overrides = _launcher(options, problems)
         definition = load_table(options.name)
         if definition.unavailable and not options.render_only:
             raise ConfigError([f"table {definition.name} cannot be run: {definition.unavailable}; use --render-only"])
@@ -61,14 +65,20 @@ def _run_or_show(options: argparse.Namespace, words: Sequence[str]) -> int:
             raise ConfigError([f"--published {options.published}: no such directory"])
         table = compose_table(
             definition,
-            options.overrides,
+            overrides,
             num_seeds=options.seeds,
             patterns=() if options.rows is None else options.rows.split(","),
             controls=not options.no_controls,
             extra=options.config_dir,
         )
+        if not (search.is_own or options.render_only):
+            from kdrun.cli.launchers import launcher_obstacles
+
+            problems += launcher_obstacles(search, table.shared.runtime)
     except ConfigError as error:
-        return refuse(error.problems, "kdrun table")
+        problems += error.problems
+    if problems:
+        return refuse(list(dict.fromkeys(problems)), "kdrun table")
     from kdrun.cli.table_plan import plan
     from kdrun.cli.table_runs import run_missing
     from kdrun.log import log, set_up_console
@@ -97,12 +107,28 @@ def _run_or_show(options: argparse.Namespace, words: Sequence[str]) -> int:
         if options.render_only:
             sheet.table = _at_best_precision(table, sheet.store, options.overrides)
         else:
-            failed = run_missing(table, sheet.store, sheet.so_far)
+            failed = run_missing(table, sheet.store, sheet.so_far, search=search, directory=sheet.directory)
         sheet.show()
     except (RuntimeError, OSError) as error:  # a result that cannot be read, a directory that cannot be written
         log.error("kdrun: %s", error)
         return 1
     return 1 if failed else 0
+
+
+def _launcher(options: argparse.Namespace, problems: list[str]) -> tuple[Search, list[str]]:
+    """The launcher of a table's runs with its options, and the overrides that apply to the runs."""
+    from kdrun.config.command_line import read_command
+    from kdrun.config.compose import hydra_session
+    from kdrun.config.search import LAUNCHER, OPTIONS, Search
+
+    if options.launcher is None:
+        return Search(), options.overrides
+    if options.render_only:
+        problems.append("--launcher: has no effect with --render-only")
+    typed = [text for text in options.overrides if text.lstrip("+~").startswith(f"{OPTIONS}.")]
+    with hydra_session():
+        search = read_command([f"{LAUNCHER}={options.launcher}", *typed], problems, multirun=True).search
+    return search, [text for text in options.overrides if text not in typed]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,6 +150,12 @@ def _parser() -> argparse.ArgumentParser:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--render-only", action="store_true", help="render what is finished, run nothing")
     mode.add_argument("--dry-run", action="store_true", help="list every run with its cost; write nothing")
+    parser.add_argument(
+        "--launcher",
+        metavar="NAME",
+        help="the missing runs as jobs of joblib, submitit_local, submitit_slurm or ray, teachers first; its options: "
+        "hydra.launcher.KEY=VALUE",
+    )
     parser.add_argument(
         "--published",
         type=Path,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from kdrun.cli.execution import ending_with_the_device, execute, report_bf16, runner_for
+from kdrun.config.search import Search
 from kdrun.config.table import ComposedTable
 from kdrun.experiment.attempt import Request
 from kdrun.experiment.derived import Derived, EvaluatedRun, compute, kept
@@ -16,13 +18,17 @@ from kdrun.store.store import Store
 from kdrun.tables import Entry
 
 
-def run_missing(table: ComposedTable, store: Store, so_far: Callable[[], None]) -> int:
+def run_missing(
+    table: ComposedTable, store: Store, so_far: Callable[[], None], *, search: Search, directory: Path
+) -> int:
     """Executes the runs that neither the output root nor the published results have, and computes on finished runs.
 
     Args:
         table: the table.
         store: of the runs.
         so_far: called after each seed but the last, to show the finished runs.
+        search: the launcher of the runs; a launcher gets those of all seeds at once.
+        directory: of the table.
 
     Returns:
         The number of failed runs and computations.
@@ -37,6 +43,13 @@ def run_missing(table: ComposedTable, store: Store, so_far: Callable[[], None]) 
     runner.announce(pending)
     report_bf16(pending, table.shared.runtime)
     number = failed = 0
+    if not search.is_own:
+        from kdrun.cli.launch import launched
+
+        labels = {spec.run_id: f"{name} seed={spec.seed}" for members in rounds for name, spec in members}
+        requests = [Request(spec, jobs[spec.run_id].config, labels[spec.run_id]) for spec in pending]
+        failed = len(launched([table.shared, *jobs.values()], runner, search, directory, requests))
+        rounds = []
     for members in rounds:
         missing = []
         for name, spec in members:

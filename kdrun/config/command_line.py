@@ -25,7 +25,17 @@ from kdrun.config.compose import (
 )
 from kdrun.config.composition import SEARCH_PATH, compose_search, group_options, option_problem
 from kdrun.config.quoting import as_one_value, not_parsed, parsed, quoted
-from kdrun.config.search import BASIC, CHOICES, MAXIMIZED, PARAMS, Search
+from kdrun.config.search import (
+    BASIC,
+    CHOICES,
+    LAUNCHER,
+    MAXIMIZED,
+    OPTIONS,
+    PARAMS,
+    Search,
+    launcher_problems,
+    unknown_option,
+)
 
 MOST_JOBS = 10_000
 """Jobs of a sweep."""
@@ -163,10 +173,12 @@ def read_command(typed: Sequence[str], problems: list[str], *, multirun: bool, e
     if fitting or extra is not None:
         chosen = [*(text for text in on_runs if _chooses_one(text, extra)), *of_search]
         search = compose_search(accepted_words(chosen, problems, extra))
-        if search.is_own:
-            problems += [f"{text}: {NO_EFFECT}" for text in fitting if text not in of_search]
-        elif fitting != of_search:
-            accepted_words([*chosen, *(text for text in fitting if text not in of_search)], problems, extra)
+        others = [text for text in fitting if text not in of_search]
+        if search.sweeper == BASIC:
+            unused = [text for text in others if search.is_own or not _is_option(text)]
+            problems += [f"{text}: {NO_EFFECT}" for text in unused]
+            others = [text for text in others if text not in unused]
+        search = _with_options(search, chosen, others, problems, extra)
     if not multirun:
         problems += [f"{text}: has an effect with -m (--multirun) only" for text in of_search]
         problems += [f"{file}: {OF_FILES} have an effect with -m (--multirun) only" for file in search.files]
@@ -174,6 +186,28 @@ def read_command(typed: Sequence[str], problems: list[str], *, multirun: bool, e
     keys = {_node(text) for text in on_runs}
     params = [text for key, value in search.params.items() if _node(text := f"{key}={value}") not in keys]
     return Command(search, [*params, *on_runs], fitting)
+
+
+def _is_option(text: str) -> bool:
+    """Whether an override sets an option of a launcher."""
+    return text.lstrip("+~").startswith(f"{OPTIONS}.")
+
+
+def _with_options(
+    search: Search, chosen: Sequence[str], typed: Sequence[str], problems: list[str], extra: Path | None
+) -> Search:
+    """The search with typed options; adds a problem for each that does not fit, and for a plugin that is missing."""
+    if problem := option_problem(LAUNCHER, search.launcher, search_path(extra)):
+        problems.append(f"{LAUNCHER}={search.launcher}: {problem}")
+        return search
+    strange = {text: problem for text in typed if _is_option(text) and (problem := unknown_option(search, text))}
+    problems += strange.values()
+    if typed:
+        search = compose_search(
+            accepted_words([*chosen, *(text for text in typed if text not in strange)], problems, extra)
+        )
+    problems += launcher_problems(search)
+    return search
 
 
 def _node(text: str) -> str:

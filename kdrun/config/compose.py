@@ -27,6 +27,7 @@ from kdrun.config.composition import (
     config_directory,
     group_options,
     option_problem,
+    prepare_hydra,
 )
 from kdrun.config.quoting import parsed
 from kdrun.config.search import Search
@@ -109,6 +110,7 @@ def _evaluation_overrides(text: str) -> list[str]:
 def hydra_session() -> Iterator[None]:
     """A context in which jobs can be composed."""
     watch_environment()
+    prepare_hydra()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_directory()), version_base="1.3", job_name="kdrun"):
         yield

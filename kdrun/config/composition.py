@@ -13,6 +13,7 @@ import functools
 import os
 import pickle
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,7 +38,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from kdrun.config.quoting import parse_override, parsed
-from kdrun.config.search import CHOICES, Search, refusals
+from kdrun.config.search import CHOICES, LAUNCHER, PLUGINS, Search, refusals
 from kdrun.config.yaml_files import parse_yaml, read_yaml_text, restart_resolving
 from kdrun.spec.signature import unknown
 
@@ -101,6 +102,16 @@ class CheckedLoader(ConfigLoaderImpl):
         return super()._compose_config_from_defaults_list(defaults, repo)
 
 
+class _NoSchemas:
+    """A source without the structured configs by which Hydra would complete config files of their name.
+
+    The launchers' options in `conf/hydra/launcher` are whole; their plugins register others under the same names.
+    """
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        raise ConfigLoadError(config_path)
+
+
 class BoundedRepository(CachingConfigRepository):
     """Hydra's files of one composition; refuses defaults lists that name each other without end."""
 
@@ -117,6 +128,9 @@ class BoundedRepository(CachingConfigRepository):
                 "counting each time"
             )
         return super().load_config(config_path)
+
+    def get_schema_source(self) -> ConfigSource:
+        return cast(ConfigSource, _NoSchemas())
 
 
 def _load_config(source: Any, config_path: str) -> ConfigResult:
@@ -136,8 +150,16 @@ def _load_config(source: Any, config_path: str) -> ConfigResult:
 # Hydra's main and its compose API create their loader and its repository by these names.
 hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader  # type: ignore[attr-defined]
 hydra._internal.config_loader_impl.CachingConfigRepository = BoundedRepository  # type: ignore[attr-defined]
-Plugins.instance().register(PapersSearchPath)  # and the classes of sources, which are not those of an import
-SourcesRegistry.instance().resolve("file").load_config = _load_config  # type: ignore[method-assign,assignment]
+
+
+def prepare_hydra() -> None:
+    """Registers the papers' search path and the bounded reading of files.
+
+    Hydra's launchers forget both where they execute a job: they make its registers, and the classes in them, anew.
+    """
+    if PapersSearchPath not in Plugins.instance().discover(SearchPathPlugin):
+        Plugins.instance().register(PapersSearchPath)
+    SourcesRegistry.instance().resolve("file").load_config = _load_config  # type: ignore[method-assign,assignment]
 
 
 def _on_hydra(loader: ConfigLoaderImpl, default: ResultDefault, repo: IConfigRepository) -> tuple[str, list[str], bool]:
@@ -220,7 +242,7 @@ def group_options(group: str, words: Sequence[str]) -> tuple[str, ...]:
 def option_problem(group: str, option: str, words: Sequence[str]) -> str | None:
     """Why an option cannot be chosen: there is none, its file ends in `.yml`, or its plugin is missing."""
     allowed = group_options(group, words)
-    if option in allowed:
+    if option in allowed and not (group == LAUNCHER and _lacks_plugin(option)):
         return None
     if package := CHOICES.get(group, {}).get(option):
         return f"is not installed: pip install {package}"
@@ -230,6 +252,14 @@ def option_problem(group: str, option: str, words: Sequence[str]) -> str | None:
     files = (Path(root.removeprefix("file://"), group, f"{stem}.yml") for root in roots)
     misnamed = next((f"{file}: must end in .yaml" for file in files if os.path.isfile(file)), None)
     return misnamed or unknown(option, CHOICES.get(group, allowed), "option")
+
+
+def _lacks_plugin(launcher: str) -> bool:
+    """Whether a launcher whose options are in kdrun's config needs a package that is not installed."""
+    try:
+        return launcher in PLUGINS and find_spec(f"hydra_plugins.{PLUGINS[launcher]}") is None
+    except ModuleNotFoundError:  # no plugin at all
+        return True
 
 
 def _choices_and_values(words: Sequence[str]) -> tuple[tuple[str, ...], list[Override]]:
@@ -271,9 +301,11 @@ def _tried(choices: tuple[str, ...], source: ConfigLoader | None) -> tuple[bytes
     loader: Any = GlobalHydra.instance().config_loader()
     chosen = config.hydra.runtime.choices
     sweeper: Any = OmegaConf.to_container(config.hydra.sweeper)
+    options: Any = OmegaConf.to_container(config.hydra.launcher)
     search = Search(
         launcher=str(chosen["hydra/launcher"]),
         sweeper=str(chosen["hydra/sweeper"]),
+        options=options,
         params={str(key): str(value) for key, value in (sweeper.get("params") or {}).items()},
         files=loader.files,
     )

@@ -266,5 +266,6 @@ def _runtime(options: RuntimeOptions, device: torch.device, dataset: Mapping[str
     settled = {**vars(options), "device": device, "output_root": output_root(options.output_root)}
     settled |= {"data_root": data_root(dataset), "places": places(dataset), "resident": dataset.get("resident", "auto")}
     settled["devices"] = () if options.devices is None else resolve_devices(options.devices)
+    settled["auto_device"] = options.device == "auto"
     settled["auto_precision"] = settled.pop("precision") == "auto"  # itself it is in the spec
     return Runtime(**settled)

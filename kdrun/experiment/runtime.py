@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
+
+from kdrun.training.precision import resolve_device
 
 MOST_THREADS = 1024
 MOST_WORKERS = 1024
@@ -62,6 +65,7 @@ class Runtime(Computation):
         output_root: directory of runs, sweeps, tables and recorded logits.
         places: options of the dataset's loader that say where the data is, beside `data_root`, by name.
         resident: whether encoded images are decoded into memory; `auto` where they fit.
+        auto_device: whether the device was left to the rule (`resolve_device`).
         auto_precision: whether the runs' precision was left to the rule (`resolve_precision`).
     """
 
@@ -71,4 +75,9 @@ class Runtime(Computation):
     devices: tuple[torch.device, ...] = ()
     places: tuple[tuple[str, str | None], ...] = ()
     resident: bool | Literal["auto"] = "auto"
+    auto_device: bool = field(default=False, compare=False)
     auto_precision: bool = field(default=False, compare=False)
+
+    def here(self) -> Self:
+        """These settings on the machine of this process, which may have another device."""
+        return dataclasses.replace(self, device=resolve_device("auto")) if self.auto_device else self

@@ -89,7 +89,7 @@ class Store:
         """
         for path in _specs(self.root, "runs/*/*/*"):
             try:
-                run = Run(path.parent, _read_spec(path))
+                run = Run(path.parent, read_spec(path))
                 found = read(run, *run.records())
             except (RuntimeError, OSError) as error:
                 yield error
@@ -157,7 +157,7 @@ def _finished(paths: Iterable[Path], is_wanted: Callable[[Run], bool], *, conseq
     found = []
     for path in paths:
         try:
-            run = Run(path.parent, _read_spec(path))
+            run = Run(path.parent, read_spec(path))
             if run.finished and is_wanted(run):
                 run.result()
                 found.append(run)
@@ -198,7 +198,7 @@ def _run_id(path: Path) -> str:
     return path.parent.name.rpartition("-")[2]
 
 
-def _read_spec(path: Path) -> Spec:
+def read_spec(path: Path) -> Spec:
     """The spec in a run's directory, whose name has its run_id.
 
     Raises:

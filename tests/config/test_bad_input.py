@@ -279,8 +279,8 @@ BAD = [
     # other launchers and sweepers
     ("-m hydra/sweeper=optun", "hydra/sweeper=optun: no such option", "Allowed: basic"),
     (
-        "-m hydra/launcher=submitit_slurm",
-        "hydra/launcher=submitit_slurm: is not installed: pip install hydra-submitit-launcher",
+        "-m hydra/launcher=ray",
+        "hydra/launcher=ray: is not installed: pip install 'kdrun[ray]'",
     ),
     ("hydra/launcher=basic", "hydra/launcher=basic: has an effect with -m (--multirun) only"),
     ("-m hydra/sweeper=basic recipe.epochs=0 seed=0,1", "recipe.epochs=0: must be at least 1"),

@@ -134,6 +134,6 @@ def test_an_unknown_sweeper_of_a_config_file_is_told_with_those_there_are(kdrun,
     (tmp_path / "experiment" / "own.yaml").write_text(text)
     said = kdrun("--config-dir", str(tmp_path), "-m", "experiment=own", "--dry-run")
     assert said.code == 2
-    known = "basic, optuna" if group == "sweeper" else "basic, joblib, submitit_local, submitit_slurm"
+    known = "basic, optuna" if group == "sweeper" else "basic, joblib, ray, submitit_local, submitit_slurm"
     assert f"hydra/{group}={option}" in said.err
     assert f"Allowed: {known}" in said.err

@@ -33,10 +33,10 @@ BLOCK = {
     "mode: MULTIRUN": ["hydra.mode"],
     """launcher: {_target_: os.system, setup: [touch MARKER], additional_parameters: {wrap: x},
       account: '${oc.env:HOME}', comment: "x\\ntouch MARKER", pre_dispatch: __import__('os'), n_jobs: 0,
-      submitit_folder: MARKER}""": [
+      submitit_folder: MARKER, ray: {init: {address: 'ray://x:1'}, remote: {runtime_env: {}}}}""": [
         *(f"hydra.launcher.{key}" for key in ("_target_", "setup", "additional_parameters", "pre_dispatch")),
         *(f"hydra.launcher.{key}=" for key in ("account", "comment", "n_jobs")),
-        "hydra.launcher.submitit_folder",
+        *(f"hydra.launcher.{key}" for key in ("submitit_folder", "ray.init.address", "ray.remote.runtime_env")),
     ],
     """sweeper: {_target_: os.system, storage: 'sqlite:///MARKER', custom_search_space: os.system, direction: minimize,
       sampler: {_target_: os.system}, n_trials: 0, params: {hydra.run.dir: x, +student@hydra.x: cnn, method: {a: 1},
