@@ -1,8 +1,8 @@
 """The processes that torchrun has started for one command, its ranks: their places, and messages between them.
 
-Messages are JSON in the store that torchrun itself hosts. A wait polls the store, so that a signal, or the end of another
-rank, ends it at once, and so that it can take hours (rank 0 decodes data). Collective operations, which do neither, are
-used in training alone, within `group`.
+Messages are JSON in the store that torchrun itself hosts. A wait polls the store, so that a signal or the end of
+another rank ends it at once, and so that it can take hours (rank 0 decodes data). Collective operations, which do
+neither, are used in training alone, within `group`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from kdrun import stopping
+from kdrun.redaction import redacted
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed.distributed_c10d import PrefixStore
 
 POLL_SECONDS = 0.05
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -64,7 +67,7 @@ class RankEndedError(RuntimeError):
 
 
 def place() -> Place:
-    """This process's place, by the variables that torchrun sets; without them it is the only rank."""
+    """The place of this process, by the variables that torchrun sets; without them it is the only rank."""
     if not _number("WORLD_SIZE", 1) > 1:
         return Place()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
@@ -95,14 +98,12 @@ def join() -> None:
 
 
 @functools.cache
-def _store() -> torch.distributed.Store:
-    from torch import distributed
+def _store() -> PrefixStore:
+    from torch.distributed.distributed_c10d import PrefixStore, TCPStore
 
-    store = distributed.TCPStore(
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False
-    )
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False)
     # After a restart by torchrun the messages of the attempt before are still in the store.
-    return distributed.PrefixStore(f"kdrun/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return PrefixStore(f"kdrun/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def post(key: str, value: Any) -> None:
@@ -177,12 +178,13 @@ def group(device: torch.device) -> Iterator[None]:
         yield
         return
     from torch import distributed
+    from torch.distributed.distributed_c10d import PrefixStore
 
     number = next(_groups)
     meet(f"join/{number}")
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        store=distributed.PrefixStore(f"group/{number}", _store()),
+        store=PrefixStore(f"group/{number}", _store()),
         rank=here.rank,
         world_size=here.ranks,
         timeout=COLLECTIVE_TIMEOUT,
@@ -200,20 +202,26 @@ def cause(error: BaseException) -> BaseException:
     """
     if place().ranks == 1:
         return error
-    follows = isinstance(error, RankEndedError | stopping.Stopped) or _is_broken_collective(error)
-    reason = f"{type(error).__name__}: {error}"
-    if _is_broken_collective(error):
-        reason = "a rank has ended without a message: it was killed, or lost its connection"
-    own = {"rank": place().rank, "reason": f"rank {place().rank}: {reason}"}
-    if isinstance(error, stopping.Stopped):
+    is_broken = _is_broken_collective(error)
+    own: dict[str, Any] = {"rank": place().rank}
+    own["reason"] = f"rank {place().rank}: {type(error).__name__}: {redacted(str(error))}"
+    if is_broken:
+        own["reason"] = "a rank has ended without a message: it was killed, or its connection was lost"
+    elif isinstance(error, stopping.Stopped):
         own["stopped"] = error.number
+    elif isinstance(error, Exception):
+        own["traceback"] = redacted("".join(traceback.format_exception(error)))
     first = _first_end(own)
-    if first is None and follows:
+    if first is None and is_broken:
         _wait_for_signal()
     first = first or own
-    if not follows or (first == own and not _is_broken_collective(error)):
+    if not is_broken and (first == own or not isinstance(error, RankEndedError | stopping.Stopped)):
         return error
-    return stopping.Stopped(first["stopped"]) if "stopped" in first else RankEndedError(first["reason"])
+    if "stopped" in first:
+        return stopping.Stopped(first["stopped"])
+    ended = RankEndedError(first["reason"])
+    ended.add_note(first.get("traceback", ""))
+    return ended
 
 
 def _first_end(own: dict[str, Any]) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ LEAVES = {
     "start",
     "stopping",
     "taps",
+    "torchrun",
 }
 RUNS = {"spec", "store"}
 ALLOWED = {
@@ -55,6 +56,7 @@ ALLOWED = {
     "start": set(),
     "stopping": set(),
     "taps": set(),
+    "torchrun": set(),
     "papers": {
         "config",
         "tables",

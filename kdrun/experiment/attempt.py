@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from kdrun import torchrun
+from kdrun.distributed import broadcast
 from kdrun.escaping import printable
 from kdrun.experiment.choices import Choices
 from kdrun.experiment.datasets import ResidentSplits
@@ -32,11 +34,11 @@ from kdrun.experiment.resume import continue_shorter, newest_checkpoint
 from kdrun.experiment.saving import EpochWriter
 from kdrun.experiment.shares import first_shares, negligible_terms
 from kdrun.files import sweep, write_atomically
-from kdrun.log import log, log_file
+from kdrun.log import counted, log, log_file
 from kdrun.redaction import redacted
 from kdrun.spec.components import method_class
 from kdrun.spec.spec import Spec
-from kdrun.stopping import DeviceLost
+from kdrun.stopping import DeviceLost, Stopped
 from kdrun.store.run import Run
 from kdrun.store.store import Store
 from kdrun.training.precision import autocast
@@ -147,7 +149,9 @@ class Attempt:
             self.report(f"{self.title}: {notice}")
         shorter = continue_shorter(self.run, store, self.choices)
         if shorter is not None:
-            self.report(f"continues from epoch {shorter.spec.epochs_trained} of {shorter.origin()}")
+            began = (shorter.choices() or {}).get("ranks", 1)
+            other = "" if began == self.choices.ranks else f", on {counted(began, 'rank')}: equal up to rounding"
+            self.report(f"continues from epoch {shorter.spec.epochs_trained} of {shorter.origin()}{other}")
 
     def _restore_weights(self) -> bool:
         """Restores missing weights of a finished run from its checkpoint; without one the run is trained again."""
@@ -170,6 +174,7 @@ class Attempt:
 
         Raises:
             DeviceLost: no other run can continue either.
+            Stopped: the error follows from a signal that has stopped another rank.
         """
         if self.ended is not None:
             return
@@ -177,6 +182,10 @@ class Attempt:
             self._finish_writing()
         except Exception as earlier:
             error = earlier
+        ended = torchrun.cause(error)
+        if isinstance(ended, Stopped) and not isinstance(error, Stopped):
+            raise ended
+        error = ended
         what = f"{self.run.directory}: {error or type(error).__name__}"
         details = {"run": self.run.spec.run_id, "file_only": True}
         if isinstance(error, Pruned):
@@ -256,7 +265,8 @@ class Attempt:
             CheckpointError: all checkpoints are damaged, or the initial weights are not the recorded ones.
             RuntimeError: code from outside kdrun, or a file that its options name, has changed since the spec was made.
         """
-        state = newest_checkpoint(self.run, self._device)
+        one = self.choices.ranks == 1  # others get it in the CPU's memory: they have other devices
+        state = broadcast(newest_checkpoint(self.run, self._device if one else "cpu"))
         if self.choices.compile:
             self.report(f"{self.title}: its first step compiles the student, which takes a minute or so")
         writer = self._writer = EpochWriter(self.run, thread)

@@ -75,6 +75,7 @@ def exported(
             "compile": choices.compile,
             "cuda_graphs": choices.cuda_graphs,
             "small_maps_nchw": choices.small_maps_nchw,
+            "ranks": choices.ranks,
         },
         "versions": versions(),
     }
