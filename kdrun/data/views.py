@@ -7,9 +7,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from kdrun.distributed import Part
+from kdrun.mixed import Mixed
 from kdrun.spec.augmentation import Augmentation
 
-from .resident import Resident, batches, epoch_order, grouped_order
+from .division import Division
+from .resident import Resident, epoch_order, grouped_order
 
 BATCHES_AT_ONCE = 32
 """Batches whose views are made by one set of operations, at most: on a GPU each operation costs a launch."""
@@ -30,10 +33,10 @@ class TrainingViews:
     Args:
         examples: the training set.
         augmentation: the law of the views.
-        batch_size: examples per step; the last step of an epoch may have fewer, but never a single one.
+        batch_size: examples per step, of all ranks; the last step of an epoch may have fewer, but never a single one.
         seed: of order and views.
         views: of each example in a batch, at least 1: N examples then are `views * N` rows, view by view.
-        per_class: examples of one class that follow each other, see `grouped_order`; 1 is the order without groups.
+        per_class: examples of one class that follow each other, on one rank, see `grouped_order`; 1: without groups.
     """
 
     def __init__(
@@ -48,39 +51,45 @@ class TrainingViews:
     ) -> None:
         self._examples = examples
         self._augmentation = augmentation
-        self._batch_size = batch_size
         self._seed = seed
         self.num_views = views
         self._per_class = per_class
         self._classes = examples.labels.cpu() if per_class > 1 else None
-        cut = batches(torch.arange(len(examples)), batch_size)
-        self._steps, self._used = len(cut), sum(map(len, cut))
+        self._division = Division(len(examples), batch_size, unit=per_class, views=views)
         limit = POSITIONS_AT_ONCE_CPU if examples.labels.device.type == "cpu" else POSITIONS_AT_ONCE
         self._at_once = max(1, min(BATCHES_AT_ONCE, limit // (batch_size * examples.positions)))
 
     def __len__(self) -> int:
-        return self._steps
+        return len(self._division)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yields views `[N, ...]`, labels `[N]` (of language models `[N * L]`) and positions in the training set `[N]`.
+    def part(self, step: int) -> Part | None:
+        """The part of the batch of a step that this rank computes; None where it computes all of it."""
+        return self._division.part(step)
 
-        Epochs count from 0. Of several views N is that of all of them; labels and positions are repeated.
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Mixed | None]]:
+        """Yields views `[N, ...]`, labels `[N]` (language models: `[N * L]`), positions `[N]` in the set, and None.
+
+        Epochs count from 0. Of several views N is that of all of them; labels and positions are repeated. Of a batch
+        that is divided over the ranks they are those of this rank's part.
         """
-        size, examples = self._batch_size, self._examples
-        order = self._order(epoch)[: self._used].to(examples.labels.device)
-        for positions in order.split(size * self._at_once):
+        examples = self._examples
+        own = self._division.own(self._order(epoch).to(examples.labels.device))
+        for first in range(0, len(own), self._at_once):
+            indices = own[first : first + self._at_once]
+            sizes = [len(index) for index in indices]
+            positions = torch.cat(indices)
             gathered = [
-                examples.gather(positions, self._augmentation, seed=self._seed, epoch=epoch, number=number).split(size)
+                examples.gather(positions, self._augmentation, seed=self._seed, epoch=epoch, number=number).split(sizes)
                 for number in range(self.num_views)
             ]
             labels = examples.labels_of(positions)
             rows = len(labels) // len(positions)  # of an example
-            for *parts, y, index in zip(*gathered, labels.split(size * rows), positions.split(size), strict=True):
+            for *parts, y, index in zip(*gathered, labels.split([rows * size for size in sizes]), indices, strict=True):
                 views = [examples.inputs(part) for part in parts]
                 if self.num_views == 1:
-                    yield views[0], y, index
+                    yield views[0], y, index, None
                 else:
-                    yield torch.cat(views), y.repeat(self.num_views), index.repeat(self.num_views)
+                    yield torch.cat(views), y.repeat(self.num_views), index.repeat(self.num_views), None
 
     def _order(self, epoch: int) -> Tensor:
         if self._classes is None:

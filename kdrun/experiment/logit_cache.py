@@ -10,7 +10,6 @@ batches and precision, on the same kind of device, with the same threads, memory
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -40,7 +39,7 @@ def replay_key(spec: Spec, needs: Needs, teacher: Run, device: torch.device, cho
         "teacher": teacher.spec.run_id,
         "weights": teacher.result()["student"]["weights_sha256"],
         "dataset": vars(spec.dataset),
-        "augmentation": dataclasses.asdict(spec.recipe.augmentation),
+        "augmentation": spec.recipe.augmentation.changed(),
         "batch_size": spec.recipe.batch_size,
         "views": needs.views,
         "per_class": needs.per_class,

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from kdrun import losses
+from kdrun.distributed import Part
 from kdrun.methods.facts import INJECTED, Facts, Knowledge, Options, added
+from kdrun.mixed import Mixed
 from kdrun.taps import Outline, tapped
 
 
@@ -129,13 +131,16 @@ class Batch:
 
     Attributes:
         x: images `[N, C, H, W]`, float32, normalised; or sequences of tokens `[N, L]`, int64.
-        y: labels `[N]`, int64.
+        y: labels `[N]`, int64; of a mixed image that of its own, unmixed image.
         index: positions `[N]` in the training set, int64.
         epoch: counted from 0 over the whole run.
         step: counted from 0 within the epoch.
         progress: completed share of the schedule of the method's stage, in [0, 1).
         generator: on the device of x, seeded from (seed, epoch, step): for a method's own draws.
         views: of each image, see `Needs.views`: `batch.x.chunk(batch.views)` has one view of all images each.
+        mixed: the second labels of images mixed in pairs; None where images are not mixed.
+        label_smoothing: the recipe's, in [0, 1).
+        part: of a batch that is divided over several ranks, whose rows these are; None where they are the whole batch.
     """
 
     x: Tensor
@@ -146,6 +151,18 @@ class Batch:
     progress: float
     generator: torch.Generator
     views: int = 1
+    mixed: Mixed | None = None
+    label_smoothing: float = 0.0
+    part: Part | None = None
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """The hard term: the mean cross-entropy of logits `[N, K]` with the labels, smoothed and mixed as they are.
+
+        With smoothing of `s` the target is `(1 - s) q + s / K`, q the label or the mixture of two.
+        """
+        if self.mixed is None:
+            return losses.cross_entropy(logits, self.y, label_smoothing=self.label_smoothing)
+        return losses.mixed_cross_entropy(logits, self.y, *self.mixed, label_smoothing=self.label_smoothing)
 
 
 @dataclass(frozen=True)
@@ -226,9 +243,14 @@ class Method(Facts, nn.Module, ABC):
             can have two stages has an option of this name.
         notices: what the user should know of the method as it is built, one line each.
         doubtful: terms whose share of the gradient is a notice as soon as it is measured.
+        whole_batch: whether `objective` must see all images of a batch. False where it is a mean over the images, each
+            of which needs nothing of the others and draws nothing from `Batch.generator`: then each of several ranks
+            computes it on its own images. Else the outputs of all ranks are gathered, and each computes all of it.
+            Every class says so itself: it is not inherited.
     """
 
     needs: Needs = Needs()
+    whole_batch: bool = True
     taps: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     stage: int = 0
@@ -237,6 +259,8 @@ class Method(Facts, nn.Module, ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "whole_batch" not in vars(cls):
+            cls.whole_batch = True
         if "name" in vars(cls) and "label" not in vars(cls):
             cls.label = cls.name
 
@@ -349,7 +373,7 @@ class Distillation(Method):
                 setattr(self, name, value)
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
-        ce = losses.cross_entropy(student.logits, batch.y)
+        ce = batch.cross_entropy(student.logits)
         term = self.distill(student, batch, NO_TEACHER if teacher is None else teacher)
         name = self.term or self.name
         return Objective.of(student.logits, {"ce": ce, name: term}, {"ce": self.hard_weight, name: self.weight})

@@ -26,6 +26,7 @@ class KDEnsemble(SoftTargets):
     label = "KD, ensemble"
     needs = Needs(logits=True, several=True)
     of_teachers = ("num_teachers",)
+    whole_batch = False
 
     def __init__(
         self,

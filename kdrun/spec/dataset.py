@@ -6,9 +6,11 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kdrun.spec.augmentation import Augmentation
+from kdrun.spec.signature import enforce
 
 if TYPE_CHECKING:
     import torch
@@ -252,6 +254,11 @@ class ImageDatasetSpec(DatasetSpec):
                 f"crop_padding={augmentation.crop_padding}: must be smaller than the images, which are "
                 f"{self.image_size} x {self.image_size} pixels"
             )
+        colours = [name for name in augmentation.changed() if name in ("color_jitter.saturation", "color_jitter.hue")]
+        if colours and self.in_channels == 1:
+            raise ValueError(
+                "\n".join(f"{name}: has no effect on images of one channel; must be 0" for name in colours)
+            )
 
 
 @dataclass(frozen=True)
@@ -317,21 +324,15 @@ class SequenceDatasetSpec(DatasetSpec):
         return dataclasses.replace(self, source=None)
 
     def check_augmentation(self, augmentation: Augmentation) -> None:
-        changed = [name for name, value in vars(augmentation).items() if value != getattr(Augmentation(), name)]
-        if changed:
-            name = changed[0]
-            value, none = getattr(augmentation, name), getattr(Augmentation(), name)
-            raise ValueError(f"{name}={value!r}: is of images, and {self.name} has sequences: must be {none!r}")
+        changed, none = augmentation.changed(), Augmentation()
+        lines = [
+            f"{name}={value!r}: is of images, and {self.name} has sequences: must be {attrgetter(name)(none)!r}"
+            for name, value in changed.items()
+        ]
+        if lines:
+            raise ValueError("\n".join(lines))
 
 
 def kind_of(values: Mapping[str, Any]) -> type[ImageDatasetSpec | SequenceDatasetSpec]:
     """The class that a dataset's plain values describe: sequences have a vocabulary."""
     return SequenceDatasetSpec if "num_tokens" in values else ImageDatasetSpec
-
-
-def enforce(instance: Any, *rules: tuple[str, bool, str]) -> None:
-    """Raises one `ValueError` with a line for each (field, holds, what is allowed) that does not hold."""
-    broken = [(name, getattr(instance, name), allowed) for name, holds, allowed in rules if not holds]
-    if broken:
-        shown = [(name, list(value) if isinstance(value, tuple) else value, allowed) for name, value, allowed in broken]
-        raise ValueError("\n".join(f"{name}={value!r}: must be {allowed}" for name, value, allowed in shown))

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from kdrun.limits import MOST_EPOCHS
 from kdrun.spec.augmentation import Augmentation
-from kdrun.spec.dataset import DatasetSpec, Source, enforce, kind_of
+from kdrun.spec.dataset import DatasetSpec, Source, kind_of
+from kdrun.spec.signature import enforce
 
 OPTIMIZERS = ("sgd", "adam")
 
@@ -285,7 +286,7 @@ class Spec:
             node = fields[part]
             fields[part] = Component(node["target"], as_tuples(node.get("options", {})), node.get("source"))
         recipe = as_tuples(fields.get("recipe", {}))
-        recipe["augmentation"] = Augmentation(**recipe.get("augmentation", {}))
+        recipe["augmentation"] = Augmentation.from_plain(recipe.get("augmentation", {}))
         fields["recipe"] = Recipe(**recipe)
         fields["teachers"] = tuple(cls.from_canonical(teacher) for teacher in fields.get("teachers", ()))
         if "start" in fields:

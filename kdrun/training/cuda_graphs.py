@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kdrun.methods.base import Batch, Method, TeacherOutput
+from kdrun.mixed import Mixed
 from kdrun.training.step import EpochMeans, Step
 from kdrun.training.teacher import LiveTeacher
 
@@ -82,7 +83,7 @@ class GraphedStep(Step):
 
     def __call__(self, batch: Batch, teacher: TeacherOutput | None, *, first: bool) -> None:
         """Moves the weights by one step of the optimiser, and counts the step's metrics; see `Step`."""
-        given = [batch.x, batch.y, batch.index, *_changing(teacher)]
+        given = [batch.x, batch.y, batch.index, *(batch.mixed or ()), *_changing(teacher)]
         self._stream.wait_stream(torch.cuda.current_stream(batch.x.device))
         with torch.cuda.stream(self._stream):
             for tensor in given:  # its memory is not used again before this stream has read it
@@ -98,18 +99,21 @@ class GraphedStep(Step):
             super().__call__(batch, teacher, first=first)
             self._warm_up_steps += is_full
             if self._graph is None and self._warm_up_steps >= WARM_UP_STEPS and is_full:
-                self._capture(given, teacher, batch.views)
+                self._capture(given, teacher, batch)
 
-    def _capture(self, given: list[Tensor], teacher: TeacherOutput | None, views: int) -> None:
+    def _capture(self, given: list[Tensor], teacher: TeacherOutput | None, batch: Batch) -> None:
         """Records a step without taking it: from the next one on it is replayed."""
         self._inputs = [tensor.clone() for tensor in given]
         x, y, index, *answers = self._inputs
-        batch: Any = _StaticBatch(x, y, index, views)
+        mixed = None
+        if batch.mixed is not None:
+            mixed, answers = Mixed(*answers[:2]), answers[2:]
+        static_batch: Any = _StaticBatch(x, y, index, batch.views, mixed, batch.label_smoothing)
         static = None if teacher is None else _replaced(teacher, answers)
         self.optimizer.zero_grad(set_to_none=True)  # so that gradients are allocated in the graph's own memory
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):
-            super().__call__(batch, static, first=False)
+            super().__call__(static_batch, static, first=False)
         self._graph = graph
         _captured.add(self)
 
@@ -140,13 +144,19 @@ def _replaced(teacher: TeacherOutput, tensors: Sequence[Tensor]) -> TeacherOutpu
 
 
 class _StaticBatch:
-    """The parts of a batch that can be captured: tensors in the same memory at every step, and the number of views."""
+    """The parts of a batch that can be captured: tensors in the same memory at every step, and constants."""
 
-    def __init__(self, x: Tensor, y: Tensor, index: Tensor, views: int) -> None:
+    def __init__(
+        self, x: Tensor, y: Tensor, index: Tensor, views: int, mixed: Mixed | None, label_smoothing: float
+    ) -> None:
         self.x = x
         self.y = y
         self.index = index
         self.views = views
+        self.mixed = mixed
+        self.label_smoothing = label_smoothing
+
+    cross_entropy = Batch.cross_entropy
 
     def __getattr__(self, name: str) -> Any:
         raise NotCapturableError(

@@ -9,7 +9,7 @@ import contextlib
 import copy
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,7 +65,7 @@ class Step:
         self._autocast = autocast
         self._compiled = compiled
         self._full_size: int | None = None
-        self._meter = _Meter()
+        self._meter = Meter()
         self._has_shares = has_shares
         self._norms: dict[str, Tensor] = {}
         self._unused: list[Tensor] = []
@@ -91,18 +91,22 @@ class Step:
         with self._autocast, stance:
             objective: Objective = self.method(batch, teacher)
         self.optimizer.zero_grad(set_to_none=True)
-        if first:  # of every epoch: a weight that was 0 may have grown
-            self._has_shares = len(objective.weighted) > 1
-            if self._has_shares:
-                self._norms = gradient_norms(objective.weighted, self.method.measured())
-            elif not objective.weighted:
-                _report_no_shares(self.method.name)
+        if first:
+            self._measure(objective)
         objective.loss.backward()
         if self._compiled:
             self._leave_unused_alone(find=first)
         self.optimizer.step()
         self._meter.add(batch, objective, teacher)
         self._has_run_compiled |= not eager
+
+    def _measure(self, objective: Objective, reduced: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Measures the shares of the gradient, of every epoch anew: a weight that was 0 may have grown."""
+        self._has_shares = len(objective.weighted) > 1
+        if self._has_shares:
+            self._norms = gradient_norms(objective.weighted, self.method.measured(), reduced)
+        elif not objective.weighted:
+            _report_no_shares(self.method.name)
 
     def _leave_unused_alone(self, *, find: bool) -> None:
         """Keeps the optimiser, with its momentum and weight decay, from parameters that have no part in the loss."""
@@ -126,10 +130,19 @@ class Step:
         return self._meter.read(norms)
 
 
-def gradient_norms(weighted: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
+def gradient_norms(
+    weighted: Mapping[str, Tensor],
+    parameters: Sequence[nn.Parameter],
+    reduced: Callable[[Tensor], Tensor] | None = None,
+) -> dict[str, Tensor]:
     """The norm (L2) of each weighted term's gradient with respect to all the parameters together.
 
     The graph of the terms, and gradients that are accumulated in the parameters, stay as they are.
+
+    Args:
+        weighted: scalars by name.
+        parameters: one at least.
+        reduced: the gradient of all ranks, from that of this one; None: there are no others.
 
     Returns:
         Scalars on the device, by name; 0 for a term that is a constant.
@@ -140,6 +153,7 @@ def gradient_norms(weighted: Mapping[str, Tensor], parameters: Sequence[nn.Param
         if term.requires_grad:
             found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
             used = [gradient for gradient in found if gradient is not None]
+            used = used if reduced is None else [reduced(gradient) for gradient in used]
         parts = torch._foreach_norm(used) if used else [torch.zeros((), device=term.device)]
         norms[name] = torch.linalg.vector_norm(torch.stack(list(parts)).float())
     return norms
@@ -189,7 +203,7 @@ class EpochMeans:
     shares: dict[str, float] = field(default_factory=dict)
 
 
-class _Meter:
+class Meter:
     """Sums over an epoch, on the device, read once at its end.
 
     The tensors stay the same from epoch to epoch and are added to in place, so that a captured step can do it.
@@ -200,8 +214,9 @@ class _Meter:
         self._sums: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def add(self, batch: Batch, objective: Objective, teacher: TeacherOutput | None) -> None:
-        size = len(batch.y)
+    def add(self, batch: Batch, objective: Objective, teacher: TeacherOutput | None, *, share: int = 1) -> None:
+        """Adds a step; with a `share` of 0 nothing but its number, as what another rank adds."""
+        size = share * len(batch.y)
         loss = objective.loss.detach()
         if self._images.device != loss.device:
             self._images, self._steps, self._first_bad = torch.zeros(3, device=loss.device).unbind()
@@ -212,20 +227,21 @@ class _Meter:
         self._add("loss", loss * size)
         for name, term in objective.terms.items():
             self._add(name, term.detach() * size)
-        self._add("top1", num_correct(objective.logits, batch.y))
+        self._add("top1", num_correct(objective.logits, batch.y), share)
         if teacher is not None and teacher.same_task:
-            self._add("teacher_top1", num_correct(teacher.logits, batch.y))
-            self._add("agreement", num_agreeing(objective.logits, teacher.logits))
+            self._add("teacher_top1", num_correct(teacher.logits, batch.y), share)
+            self._add("agreement", num_agreeing(objective.logits, teacher.logits), share)
 
-    def _add(self, name: str, value: Tensor) -> None:
+    def _add(self, name: str, value: Tensor, share: int = 1) -> None:
         if name not in self._sums:
             self._sums[name] = torch.zeros((), device=value.device)
-        self._sums[name].add_(value)
+        self._sums[name].add_(value, alpha=share)
 
     def read(self, norms: Mapping[str, Tensor]) -> EpochMeans:
         """The epoch's means, with the shares that the norms of the terms' gradients have in their sum."""
         counters = [self._images, self._steps, self._first_bad, *self._sums.values()]
-        images, _, first_bad, *values = torch.stack([*counters, *norms.values()]).tolist()  # the only wait for it
+        totals = torch.stack([*self._totals(counters), *norms.values()])
+        images, _, first_bad, *values = totals.tolist()  # the only wait for it
         for counter in counters:
             counter.zero_()
         sums = zip(self._sums, values, strict=False)
@@ -234,3 +250,7 @@ class _Meter:
         whole = sum(sizes.values())
         shares = {name: 100 * size / whole if whole else 0.0 for name, size in sizes.items()}
         return EpochMeans(means, round(images), round(first_bad) or None, shares)
+
+    def _totals(self, counters: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What `read` uses of the images, the steps, the first bad step and the sums."""
+        return counters

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from kdrun import stopping
+from kdrun.distributed import Part
 from kdrun.methods.base import Batch, Method, TeacherOutput
+from kdrun.mixed import Mixed
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.training.evaluation import EvalImages, evaluate
 from kdrun.training.guarded import GuardedStep
@@ -44,8 +46,15 @@ class TrainingViews(Protocol):
 
     def __len__(self) -> int: ...
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yields `x [N, C, H, W]`, labels `[N]`, index `[N]`."""
+    def part(self, step: int) -> Part | None:
+        """The part of the batch of a step (from 0) that this rank computes; None where it computes all of it."""
+        ...
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Mixed | None]]:
+        """Yields `x [N, C, H, W]`, labels `[N]`, index `[N]`, and the second labels where images are mixed.
+
+        Of a batch that is divided over the ranks they are the rows of this rank's part.
+        """
         ...
 
 
@@ -239,7 +248,7 @@ class Member:
 
     def _evaluated(self, network: nn.Module) -> dict[str, dict[str, float]]:
         """A network's metrics by split."""
-        return {name: evaluate(network, split, self.autocast) for name, split in self.splits.items()}
+        return {name: evaluate(network, split, self.autocast, divided=True) for name, split in self.splits.items()}
 
 
 def fit(
@@ -272,9 +281,16 @@ def fit(
                 with member.owner.isolated_failure():
                     member.begin_epoch(epoch)
             source = teacher if any(member.training.method.asks for member in due) else None
-            for step, (x, y, index) in enumerate(views.epoch(epoch)):
+            for step, (x, y, index, mixed) in enumerate(views.epoch(epoch)):
                 generator = torch.Generator(x.device)
-                batch = Batch(x, y, index, epoch, step, progress=0.0, generator=generator, views=views.num_views)
+                batch = Batch(
+                    *(x, y, index, epoch, step),
+                    progress=0.0,
+                    generator=generator,
+                    views=views.num_views,
+                    mixed=mixed,
+                    part=views.part(step),
+                )
                 output = source(batch) if source is not None else None
                 step_seed = mix(seed, "step", epoch, step)
                 for member in due:

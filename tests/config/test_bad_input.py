@@ -81,6 +81,21 @@ TOGETHER = [
         "teacher.seeds=[4294967296]": "teacher.seeds=4294967296: must be from 0 to 4294967295",
     },
     {"recipe.augmentation.rotation=200": "recipe.augmentation.rotation=200.0: must be from 0 to 180 degrees"},
+    {
+        f"recipe.augmentation.{option}": f"recipe.augmentation.{refused}: must be {allowed}"
+        for option, refused, allowed in (
+            ("crop_scale=[0.5,0.1]", "crop_scale=[0.5, 0.1]", "null or [least, largest], in (0, 1]"),
+            ("crop_ratio=[1]", "crop_ratio=[1.0]", "[least, largest], more than 0"),
+            ("color_jitter.hue=0.6", "color_jitter.hue=0.6", "from 0 to 0.5"),
+            ("color_jitter.contrast=-1", "color_jitter.contrast=-1.0", "at least 0"),
+            ("rand_augment.num_ops=17", "rand_augment.num_ops=17", "from 0 to 16"),
+            ("rand_augment.magnitude=31", "rand_augment.magnitude=31", "at least 0 and below num_magnitude_bins"),
+            ("random_erasing.p=2", "random_erasing.p=2.0", "from 0 to 1"),
+            ("random_erasing.scale=[0.1,1.5]", "random_erasing.scale=[0.1, 1.5]", "[least, largest], in (0, 1]"),
+            ("mixup_alpha=-0.2", "mixup_alpha=-0.2", "from 0 to 100"),
+            ("cutmix_alpha=true", "cutmix_alpha=True", "a finite number"),
+        )
+    },
     {  # names: the nearest spelling, and what is allowed
         "stuent=cnn": "no such key; did you mean student?",
         "student=resnet81": "no such option; did you mean resnet8?",
@@ -88,7 +103,7 @@ TOGETHER = [
         "teacher.method=lsrr": "did you mean lsr?",
         "recipe=fashion": "no such option; did you mean fashion_mnist?",
         "experiment=tfkd": "no such option; Allowed: ",
-        "recipe.augmentation.shear=3": "no such key in recipe.augmentation; Allowed: crop_padding, flip, rotation",
+        "recipe.augmentation.shear=3": "no such key in recipe.augmentation; Allowed: color_jitter, crop_padding, ",
         "teacher.recipe.bach_size=3": "no such key in teacher.recipe; did you mean batch_size?",
         "runtime.prescision=bf16": "no such key in runtime; did you mean precision?",
         "teacher.trained_on=cifr100": "no such option; did you mean cifar100?",

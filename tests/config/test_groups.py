@@ -13,7 +13,7 @@ from kdrun.config.composition import config_directory, papers_directory
 from kdrun.data import Augmentation
 from kdrun.methods import shipped_methods
 from kdrun.spec.components import METHOD_INJECTED, all_options, resolve, set_by_dataset
-from kdrun.spec.spec import Component, Recipe
+from kdrun.spec.spec import Component, Recipe, as_tuples
 
 ROOTS = [config_directory(), *sorted(papers_directory().glob("*/conf"))]
 NEEDS_DATA = "folder"
@@ -98,9 +98,9 @@ def test_every_recipe_has_the_keys_of_the_library(composed, job, option):
     words = ("dataset=cifar100", "teacher=resnet18", f"recipe={option}")
     recipe = OmegaConf.to_container(composed(*words).recipe)
     assert sorted(leaves(recipe)) == sorted(RECIPE_LEAVES)
-    augmentation = Augmentation(**recipe.pop("augmentation"))
-    milestones = tuple(recipe.pop("milestones"))
-    assert job(*words).spec.recipe == Recipe(**recipe, milestones=milestones, augmentation=augmentation)
+    recipe = as_tuples(recipe)
+    augmentation = Augmentation.from_plain(recipe.pop("augmentation"))
+    assert job(*words).spec.recipe == Recipe(**recipe, augmentation=augmentation)
 
 
 @pytest.mark.parametrize(("group", "injected"), [("method", lambda _: METHOD_INJECTED), ("student", set_by_dataset)])
@@ -144,6 +144,20 @@ OTHER_VALUES = {
     "augmentation.crop_padding": 2,
     "augmentation.flip": True,
     "augmentation.rotation": 5.0,
+    "augmentation.crop_scale": [0.1, 0.9],
+    "augmentation.crop_ratio": [0.5, 2.0],
+    "augmentation.color_jitter.brightness": 0.1,
+    "augmentation.color_jitter.contrast": 0.2,
+    "augmentation.color_jitter.saturation": 0.3,
+    "augmentation.color_jitter.hue": 0.4,
+    "augmentation.rand_augment.num_ops": 2,
+    "augmentation.rand_augment.magnitude": 5,
+    "augmentation.rand_augment.num_magnitude_bins": 11,
+    "augmentation.random_erasing.p": 0.1,
+    "augmentation.random_erasing.scale": [0.1, 0.2],
+    "augmentation.random_erasing.ratio": [0.5, 2.0],
+    "augmentation.mixup_alpha": 0.2,
+    "augmentation.cutmix_alpha": 1.0,
 }
 
 

@@ -103,7 +103,7 @@ def test_an_epoch_of_sequences_has_each_with_its_labels_in_the_order_of_the_logi
     steps = list(views.epoch(2))
     assert len(steps) == len(views) == 3
     order = epoch_order(20, seed=5, epoch=2)
-    for (x, y, index), expected in zip(steps, order.split(8), strict=True):
+    for (x, y, index, _), expected in zip(steps, order.split(8), strict=True):
         assert torch.equal(index, expected)
         assert x.tolist() == [tokens[i].tolist() for i in expected]
         assert y.tolist() == [label for i in expected for label in labels[i].view(-1).tolist()]
@@ -137,7 +137,7 @@ def test_further_views_follow_the_first_which_is_that_of_every_run(resident):
     law = Augmentation(crop_padding=2, flip=True, rotation=15.0)
     one, three = (TrainingViews(resident, law, batch_size=8, seed=5, views=views) for views in (1, 3))
     assert (len(three), three.num_views) == (len(one), 3)
-    for (x, y, index), (views, labels, positions) in zip(one.epoch(2), three.epoch(2), strict=True):
+    for (x, y, index, _), (views, labels, positions, _) in zip(one.epoch(2), three.epoch(2), strict=True):
         first, second, third = views.chunk(3)
         assert torch.equal(first, x)
         assert not torch.equal(second, x)
@@ -150,7 +150,7 @@ def test_further_views_follow_the_first_which_is_that_of_every_run(resident):
 
 def test_grouped_batches_of_several_views(resident):
     views = TrainingViews(resident, Augmentation(crop_padding=1), batch_size=8, seed=5, views=2, per_class=2)
-    _, y, index = next(iter(views.epoch(0)))
+    _, y, index, _ = next(iter(views.epoch(0)))
     assert torch.equal(y[0:8:2], y[1:8:2])
     assert torch.equal(index[:8], grouped_order(LABELS, 2, seed=5, epoch=0)[:8])
 
@@ -167,7 +167,7 @@ def test_views_of_many_batches_at_once_are_those_of_each_batch(at_once, num_view
     views = TrainingViews(resident, law, batch_size=8, seed=5, views=num_views, per_class=per_class)
     grouped = grouped_order(labels, per_class, seed=5, epoch=2) if per_class > 1 else None
     cut = batches(epoch_order(num, seed=5, epoch=2) if grouped is None else grouped, 8)
-    for (x, y, index), expected in zip(views.epoch(2), cut, strict=True):
+    for (x, y, index, _), expected in zip(views.epoch(2), cut, strict=True):
         alone = [view(resident, expected, law, seed=5, epoch=2, number=number) for number in range(num_views)]
         assert torch.equal(x, torch.cat(alone))
         assert x.stride() == torch.cat(alone).stride(), "the same memory format"
@@ -178,7 +178,7 @@ def test_views_of_many_batches_at_once_are_those_of_each_batch(at_once, num_view
 def test_batches_of_one_image_keep_every_image(resident, monkeypatch):
     monkeypatch.setattr(views_module, "POSITIONS_AT_ONCE_CPU", 19 * 36)
     steps = list(TrainingViews(resident, Augmentation(), batch_size=1, seed=0).epoch(0))
-    assert torch.equal(torch.cat([index for _, _, index in steps]), epoch_order(20, seed=0, epoch=0))
+    assert torch.equal(torch.cat([index for _, _, index, _ in steps]), epoch_order(20, seed=0, epoch=0))
 
 
 class Counted(TorchDispatchMode):

@@ -129,11 +129,12 @@ def no_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, _: None)
 
-    def capture(self, given, teacher, views):
+    def capture(self, given, teacher, batch):
         sizes.append(len(given[1]))
         self._inputs = [tensor.clone() for tensor in given]
         x, y, index, *answers = self._inputs
-        batch, static = cuda_graphs._StaticBatch(x, y, index, views), cuda_graphs._replaced(teacher, answers)
+        batch = cuda_graphs._StaticBatch(x, y, index, batch.views, None, batch.label_smoothing)
+        static = cuda_graphs._replaced(teacher, answers)
         self._graph = SimpleNamespace(replay=lambda: Step.__call__(self, batch, static, first=False))
 
     monkeypatch.setattr(GraphedStep, "_capture", capture)
