@@ -99,7 +99,7 @@ def join() -> None:
 
 @functools.cache
 def _store() -> PrefixStore:
-    from torch.distributed.distributed_c10d import PrefixStore, TCPStore
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False)
     # After a restart by torchrun the messages of the attempt before are still in the store.
@@ -178,13 +178,12 @@ def group(device: torch.device) -> Iterator[None]:
         yield
         return
     from torch import distributed
-    from torch.distributed.distributed_c10d import PrefixStore
 
     number = next(_groups)
     meet(f"join/{number}")
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        store=PrefixStore(f"group/{number}", _store()),
+        store=distributed.PrefixStore(f"group/{number}", _store()),
         rank=here.rank,
         world_size=here.ranks,
         timeout=COLLECTIVE_TIMEOUT,

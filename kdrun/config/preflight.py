@@ -20,6 +20,7 @@ from kdrun.config.evaluations import read_evaluations, unfit
 from kdrun.config.findings import Findings
 from kdrun.config.parts import check_methods, check_networks, check_parts
 from kdrun.config.quoting import with_hints
+from kdrun.config.ranks import resolve_rank_device, unfit_for_ranks
 from kdrun.config.schema import RootOptions, RuntimeOptions, check_seeds
 from kdrun.config.secrets import masked_yaml, watch_environment
 from kdrun.config.teaching import check_teaching, taught_spec
@@ -31,7 +32,8 @@ from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.signature import bind, construct
 from kdrun.spec.spec import Spec
 from kdrun.store.store import Store
-from kdrun.training.precision import resolve_device, resolve_precision
+from kdrun.torchrun import place
+from kdrun.training.precision import resolve_precision
 
 if TYPE_CHECKING:
     from kdrun.experiment.evaluations import NamedEvaluation
@@ -129,6 +131,7 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     if not (was_trained or check_networks(findings)):
         return None
     check_methods(findings, spec)
+    findings.problems += unfit_for_ranks(spec, Store(settled.output_root))
     findings.notices += few_images("", spec)
     for each in spec.teachers:
         findings.notices += few_images("teacher.", each)
@@ -201,7 +204,9 @@ def _unresolved(error: OmegaConfBaseException) -> str:
 def _device(findings: Findings, runtime: RuntimeOptions) -> torch.device | None:
     """The device, and checks of the options that depend on it."""
     findings.attempt(f"runtime.output_root={runtime.output_root}: ", output_root, runtime.output_root)
-    device: torch.device | None = findings.attempt("runtime.device=", resolve_device, runtime.device)
+    device: torch.device | None = findings.attempt("runtime.device=", resolve_rank_device, runtime.device)
+    fast = [name for name in ("compile", "cuda_graphs") if getattr(runtime, name) == "on" and place().ranks > 1]
+    findings.problems += [f"runtime.{name}=on: on several ranks all steps are ordinary ones" for name in fast]
     if device and runtime.cuda_graphs == "on" and device.type != "cuda":
         findings.problems.append(
             f"runtime.cuda_graphs=on: graphs are captured on CUDA devices only, not on {device.type}"

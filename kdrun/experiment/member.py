@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kdrun.distributed import num_ranks
 from kdrun.experiment.build import build_method, offered
 from kdrun.experiment.choices import Choices
 from kdrun.experiment.datasets import ResidentSplits
@@ -17,6 +18,7 @@ from kdrun.seeds import mix, seed_global_generators
 from kdrun.spec.own_code import outdated
 from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
+from kdrun.training.distributed import distribute
 from kdrun.training.guarded import GuardedStep
 from kdrun.training.precision import autocast, on_device, use_nchw_on_small_maps
 from kdrun.training.step import Step
@@ -61,6 +63,8 @@ def build_member(
     seed_global_generators(mix(spec.seed, "init"), device)
     student = on_device(initial_student(spec, weight_files, start, data.rest), device)
     method = build_method(spec.method, student, offered(spec, device, data.train.labels)).to(device)
+    if num_ranks() > 1:
+        distribute(method, per_rank=spec.recipe.batch_norm == "per_rank")
     if choices().small_maps_nchw:
         use_nchw_on_small_maps(method)
     if state is not None:
