@@ -33,6 +33,7 @@ class DeviceLost(BaseException):
 
 
 _deferring = False
+_shielding = False
 _requested: int | None = None
 
 
@@ -56,6 +57,20 @@ def deferred() -> Iterator[None]:
         _deferring = False
 
 
+@contextlib.contextmanager
+def shielded() -> Iterator[None]:
+    """In this context, the writing of a small file, signals wait for the next `check`: one can follow another at once.
+
+    Slurm signals all processes of a job, and torchrun its ranks again.
+    """
+    global _shielding
+    _shielding = True
+    try:
+        yield
+    finally:
+        _shielding = False
+
+
 def check() -> None:
     """Raises `Stopped` if a signal has come; again, too: what was raised in a library's callback may be lost."""
     if _requested is not None:
@@ -64,11 +79,12 @@ def check() -> None:
 
 def _handle(number: int, _frame: object) -> None:
     global _requested
-    if not _deferring or _requested is not None:
-        _requested = number
-        _stop()
+    is_first = _requested is None
     _requested = number
-    signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+    if not _shielding and not (_deferring and is_first):
+        _stop()
+    if is_first:
+        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 
 
 def _overdue(_number: int, _frame: object) -> None:

@@ -178,12 +178,13 @@ def group(device: torch.device) -> Iterator[None]:
         yield
         return
     from torch import distributed
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
     number = next(_groups)
     meet(f"join/{number}")
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        store=distributed.PrefixStore(f"group/{number}", _store()),
+        store=PrefixStore(f"group/{number}", _store()),
         rank=here.rank,
         world_size=here.ranks,
         timeout=COLLECTIVE_TIMEOUT,

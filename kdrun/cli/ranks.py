@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ from kdrun.torchrun import place
 
 if TYPE_CHECKING:
     from kdrun.config.preflight import Job
+
+LATER_SECONDS = 1.0
+"""By which other ranks fail later than rank 0: torchrun ends all at the first failure, and reports its exit code."""
 
 MOST_SHOWN = 10
 """Differences that a message names."""
@@ -49,12 +53,15 @@ def ranks_main(options: argparse.Namespace) -> int:
         if cause is error or place().rank == 0:
             whose = f"rank {place().rank}: " if cause is error else ""
             print(f"kdrun: {whose}{type(cause).__name__}: {redacted(str(cause))}", file=sys.stderr)
+        time.sleep(0 if place().rank == 0 or cause is error else LATER_SECONDS)
         return 1
     except BaseException as error:
         torchrun.cause(error)  # the other ranks read it
         raise
     if place().rank == 0:
         torchrun.post_task({"code": code})
+    elif code:
+        time.sleep(LATER_SECONDS)
     return code
 
 

@@ -62,9 +62,10 @@ def check_parts(
     recipe = at_ranks(recipe) if recipe else None
     method = _method(findings, f"{path}method", node.get("method"), recipe)
     stage1_epochs = method.options.get("stage1_epochs", 0) if method else 0
-    stop_epoch = recipe and findings.attempt(
-        path, resolve_stop_epoch, node.get("stop_epoch"), recipe.epochs + stage1_epochs
-    )
+    stop_epoch = None
+    if recipe:
+        epochs = recipe.epochs + stage1_epochs
+        stop_epoch = findings.attempt(path, resolve_stop_epoch, node.get("stop_epoch"), epochs)
     if method and stop_epoch and stop_epoch <= stage1_epochs:
         findings.notices.append(
             f"{path}stop_epoch={stop_epoch}: within stage 1 of {method_class(method).name}, which has "

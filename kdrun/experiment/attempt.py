@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from kdrun import torchrun
+from kdrun import stopping, torchrun
 from kdrun.distributed import broadcast
 from kdrun.escaping import printable
 from kdrun.experiment.choices import Choices
@@ -218,7 +218,8 @@ class Attempt:
         if not self.run.directory.is_dir():  # it was never opened
             return
         try:
-            self.run.write_status(state, error=redacted(f"{type(error).__name__}: {error}"))
+            with stopping.shielded():
+                self.run.write_status(state, error=redacted(f"{type(error).__name__}: {error}"))
         except OSError as status_error:  # the first error is the one that is raised
             log.error("%s: its status cannot be written: %s", self.run.directory, status_error)
 
