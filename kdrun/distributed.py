@@ -93,22 +93,20 @@ class Part:
         """Of a mean over this rank's rows, where the mean of that over the ranks is the mean over all rows."""
         return num_ranks() * (self.stop - self.start) / self.total
 
-    def rows(self, own: int) -> int:
-        """The number of rows of the whole batch, where this rank has `own`."""
-        return own * self.total // (self.stop - self.start)
-
     def placed(self, own: Tensor) -> Tensor:
         """The rank's rows in a tensor of the whole batch, in the same memory format; the other ranks' rows are 0."""
         each = len(own) // (self.views * (self.stop - self.start))
         padding = [0, 0] * (own.ndim - 1) + [each * self.start, each * (self.total - self.stop)]
-        whole = F.pad(own.unflatten(0, (self.views, -1)), padding).flatten(0, 1)
+        whole: Tensor = F.pad(own.unflatten(0, (self.views, -1)), padding).flatten(0, 1)
         channels_last = own.ndim == 4 and own.is_contiguous(memory_format=torch.channels_last)
-        return whole.contiguous(memory_format=torch.channels_last) if channels_last else whole
+        whole = whole.contiguous(memory_format=torch.channels_last) if channels_last else whole
+        return whole
 
     def cut(self, whole: Tensor) -> Tensor:
         """The rank's rows of a tensor of the whole batch."""
         each = len(whole) // (self.views * self.total)
-        return whole.unflatten(0, (self.views, -1))[:, each * self.start : each * self.stop].flatten(0, 1)
+        own: Tensor = whole.unflatten(0, (self.views, -1))[:, each * self.start : each * self.stop].flatten(0, 1)
+        return own
 
 
 def part_of(total: int, *, unit: int = 1, views: int = 1) -> Part | None:

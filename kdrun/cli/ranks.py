@@ -78,7 +78,7 @@ def _checked_and_run(options: argparse.Namespace) -> int:
     from kdrun.experiment.followers import follow
 
     log.setLevel(logging.ERROR)
-    return follow(runner_for([job]), job.spec, job.runtime, job.weight_files)
+    return follow(runner_for([job]), job.spec, job.weight_files)
 
 
 def _lead(job: Job) -> int:

@@ -15,7 +15,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.config.compose import ConfigError, last_choices
-from kdrun.config.data_facts import check_dataset, few_images
+from kdrun.config.data_facts import check_dataset, check_readable, few_images
 from kdrun.config.evaluations import read_evaluations, unfit
 from kdrun.config.findings import Findings
 from kdrun.config.parts import check_methods, check_networks, check_parts
@@ -27,7 +27,7 @@ from kdrun.config.teaching import check_teaching, taught_spec
 from kdrun.config.yaml_files import restart_resolving
 from kdrun.experiment.datasets import data_root
 from kdrun.experiment.runtime import Runtime
-from kdrun.files import expanded
+from kdrun.files import expanded, is_dry_run
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.signature import bind, construct
 from kdrun.spec.spec import Spec
@@ -126,12 +126,14 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
         findings.notices.insert(0, EMBEDDED_NOTICE)
     own = Spec(dataset, parts.student, parts.method, parts.recipe, seed, precision, parts.stop_epoch)
     spec = own if teaching is None else taught_spec(findings, own, teaching, starts=starts)
-    settled = _runtime(runtime, device, data_root(node["dataset"]))
+    settled = _runtime(runtime, device, node["dataset"])
     was_trained = not findings.problems and _was_trained(spec, settled.output_root)
     if not (was_trained or check_networks(findings)):
         return None
     check_methods(findings, spec)
     findings.problems += unfit_for_ranks(spec, Store(settled.output_root))
+    if not (was_trained or findings.problems or is_dry_run()):
+        check_readable(findings, spec, settled)
     findings.notices += few_images("", spec)
     for each in spec.teachers:
         findings.notices += few_images("teacher.", each)
@@ -246,7 +248,8 @@ def _has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
 
 
-def _runtime(options: RuntimeOptions, device: torch.device, data: Path) -> Runtime:
-    settled = {**vars(options), "device": device, "output_root": output_root(options.output_root), "data_root": data}
+def _runtime(options: RuntimeOptions, device: torch.device, dataset: Mapping[str, Any]) -> Runtime:
+    settled = {**vars(options), "device": device, "output_root": output_root(options.output_root)}
+    settled |= {"data_root": data_root(dataset), "resident": dataset.get("resident", "auto")}
     settled["auto_precision"] = settled.pop("precision") == "auto"  # itself it is in the spec
     return Runtime(**settled)

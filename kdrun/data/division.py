@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kdrun.distributed import Part, part_of
 
-from .resident import batches
+from .order import batches
 
 
 class Division:

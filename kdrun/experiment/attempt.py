@@ -16,7 +16,7 @@ from kdrun import stopping, torchrun
 from kdrun.distributed import broadcast
 from kdrun.escaping import printable
 from kdrun.experiment.choices import Choices
-from kdrun.experiment.datasets import ResidentSplits
+from kdrun.experiment.datasets import PreparedSplits
 from kdrun.experiment.failures import (
     advice_on_divergence,
     first_line,
@@ -250,7 +250,7 @@ class Attempt:
 
     def build(
         self,
-        data: ResidentSplits,
+        data: PreparedSplits,
         steps_per_epoch: int,
         progress: TrainingProgress,
         thread: Executor,
@@ -303,7 +303,7 @@ class Attempt:
         self._finish_writing()  # the thread writes the status, too
         self.run.write_status("running", choices=dataclasses.asdict(self.choices))
 
-    def finish(self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]]) -> None:
+    def finish(self, training: Training, data: PreparedSplits, teachers: list[dict[str, Any]]) -> None:
         """Writes the student and the result, after the files of the last epoch."""
         self._finish_writing()
         result = exported(self.run, training, data, teachers, self._context, self.choices, lockstep=self.lockstep)

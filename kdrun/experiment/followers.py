@@ -15,7 +15,6 @@ from kdrun.distributed import broadcast
 from kdrun.experiment.choices import Choices
 from kdrun.experiment.member import build_member
 from kdrun.experiment.runner import Runner, training_views
-from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.steps import fail
 from kdrun.experiment.teachers import teacher_source
 from kdrun.spec.spec import Spec
@@ -26,7 +25,7 @@ SECONDS_TO_APPEAR = 60.0
 """The longest that a finished run takes to appear on another node: NFS caches directories for up to a minute."""
 
 
-def follow(runner: Runner, spec: Spec, runtime: Runtime, weight_files: Mapping[str, Path]) -> int:
+def follow(runner: Runner, spec: Spec, weight_files: Mapping[str, Path]) -> int:
     """Takes part in the training of a run, and of those before it, until rank 0 ends; returns rank 0's exit code.
 
     Raises:
@@ -38,17 +37,17 @@ def follow(runner: Runner, spec: Spec, runtime: Runtime, weight_files: Mapping[s
     for task in torchrun.tasks():
         if "code" in task:
             break
-        _train(runner, runs[task["run"]], Choices(**task["choices"]), runtime, weight_files)
+        _train(runner, runs[task["run"]], Choices(**task["choices"]), weight_files)
     code: int = task["code"]
     return code
 
 
-def _train(runner: Runner, spec: Spec, choices: Choices, runtime: Runtime, weight_files: Mapping[str, Path]) -> None:
+def _train(runner: Runner, spec: Spec, choices: Choices, weight_files: Mapping[str, Path]) -> None:
     """Trains one run with the other ranks."""
     before = {each.run_id: _finished(runner.store.run(each)) for each in spec.before}
-    data = runner.data(spec.dataset)
+    data = runner.data(spec.dataset, spec.recipe.augmentation)
     torch.set_num_threads(choices.threads)
-    with torchrun.group(runner.device):
+    with contextlib.closing(data), torchrun.group(runner.device):
         views = training_views(data, spec)
         state: dict[str, Any] | None = broadcast(None)
         member = build_member(
@@ -65,7 +64,7 @@ def _train(runner: Runner, spec: Spec, choices: Choices, runtime: Runtime, weigh
         )
         teachers = [before[teacher.run_id] for teacher in spec.teachers]
         needs = [member.training.method.needs]
-        source = teacher_source(teachers, [spec], needs, data, runtime, choices) if teachers else None
+        source = teacher_source(teachers, [spec], needs, data, runner.runtime, choices) if teachers else None
         fit([member], views, source, seed=spec.seed)
 
 

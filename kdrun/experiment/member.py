@@ -10,9 +10,9 @@ from typing import Any
 from kdrun.distributed import num_ranks
 from kdrun.experiment.build import build_method, offered
 from kdrun.experiment.choices import Choices
-from kdrun.experiment.datasets import ResidentSplits
+from kdrun.experiment.datasets import PreparedSplits
 from kdrun.experiment.initial_weights import initial_student
-from kdrun.experiment.stages import build_stages, optimizer_for, stage_recipes
+from kdrun.experiment.stages import begin_stage, build_stages, stage_recipes
 from kdrun.experiment.steps import make_step
 from kdrun.seeds import mix, seed_global_generators
 from kdrun.spec.own_code import outdated
@@ -27,7 +27,7 @@ from kdrun.training.trainer import Member, Owner, Training
 
 def build_member(
     spec: Spec,
-    data: ResidentSplits,
+    data: PreparedSplits,
     steps_per_epoch: int,
     state: Mapping[str, Any] | None,
     owner: Owner,
@@ -71,17 +71,17 @@ def build_member(
         method.stage = state["stage"]
     # A batch is never larger than the data, and the learning rate is scaled by the batch that there is.
     batch_size = min(spec.recipe.batch_size, max(2, len(data.train)))
-    recipes = stage_recipes(dataclasses.replace(spec.recipe, batch_size=batch_size), method)
-    training = Training(method, optimizer_for(recipes[method.stage], method.trained()))
+    recipes = stage_recipes(dataclasses.replace(spec.recipe, batch_size=batch_size, accumulate=1), method)
+    training = Training(method, begin_stage(recipes[method.stage], method))
     if state is not None:
         training.load_state_dict(dict(state))
 
     def step() -> Step | GuardedStep:
-        return make_step(training, context, choices(), on_failure)
+        return make_step(training, context, choices(), on_failure, micro_batch=spec.recipe.micro_batch_size)
 
     def begin_stage2() -> Step | GuardedStep:
         method.begin_stage2()
-        training.optimizer = optimizer_for(recipes[-1], method.trained())
+        training.optimizer = begin_stage(recipes[-1], method)
         return step()
 
     return Member(

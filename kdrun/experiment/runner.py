@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from kdrun import torchrun
-from kdrun.data import Resident, TrainingViews
+from kdrun.data import TrainingViews
 from kdrun.experiment.attempt import Attempt, Outcome, Request
 from kdrun.experiment.build import needs_of
 from kdrun.experiment.choices import Choices, choose, recorded_choices, small_maps_in_nchw
-from kdrun.experiment.datasets import ResidentSplits, load_resident
+from kdrun.experiment.datasets import Prepared, PreparedSplits, prepare_splits
 from kdrun.experiment.environment import free_memory, reset_peak_memory
 from kdrun.experiment.forecast import Forecast
 from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
@@ -32,6 +32,7 @@ from kdrun.experiment.speeds import keep_speed
 from kdrun.experiment.teachers import load_teacher, teacher_source
 from kdrun.files import sha256
 from kdrun.log import counted, log
+from kdrun.spec.augmentation import Augmentation
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
@@ -50,11 +51,11 @@ class Runner:
 
     def __init__(self, store: Store, runtime: Runtime, *, weight_files: Mapping[str, Path] | None = None) -> None:
         self.store = store
-        self._runtime = runtime
+        self.runtime = runtime
         self._weight_files = weight_files or {}
         self._all_threads = available_threads()
         self._known_choices: dict[str, Choices] = {}
-        self._data: tuple[DatasetSpec, ResidentSplits] | None = None
+        self._data: tuple[DatasetSpec, Augmentation, PreparedSplits] | None = None
         self._assessed: set[str] = set()
         self._announced: dict[str, Spec] = {}
         self._trained: list[Run] = []
@@ -85,10 +86,10 @@ class Runner:
         by_id = {request.spec.run_id: request for request in requests}
         specs = [request.spec for request in by_id.values()]
         groups = [[spec] for spec in specs]
-        if self._runtime.sweep == "lockstep":
+        if self.runtime.sweep == "lockstep":
             missing = [spec for spec in specs if not self.store.run(spec).finished]
             groups = [[spec] for spec in specs if spec not in missing]
-            groups += lockstep_groups(missing, self._ordinary, self._runtime.device)
+            groups += lockstep_groups(missing, self._ordinary, self.runtime.device)
         number = itertools.count(before + 1)
         for group in groups:
             members = [
@@ -97,7 +98,7 @@ class Runner:
             ]
             ended = self.execute_together(members)
             if any(isinstance(end, Exception) for end in ended):
-                free_memory(self._runtime.device)
+                free_memory(self.runtime.device)
             yield from zip(members, ended, strict=True)
 
     def execute_together(self, requests: Sequence[Request]) -> list[Outcome | Exception]:
@@ -112,7 +113,7 @@ class Runner:
         """
         check_lockstep([(request.spec, self._ordinary(request.spec)) for request in requests])
         self.announce(request.spec for request in requests)
-        device = self._runtime.device
+        device = self.runtime.device
         attempts = [Attempt(request, self.store.run(request.spec), device) for request in requests]
         for attempt in attempts:
             with attempt.isolated_failure():  # a damaged result
@@ -144,7 +145,7 @@ class Runner:
         assert examples is not None, "preflight requires a held-out split"
         return self.answers(spec, examples), examples.labels
 
-    def answers(self, spec: Spec, examples: Resident) -> Tensor:
+    def answers(self, spec: Spec, examples: Prepared) -> Tensor:
         """The logits `[N, K]`, float32, of a finished run's network on any examples."""
         return predict(self.network(spec), examples, autocast(self.device, spec.precision))
 
@@ -164,21 +165,26 @@ class Runner:
             small_maps_nchw=self._ordinary(spec).small_maps_nchw,
         )
 
-    def data(self, dataset: DatasetSpec) -> ResidentSplits:
-        """A dataset on the device; the last one is kept, since the runs of a sweep share it."""
-        if self._data is None or self._data[0] != dataset:
+    def data(self, dataset: DatasetSpec, augmentation: Augmentation | None = None) -> PreparedSplits:
+        """A dataset for training with an augmentation, or for evaluation; the last one is kept for the next run."""
+        if self._data is not None and self._data[0] == dataset and augmentation in (None, self._data[1]):
+            return self._data[2]
+        if self._data is not None:
+            self._data[2].close()
             self._data = None  # free the old one first
-            with torchrun.node_first(f"data {sha256(repr(dataset).encode())}"):
-                self._data = (dataset, load_resident(dataset, self.data_root, self.device))
-        return self._data[1]
+        augmentation = augmentation or Augmentation()
+        with torchrun.node_first(f"data {sha256(repr(dataset).encode())}"):
+            prepared = prepare_splits(dataset, self.runtime, augmentation)
+        self._data = (dataset, augmentation, prepared)
+        return prepared
 
     @property
     def device(self) -> torch.device:
-        return self._runtime.device
+        return self.runtime.device
 
     @property
     def data_root(self) -> Path:
-        return self._runtime.data_root
+        return self.runtime.data_root
 
     def plan(self, specs: Sequence[Spec]) -> str:
         """The numbers of runs and of their teachers, and how many of them are finished."""
@@ -229,12 +235,13 @@ class Runner:
 
     def _train(self, attempts: Sequence[Attempt], teachers: Mapping[str, Outcome]) -> None:
         """Trains opened attempts; a failure of what they share ends them all."""
-        spec, device = attempts[0].run.spec, self._runtime.device
+        spec, device = attempts[0].run.spec, self.runtime.device
         for attempt in attempts:
             attempt.lockstep = len(attempts)
-        with _shared_failure(attempts), writing_thread() as thread:
+        with _shared_failure(attempts), writing_thread() as thread, contextlib.ExitStack() as stack:
             torchrun.post_task({"run": spec.run_id, "choices": dataclasses.asdict(attempts[0].choices)})
-            data = self.data(spec.dataset)
+            data = self.data(spec.dataset, spec.recipe.augmentation)
+            stack.callback(data.close)
             torch.set_num_threads(self._ordinary(spec).threads)
             with torchrun.group(device):
                 members = self._fit(attempts, data, teachers, thread)
@@ -249,7 +256,7 @@ class Runner:
     def _fit(
         self,
         attempts: Sequence[Attempt],
-        data: ResidentSplits,
+        data: PreparedSplits,
         teachers: Mapping[str, Outcome],
         thread: Executor,
     ) -> dict[Attempt, Member]:
@@ -265,7 +272,7 @@ class Runner:
         )
         members = self._build(attempts, data, len(views), progress, thread)
         source = self._teacher_source(members, teachers, data)
-        reset_peak_memory(self._runtime.device)
+        reset_peak_memory(self.runtime.device)
         members = {attempt: members[attempt] for attempt in _pending(members)}
         with progress.begun(min((len(member.training.rows) for member in members.values()), default=0)):
             for attempt, member in members.items():
@@ -278,7 +285,7 @@ class Runner:
     def _build(
         self,
         attempts: Sequence[Attempt],
-        data: ResidentSplits,
+        data: PreparedSplits,
         steps_per_epoch: int,
         progress: TrainingProgress,
         thread: Executor,
@@ -299,7 +306,7 @@ class Runner:
         return members
 
     def _teacher_source(
-        self, members: Mapping[Attempt, Member], teachers: Mapping[str, Outcome], data: ResidentSplits
+        self, members: Mapping[Attempt, Member], teachers: Mapping[str, Outcome], data: PreparedSplits
     ) -> TeacherSource | None:
         """The teacher, or the teachers, of a group; None without. Their failure ends the attempts that they teach."""
         taught = {attempt: member for attempt, member in members.items() if attempt.run.spec.teachers}
@@ -311,7 +318,7 @@ class Runner:
                 needs = [member.training.method.needs for member in taught.values()]
                 runs = [teachers[teacher.run_id].run for teacher in specs[0].teachers]
                 choices = next(iter(taught)).choices
-                return teacher_source(runs, specs, needs, data, self._runtime, choices)
+                return teacher_source(runs, specs, needs, data, self.runtime, choices)
         return None
 
     def announce(self, specs: Iterable[Spec]) -> None:
@@ -324,7 +331,7 @@ class Runner:
 
     def _drop_checkpoints(self) -> None:
         """Drops the checkpoints of runs trained here, except those from which an announced run will continue."""
-        if self._runtime.keep == "all":
+        if self.runtime.keep == "all":
             return
         for run in self._trained:
             longer = (spec for spec in self._announced.values() if begins(run.spec, spec))
@@ -334,12 +341,12 @@ class Runner:
     def _ordinary(self, spec: Spec) -> Choices:
         """A run's recorded choices, else new ones, without fast ways; cached, since counting MACs is slow."""
         if spec.run_id not in self._known_choices:
-            recorded, device = self._recorded(spec), self._runtime.device
+            recorded, device = self._recorded(spec), self.runtime.device
             self._known_choices[spec.run_id] = (
                 recorded.ordinary
                 if recorded
                 else Choices(
-                    self._runtime.threads or threads_for(spec, device, self._all_threads),
+                    self.runtime.threads or threads_for(spec, device, self._all_threads),
                     small_maps_nchw=small_maps_in_nchw(spec, device),
                 )
             )
@@ -349,7 +356,7 @@ class Runner:
         """A run's recorded choices, else new ones."""
         torch.set_num_threads(self._ordinary(spec).threads)
         recorded = self._recorded(spec, to_train=True)
-        return recorded or proved(spec, choose(spec, self._runtime), self._runtime.device)
+        return recorded or proved(spec, choose(spec, self.runtime), self.runtime.device)
 
     def _recorded(self, spec: Spec, *, to_train: bool = False) -> Choices | None:
         """A run's recorded choices; None where it was never begun, or on another number of ranks."""
@@ -378,7 +385,7 @@ def _shared_failure(attempts: Sequence[Attempt]) -> Iterator[None]:
             attempt.fail(error)
 
 
-def training_views(data: ResidentSplits, spec: Spec) -> TrainingViews:
+def training_views(data: PreparedSplits, spec: Spec) -> TrainingViews:
     """The batches that the members of a group share."""
     needs = needs_of(spec)
     return TrainingViews(

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 MOST_THREADS = 1024
+MOST_WORKERS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,8 @@ class Computation:
         sweep: `lockstep` trains runs that share their views and their teacher together, `one_by_one` each alone.
         compile: `torch.compile` of the student: off, auto or on.
         cuda_graphs: capture of whole steps on CUDA: off, auto or on.
+        workers: processes that read images where these are streamed, 0 to `MOST_WORKERS`; 0 is the run's own process,
+            None is `kdrun.data.default_processes`.
         replay_gb: how many gigabytes (10^9 bytes) of teachers' logits are kept for later runs; 0 keeps none.
         keep: what a finished run keeps of its training: `weights` alone, or `all`, its checkpoints too.
 
@@ -32,6 +35,7 @@ class Computation:
     sweep: Literal["lockstep", "one_by_one"] = "lockstep"
     compile: Literal["off", "auto", "on"] = "auto"
     cuda_graphs: Literal["off", "auto", "on"] = "auto"
+    workers: int | None = None
     replay_gb: float = 10.0
     keep: Literal["weights", "all"] = "weights"
 
@@ -39,6 +43,8 @@ class Computation:
         problems = []
         if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
             problems.append(f"threads={self.threads}: must be null, or from 1 to {MOST_THREADS}")
+        if self.workers is not None and not 0 <= self.workers <= MOST_WORKERS:
+            problems.append(f"workers={self.workers}: must be null, or from 0 to {MOST_WORKERS}")
         if not 0 <= self.replay_gb < math.inf:
             problems.append(f"replay_gb={self.replay_gb}: must be a finite number of gigabytes, at least 0")
         if problems:
@@ -53,10 +59,12 @@ class Runtime(Computation):
         device: of the computation.
         data_root: directory of datasets, also of downloads.
         output_root: directory of runs, sweeps, tables and recorded logits.
+        resident: whether encoded images are decoded into memory; `auto` where they fit.
         auto_precision: whether the runs' precision was left to the rule (`resolve_precision`).
     """
 
     device: torch.device
     data_root: Path
     output_root: Path
+    resident: bool | Literal["auto"] = "auto"
     auto_precision: bool = field(default=False, compare=False)

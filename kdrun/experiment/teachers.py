@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdrun.data import Resident
 from kdrun.experiment.build import build_student, check_tasks, conversion
 from kdrun.experiment.choices import Choices
-from kdrun.experiment.datasets import ResidentSplits, load_test
+from kdrun.experiment.datasets import Prepared, PreparedSplits, prepare, settled_splits
 from kdrun.experiment.logit_cache import LogitCache, replay_key
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.weights import load_weights
@@ -38,7 +37,7 @@ TOLERANCE = 1.0
 """Points of top-1 by which it may differ there from its result."""
 
 
-def probe_top1(model: nn.Module, test: Resident, context: Any) -> float:
+def probe_top1(model: nn.Module, test: Prepared, context: Any) -> float:
     """Top-1 in percent on the first 1,000 test examples, or on all where there are fewer."""
     logits = predict(model, test, context, limit=PROBE_EXAMPLES)
     return 100 * num_correct(logits, test.labels[: len(logits)]).item() / len(logits)
@@ -59,7 +58,7 @@ def recorded_weights(run: Run) -> dict[str, Tensor]:
 
 
 def load_teacher(
-    run: Run, test: Callable[[], Resident], device: torch.device, precision: str, *, small_maps_nchw: bool
+    run: Run, test: Callable[[], Prepared], device: torch.device, precision: str, *, small_maps_nchw: bool
 ) -> nn.Module:
     """The network a finished run trained, on the device.
 
@@ -107,7 +106,7 @@ def teacher_source(
     teachers: Sequence[Run],
     students: Sequence[Spec],
     needs: Sequence[Needs],
-    data: ResidentSplits,
+    data: PreparedSplits,
     runtime: Runtime,
     choices: Choices,
 ) -> TeacherSource:
@@ -130,7 +129,7 @@ def _source(
     teacher: Run,
     student: Spec,
     needs: Needs,
-    data: ResidentSplits,
+    data: PreparedSplits,
     runtime: Runtime,
     choices: Choices,
     *,
@@ -141,8 +140,10 @@ def _source(
     seen, known = student.dataset, teacher.spec.dataset
     same_task, same_views = seen.same_task(known), seen.same_views(known)
 
-    def test() -> Resident:
-        return data.test if same_task and same_views else load_test(known, runtime.data_root, device)
+    def test() -> Prepared:
+        if same_task and same_views:
+            return data.test
+        return prepare(settled_splits(known, runtime).test, known, runtime)
 
     model = load_teacher(teacher, test, device, student.precision, small_maps_nchw=choices.small_maps_nchw)
     kind = GraphedTeacher if choices.cuda_graphs else LiveTeacher

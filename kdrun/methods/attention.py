@@ -31,6 +31,7 @@ class AT(Distillation):
     label = "AT"
     knowledge = "feature"
     needs = Needs(logits=True, any_task=True)
+    labels = "mixed"
     whole_batch = False
 
     def __init__(

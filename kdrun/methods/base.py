@@ -14,14 +14,14 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from kdrun import losses
 from kdrun.distributed import Part
-from kdrun.methods.facts import INJECTED, Facts, Knowledge, Options, added
+from kdrun.methods.facts import INJECTED, Facts, Knowledge, Labels, Options, added
 from kdrun.mixed import Mixed
 from kdrun.taps import Outline, tapped
 
@@ -140,7 +140,7 @@ class Batch:
         views: of each image, see `Needs.views`: `batch.x.chunk(batch.views)` has one view of all images each.
         mixed: the second labels of images mixed in pairs; None where images are not mixed.
         label_smoothing: the recipe's, in [0, 1).
-        part: of a batch that is divided over several ranks, whose rows these are; None where they are the whole batch.
+        divided: what these rows are of a batch that is divided over ranks; None where they are all of it.
     """
 
     x: Tensor
@@ -153,7 +153,7 @@ class Batch:
     views: int = 1
     mixed: Mixed | None = None
     label_smoothing: float = 0.0
-    part: Part | None = None
+    divided: Part | None = None
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
         """The hard term: the mean cross-entropy of logits `[N, K]` with the labels, smoothed and mixed as they are.
@@ -163,6 +163,12 @@ class Batch:
         if self.mixed is None:
             return losses.cross_entropy(logits, self.y, label_smoothing=self.label_smoothing)
         return losses.mixed_cross_entropy(logits, self.y, *self.mixed, label_smoothing=self.label_smoothing)
+
+    def part(self, images: slice) -> Self:
+        """The batch of some of its images, with all their views."""
+        cut = functools.partial(part_of, images=images, views=self.views, count=len(self.index) // self.views)
+        mixed = self.mixed and Mixed(*map(cut, self.mixed))
+        return dataclasses.replace(self, x=cut(self.x), y=cut(self.y), index=cut(self.index), mixed=mixed)
 
 
 @dataclass(frozen=True)
@@ -182,6 +188,22 @@ class TeacherOutput:
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     members: Tensor | None = None
     same_task: bool = True
+
+    def part(self, images: slice, views: int, count: int) -> TeacherOutput:
+        """The output for some of the batch's `count` images, with all their views."""
+        cut = functools.partial(part_of, images=images, views=views, count=count)
+        return dataclasses.replace(
+            self,
+            logits=cut(self.logits),
+            features={tap: cut(feature) for tap, feature in self.features.items()},
+            members=None if self.members is None else torch.stack([cut(member) for member in self.members]),
+        )
+
+
+def part_of(rows: Tensor, *, images: slice, views: int, count: int) -> Tensor:
+    """The rows of some images of a batch, whose rows are view by view and image by image; an image can have several."""
+    found: Tensor = rows.unflatten(0, (views, count, -1))[:, images].flatten(0, 2)
+    return found
 
 
 NO_TEACHER = TeacherOutput(torch.empty(0, 0))
@@ -238,6 +260,9 @@ class Method(Facts, nn.Module, ABC):
     Attributes:
         needs: requirements of the teacher and the batches; complete once the method is built.
         taps: the student's, whose features `objective` gets.
+        labels: the labels for which the objective is defined. `hard`: one class each. `smoothed`: its hard term is
+            `Batch.cross_entropy`, which the recipe can smooth; other terms may use the class, `Batch.y`. `mixed`: it
+            uses labels in `Batch.cross_entropy` alone, so images can be mixed in pairs.
         stage: 0, or 1 once the second of two stages has begun.
         stage1_epochs: length of a first stage before the one of `recipe.epochs`; 0 where there is none. A method that
             can have two stages has an option of this name.
@@ -252,6 +277,7 @@ class Method(Facts, nn.Module, ABC):
     needs: Needs = Needs()
     whole_batch: bool = True
     taps: tuple[str, ...] = ()
+    labels: Labels = "hard"
     notices: tuple[str, ...] = ()
     stage: int = 0
     stage1_epochs: int = 0
@@ -360,6 +386,7 @@ class Distillation(Method):
 
     knowledge: ClassVar[Knowledge] = "response"
     needs = Needs(logits=True)
+    labels: Labels = "smoothed"
     term: ClassVar[str] = ""
     alone: ClassVar[tuple[str, ...]] = ("weight", "hard_weight")
     hard_weight: float = 1.0

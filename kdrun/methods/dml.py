@@ -33,6 +33,7 @@ class DML(Method):
     label = "DML"
     knowledge = "response"
     scheme = "online"
+    labels = "mixed"
     whole_batch = False
 
     def __init__(

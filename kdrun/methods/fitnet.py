@@ -44,6 +44,7 @@ class FitNet(Distillation):
     label = "FitNet"
     knowledge = "feature"
     needs = Needs(logits=True, any_task=True)
+    labels = "mixed"
     term = "hint"
     of_one_stage = ("weight",)
     of_two_stages = (*STAGE1_OPTIONS, "temperature", "kd_weight_start", "kd_weight_end")

@@ -44,6 +44,7 @@ class FSP(Distillation):
     label = "FSP"
     knowledge = "feature"
     needs = Needs(logits=True, any_task=True)
+    labels = "mixed"
     of_two_stages = STAGE1_OPTIONS
     alone = (*Distillation.alone, "stage1_epochs", *of_two_stages)
     whole_batch = False

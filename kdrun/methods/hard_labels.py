@@ -23,6 +23,7 @@ class CE(Method):
 
     name = "ce"
     label = "CE"
+    labels = "mixed"
     whole_batch = False
 
     def __init__(self, student: nn.Module, *, scale: float = 1.0) -> None:

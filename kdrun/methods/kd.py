@@ -81,6 +81,7 @@ class KD(SoftTargets):
 
     name = "kd"
     label = "KD"
+    labels = "mixed"
     term = "kd"
     whole_batch = False
 

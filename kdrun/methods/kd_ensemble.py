@@ -25,6 +25,7 @@ class KDEnsemble(SoftTargets):
     name = "kd_ensemble"
     label = "KD, ensemble"
     needs = Needs(logits=True, several=True)
+    labels = "mixed"
     of_teachers = ("num_teachers",)
     whole_batch = False
 

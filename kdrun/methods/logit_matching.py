@@ -22,6 +22,7 @@ class LogitMatching(Blend):
 
     name = "logit_matching"
     label = "logit matching"
+    labels = "mixed"
     whole_batch = False
 
     def __init__(

@@ -26,6 +26,7 @@ class KDTopK(SoftTargets):
 
     name = "kd_topk"
     label = "KD-topk"
+    labels = "mixed"
     whole_batch = False
 
     def __init__(

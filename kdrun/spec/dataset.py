@@ -254,11 +254,14 @@ class ImageDatasetSpec(DatasetSpec):
                 f"crop_padding={augmentation.crop_padding}: must be smaller than the images, which are "
                 f"{self.image_size} x {self.image_size} pixels"
             )
-        colours = [name for name in augmentation.changed() if name in ("color_jitter.saturation", "color_jitter.hue")]
-        if colours and self.in_channels == 1:
-            raise ValueError(
-                "\n".join(f"{name}: has no effect on images of one channel; must be 0" for name in colours)
-            )
+        if self.in_channels == 1:
+            no_effect = [
+                f"color_jitter.{name}={value:g}: has no effect on images of one channel: must be 0"
+                for name, value in vars(augmentation.color_jitter).items()
+                if name in ("saturation", "hue") and value
+            ]
+            if no_effect:
+                raise ValueError("\n".join(no_effect))
 
 
 @dataclass(frozen=True)

@@ -7,39 +7,48 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kdrun.distributed import Part, current_part, summed
+from kdrun.distributed import current_part, summed
 
 TORCHS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-class GlobalBatchNorm(nn.SyncBatchNorm):
-    """BatchNorm whose statistics in training are those of the whole batch, where it is divided over ranks.
-
-    On CUDA that is torch's SyncBatchNorm, which refuses tensors on the CPU.
-    """
+class SyncedBatchNorm(nn.SyncBatchNorm):
+    """On CUDA: torch's SyncBatchNorm, where a batch is divided over ranks."""
 
     process_group = None
 
     def forward(self, x: Tensor) -> Tensor:
-        part = current_part()
-        if not self.training or part is None:
+        if not self.training or current_part() is None:
             return _BatchNorm.forward(self, x)
-        return super().forward(x) if x.is_cuda else self._normalized(x, part)
+        return super().forward(x)
 
-    def _normalized(self, x: Tensor, part: Part) -> Tensor:
+
+class SummedBatchNorm(_BatchNorm):
+    """The same on the CPU, which SyncBatchNorm refuses: sums over the rows are summed over the ranks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._normalized(x) if self.training and current_part() is not None else super().forward(x)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Nothing: the class that this was has its number of dimensions."""
+
+    def _normalized(self, x: Tensor) -> Tensor:
         """`[N, C, ...]` less the mean, divided by the deviation, both of the rows of all ranks; in float32 at least."""
         wide = x if x.dtype == torch.float64 else x.float()
         dims = [dim for dim in range(x.ndim) if dim != 1]
         shape = [-1, *[1] * (x.ndim - 2)]
-        count = part.rows(len(x)) * (x[0].numel() // x.shape[1])
-        mean = _Summed.apply(wide.sum(dims)) / count
+        total = _Summed.apply(torch.cat([wide.sum(dims), wide.new_tensor([wide.numel() // wide.shape[1]])]))
+        count = total[-1].detach()
+        mean = total[:-1] / count
         centred = wide - mean.view(shape)
         variance = _Summed.apply(centred.square().sum(dims)) / count
         if self.track_running_stats:
             self._track(mean.detach(), variance.detach() * (count / (count - 1)))
-        normalized = centred * (variance + self.eps).rsqrt().view(shape)
-        if self.affine:
-            normalized = normalized * self.weight.view(shape) + self.bias.view(shape)
+        normalized: Tensor = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.weight is not None:
+            normalized = normalized * self.weight.view(shape)
+        if self.bias is not None:
+            normalized = normalized + self.bias.view(shape)
         return normalized.to(x.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:
@@ -63,7 +72,10 @@ class _Summed(torch.autograd.Function):
         return summed(gradients[0])
 
 
-def globalize(module: nn.Module, path: str) -> None:
+OF_THE_WHOLE_BATCH = (SyncedBatchNorm, SummedBatchNorm)
+
+
+def globalize(module: nn.Module, path: str, device: torch.device) -> None:
     """Makes a BatchNorm one over the whole batch, in place, as torch's parametrize and fully_shard change classes.
 
     Its parameters, buffers and hooks stay what they are.
@@ -76,4 +88,4 @@ def globalize(module: nn.Module, path: str) -> None:
             f"{path}: {type(module).__name__} is no BatchNorm of torch.nn: its statistics cannot be those of the whole "
             "batch on several ranks; must be one, or recipe.batch_norm=per_rank"
         )
-    module.__class__ = GlobalBatchNorm
+    module.__class__ = SyncedBatchNorm if device.type == "cuda" else SummedBatchNorm

@@ -11,6 +11,7 @@ import logging
 import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ class GraphedStep(Step):
         method: owns the student; on a CUDA device.
         optimizer: over the method's parameters, not yet stepped or restored from a checkpoint.
         autocast: the context in which the method computes.
+        micro_batch: see `Step`.
         compiled: see `Step`; what is captured is then the compiled student.
         has_shares: see `Step`.
     """
@@ -56,10 +58,11 @@ class GraphedStep(Step):
         optimizer: torch.optim.Optimizer,
         autocast: AbstractContextManager[None],
         *,
+        micro_batch: int | None = None,
         compiled: str | None = None,
         has_shares: bool | None = None,
     ) -> None:
-        super().__init__(method, optimizer, autocast, compiled=compiled, has_shares=has_shares)
+        super().__init__(method, optimizer, autocast, micro_batch=micro_batch, compiled=compiled, has_shares=has_shares)
         device = next(method.parameters()).device
         self._stream = torch.cuda.Stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -143,20 +146,19 @@ def _replaced(teacher: TeacherOutput, tensors: Sequence[Tensor]) -> TeacherOutpu
     return dataclasses.replace(teacher, logits=logits, members=members, features=features)
 
 
+@dataclass(frozen=True)
 class _StaticBatch:
     """The parts of a batch that can be captured: tensors in the same memory at every step, and constants."""
 
-    def __init__(
-        self, x: Tensor, y: Tensor, index: Tensor, views: int, mixed: Mixed | None, label_smoothing: float
-    ) -> None:
-        self.x = x
-        self.y = y
-        self.index = index
-        self.views = views
-        self.mixed = mixed
-        self.label_smoothing = label_smoothing
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    views: int
+    mixed: Mixed | None
+    label_smoothing: float
 
     cross_entropy = Batch.cross_entropy
+    part = Batch.part
 
     def __getattr__(self, name: str) -> Any:
         raise NotCapturableError(

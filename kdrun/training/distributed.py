@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -24,7 +25,7 @@ from kdrun.distributed import Part, computing, drawn_for_all, no_other_draws, nu
 from kdrun.methods.base import Batch, Method, Objective, StudentOutput, TeacherOutput
 from kdrun.mixed import Mixed
 from kdrun.seeds import global_generators
-from kdrun.training.batch_norm import GlobalBatchNorm, globalize
+from kdrun.training.batch_norm import OF_THE_WHOLE_BATCH, globalize
 from kdrun.training.step import EpochMeans, Meter, Step
 
 
@@ -48,11 +49,12 @@ def distribute(method: Method, *, per_rank: bool = False) -> None:
             f"method={method.name}: needs the whole batch and has a forward of its own, which several ranks cannot "
             "divide; must have ask and objective instead"
         )
+    device = next(method.parameters()).device
     for path, module in method.named_modules():
-        if isinstance(module, _DropoutNd):
+        if isinstance(module, _DropoutNd) and module.p > 0:
             module.forward = functools.partial(drawn_for_all, module.forward)
         if isinstance(module, _BatchNorm) and not per_rank:
-            globalize(module, path)
+            globalize(module, path, device)
 
 
 class DistributedStep(Step):
@@ -69,58 +71,70 @@ class DistributedStep(Step):
         optimizer: torch.optim.Optimizer,
         autocast: AbstractContextManager[None],
         *,
+        micro_batch: int | None = None,
         has_shares: bool | None = None,
     ) -> None:
-        super().__init__(method, optimizer, autocast, has_shares=has_shares)
+        super().__init__(method, optimizer, autocast, micro_batch=micro_batch, has_shares=has_shares)
         self._meter = _GlobalMeter()
         self._divided = _DividedMethod(method)
         self._averaged: nn.Module = self._divided
 
     def __call__(self, batch: Batch, teacher: TeacherOutput | None, *, first: bool) -> None:
         """Moves the weights of all ranks by one step of the optimiser; see `Step`."""
+        assert self._micro_batch is None or _num_images(batch) <= self._micro_batch, "refused in preflight"
         network = self._divided if first else self._averaged
-        with self._autocast, computing(batch.part):
+        self.method.zero_grad()  # the gradients of an earlier stage, too
+        with self._autocast, computing(batch.divided):
             loss = network(batch, teacher, is_checked=first)
         objective, seen, answer = self._divided.pop()
-        self.optimizer.zero_grad(set_to_none=True)
-        with computing(batch.part):  # a network may compute again in the backward pass (torch.utils.checkpoint)
+        with computing(batch.divided):  # a network may compute again in the backward pass (torch.utils.checkpoint)
             if first:
-                self._measure(
-                    objective, functools.partial(_averaged, weight=1.0 if seen.part is None else seen.part.weight)
-                )
+                weight = 1.0 if seen.divided is None else seen.divided.weight
+                self._measure_shares(objective, functools.partial(_averaged, weight=weight))
             loss.backward()
         if first:
             self._average()
         self.optimizer.step()
+        self._meter.begin_step(loss.device)
         # A batch that is not divided is the same on all ranks.
-        self._meter.add(seen, objective, answer, share=1 if seen.part is not None or rank() == 0 else 0)
+        self._meter.add(seen, objective, answer, share=1 if seen.divided is not None or rank() == 0 else 0)
 
     def _average(self) -> None:
         """Averages the gradients of a step, and prepares that of the steps to come."""
         trained = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
         gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-        for gradient in gradients:
-            gradient.copy_(_averaged(gradient))
-        self._averaged = DistributedDataParallel(
-            self._divided,
-            broadcast_buffers=False,
-            find_unused_parameters=len(gradients) < len(trained),
-            gradient_as_bucket_view=True,
-            init_sync=False,
-        )
+        for gradient, mean in zip(gradients, _averaged(gradients), strict=True):
+            gradient.copy_(mean)
+        with warnings.catch_warnings():  # the option that is to replace broadcast_buffers is not in torch 2.10
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+            self._averaged = DistributedDataParallel(
+                self._divided,
+                broadcast_buffers=False,
+                find_unused_parameters=len(gradients) < len(trained),
+                gradient_as_bucket_view=True,
+                init_sync=False,
+            )
 
     def end_epoch(self) -> EpochMeans:
-        """The means of the epoch over all ranks; running statistics of BatchNorm that differ become rank 0's."""
-        for module in self.method.modules():
-            if isinstance(module, _BatchNorm) and not isinstance(module, GlobalBatchNorm):
-                for buffer in module.buffers(recurse=False):
-                    distributed.broadcast(buffer, src=0)
+        """The means of the epoch over all ranks; where BatchNorm's statistics differ, all buffers become rank 0's."""
+        self._averaged = self._divided
+        norms = [module for module in self.method.modules() if isinstance(module, _BatchNorm)]
+        if not all(isinstance(module, OF_THE_WHOLE_BATCH) for module in norms):
+            for buffer in self.method.buffers():  # the average of the weights has them, too
+                distributed.broadcast(buffer, src=0)
         return super().end_epoch()
 
 
-def _averaged(gradient: Tensor, *, weight: float = 1.0) -> Tensor:
-    """The mean over the ranks."""
-    return summed(gradient * weight).div_(num_ranks())
+def _num_images(batch: Batch) -> int:
+    """The number of images of a batch, on all ranks."""
+    return len(batch.index) // batch.views if batch.divided is None else batch.divided.total
+
+
+def _averaged(gradients: list[Tensor], *, weight: float = 1.0) -> list[Tensor]:
+    """The means over the ranks."""
+    flat = torch.cat([gradient.flatten() for gradient in gradients]) * weight
+    means = summed(flat).div_(num_ranks()).split([gradient.numel() for gradient in gradients])
+    return [mean.view(gradient.shape) for mean, gradient in zip(means, gradients, strict=True)]
 
 
 class _DividedMethod(nn.Module):
@@ -133,7 +147,7 @@ class _DividedMethod(nn.Module):
 
     def forward(self, batch: Batch, teacher: TeacherOutput | None, *, is_checked: bool) -> Tensor:
         """The loss; `pop` has what it is of. With `is_checked` draws that are not the whole batch's are refused."""
-        method, part = self.method, batch.part
+        method, part = self.method, batch.divided
         generators = [*global_generators(batch.x.device), batch.generator] if is_checked and part is not None else []
         if part is None or not method.whole_batch:
             with no_other_draws(*generators):
@@ -170,7 +184,7 @@ class _WholeBatch(Batch):
     @classmethod
     def of(cls, batch: Batch, part: Part) -> _WholeBatch:
         whole = object.__new__(cls)
-        fields = {**vars(batch), "_own": batch.x, "_part": part, "part": None}
+        fields = {**vars(batch), "_own": batch.x, "_part": part, "divided": None}
         fields["y"], fields["index"] = _gathered(batch.y, part), _gathered(batch.index, part)
         if batch.mixed is not None:
             fields["mixed"] = Mixed(*(_gathered(tensor, part) for tensor in batch.mixed))

@@ -8,9 +8,9 @@ import itertools
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from kdrun.training.batch_norm import GlobalBatchNorm
+from kdrun.training.batch_norm import OF_THE_WHOLE_BATCH
 
-FOLDED = (nn.BatchNorm2d, GlobalBatchNorm)
+FOLDED = (nn.BatchNorm2d, *OF_THE_WHOLE_BATCH)
 
 
 def folded(model: nn.Module) -> nn.Module:

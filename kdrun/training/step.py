@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,8 @@ DEFAULT_MODE = "default"
 MAX_GRAPHS = 256
 """Compiled networks that a process has at most; torch computes further ones uncompiled."""
 
+Reduction = Callable[[list[Tensor]], list[Tensor]]
+
 PERCENT = ("top1", "teacher_top1", "agreement")
 """The training metrics that are shares of the images; the others are the loss and its terms."""
 
@@ -43,6 +46,8 @@ class Step:
         method: owns the student; on the device of the batches.
         optimizer: over the method's parameters.
         autocast: the context in which the method computes.
+        micro_batch: images that are computed at a time, at least 2: a batch of more is cut, and the gradients of its
+            parts are added up, each weighed by its share of the images. None: any number.
         compiled: the mode of torch.compile for the student, for batches of the size of the first one: smaller ones
             (an epoch's last) are not worth a compilation of their own. The first step of an epoch is not compiled
             either: it can measure shares, where the backward pass of a compiled student runs once, and it shows which
@@ -57,12 +62,14 @@ class Step:
         optimizer: torch.optim.Optimizer,
         autocast: AbstractContextManager[None],
         *,
+        micro_batch: int | None = None,
         compiled: str | None = None,
         has_shares: bool | None = None,
     ) -> None:
         self.method = method
         self.optimizer = optimizer
         self._autocast = autocast
+        self._micro_batch = micro_batch
         self._compiled = compiled
         self._full_size: int | None = None
         self._meter = Meter()
@@ -87,21 +94,24 @@ class Step:
         """Moves the weights by one step of the optimiser and adds the step's metrics; `first` of its epoch."""
         self._full_size = self._full_size or len(batch.y)
         eager = self._compiled and (first or len(batch.y) != self._full_size)
-        stance = torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()
-        with self._autocast, stance:
-            objective: Objective = self.method(batch, teacher)
         self.optimizer.zero_grad(set_to_none=True)
-        if first:
-            self._measure(objective)
-        objective.loss.backward()
+        self._meter.begin_step(batch.x.device)
+        for number, (part, output) in enumerate(parts(batch, teacher, self._micro_batch)):
+            stance = torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()
+            with self._autocast, stance:
+                objective: Objective = self.method(part, output)
+            if first and number == 0:
+                self._measure_shares(objective)
+            is_whole = len(part.y) == len(batch.y)
+            (objective.loss if is_whole else objective.loss * (len(part.y) / len(batch.y))).backward()
+            self._meter.add(part, objective, output)
         if self._compiled:
             self._leave_unused_alone(find=first)
         self.optimizer.step()
-        self._meter.add(batch, objective, teacher)
         self._has_run_compiled |= not eager
 
-    def _measure(self, objective: Objective, reduced: Callable[[Tensor], Tensor] | None = None) -> None:
-        """Measures the shares of the gradient, of every epoch anew: a weight that was 0 may have grown."""
+    def _measure_shares(self, objective: Objective, reduced: Reduction | None = None) -> None:
+        """Measures the shares of an epoch, in its first objective: a weight that was 0 may have grown."""
         self._has_shares = len(objective.weighted) > 1
         if self._has_shares:
             self._norms = gradient_norms(objective.weighted, self.method.measured(), reduced)
@@ -130,10 +140,27 @@ class Step:
         return self._meter.read(norms)
 
 
+def parts(
+    batch: Batch, teacher: TeacherOutput | None, size: int | None
+) -> Iterator[tuple[Batch, TeacherOutput | None]]:
+    """A batch, and the teacher's output for it, in parts of `size` images; the last has the rest.
+
+    A rest of one image is in the part before it: BatchNorm cannot train on one.
+    """
+    images = len(batch.index) // batch.views
+    if size is None or images <= size + 1:
+        yield batch, teacher
+        return
+    starts = range(0, images - 1, size)
+    for start, end in itertools.pairwise((*starts, images)):
+        here = slice(start, end)
+        yield batch.part(here), None if teacher is None else teacher.part(here, batch.views, images)
+
+
 def gradient_norms(
     weighted: Mapping[str, Tensor],
     parameters: Sequence[nn.Parameter],
-    reduced: Callable[[Tensor], Tensor] | None = None,
+    reduced: Reduction | None = None,
 ) -> dict[str, Tensor]:
     """The norm (L2) of each weighted term's gradient with respect to all the parameters together.
 
@@ -142,7 +169,7 @@ def gradient_norms(
     Args:
         weighted: scalars by name.
         parameters: one at least.
-        reduced: the gradient of all ranks, from that of this one; None: there are no others.
+        reduced: the gradients of all ranks, from those of this one; None: there are no others.
 
     Returns:
         Scalars on the device, by name; 0 for a term that is a constant.
@@ -153,7 +180,8 @@ def gradient_norms(
         if term.requires_grad:
             found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
             used = [gradient for gradient in found if gradient is not None]
-            used = used if reduced is None else [reduced(gradient) for gradient in used]
+            if reduced is not None and used:
+                used = reduced(used)
         parts = torch._foreach_norm(used) if used else [torch.zeros((), device=term.device)]
         norms[name] = torch.linalg.vector_norm(torch.stack(list(parts)).float())
     return norms
@@ -213,15 +241,18 @@ class Meter:
         self._images, self._steps, self._first_bad = torch.zeros(3).unbind()
         self._sums: dict[str, Tensor] = {}
 
+    def begin_step(self, device: torch.device) -> None:
+        """Counts a step; `add` follows for each part of its batch."""
+        if self._images.device != device:
+            self._images, self._steps, self._first_bad = torch.zeros(3, device=device).unbind()
+        self._steps.add_(1)
+
     @torch.no_grad()
     def add(self, batch: Batch, objective: Objective, teacher: TeacherOutput | None, *, share: int = 1) -> None:
         """Adds a step; with a `share` of 0 nothing but its number, as what another rank adds."""
         size = share * len(batch.y)
         loss = objective.loss.detach()
-        if self._images.device != loss.device:
-            self._images, self._steps, self._first_bad = torch.zeros(3, device=loss.device).unbind()
         self._images.add_(size)
-        self._steps.add_(1)
         first = ~loss.isfinite() & (self._first_bad == 0)
         self._first_bad.add_(self._steps * first)
         self._add("loss", loss * size)

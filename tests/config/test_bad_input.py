@@ -137,6 +137,14 @@ BAD = [
     # ranges
     ("recipe.nesterov=true recipe.momentum=0", "recipe.nesterov=True: must be false where momentum is 0"),
     ("recipe.augmentation.crop_padding=8", "recipe.augmentation.crop_padding=8: must be smaller than the images"),
+    (
+        "method=ce recipe.augmentation.mixup_alpha=0.2 recipe.batch_size=31",
+        "recipe.batch_size=31: must be even: images are mixed in pairs",
+    ),
+    (
+        "recipe.augmentation.color_jitter.hue=0.1",
+        "recipe.augmentation.color_jitter.hue=0.1: has no effect on images of one channel: must be 0",
+    ),
     ("method=tfkd_reg method.variant=publish", "method.variant='publish': must be one of paper, released"),
     ("student.dropout=1", "student.dropout=1.0: must be a probability"),
     ("stop_epoch=21", "stop_epoch=21: must be an integer from 0 to 20, or a fraction"),

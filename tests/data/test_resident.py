@@ -16,7 +16,7 @@ from kdrun.data import (
     epoch_order,
     grouped_order,
 )
-from kdrun.data import views as views_module
+from kdrun.data import resident as resident_module
 
 MEAN, STD = [0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]
 IMAGES = torch.randint(0, 256, (20, 6, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -93,7 +93,7 @@ def test_an_epoch_visits_every_image_once(resident):
 def test_an_epoch_of_sequences_has_each_with_its_labels_in_the_order_of_the_logits_rows(
     per_token, at_once, monkeypatch
 ):
-    monkeypatch.setattr(views_module, "POSITIONS_AT_ONCE_CPU", at_once * 8 * 3)
+    monkeypatch.setattr(resident_module, "POSITIONS_AT_ONCE_CPU", at_once * 8 * 3)
     tokens = torch.arange(60).view(20, 3)
     labels = 100 + tokens if per_token else LABELS
     resident = ResidentSequences(SequenceSet(tokens, labels), device="cpu")
@@ -160,7 +160,7 @@ def test_grouped_batches_of_several_views(resident):
 @pytest.mark.parametrize("num", [20, 17])
 def test_views_of_many_batches_at_once_are_those_of_each_batch(at_once, num_views, per_class, num, monkeypatch):
     """The last batch is smaller (20 = 8 + 8 + 4), or a dropped single image (17 = 8 + 8 + 1)."""
-    monkeypatch.setattr(views_module, "POSITIONS_AT_ONCE_CPU", at_once * 8 * 36)
+    monkeypatch.setattr(resident_module, "POSITIONS_AT_ONCE_CPU", at_once * 8 * 36)
     law = Augmentation(crop_padding=2, flip=True, rotation=15.0)
     images, labels = IMAGES[:num], LABELS[:num]
     resident = ResidentImages(ImageSet(images, labels), mean=MEAN, std=STD, device="cpu")
@@ -176,7 +176,7 @@ def test_views_of_many_batches_at_once_are_those_of_each_batch(at_once, num_view
 
 
 def test_batches_of_one_image_keep_every_image(resident, monkeypatch):
-    monkeypatch.setattr(views_module, "POSITIONS_AT_ONCE_CPU", 19 * 36)
+    monkeypatch.setattr(resident_module, "POSITIONS_AT_ONCE_CPU", 19 * 36)
     steps = list(TrainingViews(resident, Augmentation(), batch_size=1, seed=0).epoch(0))
     assert torch.equal(torch.cat([index for _, _, index, _ in steps]), epoch_order(20, seed=0, epoch=0))
 
@@ -193,7 +193,7 @@ class Counted(TorchDispatchMode):
 
 def test_operations_per_step(monkeypatch):
     """Of 32 batches at once there are three for each batch beside one set of about a hundred."""
-    monkeypatch.setattr(views_module, "POSITIONS_AT_ONCE_CPU", views_module.POSITIONS_AT_ONCE)
+    monkeypatch.setattr(resident_module, "POSITIONS_AT_ONCE_CPU", resident_module.POSITIONS_AT_ONCE)
     images = torch.randint(0, 256, (1024, 6, 6, 3), dtype=torch.uint8)
     resident = ResidentImages(ImageSet(images, torch.arange(1024) % 4), mean=MEAN, std=STD, device="cpu")
     views = TrainingViews(resident, Augmentation(crop_padding=1, flip=True, rotation=15.0), batch_size=16, seed=0)
@@ -213,7 +213,7 @@ def test_views_are_made_when_they_are_needed_and_never_more_than_the_bound(resid
     monkeypatch.setattr(ResidentImages, "gather", recording)
     law = Augmentation(flip=True)
     for bound, expected in ((5 * 4 * 36, [20]), (5 * 4 * 36 - 1, [16, 4]), (1, [4, 4, 4, 4, 4])):
-        monkeypatch.setattr(views_module, "POSITIONS_AT_ONCE_CPU", bound)
+        monkeypatch.setattr(resident_module, "POSITIONS_AT_ONCE_CPU", bound)
         steps = TrainingViews(resident, law, batch_size=4, seed=0).epoch(0)
         made.clear()
         next(steps)
