@@ -57,7 +57,7 @@ def _unfit(spec: Spec, ranks: int) -> Iterator[str]:
     if recipe.batch_size % ranks:
         yield f"batch_size={recipe.batch_size}: must be a multiple of the number of ranks, {ranks}"
     if recipe.accumulate > 1 and ranks > 1:
-        yield f"accumulate={recipe.accumulate}: must be 1 on several ranks, which are a way to divide a batch themselves"
+        yield f"accumulate={recipe.accumulate}: must be 1 on several ranks, which divide batches, too"
     if spec.dataset.num_train_examples < ranks:
         yield (
             f"batch_size={recipe.batch_size}: a batch has {spec.dataset.num_train_examples} {spec.dataset.example}s, "
