@@ -1,6 +1,6 @@
-"""Trainings of every method that one process or a group of ranks computes; as a script, one rank of a group.
+"""Trainings of every method that one process or a group of ranks computes; as a script, one rank of each group.
 
-`python -m tests.training.ranks RANK RANKS DIRECTORY` saves what the rank found in each case in DIRECTORY/RANK.pt.
+`python -m tests.training.ranks RANK DIRECTORY` saves what the rank found in each case in DIRECTORY/RANKS/RANK.pt.
 """
 
 import contextlib
@@ -21,7 +21,17 @@ from torch import Tensor, distributed, nn
 
 from kdrun.data import Augmentation, ImageSet, ResidentImages, ResidentSequences, SequenceSet, TrainingViews
 from kdrun.distributed import num_ranks, rank
-from kdrun.methods import Method, Pair, TrainingSet, shipped_methods
+from kdrun.methods import (
+    Batch,
+    Method,
+    Objective,
+    Pair,
+    StudentOutput,
+    TeacherOutput,
+    TrainingSet,
+    shipped_methods,
+)
+from kdrun.methods.hard_labels import CE
 from kdrun.methods.relations import RKD
 from kdrun.models import transformer
 from kdrun.models.layers import GlobalAverage, conv_bn, named
@@ -31,15 +41,16 @@ from kdrun.training.optimisation import build_optimizer, clip_gradients
 from kdrun.training.precision import autocast
 from kdrun.training.step import Step
 from kdrun.training.teacher import LiveTeacher, SeveralTeachers
-from kdrun.training.trainer import Member, Stage, Training, fit
+from kdrun.training.trainer import DivergedError, Member, Stage, Training, fit
 from tests.training.owners import Raising
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 CLASSES, SIDE, TOKENS, LENGTH = 5, 6, 7, 4
-BATCH_SIZE, NUM = 12, 31
-"""Batches of 12, 12 and 7 examples."""
+BATCH_SIZE, NUM = 12, 19
+"""Batches of 12 and 7 examples."""
 LR = 0.02
+GROUPS = (2, 3)
 TWO_STAGES = ("fitnet", "fsp", "weight_distillation")
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "crd": {"num_negatives": 6, "embedding_size": 8},
@@ -53,6 +64,18 @@ class RKDOfParts(RKD):
 
     name = "rkd_of_parts"
     whole_batch = False
+
+
+class Spoiled(CE):
+    """The loss of the batch with image 1, or of a part of it, is not a number."""
+
+    name = "spoiled"
+    whole_batch = False
+
+    def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
+        objective = super().objective(student, batch, teacher)
+        factor = torch.where((batch.index == 1).any(), torch.nan, 1.0)
+        return dataclasses.replace(objective, loss=factor * objective.loss)
 
 
 @dataclass(frozen=True)
@@ -70,6 +93,7 @@ class Case:
     precision: str = "fp32"
     clip: bool = False
     per_rank: bool = False
+    dropout: float = 0.3
     kind: type[Method] | None = None
 
 
@@ -88,23 +112,25 @@ def cases() -> dict[str, Case]:
         "groups of a class": Case("rkd", per_class=3),
         "mixed images": Case("kd", mixup_alpha=1.0),
         "tokens": Case("kd", tokens=True),
-        "a last batch of 3": Case("kd", num=27),
+        "four batches, the last of 3": Case("kd", num=39),
         "bf16": Case("kd", precision="bf16"),
         "clipped": Case("kd", clip=True),
-        "statistics of each rank": Case("ce", per_rank=True),
-        "rkd of parts": Case("rkd_of_parts", kind=RKDOfParts),
+        "statistics of each rank": Case("ce", per_rank=True, num=BATCH_SIZE, dropout=0.0),
+        "rkd of parts": Case("", kind=RKDOfParts),
+        "spoiled": Case("", kind=Spoiled, num=40),
     }
 
 
-def image_network(seed: int, width: int = 4) -> nn.Sequential:
+def image_network(seed: int, dropout: float = 0.3) -> nn.Sequential:
     """Two stages of one convolution each, with dropout of maps and of vectors."""
     torch.manual_seed(seed)
+    width = 4
     network = named(
         layer1=conv_bn(3, width, 3, activation=nn.ReLU),
-        map_dropout=nn.Dropout2d(0.2),
+        map_dropout=nn.Dropout2d(dropout),
         layer2=conv_bn(width, 2 * width, 3, stride=2, activation=nn.ReLU),
         pool=GlobalAverage(),
-        dropout=nn.Dropout(0.3),
+        dropout=nn.Dropout(dropout),
         classifier=nn.Linear(2 * width, CLASSES),
     )
     return network.to(memory_format=torch.channels_last)
@@ -140,7 +166,7 @@ def build(case: Case, data: ResidentImages | ResidentSequences) -> Method:
         "training": lambda: TrainingSet(data.labels, len(data), CLASSES),
     }
     asked = inspect.signature(kind).parameters
-    student = (token_network if case.tokens else image_network)(1)
+    student = token_network(1) if case.tokens else image_network(1, case.dropout)
     return kind(student, **{name: make() for name, make in given.items() if name in asked}, **case.options)
 
 
@@ -152,19 +178,23 @@ class Found:
         gradients: of each step, by the parameters' names; None where a parameter has none.
         states: the method's, before the first epoch and after each.
         rows: of the epochs.
+        error: the message where it diverged.
     """
 
     gradients: list[dict[str, Tensor | None]] = field(default_factory=list)
     states: list[dict[str, Tensor]] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    error: str = ""
+
+
+def views_of(case: Case, data: ResidentImages | ResidentSequences) -> TrainingViews:
+    law = Augmentation() if case.tokens else Augmentation(crop_padding=1, mixup_alpha=case.mixup_alpha)
+    return TrainingViews(data, law, batch_size=BATCH_SIZE, seed=3, views=case.views, per_class=case.per_class)
 
 
 def trained(case: Case) -> Found:
     data = examples(case.num, 0, tokens=case.tokens)
-    law = (
-        Augmentation(mixup_alpha=case.mixup_alpha) if case.tokens or case.mixup_alpha else Augmentation(crop_padding=1)
-    )
-    views = TrainingViews(data, law, batch_size=BATCH_SIZE, seed=3, views=case.views, per_class=case.per_class)
+    views = views_of(case, data)
     method = build(case, data)
     if num_ranks() > 1:
         distribute(method, per_rank=case.per_rank)
@@ -208,7 +238,10 @@ def trained(case: Case) -> Found:
         stop_epoch=case.stages,
         on_epoch=keep_state,
     )
-    fit([member], views, teacher_of(case, method) if method.needs.teacher else None, seed=4)
+    try:
+        fit([member], views, teacher_of(case, method) if method.needs.teacher else None, seed=4)
+    except DivergedError as error:
+        found.error = str(error)
     return found
 
 
@@ -244,31 +277,33 @@ def refused(network: nn.Module) -> str:
     return ""
 
 
-def main(number: int, ranks: int, directory: Path, names: list[str]) -> None:
-    torch.set_num_threads(1)
+def join(number: int, ranks: int, directory: Path) -> None:
+    """Trains every case as a rank of a group."""
     distributed.init_process_group(
         "gloo",
         init_method=f"file://{directory / 'group'}",
         rank=number,
         world_size=ranks,
-        timeout=datetime.timedelta(seconds=60),
+        timeout=datetime.timedelta(minutes=5),
     )
-    found = {name: dataclasses.asdict(trained(case)) for name, case in cases().items() if not names or name in names}
+    found = {name: dataclasses.asdict(trained(case)) for name, case in cases().items()}
     stray = Stray(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, CLASSES))
     torch.save({"found": found, "stray": refused(stray)}, directory / f"{rank()}.pt")
     distributed.destroy_process_group()
 
 
-def group(ranks: int, directory: Path, *names: str) -> list[dict[str, Any]]:
-    """What each rank of a group found."""
+def computed_by_groups(directory: Path) -> dict[int, list[dict[str, Any]]]:
+    """What each rank found, by the size of the group. Each process is in all groups: importing torch takes seconds."""
+    for ranks in GROUPS:
+        (directory / str(ranks)).mkdir()
     command = [sys.executable, "-m", "tests.training.ranks"]
-    processes = [
-        subprocess.Popen([*command, str(number), str(ranks), str(directory), *names], cwd=ROOT)
-        for number in range(ranks)
-    ]
-    assert [process.wait() for process in processes] == [0] * ranks
-    return [torch.load(directory / f"{number}.pt") for number in range(ranks)]
+    processes = [subprocess.Popen([*command, str(number), str(directory)], cwd=ROOT) for number in range(max(GROUPS))]
+    assert [process.wait() for process in processes] == [0] * max(GROUPS)
+    return {ranks: [torch.load(directory / str(ranks) / f"{number}.pt") for number in range(ranks)] for ranks in GROUPS}
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
+    torch.set_num_threads(1)
+    for ranks in GROUPS:
+        if int(sys.argv[1]) < ranks:
+            join(int(sys.argv[1]), ranks, Path(sys.argv[2]) / str(ranks))
