@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -35,6 +36,7 @@ class DeviceLost(BaseException):
 _deferring = False
 _shielding = False
 _requested: int | None = None
+_stopped_at: float | None = None
 
 
 def listen() -> None:
@@ -43,6 +45,12 @@ def listen() -> None:
     for number in SIGNALS:
         signal.signal(number, _handle)
     signal.signal(signal.SIGALRM, _overdue)
+
+
+def ignore() -> None:
+    """From now on the signals have no effect: the process is about to end with an exit code of its own."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -59,10 +67,7 @@ def deferred() -> Iterator[None]:
 
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
-    """In this context, the writing of a small file, signals wait for the next `check`: one can follow another at once.
-
-    Slurm signals all processes of a job, and torchrun its ranks again.
-    """
+    """In this context, the writing of a small file, all signals wait for the next `check`."""
     global _shielding
     _shielding = True
     try:
@@ -79,6 +84,8 @@ def check() -> None:
 
 def _handle(number: int, _frame: object) -> None:
     global _requested
+    if _stopped_at is not None and time.monotonic() < _stopped_at + GRACE_SECONDS:
+        return  # it is stopping: torchrun repeats to its ranks what Slurm sends to all processes of a job
     is_first = _requested is None
     _requested = number
     if not _shielding and not (_deferring and is_first):
@@ -92,12 +99,14 @@ def _overdue(_number: int, _frame: object) -> None:
 
 
 def _stop() -> None:
+    global _stopped_at
     assert _requested is not None
+    _stopped_at = time.monotonic()
     signal.setitimer(signal.ITIMER_REAL, 0)
     raise Stopped(_requested)
 
 
 def _forget() -> None:
-    global _requested
-    _requested = None
+    global _requested, _stopped_at
+    _requested, _stopped_at = None, None
     signal.setitimer(signal.ITIMER_REAL, 0)

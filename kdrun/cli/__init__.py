@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with guarded():
         if reason := obstacle():
             return refuse([reason])
-        from kdrun.stopping import stop_behind  # which needs POSIX
+        from kdrun.stopping import ignore, stop_behind  # which needs POSIX
 
         redaction.forget()
         try:
@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if place().rank == 0:
                 print(f"kdrun: {stop}; the same command resumes after the last finished epoch", file=sys.stderr)
             return 128 + stop.number
+        finally:
+            if place().ranks > 1:  # when the first rank has ended, torchrun stops the others
+                ignore()
 
 
 def _served(words: list[str]) -> tuple[Callable[[Any], int], Any]:
