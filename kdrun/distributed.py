@@ -98,22 +98,23 @@ class Part:
         each = len(own) // (self.views * (self.stop - self.start))
         padding = [0, 0] * (own.ndim - 1) + [each * self.start, each * (self.total - self.stop)]
         whole: Tensor = F.pad(own.unflatten(0, (self.views, -1)), padding).flatten(0, 1)
-        channels_last = own.ndim == 4 and own.is_contiguous(memory_format=torch.channels_last)
-        whole = whole.contiguous(memory_format=torch.channels_last) if channels_last else whole
+        if own.ndim == 4 and own.is_contiguous(memory_format=torch.channels_last):
+            whole = whole.contiguous(memory_format=torch.channels_last)
         return whole
 
     def cut(self, whole: Tensor) -> Tensor:
         """The rank's rows of a tensor of the whole batch."""
         each = len(whole) // (self.views * self.total)
-        own: Tensor = whole.unflatten(0, (self.views, -1))[:, each * self.start : each * self.stop].flatten(0, 1)
+        by_view = whole.unflatten(0, (self.views, -1))
+        own: Tensor = by_view[:, each * self.start : each * self.stop].flatten(0, 1)
         return own
 
 
 def part_of(total: int, *, unit: int = 1, views: int = 1) -> Part | None:
     """The part of a batch that this rank computes; None where it computes all of it.
 
-    So does every rank, with equal results, where there are less than `LEAST_IN_A_PART` examples for each: in an
-    epoch's smaller last batch.
+    So does every rank, with equal results, where there are fewer than `LEAST_IN_A_PART` examples for each, as in a
+    small last batch of an epoch.
 
     Args:
         total: examples of the batch.

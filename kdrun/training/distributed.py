@@ -215,7 +215,11 @@ def _gathered(own: Tensor, part: Part) -> Tensor:
 
 
 class _Gathered(torch.autograd.Function):
-    """Gathers rows. The whole batch's loss is every rank's: the mean over the ranks has 1/W of each rank's gradient."""
+    """Gathers rows, for a loss that every rank computes.
+
+    So the gradient of a rank's own rows is whole, and each rank is alone with it: times W, since the mean over the W
+    ranks divides by it.
+    """
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, part: Part) -> Tensor:

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import copy
 import dataclasses
 import datetime
 import functools
@@ -80,11 +81,13 @@ class Spoiled(CE):
 
 @dataclass(frozen=True)
 class Case:
-    """A training of one epoch for each stage."""
+    """A training of `epochs` for each stage; `resumed` after the first one, as by another process."""
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     stages: int = 1
+    epochs: int = 1
+    resumed: bool = False
     num: int = NUM
     views: int = 1
     per_class: int = 1
@@ -112,8 +115,10 @@ def cases() -> dict[str, Case]:
         "groups of a class": Case("rkd", per_class=3),
         "mixed images": Case("kd", mixup_alpha=1.0),
         "tokens": Case("kd", tokens=True),
-        "four batches, the last of 3": Case("kd", num=39),
+        "four batches, the last of 3": Case("kd", num=39, epochs=2),
+        "resumed": Case("kd", num=39, epochs=2, resumed=True),
         "bf16": Case("kd", precision="bf16"),
+        "bf16 of the whole batch": Case("dist", {"weight": 1.0}, precision="bf16"),
         "clipped": Case("kd", clip=True),
         "statistics of each rank": Case("ce", per_rank=True, num=BATCH_SIZE, dropout=0.0),
         "rkd of parts": Case("", kind=RKDOfParts),
@@ -170,6 +175,14 @@ def build(case: Case, data: ResidentImages | ResidentSequences) -> Method:
     return kind(student, **{name: make() for name, make in given.items() if name in asked}, **case.options)
 
 
+class Interrupted(Exception):  # noqa: N818 (not an error)
+    """Ends a training after its first epoch."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        super().__init__()
+        self.state = state
+
+
 @dataclass
 class Found:
     """What a training found.
@@ -192,7 +205,8 @@ def views_of(case: Case, data: ResidentImages | ResidentSequences) -> TrainingVi
     return TrainingViews(data, law, batch_size=BATCH_SIZE, seed=3, views=case.views, per_class=case.per_class)
 
 
-def trained(case: Case) -> Found:
+def trained(case: Case, state: dict[str, Any] | None = None) -> Found:
+    """Trains a case from the beginning, or from the state of its training after the first epoch."""
     data = examples(case.num, 0, tokens=case.tokens)
     views = views_of(case, data)
     method = build(case, data)
@@ -208,6 +222,8 @@ def trained(case: Case) -> Found:
 
     def keep_state(images_per_second: float = 0.0) -> None:
         found.states.append({name: tensor.clone() for name, tensor in method.state_dict().items()})
+        if case.resumed and len(training.rows) == 1:
+            raise Interrupted(copy.deepcopy(training.state_dict()))
 
     def optimizer() -> torch.optim.Optimizer:
         made = build_optimizer("sgd", method.trained(), lr=LR, momentum=0.9, nesterov=False, weight_decay=1e-3)
@@ -226,22 +242,27 @@ def trained(case: Case) -> Found:
         return step()
 
     training = Training(method, optimizer(), rows=found.rows)
-    keep_state()
+    if state is None:
+        keep_state()
+    else:
+        training.load_state_dict(state)
     member = Member(
         training,
         step(),
-        [Stage(number, 1, lambda step: LR) for number in range(case.stages)],
+        [Stage(number * case.epochs, case.epochs, lambda step: LR) for number in range(case.stages)],
         begin_stage2,
         context,
         Raising(),
         {"test": examples(13, 5, tokens=case.tokens)},
-        stop_epoch=case.stages,
+        stop_epoch=case.stages * case.epochs,
         on_epoch=keep_state,
     )
     try:
         fit([member], views, teacher_of(case, method) if method.needs.teacher else None, seed=4)
     except DivergedError as error:
         found.error = str(error)
+    except Interrupted as stop:
+        return trained(case, stop.state)
     return found
 
 

@@ -19,7 +19,7 @@ BOUND = 1e-5
 some 40 units in the last place of float32. The largest seen are 3e-6 and 2e-6."""
 BF16_BOUND = 0.03
 CASES = group.cases()
-OTHERS = ("statistics of each rank", "rkd of parts", "spoiled")
+OTHERS = ("statistics of each rank", "rkd of parts", "spoiled", "resumed")
 """What is not to be as in one process, or has no end."""
 
 
@@ -83,6 +83,12 @@ def flat(rows: list[dict]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("ranks", group.GROUPS)
+def test_the_first_gradient_of_a_network_with_batch_norm(groups, alone, ranks):
+    found, expected = (joined(each["ce"]["gradients"][0]) for each in (groups[ranks][0]["found"], alone))
+    assert distance(found, expected, expected) < 2e-6
+
+
+@pytest.mark.parametrize("ranks", group.GROUPS)
 def test_all_ranks_have_the_same_bits(groups, ranks):
     first, *others = groups[ranks]
     for other in others:
@@ -90,6 +96,15 @@ def test_all_ranks_have_the_same_bits(groups, ranks):
             assert other["found"][name]["rows"] == first["found"][name]["rows"]
             for here, there in zip(other["found"][name]["states"], first["found"][name]["states"], strict=True):
                 assert [key for key in there if not torch.equal(here[key].nan_to_num(), there[key].nan_to_num())] == []
+
+
+@pytest.mark.parametrize("ranks", group.GROUPS)
+def test_a_resumed_training_ends_with_the_same_bits(groups, ranks):
+    """Of three ranks, too, whose sums depend on how the gradients are grouped."""
+    whole, resumed = (groups[ranks][0]["found"][name] for name in ("four batches, the last of 3", "resumed"))
+    assert len(resumed["gradients"]) == 4 < len(whole["gradients"])
+    for name, tensor in whole["states"][-1].items():
+        assert torch.equal(resumed["states"][-1][name], tensor), name
 
 
 @pytest.mark.parametrize("ranks", group.GROUPS)
