@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 import torch
 
+from kdrun.experiment.build import build_method, build_student, offered, without_data
 from kdrun.spec.spec import Recipe, Spec
 from kdrun.store.store import Store
 from kdrun.torchrun import place
+from kdrun.training.distributed import distribute
 from kdrun.training.precision import resolve_device
 
 
@@ -45,6 +47,19 @@ def unfit_for_ranks(spec: Spec, store: Store) -> Iterator[str]:
             continue
         path = "" if each is spec else "teacher."
         yield from (f"{path}recipe.{problem}" for problem in _unfit(each, ranks))
+        if ranks > 1:
+            yield from _undivided(each)
+
+
+def _undivided(spec: Spec) -> Iterator[str]:
+    """Problems of a method and its networks that `distribute` finds."""
+    try:
+        with without_data():
+            student = build_student(spec.student, spec.dataset)
+            method = build_method(spec.method, student, offered(spec, torch.device("meta")))
+        distribute(method, per_rank=spec.recipe.batch_norm == "per_rank")
+    except ValueError as error:
+        yield str(error)
 
 
 def _unfit(spec: Spec, ranks: int) -> Iterator[str]:

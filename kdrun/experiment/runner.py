@@ -250,7 +250,8 @@ class Runner:
                     results = [teachers[teacher.run_id].result for teacher in attempt.run.spec.teachers]
                     attempt.finish(members[attempt].training, data, results)
                     self._trained.append(attempt.run)
-                    keep_speed(attempt.run.spec, members[attempt].training, device)
+                    if attempt.choices.ranks == 1:
+                        keep_speed(attempt.run.spec, members[attempt].training, device)
             self._drop_checkpoints()
 
     def _fit(
