@@ -100,7 +100,7 @@ def test_a_stopped_run_is_resumed_bit_for_bit(ranks, here, who):
     started = ranks(*words)
     trained(here / "outputs", 2)
     started.kill(who, signal.SIGUSR1)
-    assert 128 + signal.SIGUSR1 in started.wait(30)
+    assert 128 + signal.SIGUSR1 in started.wait()
     assert status(here / "outputs")["state"] == "interrupted"
     assert ranks(*words).wait() == [0, 0]
     assert bits(here / "outputs") == bits(here / "whole")
@@ -123,7 +123,7 @@ def test_a_killed_rank_ends_all(ranks, here, kdrun, who):
     started = ranks(*words)
     trained(here / "outputs", 2)
     started.kill(who, signal.SIGKILL)
-    codes = started.wait(30)
+    codes = started.wait()
     assert codes[who] == -signal.SIGKILL
     assert codes[1 - who] not in (0, -signal.SIGKILL)
     state = status(here / "outputs")["state"]
@@ -147,7 +147,7 @@ def fail_in_epoch_2(failing: int, rank: int) -> None:
 
 @pytest.mark.parametrize("who", [0, 1])
 def test_the_failure_of_a_rank_is_that_of_the_run(ranks, here, who):
-    assert 1 in ranks(*CE, "recipe.epochs=3", before=functools.partial(fail_in_epoch_2, who)).wait(60)
+    assert 1 in ranks(*CE, "recipe.epochs=3", before=functools.partial(fail_in_epoch_2, who)).wait()
     found = status(here / "outputs")
     assert (found["state"], found["epoch"]) == ("failed", 1)
     assert "made up" in found["error"]
@@ -280,7 +280,7 @@ def killed(ranks, words: tuple[str, ...], root: Path, rng: random.Random, span: 
         who = rng.choice([(0,), (1,), (0, 1)])
         for rank in who:
             started.kill(rank, number)
-        codes = started.wait(30)
+        codes = started.wait()
         if codes == [0, 0]:
             return
         state = status(root)["state"] if list(root.rglob("status.json")) else None
