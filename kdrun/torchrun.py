@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -130,7 +130,7 @@ def meet(name: str) -> None:
         _wait(lambda: _store().add(name, 0) >= ranks)
 
 
-def _wait(is_over: Any) -> None:
+def _wait(is_over: Callable[[], bool]) -> None:
     while not is_over():
         if _store().check([_ENDED]):
             raise RankEndedError(json.loads(_store().get(_ENDED))["reason"])
@@ -222,6 +222,14 @@ def cause(error: BaseException) -> BaseException:
     ended = RankEndedError(first["reason"])
     ended.add_note(first.get("traceback", ""))
     return ended
+
+
+def ended_first() -> bool:
+    """Whether this rank, which has called `cause`, is the first to end."""
+    try:
+        return bool(json.loads(_store().get(_ENDED))["rank"] == place().rank)
+    except RuntimeError:  # torchrun has ended
+        return True
 
 
 def _first_end(own: dict[str, Any]) -> dict[str, Any] | None:

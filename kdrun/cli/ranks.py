@@ -39,7 +39,7 @@ LONGEST_VALUE = 80
 def ranks_main(options: argparse.Namespace) -> int:
     """Checks the run on every rank, runs it on all of them, and returns the exit code, which is that of rank 0.
 
-    A rank other than 0 prints only its own failure.
+    A rank other than 0 prints only its own failure, if it is the first one.
     """
     torchrun.join()
     try:
@@ -50,10 +50,12 @@ def ranks_main(options: argparse.Namespace) -> int:
             raise cause from None
         if cause is error and place().rank == 0:
             raise
-        if cause is error or place().rank == 0:
-            whose = f"rank {place().rank}: " if cause is error else ""
-            print(f"kdrun: {whose}{type(cause).__name__}: {redacted(str(cause))}", file=sys.stderr)
-        time.sleep(0 if place().rank == 0 or cause is error else LATER_SECONDS)
+        if place().rank == 0:
+            print(f"kdrun: {redacted(str(cause))}", file=sys.stderr)
+        elif torchrun.ended_first():
+            print(f"kdrun: rank {place().rank}: {type(error).__name__}: {redacted(str(error))}", file=sys.stderr)
+        else:
+            time.sleep(LATER_SECONDS)
         return 1
     except BaseException as error:
         torchrun.cause(error)  # the other ranks read it
