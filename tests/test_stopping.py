@@ -68,7 +68,7 @@ def test_a_second_signal_does_not_wait():
 
 
 def test_signals_after_a_stop_have_no_effect_while_it_has_time(monkeypatch):
-    """torchrun repeats to its ranks what Slurm sends to all processes of a job."""
+    """What Slurm sends to all processes of a job, torchrun sends to its ranks again."""
     with pytest.raises(Stopped) as stopped:
         terminate()
     signal.raise_signal(signal.SIGINT)

@@ -50,10 +50,9 @@ def ranks_main(options: argparse.Namespace) -> int:
             raise cause from None
         if cause is error and place().rank == 0:
             raise
-        if place().rank == 0:
-            print(f"kdrun: {redacted(str(cause))}", file=sys.stderr)
-        elif torchrun.ended_first():
-            print(f"kdrun: rank {place().rank}: {type(error).__name__}: {redacted(str(error))}", file=sys.stderr)
+        if place().rank == 0 or torchrun.ended_first():
+            whose = f"rank {place().rank}: {type(error).__name__}: " if cause is error else ""
+            print(f"kdrun: {whose}{redacted(str(cause))}", file=sys.stderr)
         else:
             time.sleep(LATER_SECONDS)
         return 1
