@@ -16,7 +16,7 @@ from kdrun.experiment.datasets import (
     class_indices,
     data_root,
     describe_dataset,
-    returns_encoded,
+    is_streamable,
 )
 from kdrun.experiment.runtime import Runtime
 from kdrun.spec.components import resolve, sources
@@ -71,8 +71,8 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
     name = target.rpartition(".")[2]
     if node.get("identity") not in (None, found["identity"]):
         findings.notices.append(
-            f"{path}={name}: kdrun did not unpack what is in {data_root(node)} from the "
-            f"official archive; its identity is that of its content, {found['identity'][:32]}"
+            f"{path}={name}: what is in {data_root(node)} is not known to be the official data; "
+            f"its identity is that of its content, {found['identity'][:32]}"
         )
     kind, aside = kind_of(found), ["_target_", "root", "resident", "drop_classes"]
     if kind is not ImageDatasetSpec:
@@ -183,6 +183,10 @@ def _refused_facts(node: Mapping[str, Any], overrides: Sequence[str], path: str)
         for name in FACTS
         if f"{path}.{name}" in typed and node.get(name) is not None and name not in options
     ]
+    if node.get("resize_size") is not None and "resize_size" not in options:
+        problems.append(f"{path}.resize_size={node['resize_size']!r}: {loader.__name__} resizes nothing; must be null")
+    if node.get("skip_corrupt") and "skip_corrupt" not in options:
+        problems.append(f"{path}.skip_corrupt=true: {loader.__name__} leaves out no images; must be false")
     if node.get("test_split") is not None and "test_split" not in options:
         problems.append(f"{path}.test_split={node['test_split']!r}: {loader.__name__} has one test set; must be null")
     return problems
@@ -193,7 +197,7 @@ def _refused_place(node: Mapping[str, Any], path: str) -> list[str]:
     resident = node.get("resident", "auto")
     if resident != "auto" and not isinstance(resident, bool):
         return [f"{path}.resident={resident!r}: must be auto, true or false"]
-    if resident != "auto" and not returns_encoded(resolve(node["_target_"])):
+    if resident != "auto" and not is_streamable(resolve(node["_target_"])):
         return [f"{path}.resident={str(resident).lower()}: this dataset is always in memory; must be auto"]
     return []
 

@@ -10,7 +10,7 @@ from kdrun import lazy
 from kdrun.spec.augmentation import Augmentation as Augmentation
 
 from .augmentation import augment
-from .decoding import decode, decode_set
+from .decoding import decode, decode_set, encoded_splits
 from .downloads import data_home
 from .encoded import EncodedSet, Form, ImageStore
 from .errors import DataError
@@ -28,13 +28,12 @@ from .splits import (
     check_images,
     check_sequences,
     claims_identity,
-    encoded,
-    encoded_splits,
     identity,
+    is_streamable,
     relabelled,
-    returns_encoded,
     select,
     stratified_subset,
+    streamable,
 )
 from .streamed import StreamedImages, Workers, default_processes
 from .views import TrainingViews
@@ -68,15 +67,15 @@ __all__ = [
     "decode",
     "decode_set",
     "default_processes",
-    "encoded",
     "encoded_splits",
     "epoch_order",
     "grouped_order",
     "identity",
+    "is_streamable",
     "relabelled",
-    "returns_encoded",
     "select",
     "stratified_subset",
+    "streamable",
 ]
 
 

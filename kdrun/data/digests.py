@@ -56,7 +56,7 @@ def digests_of(store: ImageStore) -> Tensor:
     if known is None or not torch.equal(known.states, states):
         started = time.time_ns()
         known = Listing(states, _completed(store, states, known))
-        old = (known.states[:, 4] < started - _FRESH_NS) & known.digests.any(dim=1)
+        old = (known.states[:, 4] < started - _FRESH_NS) & (known.digests != 0).any(dim=1)
         if old.any() and not is_dry_run():
             write_tensors(path, {"states": known.states[old], "digests": known.digests[old]})
     _listings[store.key] = known

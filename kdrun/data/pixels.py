@@ -125,15 +125,19 @@ def read_whole(content: bytes, mode: str) -> Tensor:
     its accurate DCT: equal pixels where they have the same version of it, which a test checks.
     """
     if mode == "RGB" and _is_plain_jpeg(content):
+        with contextlib.suppress(RuntimeError):  # damaged: Pillow says how, or reads it
+            return _decode_jpeg(content)
+    return _tensor(_read(content, mode)[0])
+
+
+def _decode_jpeg(content: bytes) -> Tensor:
+    """uint8 `[H, W, 3]`, by torchvision; raises `RuntimeError` for a damaged file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of its decoders, since 0.29, in favour of TorchCodec
         from torchvision.io import ImageReadMode, decode_jpeg
 
-        try:
-            encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            decoded: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB)
-            return decoded.permute(1, 2, 0).contiguous()
-        except RuntimeError:  # damaged: Pillow says how, or reads it
-            pass
-    return _tensor(_read(content, mode)[0])
+        decoded: Tensor = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+    return decoded.permute(1, 2, 0)
 
 
 def _is_plain_jpeg(content: bytes) -> bool:

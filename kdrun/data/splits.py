@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kdrun.seeds import mix
 
-from .encoded import EncodedSet, Form, ImageStore
+from .encoded import EncodedSet
 from .errors import DataError
 from .randomness import uniform32
 
@@ -113,20 +113,15 @@ class Splits:
     >>> check_images(stripes(8), num_classes=2, in_channels=1, image_size=8)
     >>> select(stripes(8), val_fraction=1 / 3).train.labels.bincount()
     tensor([2, 2])
+
+    Attributes:
+        left_out: how many training and test images are left out because they cannot be read; None where none may be.
     """
 
     train: Examples
     test: Examples
     class_names: tuple[str, ...]
-
-
-def encoded_splits(
-    store: ImageStore, labels: Sequence[int] | Tensor, num_train: int, class_names: tuple[str, ...], form: Form
-) -> Splits:
-    """The splits of a store, which has the training images first; `labels` are of all its images."""
-    labels, index = torch.as_tensor(labels, dtype=torch.int64), torch.arange(len(store))
-    whole = EncodedSet(store, index, labels, form)
-    return Splits(whole.subset(index[:num_train]), whole.subset(index[num_train:]), class_names)
+    left_out: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -353,15 +348,15 @@ def claimed_where(claims: Callable[[Path], bool]) -> Callable[[Loader], Loader]:
     return mark
 
 
-def encoded(loader: Loader) -> Loader:
+def streamable(loader: Loader) -> Loader:
     """Marks a loader whose splits are encoded, so that they can be streamed."""
-    vars(loader)["encoded"] = True
+    vars(loader)["streamable"] = True
     return loader
 
 
-def returns_encoded(loader: Callable[..., Splits]) -> bool:
-    """Whether a loader is marked by `encoded`."""
-    return getattr(loader, "encoded", False)
+def is_streamable(loader: Callable[..., Splits]) -> bool:
+    """Whether a loader is marked by `streamable`."""
+    return getattr(loader, "streamable", False)
 
 
 def claims_identity(loader: Callable[..., Splits], root: Path) -> bool:

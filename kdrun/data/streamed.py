@@ -6,9 +6,11 @@ epoch, position, number of the view), and batches arrive in the order in which t
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import signal
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -71,11 +73,11 @@ class _Decoder:
     """What the workers compute, by request."""
 
     def __init__(self, sets: Sequence[Examples]) -> None:
-        self._sets = sets
+        self.sets = sets
 
     def __getitem__(self, request: Request) -> list[Tensor] | str:
         """Of each view (of the image itself without) uint8 `[N, H, W, C]`; or which image cannot be read, and why."""
-        images = self._sets[request.number]
+        images = self.sets[request.number]
         assert isinstance(images, EncodedSet | ImageSet)
         try:
             with pixel_limit():
@@ -104,7 +106,10 @@ def _pixels(images: EncodedSet | ImageSet, position: int, *, whole: bool = False
     try:
         return images.pixels(position, whole=whole)
     except Exception as error:  # a damaged file makes Pillow's plug-ins raise nearly anything
-        raise DataError(f"{images.name(position)}: cannot be read: {reason(error)}") from error
+        place = images.name(position)
+        raise DataError(
+            f"{place}: cannot be read: {reason(error)}; dataset.skip_corrupt=true leaves out such images"
+        ) from error
 
 
 class _Queue:
@@ -129,7 +134,7 @@ class Workers:
     """
 
     def __init__(self, sets: Sequence[Examples], processes: int, *, pinned: bool) -> None:
-        self._sets = sets
+        self.sets = sets
         self._processes = processes
         self._pinned = pinned
         self._queue = _Queue()
@@ -138,7 +143,7 @@ class Workers:
 
     def number(self, images: Examples) -> int:
         """That of a set, for requests."""
-        return next(number for number, each in enumerate(self._sets) if each is images)
+        return next(number for number, each in enumerate(self.sets) if each is images)
 
     def stream(self, requests: Iterable[Request]) -> Iterator[list[Tensor]]:
         """Yields the images of each request, in order.
@@ -150,21 +155,47 @@ class Workers:
         number = self._stream
         if self._loader is None:
             self._loader = self._started()
+            atexit.register(self.close)  # before multiprocessing's own, which sends a signal that they ignore
         self._queue.requests = requests
-        for made in self._results(self._loader):
-            assert number == self._stream, "another stream has begun"
+        # The processes inherit the mask: a signal to the whole group is this process's, which ends them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping.SIGNALS)
+        try:
+            results = iter(self._loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        while (made := self._next(results)) is not None:
             if isinstance(made, str):
                 raise DataError(made)
             yield made
+            assert number == self._stream, "another stream has begun"
+
+    @staticmethod
+    def _next(results: Iterator[list[Tensor] | str]) -> list[Tensor] | str | None:
+        """The next result; None after the last one."""
+        try:
+            return next(results, None)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            text = str(error).splitlines()[0]
+            raise DataError(f"a process that reads images ended ({text}); out of memory? runtime.workers=0") from error
 
     def close(self) -> None:
         """Ends the processes; a later stream starts others."""
-        self._loader = None
+        loader, self._loader = self._loader, None
+        iterator: Any = None if loader is None else loader._iterator
+        if iterator is not None and self._processes:
+            atexit.unregister(self.close)
+            iterator._shutdown_workers()  # otherwise they end with the last reference to it, which a traceback may have
+            for process in iterator._workers:
+                process.kill()  # one that does not answer
+                process.join()
 
     def _started(self) -> DataLoader[Any]:
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # the user's number
         more: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": PREFETCH} if self._processes else {}
         return DataLoader(
-            _Decoder(self._sets),  # type: ignore[arg-type]
+            _Decoder(self.sets),  # type: ignore[arg-type]
             batch_size=None,
             sampler=self._queue,
             num_workers=self._processes,
@@ -173,22 +204,6 @@ class Workers:
             generator=torch.Generator(),  # else it would draw from the global one
             **more,
         )
-
-    @staticmethod
-    def _results(loader: DataLoader[Any]) -> Iterator[list[Tensor] | str]:
-        # The processes inherit the mask: a signal to the whole group is this process's, which ends them.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping.SIGNALS)
-        try:
-            results = iter(loader)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        try:
-            yield from results
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            text = str(error).splitlines()[0]
-            raise DataError(f"a process that reads images ended ({text}); out of memory? runtime.workers=0") from error
 
 
 def _unchanged(made: list[Tensor] | str) -> list[Tensor] | str:

@@ -36,7 +36,7 @@ from kdrun.data import (
 )
 from kdrun.data import FILES_HASH as FILES_HASH  # how config reaches it
 from kdrun.data import DataError as DataError
-from kdrun.data import returns_encoded as returns_encoded
+from kdrun.data import is_streamable as is_streamable
 from kdrun.experiment.build import call_with
 from kdrun.experiment.runtime import Runtime
 from kdrun.files import expanded
@@ -59,12 +59,22 @@ Prepared = ResidentImages | ResidentSequences | StreamedImages
 
 @dataclass(frozen=True)
 class PreparedSplits:
-    """The splits of one dataset for a device, as `kdrun.data.Selected` has them."""
+    """The splits of one dataset for a device.
+
+    Attributes:
+        train: of the run, see `kdrun.data.Selected`.
+        val: likewise.
+        test: likewise.
+        rest: likewise.
+        left_out: images that cannot be read, see `kdrun.data.Splits`.
+        workers: make the images that are not in memory; None where all are.
+    """
 
     train: Prepared
     val: Prepared | None
     test: Prepared
     rest: tuple[int, int] | None = None
+    left_out: tuple[int, int] | None = None
     workers: Workers | None = None
 
     def evaluated(self) -> dict[str, Prepared]:
@@ -103,7 +113,7 @@ def prepare_splits(
     ]
     train, test = prepared[:2]
     val = prepared[2] if len(prepared) > 2 else None
-    return PreparedSplits(train, val, test, selected.rest, workers if any(streams) else None)
+    return PreparedSplits(train, val, test, selected.rest, splits.left_out, workers if any(streams) else None)
 
 
 def prepare(part: Examples, dataset: DatasetSpec, runtime: Runtime) -> Prepared:
@@ -177,7 +187,7 @@ def _is_resident(splits: Splits, runtime: Runtime, augmentation: Augmentation) -
 def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """A dataset node with its open fields filled: what a config leaves null (`folder`) is found in the data.
 
-    So is the identity of data that is not what the config's identity claims.
+    So are the facts of data that is not what the config's identity claims.
 
     Raises:
         ValueError: the loader cannot be resolved.
@@ -185,8 +195,9 @@ def describe_dataset(node: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """
     found_in_data = ("identity", "num_classes", "train_size", "test_size")
     loader = resolve(node["_target_"], Splits)
-    if node.get("identity") is not None and not claims_identity(loader, root):
-        node = {**node, "identity": None}
+    is_claimed = not node.get("skip_corrupt") and claims_identity(loader, root)
+    if node.get("identity") is not None and not is_claimed:
+        node = {**node, **dict.fromkeys(found_in_data)}
     if all(node.get(name) is not None for name in found_in_data):
         return dict(node)
     splits = _read(loader, node, root)

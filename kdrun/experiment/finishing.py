@@ -78,6 +78,7 @@ def _exported(
         },
         **accuracies(training.rows, metrics),
         "shares": recorded_shares(training.rows),
+        **({} if data.left_out is None else {"left_out": dict(zip(("train", "test"), data.left_out, strict=True))}),
         **_features(training.method),
         "train": {
             "seconds": training.seconds,

@@ -174,6 +174,9 @@ class ImageDatasetSpec(DatasetSpec):
         dustbin: whether a specialist has outputs for its classes and one for all the others; else it has all K.
         test_split: the directory of the test images, where a loader has several and the user names one.
         special_seed: of the draw of these others.
+        resize_size: of the shorter side of an image before its centre is cut out, where a loader reads files; None is
+            `image_size`.
+        skip_corrupt: whether images that cannot be read are left out, where a loader reads files.
     """
 
     target: str
@@ -193,12 +196,14 @@ class ImageDatasetSpec(DatasetSpec):
     test_split: str | None = None
     source: Source | None = None
     special_seed: int = 0
+    resize_size: int | None = None
+    skip_corrupt: bool = False
 
     example: ClassVar[str] = "image"
     task: ClassVar[tuple[str, ...]] = (
         *("target", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size"),
     )
-    views: ClassVar[tuple[str, ...]] = ("in_channels", "image_size", "mean", "std")
+    views: ClassVar[tuple[str, ...]] = ("in_channels", "image_size", "resize_size", "mean", "std")
 
     def __post_init__(self) -> None:
         special = self.special is None or (self._are_classes(self.special) and len(self.special) < self.num_classes)
@@ -207,6 +212,11 @@ class ImageDatasetSpec(DatasetSpec):
             *self._common_rules(),
             ("in_channels", self.in_channels in (1, 3), "1 or 3"),
             ("image_size", 8 <= self.image_size <= LARGEST_IMAGE, f"at least 8 and at most {LARGEST_IMAGE}"),
+            (
+                "resize_size",
+                self.resize_size is None or self.image_size <= self.resize_size <= LARGEST_IMAGE,
+                f"null, or at least image_size={self.image_size} and at most {LARGEST_IMAGE}",
+            ),
             ("mean", len(self.mean) == self.in_channels, "one number per channel"),
             ("std", len(self.std) == self.in_channels and min(self.std) > 0, "one number above 0 per channel"),
             (

@@ -232,6 +232,7 @@ class Member:
         _check_finite(trained.means, lr, f"epoch {epoch + 1}" + (f", step {bad_step}" if bad_step else ""))
         due = epoch + 1 == self.stop_epoch or self.evaluates(epoch + 1)
         evaluated, peers = self._evaluate_all() if due else ({}, {})
+        method.delivered()  # a generated student is saved as the weights themselves make it
         _check_finite(trained.shares, lr, f"the gradient of epoch {epoch + 1}, step 1")
         row: Row = {"epoch": epoch + 1, "lr": lr, "train": trained.means, **evaluated}
         if trained.shares:

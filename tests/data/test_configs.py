@@ -13,9 +13,21 @@ from kdrun.data.loaders import cifar, mnist
 from kdrun.data.loaders import digits as digits_module
 
 FOLDER = Path(__file__).parents[2] / "conf" / "dataset"
-IMAGES = ("cifar10", "cifar100", "digits", "fashion_mnist", "folder", "mnist", "synthetic", "tiny_imagenet")
+IMAGES = (
+    "cifar10",
+    "cifar100",
+    "digits",
+    "fashion_mnist",
+    "folder",
+    "hf",
+    "imagenet",
+    "mnist",
+    "synthetic",
+    "tiny_imagenet",
+    "wds",
+)
 KEYS = ["_target_", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size", "mean", "std"]
-FURTHER = {"folder": ["test_split"]}
+FURTHER = {"folder": ["resize_size", "skip_corrupt", "test_split"], "imagenet": ["resize_size", "skip_corrupt"]}
 
 
 def read(name: str) -> dict:

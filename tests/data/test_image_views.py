@@ -12,15 +12,20 @@ from torchvision.transforms.v2 import functional
 from kdrun.data import Augmentation, ImageSet, ResidentImages, StreamedImages, TrainingViews, Workers, augment
 from kdrun.data import image_views as implementation
 from kdrun.data.image_views import draw_crop, draw_jitter, draw_operations, view
-from kdrun.spec.augmentation import ColorJitter, RandAugment
+from kdrun.data.mixing import join_views
+from kdrun.spec.augmentation import ColorJitter, RandAugment, RandomErasing
 
 EVERYTHING = Augmentation(
     crop_padding=2,
     flip=True,
-    rotation=15.0,
-    crop_scale=(0.2, 1.0),
-    color_jitter=ColorJitter(0.4, 0.4, 0.4, 0.1),
-    rand_augment=RandAugment(num_ops=2),
+    rotation=25.0,
+    crop_scale=(0.2, 0.9),
+    crop_ratio=(0.5, 1.5),
+    color_jitter=ColorJitter(0.4, 0.5, 0.6, 0.1),
+    rand_augment=RandAugment(num_ops=2, magnitude=4, num_magnitude_bins=11),
+    random_erasing=RandomErasing(p=0.5, scale=(0.1, 0.2), ratio=(0.5, 1.5)),
+    mixup_alpha=0.4,
+    cutmix_alpha=1.0,
 )
 WHERE = {"seed": 3, "epoch": 1, "number": 0}
 NUM = 3000
@@ -161,19 +166,45 @@ def test_a_view_depends_on_seed_epoch_position_and_number_alone():
     assert len({bytes(each.flatten().tolist()) for each in made}) == 5
 
 
+PIXELS = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu"}
+
+
+def streamed(images: torch.Tensor) -> StreamedImages:
+    split = ImageSet(images, torch.arange(len(images)))
+    return StreamedImages(split, Workers([split], 0, pinned=False), split.labels, **PIXELS)
+
+
 def test_batches_of_images_in_memory_have_these_views():
     images = torch.stack([picture(16, 16, seed=seed) for seed in range(10)])
-    pixels = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu"}
-    split = ImageSet(images, torch.arange(10))
-    resident = ResidentImages(split, **pixels)
+    resident = ResidentImages(ImageSet(images, torch.arange(10)), **PIXELS)
     with pytest.raises(ValueError, match="StreamedImages"):
         next(TrainingViews(resident, EVERYTHING, batch_size=4, seed=3).epoch(1))
-    streamed = StreamedImages(split, Workers([split], 0, pinned=False), split.labels, **pixels)
-    for x, _, index, _ in TrainingViews(streamed, EVERYTHING, batch_size=4, seed=3, views=2).epoch(1):
-        half = len(index) // 2
-        expected = [
-            view(images[i], EVERYTHING, int(i), seed=3, epoch=1, size=16, number=number)
-            for number in range(2)
-            for i in index[:half]
+    for x, y, index, mixed in TrainingViews(streamed(images), EVERYTHING, batch_size=4, seed=3, views=2).epoch(1):
+        positions = index[: len(index) // 2]
+        made = [
+            torch.stack([view(images[i], EVERYTHING, int(i), seed=3, epoch=1, size=16, number=k) for i in positions])
+            for k in range(2)
         ]
-        assert torch.equal(x, resident.inputs(torch.stack(expected)))
+        inputs = [resident.inputs(each) for each in made]
+        expected = join_views(inputs, positions, positions, EVERYTHING, seed=3, epoch=1)
+        for ours, theirs in zip((x, y, index, *mixed), (*expected[:3], *expected[3]), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_every_field_changes_the_batches():
+    def batches(law: Augmentation) -> bytes:
+        steps = TrainingViews(data, law, batch_size=16, seed=3).epoch(1)
+        return torch.cat([x for x, *_ in steps]).numpy().tobytes()
+
+    data, off = streamed(torch.stack([picture(16, 16, seed=seed) for seed in range(32)])), Augmentation()
+    seen = {batches(EVERYTHING)}
+    names = EVERYTHING.changed()
+    for name in names:
+        part, _, inner = name.partition(".")
+        value = getattr(off, part)
+        if inner:
+            value = dataclasses.replace(getattr(EVERYTHING, part), **{inner: getattr(value, inner)})
+        seen.add(batches(dataclasses.replace(EVERYTHING, **{part: value})))
+    assert len(seen) == len(names) + 1 == 18
+    leaves = [dataclasses.asdict(value) if dataclasses.is_dataclass(value) else [value] for value in vars(off).values()]
+    assert len(names) == sum(map(len, leaves)), "a field of the augmentation is at its default"

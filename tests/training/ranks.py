@@ -37,6 +37,7 @@ from kdrun.methods.relations import RKD
 from kdrun.models import transformer
 from kdrun.models.layers import GlobalAverage, conv_bn, named
 from kdrun.taps import outline
+from kdrun.training.averaging import average_weights
 from kdrun.training.distributed import DistributedStep, distribute
 from kdrun.training.optimisation import build_optimizer, clip_gradients
 from kdrun.training.precision import autocast
@@ -119,7 +120,7 @@ def cases() -> dict[str, Case]:
         "resumed": Case("kd", num=39, epochs=2, resumed=True),
         "bf16": Case("kd", precision="bf16"),
         "bf16 of the whole batch": Case("dist", {"weight": 1.0}, precision="bf16"),
-        "clipped": Case("kd", clip=True),
+        "clipped and averaged": Case("kd", clip=True),
         "statistics of each rank": Case("ce", per_rank=True, num=BATCH_SIZE, dropout=0.0),
         "rkd of parts": Case("", kind=RKDOfParts),
         "spoiled": Case("", kind=Spoiled, num=40),
@@ -229,6 +230,7 @@ def trained(case: Case, state: dict[str, Any] | None = None) -> Found:
         made = build_optimizer("sgd", method.trained(), lr=LR, momentum=0.9, nesterov=False, weight_decay=1e-3)
         if case.clip:
             clip_gradients(made, 0.1)
+            average_weights(method, made, 0.9)
         made.register_step_pre_hook(keep_gradients)
         return made
 

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..decoding import encoded_splits
 from ..downloads import visible_directories
 from ..encoded import Files, Form
 from ..errors import DataError
 from ..image_files import class_directories, composed, describe_left_out, image_files, warn_once
-from ..splits import Splits, encoded, encoded_splits
+from ..splits import Splits, streamable
 
 _TRAIN_NAMES = ("train", "training")
 _TEST_NAMES = ("test", "val", "valid", "validation")
@@ -20,12 +21,13 @@ _WITHIN = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 """Where a root can have its splits: in itself, or as ImageNet unpacks."""
 
 
-@encoded
+@streamable
 def folder(
     root: Path,
     image_size: int,
     in_channels: int,
     resize_size: int | None = None,
+    skip_corrupt: bool = False,
     test_split: str | None = None,
 ) -> Splits:
     """`root/train/CLASS/*.png` and `root/test/CLASS/*.png` (any format that Pillow reads).
@@ -40,6 +42,7 @@ def folder(
         image_size: height and width in pixels.
         in_channels: 1 (grey) or 3 (RGB).
         resize_size: of the shorter side before the centre is cut out; None is `image_size`.
+        skip_corrupt: whether images that cannot be read are left out.
         test_split: the directory of the test images; None finds it.
 
     Raises:
@@ -76,7 +79,8 @@ def folder(
         entries = f"{count} {'entry' if count == 1 else 'entries'}"
         warn_once(f"dataset.root={root}: {entries} left out: {describe_left_out(left_out)}")
     names, labels = (itertools.chain.from_iterable(column) for column in zip(*splits, strict=True))
-    return encoded_splits(Files(root, names), list(labels), len(splits[0][0]), class_names, form)
+    num_train = len(splits[0][0])
+    return encoded_splits(Files(root, names), list(labels), num_train, class_names, form, skip_corrupt=skip_corrupt)
 
 
 def _splits(root: Path, test_split: str | None) -> tuple[Path, list[Path]] | None:

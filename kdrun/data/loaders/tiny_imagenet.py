@@ -13,11 +13,12 @@ from pathlib import Path
 
 from kdrun.files import MIB, read_regular, write_atomically
 
+from ..decoding import encoded_splits
 from ..digests import digests_of
 from ..downloads import Archive, find, reading, unpack_archive, visible_directories
 from ..encoded import Files, Form
 from ..errors import DataError
-from ..splits import Splits, claimed_where, encoded, encoded_splits
+from ..splits import Splits, claimed_where, streamable
 
 ARCHIVE = Archive(
     title="Tiny-ImageNet",
@@ -66,7 +67,7 @@ def has_official_bytes(root: Path) -> bool:
     return place is None or (place / UNPACKED).exists()
 
 
-@encoded
+@streamable
 @claimed_where(has_official_bytes)
 def tiny_imagenet(root: Path, identity: str | None = None) -> Splits:
     """100,000 + 10,000 colour images, 64x64, 200 classes, from `root/tiny-imagenet-200/` or `root` itself.
