@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -33,7 +34,9 @@ class DeviceLost(BaseException):
 
 
 _deferring = False
+_shielding = False
 _requested: int | None = None
+_stopped_at: float | None = None
 
 
 def listen() -> None:
@@ -42,6 +45,12 @@ def listen() -> None:
     for number in SIGNALS:
         signal.signal(number, _handle)
     signal.signal(signal.SIGALRM, _overdue)
+
+
+def ignore() -> None:
+    """From now on the signals have no effect: the process is about to end with an exit code of its own."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -54,6 +63,17 @@ def deferred() -> Iterator[None]:
         check()
     finally:
         _deferring = False
+
+
+@contextlib.contextmanager
+def shielded() -> Iterator[None]:
+    """In this context, the writing of a small file, all signals wait for the next `check`."""
+    global _shielding
+    _shielding = True
+    try:
+        yield
+    finally:
+        _shielding = False
 
 
 def check() -> None:
@@ -69,11 +89,14 @@ def is_requested() -> bool:
 
 def _handle(number: int, _frame: object) -> None:
     global _requested
-    if not _deferring or _requested is not None:
-        _requested = number
-        _stop()
+    if _stopped_at is not None and time.monotonic() < _stopped_at + GRACE_SECONDS:
+        return  # it is stopping: torchrun repeats to its ranks what Slurm sends to all processes of a job
+    is_first = _requested is None
     _requested = number
-    signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+    if not _shielding and not (_deferring and is_first):
+        _stop()
+    if is_first:
+        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 
 
 def _overdue(_number: int, _frame: object) -> None:
@@ -81,12 +104,14 @@ def _overdue(_number: int, _frame: object) -> None:
 
 
 def _stop() -> None:
+    global _stopped_at
     assert _requested is not None
+    _stopped_at = time.monotonic()
     signal.setitimer(signal.ITIMER_REAL, 0)
     raise Stopped(_requested)
 
 
 def _forget() -> None:
-    global _requested
-    _requested = None
+    global _requested, _stopped_at
+    _requested, _stopped_at = None, None
     signal.setitimer(signal.ITIMER_REAL, 0)

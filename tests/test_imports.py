@@ -26,6 +26,7 @@ LEAVES = {
     "start",
     "stopping",
     "taps",
+    "torchrun",
 }
 RUNS = {"spec", "store"}
 ALLOWED = {
@@ -57,6 +58,7 @@ ALLOWED = {
     "start": set(),
     "stopping": set(),
     "taps": set(),
+    "torchrun": set(),
     "papers": {
         "config",
         "tables",

@@ -67,6 +67,25 @@ def test_a_second_signal_does_not_wait():
     assert work(terminate, lambda: None, lambda: signal.raise_signal(signal.SIGINT), lambda: None) == [0, 1]
 
 
+def test_signals_after_a_stop_have_no_effect_while_it_has_time(monkeypatch):
+    """What Slurm sends to all processes of a job, torchrun sends to its ranks again."""
+    with pytest.raises(Stopped) as stopped:
+        terminate()
+    signal.raise_signal(signal.SIGINT)
+    assert stopped.value.number == signal.SIGTERM
+    monkeypatch.setattr(stopping, "GRACE_SECONDS", 0.0)
+    with pytest.raises(Stopped):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_what_is_shielded_is_done_whatever_signals_come():
+    with stopping.shielded():
+        terminate()
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(Stopped):
+        check()
+
+
 def test_work_that_takes_too_long_is_stopped_where_it_is(monkeypatch):
     monkeypatch.setattr(stopping, "GRACE_SECONDS", 0.05)
     started = time.monotonic()

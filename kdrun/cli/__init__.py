@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kdrun import redaction
-from kdrun.cli.options import VERBS, distributed, late_verb, looks, refuse, run_parser
+from kdrun.cli.options import VERBS, late_verb, looks, not_on_ranks, refuse, run_parser, shows
 from kdrun.console import guarded
 from kdrun.start import obstacle
+from kdrun.torchrun import place
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with guarded():
         if reason := obstacle():
             return refuse([reason])
-        from kdrun.stopping import stop_behind  # which needs POSIX
+        from kdrun.stopping import ignore, stop_behind  # which needs POSIX
 
         redaction.forget()
         try:
@@ -32,8 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stop = stop_behind(error)
             if stop is None:
                 raise
-            print(f"kdrun: {stop}; the same command resumes after the last finished epoch", file=sys.stderr)
+            if place().rank == 0:
+                print(f"kdrun: {stop}; the same command resumes after the last finished epoch", file=sys.stderr)
             return 128 + stop.number
+        finally:
+            if place().ranks > 1:  # when the first rank has ended, torchrun stops the others
+                ignore()
 
 
 def _served(words: list[str]) -> tuple[Callable[[Any], int], Any]:
@@ -42,15 +47,21 @@ def _served(words: list[str]) -> tuple[Callable[[Any], int], Any]:
     if verb is None and (late := late_verb(words)):
         return refuse, [f"{late}: a verb must be the first word: kdrun {late} ..."]
     options = run_parser().parse_intermixed_args(words) if verb is None else None
+    if options is not None and shows(options) and place().rank > 0:
+        return lambda _: 0, None  # rank 0 shows it
     if options is not None and looks(options):
         from kdrun.cli.hydra_main import look
 
         return look, options
-    if verb in (None, "table", "search", "doctor") and (reason := distributed()):
+    if reason := not_on_ranks(verb, options):
         return refuse, [reason]
     from kdrun.stopping import listen
 
     listen()
+    if options is not None and place().ranks > 1 and not shows(options):
+        from kdrun.cli.ranks import ranks_main
+
+        return ranks_main, options
     if verb is None:
         from kdrun.cli.runs import runs_main
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from kdrun.escaping import printable_lines
 from kdrun.redaction import redacted
+from kdrun.torchrun import obstacle, place
 
 BAD_INPUT = 2
 VERBS = ("table", "search", "summarize", "ls", "show", "rm", "clean", "doctor")
@@ -23,6 +23,11 @@ LOOKS = ("help", "hydra_help", "cfg", "info", "shell_completion")
 def looks(options: argparse.Namespace) -> bool:
     """Whether Hydra's own main handles a command line."""
     return any(getattr(options, flag) for flag in LOOKS)
+
+
+def shows(options: argparse.Namespace) -> bool:
+    """Whether a command line only shows something; nothing is trained."""
+    return looks(options) or options.version or options.dry_run
 
 
 def misused(options: argparse.Namespace) -> list[str]:
@@ -44,12 +49,14 @@ def misused(options: argparse.Namespace) -> list[str]:
     return problems
 
 
-def distributed() -> str | None:
-    """Why this process must not run anything: it is one of several that torchrun has started. None otherwise."""
-    processes = os.environ.get("WORLD_SIZE", "")
-    if processes.isdigit() and int(processes) > 1:
-        return f"WORLD_SIZE={processes}: a run is one process on one device; start kdrun without torchrun"
-    return None
+def not_on_ranks(verb: str | None, options: argparse.Namespace | None) -> str | None:
+    """Why a command cannot be that of several processes, where it is; None otherwise."""
+    if place().ranks == 1:
+        return None
+    if reason := obstacle():
+        return reason
+    what = verb or ("--multirun" if options is not None and options.multirun else None)
+    return what and f"{what}: torchrun starts the processes of one run; start this without torchrun"
 
 
 def late_verb(words: Sequence[str]) -> str | None:
@@ -80,7 +87,9 @@ def run_parser() -> argparse.ArgumentParser:
 
 
 def refuse(problems: Sequence[str], command: str = "kdrun") -> int:
-    """Prints every problem in one message on stderr, and returns the exit code of bad input."""
+    """Prints every problem in one message on stderr, once for all ranks, and returns the exit code of bad input."""
+    if place().rank > 0:
+        return BAD_INPUT
     count = len(problems)
     lines = "\n".join(f"  {printable_lines(redacted(problem, all_values=True))}" for problem in problems)
     intro = f"kdrun: {count} problem{'s' if count > 1 else ''}; nothing was run or written"

@@ -27,30 +27,16 @@ def runs_main(options: argparse.Namespace) -> int:
     if options.version:
         print(f"kdrun {__version__} ({Path(__file__).parents[1]})")
         return 0
-    from kdrun.config.command_line import read_command
-    from kdrun.config.compose import ConfigError, hydra_session
-    from kdrun.config.search import BASIC
-
     with dry_run() if options.dry_run else contextlib.nullcontext():
-        problems = misused(options)
-        try:
-            with hydra_session():
-                command = read_command(options.overrides, problems, multirun=options.multirun, extra=options.config_dir)
-                jobs, choices = _jobs(command, options, problems)
-                if jobs and command.search.launcher != BASIC:
-                    from kdrun.cli.launchers import launcher_obstacles
-
-                    problems += launcher_obstacles(command.search, jobs[0].runtime)
-        except ConfigError as error:
-            problems += error.problems
-        if problems:
-            return refuse(list(dict.fromkeys(problems)))
-        from kdrun.log import log, set_up_console
+        checked = checked_jobs(options)
+        if isinstance(checked, list):
+            return refuse(checked)
+        from kdrun.config.search import BASIC
+        from kdrun.log import set_up_console
 
         set_up_console()
-        notices = [*(notice for job in jobs for notice in job.notices), *_about_sweep(jobs, choices)]
-        for notice in dict.fromkeys(notices):
-            log.info("%s", notice)
+        command, jobs, choices = checked
+        report_notices(jobs, _about_sweep(jobs, choices))
         if options.dry_run:
             return estimate(jobs)
         try:
@@ -61,7 +47,35 @@ def runs_main(options: argparse.Namespace) -> int:
             from kdrun.cli.hydra_main import search_main
 
             return search_main(command, options)
-        return _run_sweep(runner, jobs, choices, command.search) if options.multirun else _run_one(runner, jobs[0])
+        return _run_sweep(runner, jobs, choices, command.search) if options.multirun else run_one(runner, jobs[0])
+
+
+def checked_jobs(options: argparse.Namespace) -> tuple[Command, list[Job], list[dict[str, str]]] | list[str]:
+    """The overrides of a command line, its jobs, and the swept keys and values of each; or every problem of any."""
+    from kdrun.config.command_line import read_command
+    from kdrun.config.compose import ConfigError, hydra_session
+    from kdrun.config.search import BASIC
+
+    problems = misused(options)
+    try:
+        with hydra_session():
+            command = read_command(options.overrides, problems, multirun=options.multirun, extra=options.config_dir)
+            jobs, choices = _jobs(command, options, problems)
+            if jobs and command.search.launcher != BASIC:
+                from kdrun.cli.launchers import launcher_obstacles
+
+                problems += launcher_obstacles(command.search, jobs[0].runtime)
+    except ConfigError as error:
+        problems += error.problems
+    return list(dict.fromkeys(problems)) or (command, jobs, choices)
+
+
+def report_notices(jobs: Sequence[Job], others: Sequence[str] = ()) -> None:
+    """Prints the notices of jobs, and others, each once."""
+    from kdrun.log import log
+
+    for notice in dict.fromkeys([*(notice for job in jobs for notice in job.notices), *others]):
+        log.info("%s", notice)
 
 
 def estimate(jobs: Sequence[Job]) -> int:
@@ -78,7 +92,7 @@ def estimate(jobs: Sequence[Job]) -> int:
 
 
 def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) -> tuple[list[Job], list[dict[str, str]]]:
-    """All checked jobs of a command line, and the swept keys and values of each; within a session.
+    """The jobs of a command line, and the swept keys and values of each; within a session.
 
     For a sweeper that draws its values, these are two jobs that it could begin with.
 
@@ -159,7 +173,7 @@ def _about_sweep(jobs: Sequence[Job], choices: Sequence[Mapping[str, str]]) -> l
     return [notice for notice in found if notice]
 
 
-def _run_one(runner: Runner, job: Job) -> int:
+def run_one(runner: Runner, job: Job) -> int:
     from kdrun.analysis.aggregate import SweepRun
     from kdrun.analysis.sweep import draw_run, run_table
     from kdrun.experiment.attempt import Request

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from kdrun.config.findings import Findings
+from kdrun.config.ranks import at_ranks
 from kdrun.config.schema import resolve_stage1_epochs, resolve_stop_epoch
 from kdrun.experiment.build import (
     Method,
@@ -59,11 +60,13 @@ def check_parts(
     student_path = path.rstrip(".") or "student"
     student = findings.component(student_component, network, student_path)
     recipe = construct(Recipe, node.get("recipe"), f"{path}recipe", findings.problems)
+    recipe = at_ranks(recipe) if recipe else None
     method = _method(findings, f"{path}method", node.get("method"), recipe)
     stage1_epochs = method.options.get("stage1_epochs", 0) if method else 0
-    stop_epoch = recipe and findings.attempt(
-        path, resolve_stop_epoch, node.get("stop_epoch"), recipe.epochs + stage1_epochs
-    )
+    stop_epoch = None
+    if recipe:
+        epochs = recipe.epochs + stage1_epochs
+        stop_epoch = findings.attempt(path, resolve_stop_epoch, node.get("stop_epoch"), epochs)
     if method and stop_epoch and stop_epoch <= stage1_epochs:
         findings.notices.append(
             f"{path}stop_epoch={stop_epoch}: within stage 1 of {method_class(method).name}, which has "

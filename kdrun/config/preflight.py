@@ -20,6 +20,7 @@ from kdrun.config.evaluations import read_evaluations, unfit
 from kdrun.config.findings import Findings
 from kdrun.config.parts import check_methods, check_networks, check_parts
 from kdrun.config.quoting import with_hints
+from kdrun.config.ranks import resolve_rank_device, unfit_for_ranks
 from kdrun.config.schema import RootOptions, RuntimeOptions, check_seeds
 from kdrun.config.secrets import masked_yaml, watch_environment
 from kdrun.config.teaching import check_teaching, taught_spec
@@ -31,7 +32,8 @@ from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.signature import bind, construct
 from kdrun.spec.spec import Spec
 from kdrun.store.store import Store
-from kdrun.training.precision import resolve_device, resolve_devices, resolve_precision
+from kdrun.torchrun import place
+from kdrun.training.precision import resolve_devices, resolve_precision
 
 if TYPE_CHECKING:
     from kdrun.experiment.evaluations import NamedEvaluation
@@ -129,6 +131,7 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     if not (was_trained or check_networks(findings)):
         return None
     check_methods(findings, spec)
+    findings.problems += unfit_for_ranks(spec, Store(settled.output_root))
     if not (was_trained or findings.problems or is_dry_run()):
         check_readable(findings, spec, settled)
     findings.notices += few_images("", spec)
@@ -203,9 +206,11 @@ def _unresolved(error: OmegaConfBaseException) -> str:
 def _device(findings: Findings, runtime: RuntimeOptions) -> torch.device | None:
     """The device, and checks of the options that depend on it."""
     findings.attempt(f"runtime.output_root={runtime.output_root}: ", output_root, runtime.output_root)
-    device: torch.device | None = findings.attempt("runtime.device=", resolve_device, runtime.device)
+    device: torch.device | None = findings.attempt("runtime.device=", resolve_rank_device, runtime.device)
     if runtime.devices is not None:
         device = _first_device(findings, runtime, device)
+    fast = [name for name in ("compile", "cuda_graphs") if getattr(runtime, name) == "on" and place().ranks > 1]
+    findings.problems += [f"runtime.{name}=on: on several ranks all steps are ordinary ones" for name in fast]
     if device and runtime.cuda_graphs == "on" and device.type != "cuda":
         findings.problems.append(
             f"runtime.cuda_graphs=on: graphs are captured on CUDA devices only, not on {device.type}"
@@ -219,7 +224,7 @@ def _first_device(findings: Findings, runtime: RuntimeOptions, alone: torch.devi
     """The first of several devices, after checks of all; `alone` is `runtime.device`."""
     assert runtime.devices is not None
     devices: tuple[torch.device, ...] = findings.attempt("runtime.devices=", resolve_devices, runtime.devices) or ()
-    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
+    if place().ranks > 1:
         findings.problems.append("runtime.devices: has no effect under torchrun, which divides one run")
     if not devices:
         return None

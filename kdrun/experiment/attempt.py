@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from kdrun import stopping, torchrun
+from kdrun.distributed import broadcast
 from kdrun.escaping import printable
-from kdrun.experiment.build import build_method, offered
 from kdrun.experiment.choices import Choices
 from kdrun.experiment.datasets import PreparedSplits
 from kdrun.experiment.failures import (
@@ -25,28 +26,22 @@ from kdrun.experiment.failures import (
     release_tensors,
 )
 from kdrun.experiment.finishing import exported, restored_weights
-from kdrun.experiment.initial_weights import initial_student
+from kdrun.experiment.member import build_member
 from kdrun.experiment.notices import equal_runs
 from kdrun.experiment.progress import TrainingProgress
 from kdrun.experiment.proof import Proof, keep
 from kdrun.experiment.resume import continue_shorter, newest_checkpoint
 from kdrun.experiment.saving import EpochWriter
 from kdrun.experiment.shares import first_shares, negligible_terms
-from kdrun.experiment.stages import begin_stage, build_stages, stage_recipes
-from kdrun.experiment.steps import make_step
 from kdrun.files import sweep, write_atomically
-from kdrun.log import log, log_file
+from kdrun.log import counted, log, log_file
 from kdrun.redaction import redacted
-from kdrun.seeds import mix, seed_global_generators
 from kdrun.spec.components import method_class
-from kdrun.spec.own_code import outdated
 from kdrun.spec.spec import Spec
-from kdrun.stopping import DeviceLost
+from kdrun.stopping import DeviceLost, Stopped
 from kdrun.store.run import Run
 from kdrun.store.store import Store
-from kdrun.training.guarded import GuardedStep
-from kdrun.training.precision import autocast, on_device, use_nchw_on_small_maps
-from kdrun.training.step import Step
+from kdrun.training.precision import autocast
 from kdrun.training.trainer import DivergedError, Member, Row, Training
 
 
@@ -154,7 +149,9 @@ class Attempt:
             self.report(f"{self.title}: {notice}")
         shorter = continue_shorter(self.run, store, self.choices)
         if shorter is not None:
-            self.report(f"continues from epoch {shorter.spec.epochs_trained} of {shorter.origin()}")
+            began = (shorter.choices() or {}).get("ranks", 1)
+            other = "" if began == self.choices.ranks else f", on {counted(began, 'rank')}: equal up to rounding"
+            self.report(f"continues from epoch {shorter.spec.epochs_trained} of {shorter.origin()}{other}")
 
     def _restore_weights(self) -> bool:
         """Restores missing weights of a finished run from its checkpoint; without one the run is trained again."""
@@ -177,6 +174,7 @@ class Attempt:
 
         Raises:
             DeviceLost: no other run can continue either.
+            Stopped: the error follows from a signal that has stopped another rank.
         """
         if self.ended is not None:
             return
@@ -184,6 +182,10 @@ class Attempt:
             self._finish_writing()
         except Exception as earlier:
             error = earlier
+        ended = torchrun.cause(error)
+        if isinstance(ended, Stopped) and not isinstance(error, Stopped):
+            raise ended
+        error = ended
         what = f"{self.run.directory}: {error or type(error).__name__}"
         details = {"run": self.run.spec.run_id, "file_only": True}
         if isinstance(error, Pruned):
@@ -216,7 +218,8 @@ class Attempt:
         if not self.run.directory.is_dir():  # it was never opened
             return
         try:
-            self.run.write_status(state, error=redacted(f"{type(error).__name__}: {error}"))
+            with stopping.shielded():
+                self.run.write_status(state, error=redacted(f"{type(error).__name__}: {error}"))
         except OSError as status_error:  # the first error is the one that is raised
             log.error("%s: its status cannot be written: %s", self.run.directory, status_error)
 
@@ -263,56 +266,32 @@ class Attempt:
             CheckpointError: all checkpoints are damaged, or the initial weights are not the recorded ones.
             RuntimeError: code from outside kdrun, or a file that its options name, has changed since the spec was made.
         """
-        spec, device, choices = self.run.spec, self._device, self.choices
-        if changed := outdated(spec.sources()):
-            raise RuntimeError(f"{', '.join(changed)}: changed since the command started; start it again")
-        seed_global_generators(mix(spec.seed, "init"), device)
-        student = on_device(initial_student(spec, weight_files, start, data.rest), device)
-        method = build_method(spec.method, student, offered(spec, device, data.train.labels)).to(device)
-        if choices.small_maps_nchw:
-            use_nchw_on_small_maps(method)
-        state = newest_checkpoint(self.run, device)
-        if state is not None:
-            method.stage = state["stage"]
-        # A batch is never larger than the data, and the learning rate is scaled by the batch that there is.
-        batch_size = min(spec.recipe.batch_size, max(2, len(data.train)))
-        recipes = stage_recipes(dataclasses.replace(spec.recipe, batch_size=batch_size, accumulate=1), method)
-        training = Training(method, begin_stage(recipes[method.stage], method))
-        if state is not None:
-            training.load_state_dict(state)
-        if choices.compile:
+        one = self.choices.ranks == 1  # others get it in the CPU's memory: they have other devices
+        state = broadcast(newest_checkpoint(self.run, self._device if one else "cpu"))
+        if self.choices.compile:
             self.report(f"{self.title}: its first step compiles the student, which takes a minute or so")
-
         writer = self._writer = EpochWriter(self.run, thread)
 
-        def step_of(choices: Choices) -> Step | GuardedStep:
-            size = spec.recipe.micro_batch_size
-            return make_step(training, self._context, choices, self._take_ordinary_steps, micro_batch=size)
-
-        def begin_stage2() -> Step | GuardedStep:
-            method.begin_stage2()
-            training.optimizer = begin_stage(recipes[-1], method)
-            return step_of(self.choices)
-
-        def on_epoch(images_per_second: float) -> None:
+        def on_epoch(training: Training, images_per_second: float) -> None:
             writer.save(training, self.choices)
-            self.report(progress.line(self.title, training.rows[-1], images_per_second, spec.epochs_trained))
-            for share in first_shares(training.rows, method.doubtful):
+            line = progress.line(self.title, training.rows[-1], images_per_second, self.run.spec.epochs_trained)
+            self.report(line)
+            for share in first_shares(training.rows, training.method.doubtful):
                 self.report(f"{self.title}: {share}")
             if self.request.on_epoch is not None:
                 self.request.on_epoch(training.rows)
 
-        return Member(
-            training,
-            step_of(choices),
-            build_stages(recipes, steps_per_epoch),
-            begin_stage2,
-            self._context,
-            owner=self,
-            splits=data.evaluated(),
-            stop_epoch=spec.epochs_trained,
+        return build_member(
+            self.run.spec,
+            data,
+            steps_per_epoch,
+            state,
+            self,
+            choices=lambda: self.choices,
+            weight_files=weight_files,
+            start=start,
+            on_failure=self._take_ordinary_steps,
             on_epoch=on_epoch,
-            evaluates=spec.recipe.evaluates,
         )
 
     def _take_ordinary_steps(self, error: Exception) -> None:

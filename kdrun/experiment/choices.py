@@ -20,6 +20,7 @@ from kdrun.files import expanded
 from kdrun.models.cost import saved_bytes
 from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
+from kdrun.torchrun import place
 
 MIN_STEPS_TO_CAPTURE = 200
 """A capture takes about as long as this number of steps of a small network."""
@@ -45,12 +46,14 @@ class Choices:
         cuda_graphs: whether steps are captured and replayed.
         small_maps_nchw: whether wide convolutions on small maps, the student's and the teacher's, are in NCHW memory
             (`use_nchw_on_small_maps`).
+        ranks: processes that compute it together, in ordinary steps where there are several.
     """
 
     threads: int
     compile: bool = False
     cuda_graphs: bool = False
     small_maps_nchw: bool = False
+    ranks: int = 1
 
     @property
     def has_fast_ways(self) -> bool:
@@ -88,6 +91,8 @@ def recorded_choices(run: Run, *, to_train: bool = False) -> Choices | None:
 
 def choose(spec: Spec, runtime: Runtime) -> Choices:
     """What a run is to begin with, with the number of CPU threads that is set; fast ways are still to be proved."""
+    if (ranks := place().ranks) > 1:
+        return Choices(torch.get_num_threads(), small_maps_nchw=small_maps_in_nchw(spec, runtime.device), ranks=ranks)
     steps = spec.epochs_trained * math.ceil(spec.dataset.num_train_examples / spec.recipe.batch_size)
     return Choices(
         threads=torch.get_num_threads(),

@@ -92,6 +92,7 @@ def _exported(
             "compile": choices.compile,
             "cuda_graphs": choices.cuda_graphs,
             "small_maps_nchw": choices.small_maps_nchw,
+            "ranks": choices.ranks,
         },
         "versions": versions(),
     }

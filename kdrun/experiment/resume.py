@@ -14,7 +14,7 @@ from kdrun.store.run import Run
 from kdrun.store.store import Store
 
 
-def newest_checkpoint(run: Run, device: torch.device) -> dict[str, Any] | None:
+def newest_checkpoint(run: Run, device: torch.device | str) -> dict[str, Any] | None:
     """The last checkpoint or, where that is damaged, which is a warning, the one before; None where there is none.
 
     Raises:

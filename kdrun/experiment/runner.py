@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from kdrun import torchrun
 from kdrun.data import TrainingViews
 from kdrun.experiment.attempt import Attempt, Outcome, Request
 from kdrun.experiment.build import needs_of
@@ -26,9 +27,10 @@ from kdrun.experiment.progress import TrainingProgress
 from kdrun.experiment.proof import proved
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.saving import writing_thread
-from kdrun.experiment.sizes import threads_for
+from kdrun.experiment.sizes import available_threads, threads_for
 from kdrun.experiment.speeds import keep_speed
 from kdrun.experiment.teachers import load_teacher, teacher_source
+from kdrun.files import sha256
 from kdrun.log import counted, log
 from kdrun.spec.augmentation import Augmentation
 from kdrun.spec.dataset import DatasetSpec
@@ -51,7 +53,7 @@ class Runner:
         self.store = store
         self.runtime = runtime
         self._weight_files = weight_files or {}
-        self._all_threads = torch.get_num_threads()
+        self._all_threads = available_threads()
         self._known_choices: dict[str, Choices] = {}
         self._data: tuple[DatasetSpec, Augmentation, PreparedSplits] | None = None
         self._assessed: set[str] = set()
@@ -191,8 +193,10 @@ class Runner:
             self._data[2].close()
             self._data = None  # free the old one first
         augmentation = augmentation or Augmentation()
-        self._data = (dataset, augmentation, prepare_splits(dataset, self.runtime, augmentation))
-        return self._data[2]
+        with torchrun.node_first(f"data {sha256(repr(dataset).encode())}"):
+            prepared = prepare_splits(dataset, self.runtime, augmentation)
+        self._data = (dataset, augmentation, prepared)
+        return prepared
 
     @property
     def device(self) -> torch.device:
@@ -258,34 +262,49 @@ class Runner:
         for attempt in attempts:
             attempt.lockstep = len(attempts)
         with _shared_failure(attempts), writing_thread() as thread, contextlib.ExitStack() as stack:
+            torchrun.post_task({"run": spec.run_id, "choices": dataclasses.asdict(attempts[0].choices)})
             data = self.data(spec.dataset, spec.recipe.augmentation)
             stack.callback(data.close)
-            views = _views(data, spec)
             torch.set_num_threads(self._ordinary(spec).threads)
-            progress = TrainingProgress(
-                _title(attempts),
-                epochs=max(attempt.run.spec.epochs_trained for attempt in attempts),
-                steps_per_epoch=len(views),
-                unit=spec.dataset.unit,
-                others=self.forecast.left({attempt.run.spec.run_id for attempt in attempts}),
-            )
-            members = self._build(attempts, data, len(views), progress, thread)
-            source = self._teacher_source(members, teachers, data)
-            reset_peak_memory(device)
-            members = {attempt: members[attempt] for attempt in _pending(members)}
-            with progress.begun(min((len(member.training.rows) for member in members.values()), default=0)):
-                for attempt, member in members.items():
-                    attempt.report(f"{attempt.title}: {_plan(attempt.run, len(member.training.rows))}")
-                runs = [(attempt.run.spec, member.training.rows) for attempt, member in members.items()]
-                with self.forecast.measured(runs):
-                    fit(list(members.values()), views, source, seed=spec.seed, on_step=progress.step)
+            with torchrun.group(device):
+                members = self._fit(attempts, data, teachers, thread)
             for attempt in _pending(members):
                 with attempt.isolated_failure():
                     results = [teachers[teacher.run_id].result for teacher in attempt.run.spec.teachers]
                     attempt.finish(members[attempt].training, data, results)
                     self._trained.append(attempt.run)
-                    keep_speed(attempt.run.spec, members[attempt].training, device)
+                    if attempt.choices.ranks == 1:
+                        keep_speed(attempt.run.spec, members[attempt].training, device)
             self._drop_checkpoints()
+
+    def _fit(
+        self,
+        attempts: Sequence[Attempt],
+        data: PreparedSplits,
+        teachers: Mapping[str, Outcome],
+        thread: Executor,
+    ) -> dict[Attempt, Member]:
+        """Trains attempts to their end; returns the members of those that were built."""
+        spec = attempts[0].run.spec
+        views = training_views(data, spec)
+        progress = TrainingProgress(
+            _title(attempts),
+            epochs=max(attempt.run.spec.epochs_trained for attempt in attempts),
+            steps_per_epoch=len(views),
+            unit=spec.dataset.unit,
+            others=self.forecast.left({attempt.run.spec.run_id for attempt in attempts}),
+        )
+        members = self._build(attempts, data, len(views), progress, thread)
+        source = self._teacher_source(members, teachers, data)
+        reset_peak_memory(self.runtime.device)
+        members = {attempt: members[attempt] for attempt in _pending(members)}
+        with progress.begun(min((len(member.training.rows) for member in members.values()), default=0)):
+            for attempt, member in members.items():
+                attempt.report(f"{attempt.title}: {_plan(attempt.run, len(member.training.rows))}")
+            runs = [(attempt.run.spec, member.training.rows) for attempt, member in members.items()]
+            with self.forecast.measured(runs):
+                fit(list(members.values()), views, source, seed=spec.seed, on_step=progress.step)
+        return members
 
     def _build(
         self,
@@ -346,7 +365,7 @@ class Runner:
     def _ordinary(self, spec: Spec) -> Choices:
         """A run's recorded choices, else new ones, without fast ways; cached, since counting MACs is slow."""
         if spec.run_id not in self._known_choices:
-            recorded, device = recorded_choices(self.store.run(spec)), self.runtime.device
+            recorded, device = self._recorded(spec), self.runtime.device
             self._known_choices[spec.run_id] = (
                 recorded.ordinary
                 if recorded
@@ -360,8 +379,19 @@ class Runner:
     def _choices(self, spec: Spec) -> Choices:
         """A run's recorded choices, else new ones."""
         torch.set_num_threads(self._ordinary(spec).threads)
-        recorded = recorded_choices(self.store.run(spec), to_train=True)
+        recorded = self._recorded(spec, to_train=True)
         return recorded or proved(spec, choose(spec, self.runtime), self.runtime.device)
+
+    def _recorded(self, spec: Spec, *, to_train: bool = False) -> Choices | None:
+        """A run's recorded choices; None where it was never begun, or on another number of ranks."""
+        recorded = recorded_choices(self.store.run(spec), to_train=to_train)
+        ranks = torchrun.place().ranks
+        if recorded is None or recorded.ranks == ranks:
+            return recorded
+        if to_train:
+            place, began = self.store.run(spec).directory, counted(recorded.ranks, "rank")
+            log.info("%s: began on %s, continues on %d: equal up to rounding", place, began, ranks)
+        return None
 
 
 def _pending(attempts: Iterable[Attempt]) -> list[Attempt]:
@@ -379,7 +409,7 @@ def _shared_failure(attempts: Sequence[Attempt]) -> Iterator[None]:
             attempt.fail(error)
 
 
-def _views(data: PreparedSplits, spec: Spec) -> TrainingViews:
+def training_views(data: PreparedSplits, spec: Spec) -> TrainingViews:
     """The batches that the members of a group share."""
     needs = needs_of(spec)
     return TrainingViews(

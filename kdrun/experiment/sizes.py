@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from kdrun.experiment.build import examined, needs_of, network_key, without_weig
 from kdrun.models.cost import num_macs, num_parameters
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Component, Spec
+from kdrun.torchrun import place
 from kdrun.training.precision import resolve_threads
 
 
@@ -41,6 +43,15 @@ def size_of(network: Component, data: DatasetSpec) -> Size:
             macs = num_macs(model, data.shape, data.dtype)
         _SIZES[key] = Size(num_parameters(model), macs, sum(1 for _ in model.modules()))
     return _SIZES[key]
+
+
+def available_threads() -> int:
+    """The CPU threads of this process: torch's default, or its share of the cores where several ranks are on a node.
+
+    There torchrun sets torch's default to 1.
+    """
+    local_ranks = place().local_ranks
+    return torch.get_num_threads() if local_ranks == 1 else max(1, (os.cpu_count() or 1) // local_ranks)
 
 
 def threads_for(spec: Spec, device: torch.device, available: int) -> int:

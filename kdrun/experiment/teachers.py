@@ -24,6 +24,7 @@ from kdrun.metrics import num_correct
 from kdrun.spec.spec import Spec
 from kdrun.store.checkpoint import CheckpointError, read_weights
 from kdrun.store.run import Run
+from kdrun.torchrun import place
 from kdrun.training.cuda_graphs import GraphedTeacher
 from kdrun.training.evaluation import predict
 from kdrun.training.precision import autocast, on_device, use_nchw_on_small_maps
@@ -63,7 +64,7 @@ def load_teacher(
     """The network a finished run trained, on the device.
 
     Its weights are checked by SHA-256 every time, its accuracy on the `test` examples of its dataset once per kind of
-    device and precision.
+    device and precision, by rank 0.
 
     Raises:
         CheckpointError: the weights are not those the result records.
@@ -77,7 +78,7 @@ def load_teacher(
     if small_maps_nchw:
         use_nchw_on_small_maps(model)
     verified = run.directory / f"verified-{device.type}-{precision}.json"
-    if not _is_verified(verified, digest):
+    if place().rank == 0 and not _is_verified(verified, digest):
         sweep(run.directory)  # temporary files of a process that was killed while it wrote the record
         examples = test()
         top1 = probe_top1(model, examples, autocast(device, precision))
@@ -159,6 +160,9 @@ def _source(
         return live
     if seen.labels_each > 1:
         log.info("teacher %s is not cached: its outputs are one row for each token", teacher.directory)
+        return live
+    if choices.ranks > 1:
+        log.info("teacher %s is not cached: it is computed on %d ranks", teacher.directory, choices.ranks)
         return live
     if not replays(needs):
         log.info("teacher %s is not cached: the method uses its features or weights", teacher.directory)

@@ -30,6 +30,7 @@ MOST_IN_A_BATCH = 1_000_000
 """Examples of a batch."""
 
 MOST_MILESTONES = 1_000
+MOST_RANKS = 100_000
 
 
 def _increasing_shares(values: tuple[float, ...]) -> bool:
@@ -84,6 +85,9 @@ class Recipe:
         warmup_epochs: linear, per iteration; from 0 to `epochs`.
         clip_norm: gradients are scaled down where their norm over all parameters (L2) is larger; None scales none.
         max_norm: no unit's incoming weights get longer than this (L2), see `bound_norms`; None bounds none.
+        batch_norm: statistics of BatchNorm on several ranks: of the whole batch (`global`), or of each rank's part
+            (`per_rank`).
+        ranks: their number, with `per_rank`; else None: nothing depends on it.
         evaluate_every: epochs from one evaluation to the next; the last epoch always has one. None is that one alone.
         augmentation: of the training views.
     """
@@ -107,6 +111,8 @@ class Recipe:
     warmup_epochs: int = 1
     clip_norm: float | None = None
     max_norm: float | None = None
+    batch_norm: Literal["global", "per_rank"] = "global"
+    ranks: int | None = None
     evaluate_every: int | None = 1
     augmentation: Augmentation = Augmentation()  # noqa: RUF009 (frozen)
 
@@ -151,6 +157,11 @@ class Recipe:
             ("warmup_epochs", 0 <= self.warmup_epochs <= max(self.epochs, 1), "from 0 to recipe.epochs"),
             ("clip_norm", self.clip_norm is None or self.clip_norm > 0, "null or more than 0"),
             ("max_norm", self.max_norm is None or self.max_norm > 0, "null or more than 0"),
+            (
+                "ranks",
+                self.ranks is None or (self.batch_norm == "per_rank" and 2 <= self.ranks <= MOST_RANKS),
+                f"null, or with batch_norm=per_rank at least 2 and at most {MOST_RANKS}",
+            ),
             (
                 "evaluate_every",
                 self.evaluate_every is None or 1 <= self.evaluate_every <= MOST_EPOCHS,

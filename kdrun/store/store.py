@@ -116,13 +116,14 @@ class Store:
 
         Args:
             spec: of the longer run.
-            choices: how it computes; the shorter one must have computed in the same way.
+            choices: how it computes; the shorter one must have computed in the same way, or on another number of ranks.
         """
 
         def is_beginning(run: Run) -> bool:
             kept = run.last_checkpoint.exists() and run.best_checkpoint.exists()
-            # Older runs record no memory layout: they computed in channels_last.
-            return kept and begins(run.spec, spec) and {"small_maps_nchw": False, **(run.choices() or {})} == choices
+            # Older runs record no memory layout: they computed in channels_last, as one process.
+            theirs = {"small_maps_nchw": False, "ranks": 1, **(run.choices() or {})}
+            return kept and begins(run.spec, spec) and (theirs == choices or theirs["ranks"] != choices["ranks"])
 
         # The run_id of each possible beginning is computed: the files of other runs are not read.
         beside = {path: _run_id(path) for path in self._beside(spec)}

@@ -314,6 +314,8 @@ def fit(
                             member.take_step(batch, output, seed=step_seed, steps=len(views))
                 on_step()
                 stopping.check()
+                if all(member.owner.failed for member in members):
+                    return
             if source is not None:
                 source.end_epoch()
             synchronize(x.device)

@@ -148,6 +148,8 @@ OTHER_VALUES = {
     "max_norm": 15.0,
     "evaluate_every": 2,
     "augmentation.crop_padding": 2,
+    "batch_norm": "per_rank",
+    "ranks": 4,
     "augmentation.flip": True,
     "augmentation.rotation": 5.0,
     "augmentation.crop_scale": [0.1, 0.9],
