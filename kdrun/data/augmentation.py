@@ -84,7 +84,7 @@ def augment(
     Args:
         images: uint8 `[M, H, W, C]`, contiguous: the whole training set, of images larger than the crop padding.
         index: int64 `[N]`, positions in it, on the same device; N * H * W below 2**31.
-        augmentation: of it padded crop, flip and rotation; what else it has is made elsewhere.
+        augmentation: of which padded crop, flip and rotation are made here.
         seed: of the data order and augmentation.
         epoch: counted from 0.
         number: of the view, from 0: each is drawn for itself.

@@ -37,7 +37,7 @@ def view(
 
     Args:
         image: uint8 `[H, W, C]` on the CPU, of any strides; of any size with `crop_scale`, else H = W = `size`.
-        augmentation: the law; what it says of normalised batches (erasing, mixing) is not done here.
+        augmentation: the law. Erasing and mixing are of normalised batches (`mixing.join_views`).
         index: position of the image in the training set, below 2**26.
         seed: of the data order and augmentation.
         epoch: counted from 0.
@@ -69,7 +69,7 @@ def draw_crop(
     augmentation: Augmentation, index: int, height: int, width: int, *, seed: int, epoch: int, number: int = 0
 ) -> tuple[int, int, int, int]:
     """Top, left, height and width in pixels of the piece that RandomResizedCrop cuts out of an image of this size."""
-    assert augmentation.crop_scale is not None, "asked for where there is a crop"
+    assert augmentation.crop_scale is not None, "no resized crop"
     draws = _Draws("resized_crop", index, seed, epoch, number)
     narrowest, widest = augmentation.crop_ratio
     for _ in range(NUM_ATTEMPTS):

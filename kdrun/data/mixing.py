@@ -81,7 +81,7 @@ def draw_erasing(
 
 def erased(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """`x [N, C, H, W]` with 0 in a rectangle of each image, in place; see `draw_erasing`."""
-    return x.masked_fill_(_rectangles(x, rows, columns), 0.0)
+    return x.masked_fill_(_rectangles(rows, columns, *x.shape[-2:]), 0.0)
 
 
 def draw_mixing(
@@ -96,19 +96,20 @@ def draw_mixing(
     quantile = _quantiles(quantile)
     mixup = _beta_table(augmentation.mixup_alpha, index.device)[quantile] if augmentation.mixup_alpha else None
     if not augmentation.cutmix_alpha:
-        assert mixup is not None, "there is mixing"
+        assert mixup is not None, "no mixing"
         return mixup.view(-1, 1, 1, 1), mixup
     half = _cutmix_table(augmentation.cutmix_alpha, height, width, index.device)[quantile]
     x, y = (x * width) >> 32, (y * height) >> 32
     rows = torch.stack([y - half[:, 0], y + half[:, 0]]).clamp(0, height)
     columns = torch.stack([x - half[:, 1], x + half[:, 1]]).clamp(0, width)
-    pixels = (~_rectangles(index.new_empty(1, 1, height, width), rows, columns)).float()
-    area = (rows[1] - rows[0]) * (columns[1] - columns[0])
-    weight = (height * width - area).float() / (height * width)
+    pixels = (~_rectangles(rows, columns, height, width)).float()
+    area, whole = (rows[1] - rows[0]) * (columns[1] - columns[0]), height * width
+    weight = (whole - area) / torch.full_like(area, whole)  # CUDA would multiply by the inverse of a Python number
     if mixup is None:
         return pixels, weight
     is_mixup = choice < 1 << 31
-    return torch.where(is_mixup.view(-1, 1, 1, 1), mixup.view(-1, 1, 1, 1), pixels), weight.where(~is_mixup, mixup)
+    of_pixels = torch.where(is_mixup.view(-1, 1, 1, 1), mixup.view(-1, 1, 1, 1), pixels)
+    return of_pixels, torch.where(is_mixup, mixup, weight)
 
 
 def mixed_pairs(x: Tensor, weights: Tensor) -> Tensor:
@@ -123,13 +124,11 @@ def _swapped(values: Tensor) -> Tensor:
     return values.index_select(0, rows.bitwise_xor(1).clamp_(max=len(values) - 1))
 
 
-def _rectangles(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Whether pixels of `[..., H, W]` are in a rectangle of rows and columns `[first, end)`, bool `[N, 1, H, W]`."""
-
-    height, width = x.shape[-2:]
+def _rectangles(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
+    """Whether pixels are in an image's rectangle of rows and columns `[first, end)`, bool `[N, 1, H, W]`."""
     inside = []
     for size, (first, end) in ((height, rows.unsqueeze(2)), (width, columns.unsqueeze(2))):
-        position = torch.arange(size, device=x.device)
+        position = torch.arange(size, device=rows.device)
         inside.append((position >= first).logical_and_(position < end))
     pixels: Tensor = inside[0].unsqueeze(2) & inside[1].unsqueeze(1)
     return pixels.unsqueeze(1)

@@ -193,7 +193,7 @@ class Attempt:
         release_tensors(error)
         lost = is_device_lost(error)
         if is_out_of_memory(error):
-            error = out_of_memory(error, batch_size=self.run.spec.recipe.batch_size, lockstep=self.lockstep)
+            error = out_of_memory(error, recipe=self.run.spec.recipe, lockstep=self.lockstep)
         state = "failed"
         if isinstance(error, DivergedError):
             state, error = "diverged", DivergedError(f"{error}. {advice_on_divergence(self.run.spec)}")

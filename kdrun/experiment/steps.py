@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from kdrun.distributed import num_ranks
 from kdrun.experiment.choices import Choices
 from kdrun.training.cuda_graphs import GraphedStep
+from kdrun.training.distributed import DistributedStep
 from kdrun.training.guarded import GuardedStep
 from kdrun.training.step import DEFAULT_MODE, Step
 from kdrun.training.trainer import Training
@@ -42,6 +44,11 @@ def make_step(
             training.method, training.optimizer, context, micro_batch=micro_batch, has_shares=training.has_shares
         )
 
+    if num_ranks() > 1:
+        assert not choices.has_fast_ways, "there are none on several ranks"
+        return DistributedStep(
+            training.method, training.optimizer, context, micro_batch=micro_batch, has_shares=training.has_shares
+        )
     if not choices.has_fast_ways:
         return ordinary()
     kind = GraphedStep if choices.cuda_graphs else Step

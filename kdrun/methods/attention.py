@@ -31,7 +31,8 @@ class AT(Distillation):
     label = "AT"
     knowledge = "feature"
     needs = Needs(logits=True, any_task=True)
-    labels = "mixed"
+    label_kind = "mixed"
+    whole_batch = False
 
     def __init__(
         self,

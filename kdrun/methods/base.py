@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from kdrun import losses
-from kdrun.methods.facts import INJECTED, Facts, Knowledge, Labels, Options, added
+from kdrun.distributed import Part
+from kdrun.methods.facts import INJECTED, Facts, Knowledge, LabelKind, Options, added
 from kdrun.mixed import Mixed
 from kdrun.taps import Outline, tapped
 
@@ -139,6 +140,7 @@ class Batch:
         views: of each image, see `Needs.views`: `batch.x.chunk(batch.views)` has one view of all images each.
         mixed: the second labels of images mixed in pairs; None where images are not mixed.
         label_smoothing: the recipe's, in [0, 1).
+        divided: what these rows are of a batch that is divided over ranks; None where they are all of it.
     """
 
     x: Tensor
@@ -151,6 +153,7 @@ class Batch:
     views: int = 1
     mixed: Mixed | None = None
     label_smoothing: float = 0.0
+    divided: Part | None = None
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
         """The hard term: the mean cross-entropy of logits `[N, K]` with the labels, smoothed and mixed as they are.
@@ -257,7 +260,7 @@ class Method(Facts, nn.Module, ABC):
     Attributes:
         needs: requirements of the teacher and the batches; complete once the method is built.
         taps: the student's, whose features `objective` gets.
-        labels: the labels for which the objective is defined. `hard`: one class each. `smoothed`: its hard term is
+        label_kind: the labels for which the objective is defined. `hard`: one class each. `smoothed`: its hard term is
             `Batch.cross_entropy`, which the recipe can smooth; other terms may use the class, `Batch.y`. `mixed`: it
             uses labels in `Batch.cross_entropy` alone, so images can be mixed in pairs.
         stage: 0, or 1 once the second of two stages has begun.
@@ -265,11 +268,16 @@ class Method(Facts, nn.Module, ABC):
             can have two stages has an option of this name.
         notices: what the user should know of the method as it is built, one line each.
         doubtful: terms whose share of the gradient is a notice as soon as it is measured.
+        whole_batch: whether `objective` must see all images of a batch. False where it is a mean over the images, each
+            of which needs nothing of the others and draws nothing from `Batch.generator`: then each of several ranks
+            computes it on its own images. Else the outputs of all ranks are gathered, and each computes all of it.
+            Every class says so itself: it is not inherited.
     """
 
     needs: Needs = Needs()
+    whole_batch: bool = True
     taps: tuple[str, ...] = ()
-    labels: Labels = "hard"
+    label_kind: LabelKind = "hard"
     notices: tuple[str, ...] = ()
     stage: int = 0
     stage1_epochs: int = 0
@@ -277,6 +285,8 @@ class Method(Facts, nn.Module, ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "whole_batch" not in vars(cls):
+            cls.whole_batch = True
         if "name" in vars(cls) and "label" not in vars(cls):
             cls.label = cls.name
 
@@ -376,7 +386,7 @@ class Distillation(Method):
 
     knowledge: ClassVar[Knowledge] = "response"
     needs = Needs(logits=True)
-    labels: Labels = "smoothed"
+    label_kind: LabelKind = "smoothed"
     term: ClassVar[str] = ""
     alone: ClassVar[tuple[str, ...]] = ("weight", "hard_weight")
     hard_weight: float = 1.0

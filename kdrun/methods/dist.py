@@ -25,7 +25,7 @@ class DIST(Distillation):
 
     name = "dist"
     label = "DIST"
-    labels = "mixed"
+    label_kind = "mixed"
 
     def __init__(
         self,

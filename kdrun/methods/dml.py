@@ -33,7 +33,8 @@ class DML(Method):
     label = "DML"
     knowledge = "response"
     scheme = "online"
-    labels = "mixed"
+    label_kind = "mixed"
+    whole_batch = False
 
     def __init__(
         self, student: nn.Module, pair: Pair, *, num_networks: int = 2, temperature: float = 1.0, weight: float = 1.0

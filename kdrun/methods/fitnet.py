@@ -44,11 +44,12 @@ class FitNet(Distillation):
     label = "FitNet"
     knowledge = "feature"
     needs = Needs(logits=True, any_task=True)
-    labels = "mixed"
+    label_kind = "mixed"
     term = "hint"
     of_one_stage = ("weight",)
     of_two_stages = (*STAGE1_OPTIONS, "temperature", "kd_weight_start", "kd_weight_end")
     alone = (*Distillation.alone, "stage1_epochs", *of_two_stages)
+    whole_batch = False
 
     def __init__(
         self,

@@ -44,9 +44,10 @@ class FSP(Distillation):
     label = "FSP"
     knowledge = "feature"
     needs = Needs(logits=True, any_task=True)
-    labels = "mixed"
+    label_kind = "mixed"
     of_two_stages = STAGE1_OPTIONS
     alone = (*Distillation.alone, "stage1_epochs", *of_two_stages)
+    whole_batch = False
 
     def __init__(
         self,

@@ -23,7 +23,8 @@ class CE(Method):
 
     name = "ce"
     label = "CE"
-    labels = "mixed"
+    label_kind = "mixed"
+    whole_batch = False
 
     def __init__(self, student: nn.Module, *, scale: float = 1.0) -> None:
         super().__init__(student)
@@ -52,6 +53,7 @@ class LSR(Method):
 
     name = "lsr"
     label = "LSR"
+    whole_batch = False
 
     def __init__(
         self, student: nn.Module, *, epsilon: float = 0.1, spread: str = "uniform", scale: float = 1.0

@@ -104,9 +104,10 @@ class Sum(Method):
                     f"is {term.default_weight()!r}; they must agree, and options that change it be named in `alone`: "
                     f"in a sum the weight is terms.{name}.weight"
                 )
+        self.whole_batch = any(term.whole_batch for _, term in self._terms())
         self.taps = tuple(dict.fromkeys(tap for _, term in self._terms() for tap in term.taps))
         self.needs = dataclasses.replace(together([term.needs for _, term in self._terms()]), logits=True)
-        self.labels = "mixed" if all(term.labels == "mixed" for _, term in self._terms()) else "smoothed"
+        self.label_kind = "mixed" if all(term.label_kind == "mixed" for _, term in self._terms()) else "smoothed"
         self.notices = tuple(f"{name}: {line}" for name, term in self._terms() for line in term.notices)
 
     @classmethod

@@ -13,13 +13,22 @@ MOST_OPS = 16
 """Operations of RandAugment on one view."""
 
 MOST_BINS = 1_000
+MOST_JITTER = 100.0
+"""Of brightness, contrast and saturation."""
+
 LARGEST_ALPHA = 100.0
 """Of a Beta distribution."""
 
+SHARE = "[least, largest], in (0, 1]"
+RATIO = "[least, largest], from 0.001 to 1000"
 
-def _is_range(values: tuple[float, ...], most: float | None = None) -> bool:
-    """Whether these are two numbers above 0, in order, the second at most `most`."""
-    return len(values) == 2 and 0 < values[0] <= values[1] and (most is None or values[1] <= most)
+
+def _is_share(values: tuple[float, ...]) -> bool:
+    return len(values) == 2 and 0 < values[0] <= values[1] <= 1
+
+
+def _is_ratio(values: tuple[float, ...]) -> bool:
+    return len(values) == 2 and 1e-3 <= values[0] <= values[1] <= 1e3
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class ColorJitter:
     """Brightness, contrast, saturation and hue, changed in random order: torchvision's ColorJitter. 0 changes nothing.
 
     Attributes:
-        brightness: the factor is from `[max(0, 1 - brightness), 1 + brightness]`; at least 0.
+        brightness: the factor is from `[max(0, 1 - brightness), 1 + brightness]`; 0 to 100.
         contrast: likewise.
         saturation: likewise; colour images only.
         hue: the shift is from `[-hue, hue]`, in turns of the colour circle, 0 to 0.5; colour images only.
@@ -45,7 +54,7 @@ class ColorJitter:
         strengths = ("brightness", "contrast", "saturation")
         enforce(
             self,
-            *((name, getattr(self, name) >= 0, "at least 0") for name in strengths),
+            *((name, 0 <= getattr(self, name) <= MOST_JITTER, f"from 0 to {MOST_JITTER:g}") for name in strengths),
             ("hue", 0 <= self.hue <= 0.5, "from 0 to 0.5"),
         )
 
@@ -83,7 +92,7 @@ class RandomErasing:
     Attributes:
         p: probability, 0 for none.
         scale: least and largest share of the view's area, in (0, 1].
-        ratio: least and largest height / width of the rectangle, more than 0.
+        ratio: least and largest height / width of the rectangle, 0.001 to 1000.
 
     Raises:
         ValueError: a value out of its range.
@@ -97,8 +106,8 @@ class RandomErasing:
         enforce(
             self,
             ("p", 0 <= self.p <= 1, "from 0 to 1"),
-            ("scale", _is_range(self.scale, most=1.0), "[least, largest], in (0, 1]"),
-            ("ratio", _is_range(self.ratio), "[least, largest], more than 0"),
+            ("scale", _is_share(self.scale), SHARE),
+            ("ratio", _is_ratio(self.ratio), RATIO),
         )
 
 
@@ -114,7 +123,7 @@ class Augmentation:
             neighbour, black outside; 0 for none.
         crop_scale: least and largest share of the image's area that RandomResizedCrop cuts out and resizes to the
             size of the views (bilinear, antialiased), in (0, 1]; None for no such crop.
-        crop_ratio: least and largest width / height of that piece, more than 0.
+        crop_ratio: least and largest width / height of that piece, 0.001 to 1000.
         color_jitter: see `ColorJitter`.
         rand_augment: see `RandAugment`.
         random_erasing: see `RandomErasing`.
@@ -142,14 +151,13 @@ class Augmentation:
         padding = self.crop_padding
         whole = isinstance(padding, int) and not isinstance(padding, bool)
         alpha = f"from 0 to {LARGEST_ALPHA:g}"
-        scale = self.crop_scale is None or _is_range(self.crop_scale, most=1.0)
         enforce(
             self,
             ("crop_padding", whole and padding >= 0, "a whole number of pixels, 0 or more"),
             ("flip", isinstance(self.flip, bool), "true or false"),
             ("rotation", 0 <= self.rotation <= 180, "from 0 to 180 degrees"),
-            ("crop_scale", scale, "null or [least, largest], in (0, 1]"),
-            ("crop_ratio", _is_range(self.crop_ratio), "[least, largest], more than 0"),
+            ("crop_scale", self.crop_scale is None or _is_share(self.crop_scale), f"null or {SHARE}"),
+            ("crop_ratio", _is_ratio(self.crop_ratio), RATIO),
             ("mixup_alpha", 0 <= self.mixup_alpha <= LARGEST_ALPHA, alpha),
             ("cutmix_alpha", 0 <= self.cutmix_alpha <= LARGEST_ALPHA, alpha),
         )

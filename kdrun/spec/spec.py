@@ -129,8 +129,9 @@ class Recipe:
             ("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 to less than 1"),
             (
                 "accumulate",
-                self.accumulate >= 1 and self.batch_size % self.accumulate == 0 and self.batch_size > self.accumulate,
-                f"a divisor of batch_size={self.batch_size} with at least 2 examples in each part",
+                self.accumulate == 1
+                or (1 < self.accumulate < self.batch_size and not self.batch_size % self.accumulate),
+                f"1, or a divisor of batch_size={self.batch_size} with at least 2 examples in each part",
             ),
             ("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "null or more than 0 and less than 1"),
             (

@@ -80,4 +80,3 @@ def averaged(method: Method) -> Iterator[None]:
         yield
     finally:
         average.swap()
-        method.delivered()  # where it generates the student, from the weights themselves again

@@ -86,7 +86,7 @@ class GraphedStep(Step):
 
     def __call__(self, batch: Batch, teacher: TeacherOutput | None, *, first: bool) -> None:
         """Moves the weights by one step of the optimiser, and counts the step's metrics; see `Step`."""
-        given = [batch.x, batch.y, batch.index, *(batch.mixed or ()), *_changing(teacher)]
+        given = [batch.x, batch.y, batch.index, *(batch.mixed or ()), *_changing(teacher)]  # as `_static` takes them
         self._stream.wait_stream(torch.cuda.current_stream(batch.x.device))
         with torch.cuda.stream(self._stream):
             for tensor in given:  # its memory is not used again before this stream has read it
@@ -107,16 +107,12 @@ class GraphedStep(Step):
     def _capture(self, given: list[Tensor], teacher: TeacherOutput | None, batch: Batch) -> None:
         """Records a step without taking it: from the next one on it is replayed."""
         self._inputs = [tensor.clone() for tensor in given]
-        x, y, index, *answers = self._inputs
-        mixed = None
-        if batch.mixed is not None:
-            mixed, answers = Mixed(*answers[:2]), answers[2:]
-        static_batch: Any = _StaticBatch(x, y, index, batch.views, mixed, batch.label_smoothing)
-        static = None if teacher is None else _replaced(teacher, answers)
+        static: Any
+        static, answer = _static(self._inputs, batch, teacher)
         self.optimizer.zero_grad(set_to_none=True)  # so that gradients are allocated in the graph's own memory
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):
-            super().__call__(static_batch, static, first=False)
+            super().__call__(static, answer, first=False)
         self._graph = graph
         _captured.add(self)
 
@@ -144,6 +140,20 @@ def _replaced(teacher: TeacherOutput, tensors: Sequence[Tensor]) -> TeacherOutpu
     logits, members = rest.pop(0), None if teacher.members is None else rest.pop(0)
     features = dict(zip(teacher.features, rest, strict=True))
     return dataclasses.replace(teacher, logits=logits, members=members, features=features)
+
+
+def _static(
+    inputs: Sequence[Tensor], batch: Batch, teacher: TeacherOutput | None
+) -> tuple[_StaticBatch, TeacherOutput | None]:
+    """What a captured step computes: a batch and a teacher's output in the memory of these inputs."""
+    x, y, index, *rest = inputs
+    mixed = None
+    if batch.mixed is not None:
+        mixed, rest = Mixed(*rest[:2]), rest[2:]
+    return (
+        _StaticBatch(x, y, index, batch.views, mixed, batch.label_smoothing),
+        None if teacher is None else _replaced(teacher, rest),
+    )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrun import stopping
+from kdrun.distributed import Part
 from kdrun.methods.base import Batch, Method, TeacherOutput
 from kdrun.mixed import Mixed
 from kdrun.seeds import mix, seed_global_generators
@@ -49,8 +50,15 @@ class TrainingViews(Protocol):
 
     def __len__(self) -> int: ...
 
+    def part(self, step: int) -> Part | None:
+        """The part of the batch of a step (from 0) that this rank computes; None where it computes all of it."""
+        ...
+
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Mixed | None]]:
-        """Yields `x [N, C, H, W]`, labels `[N]`, index `[N]`, and the second labels where images are mixed."""
+        """Yields `x [N, C, H, W]`, labels `[N]`, index `[N]`, and the second labels where images are mixed.
+
+        Of a batch that is divided over the ranks they are the rows of this rank's part.
+        """
         ...
 
 
@@ -224,6 +232,7 @@ class Member:
         _check_finite(trained.means, lr, f"epoch {epoch + 1}" + (f", step {bad_step}" if bad_step else ""))
         due = epoch + 1 == self.stop_epoch or self.evaluates(epoch + 1)
         evaluated, peers = self._evaluate_all() if due else ({}, {})
+        method.delivered()  # a generated student is saved as the weights themselves make it
         _check_finite(trained.shares, lr, f"the gradient of epoch {epoch + 1}, step 1")
         row: Row = {"epoch": epoch + 1, "lr": lr, "train": trained.means, **evaluated}
         if trained.shares:
@@ -254,7 +263,7 @@ class Member:
 
     def _evaluated(self, network: nn.Module) -> Metrics:
         """A network's metrics by split."""
-        return {name: evaluate(network, split, self.autocast) for name, split in self.splits.items()}
+        return {name: evaluate(network, split, self.autocast, divided=True) for name, split in self.splits.items()}
 
 
 def fit(
@@ -290,7 +299,12 @@ def fit(
             for step, (x, y, index, mixed) in enumerate(views.epoch(epoch)):
                 generator = torch.Generator(x.device)
                 batch = Batch(
-                    x, y, index, epoch, step, progress=0.0, generator=generator, views=views.num_views, mixed=mixed
+                    *(x, y, index, epoch, step),
+                    progress=0.0,
+                    generator=generator,
+                    views=views.num_views,
+                    mixed=mixed,
+                    divided=views.part(step),
                 )
                 output = source(batch) if source is not None else None
                 step_seed = mix(seed, "step", epoch, step)

@@ -49,8 +49,9 @@ def takes_sequences(student: str) -> bool:
 
 @pytest.mark.parametrize("option", [name for name in options("student") if not takes_sequences(name)])
 def test_every_network_can_be_student_and_teacher(job, option):
-    """On MNIST: 8x8 pixels are too few for convolutions without padding."""
-    checked = job(f"student={option}", f"teacher={option}", "dataset=mnist")
+    """On MNIST: 8x8 pixels are too few for convolutions without padding; and networks for ImageNet on ImageNet."""
+    dataset = "imagenet" if option.startswith("imagenet_") else "mnist"
+    checked = job(f"student={option}", f"teacher={option}", f"dataset={dataset}")
     assert checked.spec.student.target == read("student", option)["_target_"]
     assert checked.spec.teachers[0].student == checked.spec.student
 
@@ -134,7 +135,12 @@ OTHER_VALUES = {
     "momentum": 0.8,
     "nesterov": True,
     "weight_decay": 0.01,
+    "decay_norm_and_bias": False,
+    "label_smoothing": 0.1,
+    "accumulate": 2,
+    "ema_decay": 0.99,
     "schedule": "cosine",
+    "min_lr": 0.001,
     "milestones": [0.5],
     "gamma": 0.5,
     "warmup_epochs": 3,

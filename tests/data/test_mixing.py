@@ -178,3 +178,12 @@ def test_without_erasing_and_mixing_a_batch_stays_as_it_is():
     x, y, index = images(4), torch.arange(4), torch.arange(4)
     made = join_views([x], y, index, Augmentation(flip=True, crop_scale=(0.5, 1.0)), **WHERE)
     assert made == (x, y, index, None)
+
+
+@pytest.mark.gpu
+def test_batches_are_the_same_on_the_gpu():
+    x, y, index = images(301, 24, 40), torch.arange(301), torch.arange(301)
+    expected = join_views([x.clone(), x.clone()], y, index, LAW, **WHERE)
+    made = join_views([x.cuda(), x.cuda()], y.cuda(), index.cuda(), LAW, **WHERE)
+    for here, there in zip((*expected[:3], *expected[3]), (*made[:3], *made[3]), strict=True):
+        assert torch.equal(here, there.cpu())

@@ -227,10 +227,12 @@ def test_every_field_changes_the_weights(lab):
     recipes = {
         **{"epochs": 4, "batch_size": 8, "lr": 0.2, "lr_batch_size": 64, "optimizer": "adam", "momentum": 0.5},
         **{"nesterov": True, "weight_decay": 0.0, "milestones": (0.5,), "gamma": 0.5, "warmup_epochs": 0},
+        **{"decay_norm_and_bias": False, "label_smoothing": 0.1, "accumulate": 2, "ema_decay": 0.5},
         **{"schedule": "cosine", "clip_norm": 0.1, "max_norm": 0.5, "augmentation": Augmentation()},
     }
     seen = {"evaluate_every"}  # changes what is known of the weights only, see test_evaluation_schedule
-    assert set(recipes) | seen == {field.name for field in dataclasses.fields(Recipe)}
+    lowest = dataclasses.replace(lab.recipe, schedule="cosine", min_lr=0.1)
+    assert {*recipes, "min_lr"} | seen == {field.name for field in dataclasses.fields(Recipe)}
     datasets = {"mean": (0.4,), "std": (0.2,), "train_fraction": 0.5, "val_fraction": 0.2, "classes": (0, 1, 2)}
     data = {"target", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size", "test_split"}
     data |= {"source"}  # of a loader of the user's own
@@ -239,6 +241,7 @@ def test_every_field_changes_the_weights(lab):
     assert set(datasets) | set(drawn) | data == {field.name for field in dataclasses.fields(ImageDatasetSpec)}
     specs = [
         *(("recipe", dataclasses.replace(lab.recipe, **{name: value})) for name, value in recipes.items()),
+        ("recipe", lowest),
         *(("dataset", dataclasses.replace(lab.dataset, **{name: value})) for name, value in datasets.items()),
         *(("dataset", dataclasses.replace(lab.dataset, **options)) for options in (special, drawn)),
         ("start", lab.plain(seed=3)),
