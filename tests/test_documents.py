@@ -17,6 +17,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,12 +122,30 @@ def write_files(document: Path, place: Path) -> None:
             (place / block.file).write_text(block.text)
 
 
-def write_images(place: Path) -> None:
+def write_images(place: Path, command: str) -> None:
     """What stands for DIR."""
-    for number, name in enumerate(f"{split}/{label}" for split in ("train", "test") for label in "ab"):
+    if "dataset=wds" in command:
+        write_shards(place / "images")
+        return
+    splits, classes = ("train", "test"), ("a", "b")
+    if "dataset=imagenet" in command:
+        splits, classes = ("train", "val"), ("n00000001", "n00000002")
+    for number, name in enumerate(f"{split}/{label}" for split in splits for label in classes):
         (place / "images" / name).mkdir(parents=True)
         for each in range(2):
             Image.new("RGB", (70, 64), (40 * number, 90 * each, 0)).save(place / "images" / name / f"{each}.png")
+
+
+def write_shards(root: Path) -> None:
+    """Shards of one image of each class."""
+    root.mkdir()
+    Image.new("RGB", (70, 64)).save(root / "image.png")
+    for name in ("train-000", "train-001", "test-000"):
+        with tarfile.open(root / f"{name}.tar", "w") as shard:
+            for label in range(2):
+                (root / "label").write_text(f"{label}")
+                shard.add(root / "image.png", f"{label}.png")
+                shard.add(root / "label", f"{label}.cls")
 
 
 def write_weights(network: str, place: Path) -> None:
@@ -169,7 +188,7 @@ def is_downloaded(words: list[str]) -> bool:
 def run(command: str, place: Path, monkeypatch, *, really: bool = True) -> None:
     """Runs one command of a document, smaller where that takes long; it must end well."""
     if "=DIR" in command:
-        write_images(place)
+        write_images(place, command)
     if "=FILE" in command:
         write_weights(re.search(r"teacher=(\w+)", command)[1], place)
     command = re.sub(r"^torchrun .* -m kdrun ", "kdrun ", command)  # by one process
