@@ -9,6 +9,7 @@ ratios, and how much the memory of all processes grows over an epoch. The images
 from __future__ import annotations
 
 import argparse
+import functools
 import resource
 import statistics
 import tempfile
@@ -125,9 +126,11 @@ def main() -> None:
             memory.extend(found)
             return count
 
+        def torchvisions(backend: str) -> int:
+            return sum(map(len, reference(root, options.workers, backend=backend)))
+
         ways: dict[str, Callable[[], int]] = {"kdrun": kdrun}
-        for backend in ("pil", "tensor"):
-            ways[backend] = lambda backend=backend: sum(map(len, reference(root, options.workers, backend=backend)))
+        ways |= {backend: functools.partial(torchvisions, backend) for backend in ("pil", "tensor")}
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(options.rounds):
             for name, way in ways.items():
