@@ -83,7 +83,7 @@ def kd_steps(
     generator = torch.Generator(device)
     for epoch in itertools.count():
         method.train()
-        for number, (x, y, index) in enumerate(views.epoch(epoch)):
+        for number, (x, y, index, _) in enumerate(views.epoch(epoch)):
             # Counted across the short epochs: shares of the gradient are measured at step 0 only.
             place = epoch * len(views) + number
             batch = Batch(x=x, y=y, index=index, epoch=epoch, step=place, progress=0.0, generator=generator)

@@ -43,7 +43,7 @@ def train(method: Method, images: ResidentImages, teacher: nn.Module | None = No
     generator = torch.Generator().manual_seed(SEED)  # for methods with random draws
     method.train()
     for epoch in range(EPOCHS):
-        for step, (x, y, index) in enumerate(views.epoch(epoch)):
+        for step, (x, y, index, _) in enumerate(views.epoch(epoch)):
             batch = Batch(x, y, index, epoch, step, progress=epoch / EPOCHS, generator=generator)
             objective = method(batch, None if source is None else source(batch))
             optimizer.zero_grad()

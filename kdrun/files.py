@@ -22,6 +22,9 @@ from typing import Any, BinaryIO
 UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}
 """Error numbers of calls that cluster and cloud file systems do not support."""
 
+ATTEMPTS = 5
+"""To read a file that another host replaces meanwhile, which is an error on NFS (ESTALE)."""
+
 MIB = 2**20
 JSON_LIMIT = 16 * MIB
 """Bytes of a run's JSON file, at most; a large one has some hundred thousand."""
@@ -80,8 +83,15 @@ def read_regular(path: Path | str, limit: int) -> bytes:
         UnfitFileError: it is another kind of file, or larger.
         OSError: it is absent or cannot be read.
     """
-    with open_regular(path) as file:
-        return read_rest(file, checked_size(file, limit))
+    attempts_left = ATTEMPTS
+    while True:
+        attempts_left -= 1
+        try:
+            with open_regular(path) as file:
+                return read_rest(file, checked_size(file, limit))
+        except OSError as error:
+            if error.errno != errno.ESTALE or not attempts_left:
+                raise
 
 
 def checked_size(file: BinaryIO, limit: int) -> int:
@@ -162,20 +172,32 @@ def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     with naming(path):
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        # Not by tempfile: its files are private, and the usual mode is only known by setting that of all threads.
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                try_lock(file.fileno())
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        while not _replaced(path, data):
+            pass
     _sync_directory(path.parent)
+
+
+def _replaced(path: Path, data: bytes | memoryview) -> bool:
+    """Replaces a file by a new one; False if another process swept that away before it was locked."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    # Not by tempfile: its files are private, and the usual mode is only known by setting that of all threads.
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            try_lock(file.fileno())
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            try:
+                os.replace(temporary, path)
+            except FileNotFoundError:
+                if not path.parent.is_dir():
+                    raise
+                return False
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return True
 
 
 @contextlib.contextmanager

@@ -32,6 +32,11 @@ def note(name: str, value: str) -> None:
         _names[value] = name
 
 
+def noted() -> dict[str, str]:
+    """The recorded variables: names by value, for another process of the same command."""
+    return dict(_names)
+
+
 def forget() -> None:
     """Clears the recorded variables, before a new command."""
     _names.clear()

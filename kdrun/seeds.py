@@ -20,6 +20,14 @@ def mix(*parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
 
 
+def global_generators(device: torch.device) -> list[torch.Generator]:
+    """The global generators that a computation on the CPU or a CUDA device draws from."""
+    if device.type != "cuda":
+        return [torch.default_generator]
+    index = device.index if device.index is not None else torch.cuda.current_device()
+    return [torch.default_generator, torch.cuda.default_generators[index]]
+
+
 def seed_global_generators(seed: int, device: torch.device) -> None:
     """Seeds the global generators of the CPU and of `device` only (`torch.manual_seed` visits every back-end)."""
     torch.default_generator.manual_seed(seed)

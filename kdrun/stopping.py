@@ -62,6 +62,11 @@ def check() -> None:
         _stop()
 
 
+def is_requested() -> bool:
+    """Whether a signal has come."""
+    return _requested is not None
+
+
 def _handle(number: int, _frame: object) -> None:
     global _requested
     if not _deferring or _requested is not None:

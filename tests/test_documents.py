@@ -154,7 +154,7 @@ def is_downloaded(words: list[str]) -> bool:
     """Whether a run reads data that does not come with kdrun: its loaders take a `root`."""
     problems: list[str] = []
     extra = Path(words[words.index("--config-dir") + 1]) if "--config-dir" in words else None
-    said = [word.split(",")[0] if "-m" in words else word for word in words if "=" in word]
+    said = [word.split(",")[0] if "-m" in words and "[" not in word else word for word in words if "=" in word]
     with hydra_session():
         search = read_command(said, problems, multirun="-m" in words, extra=extra).search
         config = compose_job(said, problems, extra=extra, search=search)

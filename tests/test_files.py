@@ -251,3 +251,19 @@ def test_a_directory_that_cannot_be_flushed_is_named(path, monkeypatch):
     monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(OSError, match=re.escape(repr(str(path.parent)))):
         write_atomically(path, "x")
+
+
+def test_a_file_whose_temporary_one_vanishes_is_written_again_unless_its_directory_has(tmp_path, monkeypatch):
+    replace, calls = os.replace, []
+
+    def vanishing(source, target):
+        calls.append(source)
+        if len(calls) == 1:
+            os.unlink(source)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", vanishing)
+    write_atomically(tmp_path / "file", "whole")
+    assert ((tmp_path / "file").read_text(), len(calls)) == ("whole", 2)
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "gone" / "file", "whole")

@@ -171,3 +171,17 @@ def test_a_search_without_optuna_is_bad_input(kdrun, here, monkeypatch):
     assert (code, out) == (2, [])
     assert "pip install 'kdrun[optuna]'" in err
     assert list(here.iterdir()) == []
+
+
+def test_a_lock_that_a_killed_process_left_in_the_journal_expires(tmp_path, optuna, monkeypatch):
+    """Also under a relative output root."""
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    from kdrun.experiment.study import SharedStudy
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(JournalFileSymlinkLock.__init__, "__defaults__", (3,))  # seconds, instead of 30
+    with SharedStudy.opened(Path("study")) as killed:
+        killed.study._storage._backend._lock.acquire()
+        with SharedStudy.opened(Path("study")) as other:
+            assert other.claim(1).number == 0

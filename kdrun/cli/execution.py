@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 def runner_for(jobs: Sequence[Job]) -> Runner:
     """One runner for jobs with one runtime, which has been checked."""
     from kdrun.experiment.runner import Runner
+    from kdrun.experiment.side_by_side import SideBySideRunner
     from kdrun.store.store import Store
 
     weight_files = {digest: path for job in jobs for digest, path in job.weight_files.items()}
     runtime = jobs[0].runtime
-    return Runner(Store(runtime.output_root), runtime, weight_files=weight_files)
+    kind = SideBySideRunner if runtime.devices else Runner
+    return kind(Store(runtime.output_root), runtime, weight_files=weight_files)
 
 
 def ready_runner(jobs: Sequence[Job]) -> Runner:
@@ -78,8 +80,9 @@ def execute(runner: Runner, requests: Sequence[Request], *, before: int = 0, tot
     from kdrun.log import log
 
     errors = {}
-    with ending_with_the_device():
-        for request, ended in runner.execute_all(requests, before=before, total=total):
+    executed = runner.execute_all(requests, before=before, total=total)
+    with ending_with_the_device(), contextlib.closing(executed):
+        for request, ended in executed:
             prefix = f"{request.place} {request.label}:"
             if isinstance(ended, Exception):
                 errors[request.spec.run_id] = redacted(f"{type(ended).__name__}: {ended}")

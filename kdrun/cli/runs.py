@@ -117,6 +117,8 @@ def _jobs(command: Command, options: argparse.Namespace, problems: list[str]) ->
         problems += not_shared(jobs)
     elif not own and any(job.evaluation for job in jobs):
         problems.append("evaluation: has an effect on kdrun's own sweep only; evaluate the finished runs afterwards")
+    if not own and any(job.runtime.devices for job in jobs):
+        problems.append("runtime.devices: has an effect on kdrun's own sweep only; a launcher places its jobs itself")
     return jobs, choices
 
 

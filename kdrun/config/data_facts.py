@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.config.findings import Findings
-from kdrun.experiment.datasets import NOT_DECODED, DataError, class_indices, data_root, describe_dataset
+from kdrun.experiment.datasets import (
+    FILES_HASH,
+    PLACES,
+    DataError,
+    check_images_readable,
+    class_indices,
+    data_root,
+    describe_dataset,
+    is_streamable,
+)
+from kdrun.experiment.runtime import Runtime
 from kdrun.spec.components import resolve, sources
 from kdrun.spec.dataset import DatasetSpec, ImageDatasetSpec, kind_of
 from kdrun.spec.signature import construct
@@ -46,7 +56,7 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
         if indexed is None:
             return None
         node, target = indexed, node["_target_"]
-        refused = _refused_facts(node, findings.overrides, path)
+        refused = [*_refused_facts(node, findings.overrides, path), *_refused_place(node, path)]
         found = describe_dataset(node, data_root(node))
         injected = {"target": target, "source": sources(resolve(target), target, {})}
     except DataError as error:
@@ -60,17 +70,12 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
         findings.problems.append(f"{path}._target_={target}: {type(error).__name__}: {error}")
         return None
     name = target.rpartition(".")[2]
-    if str(found["identity"]).startswith(NOT_DECODED):
+    if node.get("identity") not in (None, found["identity"]):
         findings.notices.append(
-            f"{path}={name}: a dry run decodes no images, and those in {data_root(node)} "
-            "are not in the cache: damaged files are found when the run begins, run ids and finished runs not before"
+            f"{path}={name}: what is in {data_root(node)} is not known to be the official data; "
+            f"its identity is that of its content, {found['identity'][:32]}"
         )
-    elif node.get("identity") not in (None, found["identity"]):
-        findings.notices.append(
-            f"{path}={name}: kdrun did not unpack what is in {data_root(node)} from the "
-            f"official archive; its identity is that of its content, {found['identity'][:32]}"
-        )
-    kind, aside = kind_of(found), ["_target_", "root", "drop_classes"]
+    kind, aside = kind_of(found), ["_target_", "root", "resident", "drop_classes", *PLACES]
     if kind is not ImageDatasetSpec:
         refused += [
             f"{path}.{option}={found[option]!r}: is of images, and this dataset has {kind.example}s; must be null"
@@ -86,6 +91,27 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
         return None
     kept: DatasetSpec | None = findings.attempt(f"{path}.", without_classes, dataset, node.get("drop_classes"))
     return kept
+
+
+def check_readable(findings: Findings, spec: Spec, runtime: Runtime) -> None:
+    """Checks the images of a run and its teachers where their files identify the data.
+
+    Those that are to be kept in memory are decoded, and each that cannot be read is a problem.
+    """
+    crop = spec.recipe.augmentation.crop_scale
+    if runtime.resident is True and crop is not None:
+        findings.problems.append(
+            f"dataset.resident=true: recipe.augmentation.crop_scale={list(crop)} cuts views from whole images, which "
+            "are streamed; must be auto or false"
+        )
+        return
+    for run in (spec, *spec.all_before()):
+        if run.dataset.identity.startswith(FILES_HASH):
+            try:
+                check_images_readable(run.dataset, runtime, run.recipe.augmentation)
+            except DataError as error:
+                findings.problems.append(f"dataset: {error}")
+                return
 
 
 def with_indices(selection: Mapping[str, Any], node: Mapping[str, Any], root: Path) -> dict[str, Any]:
@@ -158,9 +184,23 @@ def _refused_facts(node: Mapping[str, Any], overrides: Sequence[str], path: str)
         for name in FACTS
         if f"{path}.{name}" in typed and node.get(name) is not None and name not in options
     ]
+    if node.get("resize_size") is not None and "resize_size" not in options:
+        problems.append(f"{path}.resize_size={node['resize_size']!r}: {loader.__name__} resizes nothing; must be null")
+    if node.get("skip_corrupt") and "skip_corrupt" not in options:
+        problems.append(f"{path}.skip_corrupt=true: {loader.__name__} leaves out no images; must be false")
     if node.get("test_split") is not None and "test_split" not in options:
         problems.append(f"{path}.test_split={node['test_split']!r}: {loader.__name__} has one test set; must be null")
     return problems
+
+
+def _refused_place(node: Mapping[str, Any], path: str) -> list[str]:
+    """The problem of `resident`, if it is one: it is for loaders of encoded images."""
+    resident = node.get("resident", "auto")
+    if resident != "auto" and not isinstance(resident, bool):
+        return [f"{path}.resident={resident!r}: must be auto, true or false"]
+    if resident != "auto" and not is_streamable(resolve(node["_target_"])):
+        return [f"{path}.resident={str(resident).lower()}: this dataset is always in memory; must be auto"]
+    return []
 
 
 def _not_following(refused: Sequence[str], others: Sequence[str], path: str) -> list[str]:

@@ -17,9 +17,10 @@ from kdrun.experiment.build import (
     build_student,
     check_batches,
     check_kind,
+    check_labels,
     check_network,
     check_tasks,
-    needs_of,
+    examined_method,
     offered,
     without_data,
 )
@@ -135,9 +136,11 @@ def check_methods(findings: Findings, spec: Spec, path: str = "") -> None:
 
 def _check_needs(findings: Findings, spec: Spec, path: str) -> None:
     """Checks what a method needs of teacher and batches, with its options."""
-    needs = needs_of(spec)
+    method = examined_method(spec)
+    needs = method.needs
     findings.attempt("", check_tasks, spec, needs)
     findings.attempt(path, check_batches, spec, needs)
+    findings.attempt(f"{path}recipe.", check_labels, spec, method)
     if needs.views > 1 and not spec.recipe.augmentation.changes:
         findings.notices.append(
             f"method {method_class(spec.method).name} asks for {needs.views} views of each {spec.dataset.example}, "

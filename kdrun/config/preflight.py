@@ -15,7 +15,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.config.compose import ConfigError, last_choices
-from kdrun.config.data_facts import check_dataset, few_images
+from kdrun.config.data_facts import check_dataset, check_readable, few_images
 from kdrun.config.evaluations import read_evaluations, unfit
 from kdrun.config.findings import Findings
 from kdrun.config.parts import check_methods, check_networks, check_parts
@@ -24,14 +24,14 @@ from kdrun.config.schema import RootOptions, RuntimeOptions, check_seeds
 from kdrun.config.secrets import masked_yaml, watch_environment
 from kdrun.config.teaching import check_teaching, taught_spec
 from kdrun.config.yaml_files import restart_resolving
-from kdrun.experiment.datasets import data_root
+from kdrun.experiment.datasets import data_root, places
 from kdrun.experiment.runtime import Runtime
-from kdrun.files import expanded
+from kdrun.files import expanded, is_dry_run
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.signature import bind, construct
 from kdrun.spec.spec import Spec
 from kdrun.store.store import Store
-from kdrun.training.precision import resolve_device, resolve_precision
+from kdrun.training.precision import resolve_device, resolve_devices, resolve_precision
 
 if TYPE_CHECKING:
     from kdrun.experiment.evaluations import NamedEvaluation
@@ -124,11 +124,13 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
         findings.notices.insert(0, EMBEDDED_NOTICE)
     own = Spec(dataset, parts.student, parts.method, parts.recipe, seed, precision, parts.stop_epoch)
     spec = own if teaching is None else taught_spec(findings, own, teaching, starts=starts)
-    settled = _runtime(runtime, device, data_root(node["dataset"]))
+    settled = _runtime(runtime, device, node["dataset"])
     was_trained = not findings.problems and _was_trained(spec, settled.output_root)
     if not (was_trained or check_networks(findings)):
         return None
     check_methods(findings, spec)
+    if not (was_trained or findings.problems or is_dry_run()):
+        check_readable(findings, spec, settled)
     findings.notices += few_images("", spec)
     for each in spec.teachers:
         findings.notices += few_images("teacher.", each)
@@ -202,6 +204,8 @@ def _device(findings: Findings, runtime: RuntimeOptions) -> torch.device | None:
     """The device, and checks of the options that depend on it."""
     findings.attempt(f"runtime.output_root={runtime.output_root}: ", output_root, runtime.output_root)
     device: torch.device | None = findings.attempt("runtime.device=", resolve_device, runtime.device)
+    if runtime.devices is not None:
+        device = _first_device(findings, runtime, device)
     if device and runtime.cuda_graphs == "on" and device.type != "cuda":
         findings.problems.append(
             f"runtime.cuda_graphs=on: graphs are captured on CUDA devices only, not on {device.type}"
@@ -209,6 +213,23 @@ def _device(findings: Findings, runtime: RuntimeOptions) -> torch.device | None:
     if device and runtime.compile == "on" and device.type == "cpu" and not _has_compiler():
         findings.problems.append("runtime.compile=on: needs a C++ compiler: $CXX, g++ or clang++ on the PATH")
     return device
+
+
+def _first_device(findings: Findings, runtime: RuntimeOptions, alone: torch.device | None) -> torch.device | None:
+    """The first of several devices, after checks of all; `alone` is `runtime.device`."""
+    assert runtime.devices is not None
+    devices: tuple[torch.device, ...] = findings.attempt("runtime.devices=", resolve_devices, runtime.devices) or ()
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
+        findings.problems.append("runtime.devices: has no effect under torchrun, which divides one run")
+    if not devices:
+        return None
+    if runtime.device != "auto" and alone not in (None, devices[0]):
+        findings.problems.append(f"runtime.device={runtime.device}: must be auto, or the first of runtime.devices")
+    by_precision = {resolve_precision("auto", device): device for device in devices}
+    if runtime.precision == "auto" and len(by_precision) > 1:
+        found = ", ".join(f"{precision} on {device}" for precision, device in by_precision.items())
+        findings.problems.append(f"runtime.precision=auto: is {found}; choose one for all runtime.devices")
+    return devices[0]
 
 
 def output_root(name: str) -> Path:
@@ -241,8 +262,10 @@ def _has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
 
 
-def _runtime(options: RuntimeOptions, device: torch.device, data: Path) -> Runtime:
-    settled = {**vars(options), "device": device, "output_root": output_root(options.output_root), "data_root": data}
+def _runtime(options: RuntimeOptions, device: torch.device, dataset: Mapping[str, Any]) -> Runtime:
+    settled = {**vars(options), "device": device, "output_root": output_root(options.output_root)}
+    settled |= {"data_root": data_root(dataset), "places": places(dataset), "resident": dataset.get("resident", "auto")}
+    settled["devices"] = () if options.devices is None else resolve_devices(options.devices)
     settled["auto_device"] = options.device == "auto"
     settled["auto_precision"] = settled.pop("precision") == "auto"  # itself it is in the spec
     return Runtime(**settled)

@@ -89,11 +89,14 @@ class RuntimeOptions(Computation):
 
     Attributes:
         device: auto, cpu, cuda, cuda:N or mps.
+        devices: on which runs are executed side by side: names, or numbers of CUDA devices; `all` is every CUDA device;
+            None is one run after the other on `device`.
         precision: auto, fp32 or bf16.
         output_root: where runs and sweeps are written.
     """
 
     device: str = "auto"
+    devices: Literal["all"] | tuple[int | str, ...] | None = None
     precision: str = "auto"
     output_root: str = "outputs"
 

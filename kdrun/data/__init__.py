@@ -10,14 +10,16 @@ from kdrun import lazy
 from kdrun.spec.augmentation import Augmentation as Augmentation
 
 from .augmentation import augment
-from .decoding import undecoded
+from .decoding import decode, decode_set, encoded_splits
 from .downloads import data_home
+from .encoded import EncodedSet, Form, ImageStore
 from .errors import DataError
 from .image_files import composed
-from .resident import Resident, ResidentImages, ResidentSequences, batches, epoch_order, grouped_order
+from .order import batches, epoch_order, grouped_order
+from .resident import Resident, ResidentImages, ResidentSequences
 from .splits import (
     CONTENT_HASH,
-    NOT_DECODED,
+    FILES_HASH,
     Examples,
     ImageSet,
     Selected,
@@ -27,26 +29,34 @@ from .splits import (
     check_sequences,
     claims_identity,
     identity,
+    is_streamable,
     relabelled,
     select,
     stratified_subset,
+    streamable,
 )
+from .streamed import StreamedImages, Workers, default_processes
 from .views import TrainingViews
 
 __all__ = [
     "CONTENT_HASH",
-    "NOT_DECODED",
+    "FILES_HASH",
     "Augmentation",
     "DataError",
+    "EncodedSet",
     "Examples",
+    "Form",
     "ImageSet",
+    "ImageStore",
     "Resident",
     "ResidentImages",
     "ResidentSequences",
     "Selected",
     "SequenceSet",
     "Splits",
+    "StreamedImages",
     "TrainingViews",
+    "Workers",
     "augment",
     "batches",
     "check_images",
@@ -54,13 +64,18 @@ __all__ = [
     "claims_identity",
     "composed",
     "data_home",
+    "decode",
+    "decode_set",
+    "default_processes",
+    "encoded_splits",
     "epoch_order",
     "grouped_order",
     "identity",
+    "is_streamable",
     "relabelled",
     "select",
     "stratified_subset",
-    "undecoded",
+    "streamable",
 ]
 
 

@@ -50,8 +50,7 @@ def draw(augmentation: Augmentation, index: Tensor, *, seed: int, epoch: int, nu
     `number` is 0 for the view that every run has, and more for further ones.
     """
     streams = torch.arange(_NUM_STREAMS, device=index.device)
-    key = mix("augmentation", seed, epoch, *([number] if number else []))
-    draws = uniform32(index.unsqueeze(1) * _NUM_STREAMS + streams, key)
+    draws = uniform32(index.unsqueeze(1) * _NUM_STREAMS + streams, _key(seed, epoch, number))
     dx, dy, flip, angle = draws.unbind(1)
     num_offsets = 2 * augmentation.crop_padding + 1
     return Parameters(
@@ -60,6 +59,16 @@ def draw(augmentation: Augmentation, index: Tensor, *, seed: int, epoch: int, nu
         flip=flip < (1 << 31 if augmentation.flip else 0),
         angle=(angle * NUM_ANGLES) >> 32,
     )
+
+
+def draw_flip(index: int, *, seed: int, epoch: int, number: int = 0) -> bool:
+    """The `flip` that `draw` has for one image, without operations on tensors."""
+    return uniform32(index * _NUM_STREAMS + 2, _key(seed, epoch, number)) < 1 << 31
+
+
+@functools.lru_cache(maxsize=16)
+def _key(seed: int, epoch: int, number: int) -> int:
+    return mix("augmentation", seed, epoch, *([number] if number else []))
 
 
 def angle_degrees(angle: int, rotation: float) -> float:
@@ -75,7 +84,7 @@ def augment(
     Args:
         images: uint8 `[M, H, W, C]`, contiguous: the whole training set, of images larger than the crop padding.
         index: int64 `[N]`, positions in it, on the same device; N * H * W below 2**31.
-        augmentation: what may happen to a view.
+        augmentation: of which padded crop, flip and rotation are made here.
         seed: of the data order and augmentation.
         epoch: counted from 0.
         number: of the view, from 0: each is drawn for itself.
@@ -87,11 +96,20 @@ def augment(
         ValueError: a side exceeds 8192 pixels.
     """
     num_images, height, width, channels = images.shape
-    if not augmentation.changes:
-        return images.view(num_images, -1).index_select(0, index).view(-1, height, width, channels)
+    chosen = images.view(num_images, -1).index_select(0, index).view(-1, height, width, channels)
+    return augment_each(chosen, index, augmentation, seed=seed, epoch=epoch, number=number)
+
+
+def augment_each(
+    images: Tensor, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int, number: int = 0
+) -> Tensor:
+    """`augment` where `images [N, H, W, C]` are those of the positions `index [N]` alone."""
+    num_images, height, width, channels = images.shape
+    if not augmentation.moves_pixels:
+        return images
     if max(height, width) > _LARGEST_SIDE:
         raise ValueError(f"images of {width} x {height} pixels: augmentation allows sides up to {_LARGEST_SIDE}")
-    assert len(index) * height * width < 1 << 31, "positions within a batch are int32"
+    assert num_images * height * width < 1 << 31, "positions within a batch are int32"
     drawn = draw(augmentation, index, seed=seed, epoch=epoch, number=number)
 
     # `x` and `y` are, for every output pixel, the column and row it comes from: first within the cropped and flipped
@@ -109,10 +127,10 @@ def augment(
 
     # The gather is from the pixels of these N images, with a black one first for positions outside.
     outside = _outside(x, left, width) | _outside(y, top, height)
-    first = torch.arange(len(index), dtype=torch.int32, device=images.device).view(-1, 1, 1) * (height * width)
+    first = torch.arange(num_images, dtype=torch.int32, device=images.device).view(-1, 1, 1) * (height * width)
     pixel = ((y * width).add_(first) + x).bitwise_or_(outside).add_(1)
-    originals = images.view(num_images, -1).index_select(0, index).view(-1, channels)
-    return F.pad(originals, (0, 0, 1, 0)).index_select(0, pixel.view(-1)).view(-1, height, width, channels)
+    pixels = F.pad(images.reshape(-1, channels), (0, 0, 1, 0))
+    return pixels.index_select(0, pixel.view(-1)).view(-1, height, width, channels)
 
 
 def _outside(position: Tensor, start: Tensor, size: int) -> Tensor:

@@ -1,272 +1,164 @@
-"""Image files decoded once into uint8 tensors and kept as one file beside the other data."""
+"""Encoded images as splits; decoded once into uint8 tensors, they are kept as one file beside the other data."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
 import hashlib
-import json
 import logging
-import math
-import os
 import sys
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kdrun.files import UnfitFileError, is_dry_run, open_regular, read_regular, set_default_mode, sha256, sha256_of
-from kdrun.memory import free_bytes
+from kdrun.files import UnfitFileError, is_dry_run, sha256
 
+from .digests import digests_of
 from .downloads import data_home
+from .encoded import EncodedSet, Form, ImageStore
 from .errors import DataError
-from .pixels import file_limit, pixel_limit, read_square
-from .splits import NOT_DECODED, ImageSet, Splits, identity
+from .image_files import warn_once
+from .pixels import file_limit, pixel_limit
+from .splits import ImageSet, Splits
+from .tensor_files import read_tensors, write_tensors
 
-_MODES = {1: "L", 3: "RGB"}
 _LAW = 2
 """Raised whenever the same files give other pixels: part of the cache's key."""
 _REPORTED_AT_MOST = 10
-_DRY_RUN_SECONDS = 30.0
-"""Time limit of a dry run for reading files to find the images in the cache."""
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Listing:
-    """Image files with their labels, before they are read.
-
-    Attributes:
-        root: base of the paths.
-        train: (relative path, label) of each training image, in a fixed order.
-        test: likewise.
-        class_names: by label.
-    """
-
-    root: Path
-    train: Sequence[tuple[str, int]]
-    test: Sequence[tuple[str, int]]
-    class_names: tuple[str, ...]
-
-    @property
-    def paths(self) -> list[Path]:
-        """Of all images, training images first."""
-        return [self.root / name for name, _ in (*self.train, *self.test)]
-
-
-def decode(listing: Listing, *, image_size: int, in_channels: int) -> Splits:
-    """The images of a listing, from the cache if files of the same content were decoded before.
-
-    Images are converted to grey (1 channel) or RGB (3), their shorter side is resized to `image_size` and the middle
-    is cut out, see `kdrun.data.pixels`. The cache is `decoded/` under $KDRUN_DATA or ~/.cache/kdrun/data; its key
-    covers the bytes of every file, its label and the order, and its content is verified when it is read.
-
-    Raises:
-        ValueError: `in_channels` is neither 1 nor 3, or `image_size` is not positive.
-        DataError: some images cannot be read, or they take more memory than is free.
-    """
-    if in_channels not in _MODES:
-        raise ValueError(f"dataset.in_channels={in_channels}: images can be read as 1 (grey) or 3 (RGB) channels")
-    if image_size < 1:
-        raise ValueError(f"dataset.image_size={image_size}: must be at least 1 pixel")
-    paths = listing.paths
-    _check_memory(len(paths), image_size, in_channels)
-    directory = data_home() / "decoded"
-    if _undecoded and not any(directory.glob("*.safetensors")):
-        return _without_pixels(listing, image_size, in_channels)
-    digests = file_digests(paths, seconds=_DRY_RUN_SECONDS if _undecoded else math.inf)
-    if digests is None:
-        return _without_pixels(listing, image_size, in_channels)
-    cached = directory / f"{_key(listing, digests, image_size, in_channels)}.safetensors"
-    if os.path.exists(cached) and (kept := _read_cache(cached, listing.class_names)):
-        return kept
-    if _undecoded:
-        return _without_pixels(listing, image_size, in_channels)
-    splits = _labelled(listing, _decode_all(listing, digests, image_size, in_channels))
-    if not is_dry_run():
-        _write_cache(splits, cached)
-    return splits
-
-
-@contextlib.contextmanager
-def undecoded() -> Iterator[None]:
-    """In this context images that are not in the cache are not decoded: their tensors have no data (`meta`)."""
-    global _undecoded
-    before, _undecoded = _undecoded, True
-    try:
-        yield
-    finally:
-        _undecoded = before
-
-
-_undecoded = False
-
-
-def _labelled(listing: Listing, pixels: Tensor) -> Splits:
-    """The splits of a listing: `pixels` are uint8 `[N, H, W, C]`, training images first."""
-    labels = torch.tensor([label for _, label in (*listing.train, *listing.test)])
-    num_train = len(listing.train)
-    return Splits(
-        train=ImageSet(pixels[:num_train], labels[:num_train]),
-        test=ImageSet(pixels[num_train:], labels[num_train:]),
-        class_names=listing.class_names,
-    )
-
-
-def _without_pixels(listing: Listing, image_size: int, in_channels: int) -> Splits:
-    """Splits without the images' data; their identity is that of the files' names, labels and sizes."""
-    sizes = [path.stat().st_size if path.exists() else None for path in listing.paths]
-    described = [image_size, in_channels, listing.train, listing.test, sizes]
-    digest = sha256(json.dumps(described).encode())
-    pixels = torch.empty(len(listing.paths), image_size, image_size, in_channels, dtype=torch.uint8, device="meta")
-    splits = _labelled(listing, pixels)
-    return dataclasses.replace(splits, undecoded=f"{NOT_DECODED}:{digest}")
-
-
-def file_digests(paths: Sequence[Path], *, seconds: float = math.inf) -> list[str] | None:
-    """The SHA-256 of each file's content; empty for a file that cannot be read.
-
-    Every file is read, once in a process: size and times do not identify content.
+def encoded_splits(
+    store: ImageStore,
+    labels: Sequence[int],
+    num_train: int,
+    class_names: tuple[str, ...],
+    form: Form,
+    *,
+    skip_corrupt: bool = False,
+) -> Splits:
+    """The splits of a store, which has the training images first.
 
     Args:
-        paths: the files.
-        seconds: time limit; None is returned where it takes longer.
+        store: has the images.
+        labels: of all of them, class indices.
+        num_train: training images.
+        class_names: by label.
+        form: of the images when they are decoded.
+        skip_corrupt: whether images that cannot be read are left out. All are decoded for that, once.
+
+    Raises:
+        ValueError: the user's limit of pixels is no number (`kdrun.data.pixels`).
     """
-    from tqdm import tqdm
-
-    started, digests = time.monotonic(), []
-    blocks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
-    pool = ThreadPoolExecutor()
-    try:
-        done = pool.map(lambda block: [*map(_digest, block)], blocks)
-        for block in tqdm(done, "reading images", total=len(blocks), delay=2, leave=False, disable=None):
-            digests += block
-            if time.monotonic() - started > seconds:
-                return None
-        return digests
-    finally:
-        pool.shutdown(cancel_futures=True)
+    file_limit()
+    images = EncodedSet(store, torch.arange(len(store)), torch.tensor(labels), form)
+    is_train = torch.arange(len(store)) < num_train
+    kept = _readable(images) if skip_corrupt else torch.ones(len(store), dtype=torch.bool)
+    train, test = (images.subset((kept & split).nonzero().flatten()) for split in (is_train, ~is_train))
+    left_out = (int((~kept & is_train).sum()), int((~kept & ~is_train).sum())) if skip_corrupt else None
+    return Splits(train, test, class_names, left_out)
 
 
-def _digest(path: Path) -> str:
-    """SHA-256 of a file's content, read again only if the file has changed since this process read it."""
-    try:
-        status = path.stat()
-        return _digest_at(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-    except OSError:  # a broken link, a FIFO, or absent: `_decode_all` reports it among all that cannot be read
-        return ""
+def _readable(images: EncodedSet) -> Tensor:
+    """Which images can be decoded, bool `[N]`; known from an earlier command where their content is the same."""
+    digests, path = digests_of(images.store), _cached("readable", images)
+    known = read_tensors(path)
+    if known is None:
+        results = _decoded(images, digests, "checking images")
+        reasons = {position: result for position, result in enumerate(results) if isinstance(result, str)}
+        known = {"readable": torch.tensor([position not in reasons for position in range(len(images))])}
+        if not is_dry_run():
+            write_tensors(path, known)
+    readable = known["readable"]
+    if not readable.all():
+        names = [images.name(position) for position in (~readable).nonzero().flatten().tolist()]
+        warn_once(f"{len(names)} of {len(images)} images cannot be read and are left out:\n{_listed(names)}")
+    return readable
 
 
-@functools.cache
-def _digest_at(path: Path, state: tuple[int, ...]) -> str:
-    """As `_digest`; the kernel sets the time of the last change (ctime) in `state`, and no program can set it back."""
-    return sha256_of(path, file_limit())
+def decode(splits: Splits) -> Splits:
+    """Encoded splits in memory, from the cache if images of the same content were decoded before; others as they are.
+
+    The cache is `decoded/` under $KDRUN_DATA or ~/.cache/kdrun/data; its key covers the bytes of every image, its label
+    and the order, and its content is verified when it is read.
+
+    Raises:
+        DataError: some images cannot be read.
+    """
+    train, test = splits.train, splits.test
+    if not (isinstance(train, EncodedSet) and isinstance(test, EncodedSet)):
+        return splits
+    images = train.followed_by(test)
+    path = _cached(f"{_LAW} {len(train)} {images.form}", images)
+    tensors = read_tensors(path)
+    if tensors is None:
+        tensors = {"images": decode_set(images).images}
+        if not is_dry_run():
+            write_tensors(path, tensors)
+    pixels = tensors["images"].split([len(train), len(test)])
+    parts = [ImageSet(own, part.labels) for own, part in zip(pixels, (train, test), strict=True)]
+    return dataclasses.replace(splits, train=parts[0], test=parts[1])
 
 
-def _key(listing: Listing, digests: Sequence[str], image_size: int, in_channels: int) -> str:
-    """Hashes what the decoded images depend on."""
-    labels = [label for _, label in (*listing.train, *listing.test)]
-    described = [_LAW, image_size, in_channels, len(listing.train), labels, digests]
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
+def _cached(what: str, images: EncodedSet) -> Path:
+    """The file of what follows from images' content; zeros for an image that cannot be read."""
+    return data_home() / "decoded" / f"{sha256(what.encode() + images.content[0].numpy().tobytes())[:32]}.safetensors"
 
 
-def _check_memory(count: int, image_size: int, in_channels: int) -> None:
-    needed, free = count * image_size**2 * in_channels, free_bytes()
-    if needed > free:
-        raise DataError(
-            f"dataset.image_size={image_size}: {count} decoded images of {image_size} x {image_size} x {in_channels} "
-            f"bytes need {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
-        )
-
-
-def _decode_all(listing: Listing, digests: Sequence[str], image_size: int, in_channels: int) -> Tensor:
-    """Decodes all files, training images first: uint8 `[N, image_size, image_size, in_channels]`."""
-    from tqdm import tqdm
-
-    paths = listing.paths
-    pixels = torch.empty(len(paths), image_size, image_size, in_channels, dtype=torch.uint8)
+def decode_set(images: EncodedSet) -> ImageSet:
+    """One encoded set in memory; raises as `decode`."""
+    form, number = images.form, len(images)
+    pixels = torch.empty(number, form.image_size, form.image_size, form.in_channels, dtype=torch.uint8)
     unreadable = []
     num_cut = 0
     if not sys.stderr.isatty():
-        logger.info("decoding %d images of %s, once", len(paths), listing.root)
-    read = functools.partial(_decode_one, size=image_size, mode=_MODES[in_channels])
-    with pixel_limit(), ThreadPoolExecutor() as pool:
-        decoded = pool.map(read, paths, digests)
-        for position, result in enumerate(tqdm(decoded, "decoding images", total=len(paths), disable=None)):
-            if isinstance(result, str):
-                unreadable.append(f"{paths[position]}: {result}")
-            else:
-                pixels[position], has_more_frames = result
-                num_cut += has_more_frames
+        logger.info("decoding %d images of %s, once", number, images.store.key)
+    for position, result in enumerate(_decoded(images, images.content[0], "decoding images")):
+        if isinstance(result, str):
+            unreadable.append(f"{images.name(position)}: {result}")
+        else:
+            pixels[position], has_more_frames = result
+            num_cut += has_more_frames
     if unreadable:
-        shown = "\n".join(f"  {line}" for line in unreadable[:_REPORTED_AT_MOST])
-        more = f"\n  and {len(unreadable) - _REPORTED_AT_MOST} more" if len(unreadable) > _REPORTED_AT_MOST else ""
-        raise DataError(f"{len(unreadable)} of {len(paths)} images cannot be read:\n{shown}{more}")
-    if num_cut:
-        logger.warning("%d of %d images have several frames or pages; the first is used", num_cut, len(paths))
-    return pixels
-
-
-def _decode_one(path: Path, digest: str, *, size: int, mode: str) -> tuple[Tensor, bool] | str:
-    """One image as `read_square` returns it, or the reason why it cannot be read."""
-    try:
-        content = read_regular(path, file_limit())
-        if sha256(content) != digest:
-            return "changed while it was read"
-        return read_square(content, size, mode)
-    except UnfitFileError as error:
-        return str(error.strerror)
-    except Exception as error:  # a damaged file makes Pillow's plug-ins raise nearly anything; it is reported by file
-        return str(error) or type(error).__name__
-
-
-def _read_cache(path: Path, class_names: tuple[str, ...]) -> Splits | None:
-    """The cached images, if they are intact; otherwise None, with a warning."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with open_regular(path), safe_open(path, framework="pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            written = (opened.metadata() or {}).get("content")
-        splits = Splits(
-            train=ImageSet(tensors["train_images"], tensors["train_labels"]),
-            test=ImageSet(tensors["test_images"], tensors["test_labels"]),
-            class_names=class_names,
+        raise DataError(
+            f"{len(unreadable)} of {number} images cannot be read (dataset.skip_corrupt=true leaves them out):\n"
+            f"{_listed(unreadable)}"
         )
-        if written == _content(splits):
-            return splits
-        reason = "its content is not what was written"
-    except (OSError, SafetensorError, KeyError) as error:
-        reason = str(error)
-    logger.warning("%s: these decoded images cannot be used (%s); decoding again", path, reason)
-    return None
+    if num_cut:
+        logger.warning("%d of %d images have several frames or pages; the first is used", num_cut, number)
+    return ImageSet(pixels, images.labels)
 
 
-def _content(splits: Splits) -> str:
-    """The identity of the tensors; the names of the classes are not kept with them."""
-    return identity(Splits(splits.train, splits.test, ()))
+def _listed(lines: Sequence[str]) -> str:
+    """The first lines, and how many more there are."""
+    more = [f"and {len(lines) - _REPORTED_AT_MOST} more"] if len(lines) > _REPORTED_AT_MOST else []
+    return "\n".join(f"  {line}" for line in (*lines[:_REPORTED_AT_MOST], *more))
 
 
-def _write_cache(splits: Splits, path: Path) -> None:
-    """Writes the file under another name and renames it, so that it is complete or absent; a failure is a warning."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+def _decoded(images: EncodedSet, digests: Tensor, what: str) -> Iterator[tuple[Tensor, bool] | str]:
+    """`_decode_one` of each image, in threads, with a progress bar; `digests` are of the images."""
+    from tqdm import tqdm
 
-    names = ("train_images", "train_labels", "test_images", "test_labels")
-    tensors = dict(zip(names, (*splits.train.content, *splits.test.content), strict=True))
+    rows, number = digests.numpy(), len(images)
+    with pixel_limit(), ThreadPoolExecutor() as pool:
+        found = pool.map(lambda position: _decode_one(images, position, rows[position].tobytes()), range(number))
+        yield from tqdm(found, what, total=number, disable=None)
+
+
+def _decode_one(images: EncodedSet, position: int, digest: bytes) -> tuple[Tensor, bool] | str:
+    """One image and whether it has more frames, or the reason why it cannot be read."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as directory:
-            written = Path(directory) / path.name
-            save_file(tensors, written, {"content": _content(splits)})
-            set_default_mode(written)
-            os.replace(written, path)
-    except (OSError, SafetensorError) as error:
-        logger.warning("the decoded images cannot be kept in %s and will be decoded again: %s", path.parent, error)
+        content = images.read(position)
+        if hashlib.sha256(content).digest() != digest:
+            return "changed while it was read"
+        return images.square(content)
+    except Exception as error:  # a damaged file makes Pillow's plug-ins raise nearly anything; it is reported by file
+        return reason(error)
+
+
+def reason(error: Exception) -> str:
+    """Why an image cannot be read."""
+    return (isinstance(error, UnfitFileError) and error.strerror) or str(error) or type(error).__name__

@@ -37,12 +37,13 @@ def image_files(directory: Path, left_out: Counter[str]) -> list[str]:
     found = []
     for parent, directories, names in os.walk(directory, onerror=_refuse):
         directories[:] = [name for name in directories if _is_entered(Path(parent, name), left_out)]
-        below = Path(parent).relative_to(directory)
+        below = Path(parent).relative_to(directory).as_posix()
+        place = "" if below == "." else f"{below}/"
         for name in names:
             if reason := _unfit(name):
                 left_out[reason] += 1
             else:
-                found.append((below / name).as_posix())
+                found.append(f"{place}{name}")
     return sorted(found, key=lambda name: (composed(name), name))
 
 

@@ -1,4 +1,4 @@
-"""One image file as a square of 8-bit pixels.
+"""One image file as 8-bit pixels: the square in its middle, or whole.
 
 Depth, transparency and orientation of the file are applied; what has no 8-bit form is refused. Colour
 profiles and gamma are not applied, as in torchvision. Of animations and multi-page files the first frame is read.
@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import os
+import struct
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -33,6 +34,9 @@ _SIXTEEN_BITS = ("PNG", "TIFF", "PPM", "JPEG2000")
 """Formats whose samples of more than 8 bits Pillow delivers unsigned and at a known scale."""
 _KEYS_UNSCALED = ("L;2", "L;4", "RGB;16B")
 """Raw modes of PNG for which Pillow compares the transparent colour at another scale than the pixels."""
+_FRAME_HEADERS = frozenset({0xC0, 0xC1, 0xC2})
+"""Markers of JPEG frames in Huffman code: baseline, extended, progressive."""
+_START_OF_SCAN = 0xDA
 _LONGEST = 8
 _MOST_BYTES_OF_A_PIXEL = 8
 
@@ -91,8 +95,8 @@ def file_limit() -> int:
     return 2 * _MOST_BYTES_OF_A_PIXEL * _pixel_limit()
 
 
-def read_square(content: bytes, size: int, mode: str) -> tuple[Tensor, bool]:
-    """The middle of an image, its shorter side resized to `size` (bilinear, as torchvision does it).
+def read_square(content: bytes, size: int, mode: str, *, resize: int | None = None) -> tuple[Tensor, bool]:
+    """The middle of an image, its shorter side resized to `resize` (bilinear, as torchvision does it).
 
     Samples of 16 bits give their high byte, and transparency is composited on white. Of an image more than 8 times
     longer than wide the middle 8:1 is cut out first, which bounds the memory.
@@ -101,6 +105,7 @@ def read_square(content: bytes, size: int, mode: str) -> tuple[Tensor, bool]:
         content: of the file.
         size: in pixels.
         mode: `L` or `RGB`.
+        resize: in pixels, at least `size`; None is `size`.
 
     Returns:
         uint8 `[size, size, C]`, and whether the file has more frames than this one.
@@ -110,8 +115,56 @@ def read_square(content: bytes, size: int, mode: str) -> tuple[Tensor, bool]:
         Exception: whatever Pillow raises on a damaged file.
     """
     image, has_more_frames = _read(content, mode)
-    pixels = torch.frombuffer(bytearray(_middle(image, size).tobytes()), dtype=torch.uint8)
-    return pixels.view(size, size, len(mode)), has_more_frames
+    return _tensor(_middle(image, size, resize or size)), has_more_frames
+
+
+def read_whole(content: bytes, mode: str) -> Tensor:
+    """A whole image, uint8 `[H, W, C]`, with the pixels and errors of `read_square` before it resizes.
+
+    Colour JPEGs are decoded by torchvision, others, and those that it refuses, by Pillow. Both use libjpeg-turbo with
+    its accurate DCT: equal pixels where they have the same version of it, which a test checks.
+    """
+    if mode == "RGB" and _is_plain_jpeg(content):
+        with contextlib.suppress(RuntimeError):  # damaged: Pillow says how, or reads it
+            return _decode_jpeg(content)
+    return _tensor(_read(content, mode)[0])
+
+
+def _decode_jpeg(content: bytes) -> Tensor:
+    """uint8 `[H, W, 3]`, by torchvision; raises `RuntimeError` for a damaged file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of its decoders, since 0.29, in favour of TorchCodec
+        from torchvision.io import ImageReadMode, decode_jpeg
+
+        decoded: Tensor = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+    return decoded.permute(1, 2, 0)
+
+
+def _is_plain_jpeg(content: bytes) -> bool:
+    """Whether a file is a JPEG of 8 bits and 1 or 3 channels within the limit of pixels, upright and a single picture.
+
+    Only its header is read: the segments up to the first scan (ITU-T T.81, annex B).
+    """
+    position, is_plain = 2, False
+    if content[:2] != b"\xff\xd8":
+        return False
+    while position + 10 <= len(content) and content[position] == 0xFF:
+        marker, length = content[position + 1], int.from_bytes(content[position + 2 : position + 4], "big")
+        if marker == _START_OF_SCAN:
+            return is_plain
+        if marker in _FRAME_HEADERS:
+            bits, height, width, channels = struct.unpack_from(">BHHB", content, position + 4)
+            is_plain = bits == 8 and channels in (1, 3) and 0 < height * width <= _pixel_limit()
+        if content[position + 4 : position + 8] in (b"Exif", b"MPF\0"):  # an orientation; further pictures
+            return False
+        position += 2 + length
+    return False
+
+
+def _tensor(image: PillowImage) -> Tensor:
+    """uint8 `[H, W, C]`."""
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(image.height, image.width, len(image.getbands()))
 
 
 def _read(content: bytes, mode: str) -> tuple[PillowImage, bool]:
@@ -172,16 +225,16 @@ def _high_bits(bits: int, is_white_zero: bool, transparent: int | None) -> bytes
     return bytes(table)
 
 
-def _middle(image: PillowImage, size: int) -> PillowImage:
-    """The square in the middle."""
+def _middle(image: PillowImage, size: int, resize: int) -> PillowImage:
+    """The square in the middle, of an image whose shorter side is `resize` then."""
     from PIL import Image
 
     shorter = min(image.size)
     left, top = (max(0, (length - _LONGEST * shorter) // 2) for length in image.size)
     if left or top:
         image = image.crop((left, top, image.width - left, image.height - top))
-    if shorter != size:
-        scaled = (image.width * size // shorter, image.height * size // shorter)
+    if shorter != resize:
+        scaled = (image.width * resize // shorter, image.height * resize // shorter)
         image = image.resize(scaled, Image.Resampling.BILINEAR)
     left, top = round((image.width - size) / 2), round((image.height - size) / 2)
     return image.crop((left, top, left + size, top + size))

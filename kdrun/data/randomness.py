@@ -6,26 +6,30 @@ the position it is for, so a draw depends neither on the batch it is computed in
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from torch import Tensor
 
 _LOW_32_BITS = 0xFFFFFFFF
 
+Integers = TypeVar("Integers", Tensor, int)
 
-def uniform32(counter: Tensor, key: int) -> Tensor:
+
+def uniform32(counter: Integers, key: int) -> Integers:
     """Uniform random integers in [0, 2**32), one for each counter.
 
     Args:
-        counter: int64 of any shape, values in [0, 2**32).
+        counter: int64 of any shape, values in [0, 2**32); or one as an int, which costs no operation on tensors.
         key: in [0, 2**63), e.g. from `mix`; another key gives an unrelated stream.
 
     Returns:
-        int64, of the shape and on the device of `counter`. To draw from [0, n) take `(uniform32(...) * n) >> 32`;
-        its bias is below n / 2**32.
+        int64, of the shape and on the device of `counter`; of an int the same number as an int. To draw from [0, n)
+        take `(uniform32(...) * n) >> 32`; its bias is below n / 2**32.
     """
     return _avalanche(_avalanche(counter ^ (key & _LOW_32_BITS)) ^ (key >> 32))
 
 
-def _avalanche(x: Tensor) -> Tensor:
+def _avalanche(x: Integers) -> Integers:
     """A bijection of [0, 2**32) in which every input bit flips every output bit with probability near 1/2.
 
     Multiply and xor-shift, with the constants of C. Wellons' hash prospector (16, 0x21f0aaad, 15, 0xd35a2d97, 15).

@@ -1,20 +1,104 @@
-"""A split in the device's memory (images as uint8), and the order of its examples in an epoch."""
+"""A split in the device's memory (images as uint8)."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from kdrun.seeds import mix
 from kdrun.spec.augmentation import Augmentation
 
 from .augmentation import augment
-from .splits import ImageSet, SequenceSet, sorted_by_class
+from .normalisation import Normalisation
+from .splits import ImageSet, SequenceSet
+
+BATCHES_AT_ONCE = 32
+"""Batches whose views are made by one set of operations, at most: on a GPU each operation costs a launch."""
+
+POSITIONS_AT_ONCE = 2**22
+"""Pixels (or tokens) of the views made at once, unless one batch has more. `augment` takes about 30 bytes for each, so
+at most 130 MB."""
+
+POSITIONS_AT_ONCE_CPU = 2**18
+"""The same on a CPU, where the intermediate results should stay in the cache."""
 
 
-class ResidentImages:
+class _Resident(ABC):
+    """What images and sequences have in common: a batch is one gather, without a copy from the host.
+
+    Attributes:
+        labels: int64 on the device, one for each row of logits.
+    """
+
+    labels: Tensor
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def positions(self) -> int:
+        """Pixels of an image, tokens of a sequence."""
+
+    @abstractmethod
+    def gather(self, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int, number: int = 0) -> Tensor:
+        """Random views of the examples at positions `index` (int64 `[N]`, on the device), `[N, ...]`."""
+
+    @abstractmethod
+    def inputs(self, gathered: Tensor) -> Tensor:
+        """What a network gets of `gather`'s result, or of a part of it."""
+
+    @abstractmethod
+    def labels_of(self, index: Tensor) -> Tensor:
+        """The labels of the examples at these positions."""
+
+    def batch(self, index: Tensor) -> Tensor:
+        """What a network gets of the examples at positions `index` (int64 `[N]`, on the device) as they are."""
+        return self.inputs(self.gather(index, Augmentation(), seed=0, epoch=0))
+
+    def batches(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """`batch` of each of these groups of positions."""
+        return map(self.batch, parts)
+
+    def views(
+        self, parts: Sequence[Tensor], augmentation: Augmentation, *, seed: int, epoch: int, count: int = 1
+    ) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
+        """Random views of each group of positions, those of up to `BATCHES_AT_ONCE` groups made at once.
+
+        Args:
+            parts: the groups, int64 `[N]` each, on any device.
+            augmentation: the law of the views.
+            seed: of the views.
+            epoch: from 0.
+            count: views of each example.
+
+        Yields:
+            `count` results of `gather`, the labels, and the positions `[N]` on the device.
+        """
+        device = self.labels.device
+        limit = POSITIONS_AT_ONCE_CPU if device.type == "cpu" else POSITIONS_AT_ONCE
+        largest = self.positions * max(map(len, parts), default=1)
+        at_once = max(1, min(BATCHES_AT_ONCE, limit // max(1, largest)))
+        order = torch.cat(list(parts)).to(device)
+        first = 0
+        for start in range(0, len(parts), at_once):
+            sizes = [len(part) for part in parts[start : start + at_once]]
+            positions = order[first : first + sum(sizes)]
+            first += len(positions)
+            gathered = [
+                self.gather(positions, augmentation, seed=seed, epoch=epoch, number=number).split(sizes)
+                for number in range(count)
+            ]
+            labels = self.labels_of(positions)
+            rows = len(labels) // len(positions)  # of an example
+            labels_of = labels.split([rows * size for size in sizes])
+            for *views, y, index in zip(*gathered, labels_of, positions.split(sizes), strict=True):
+                yield views, y, index
+
+
+class ResidentImages(_Resident):
     """Images and labels of one split on a device; a batch is one gather, without a copy from the host.
 
     Attributes:
@@ -35,47 +119,34 @@ class ResidentImages:
         assert len(mean) == len(std) == channels, "checked by the dataset"
         self.images = image_set.images.contiguous().to(device)
         self.labels = image_set.labels.to(device)
-        # (x / 255 - mean) / std as x * scale + shift. Spread over [H, W, C], because broadcasting along an inner
-        # dimension of three elements would be the slowest part of a batch on the CPU.
-        scale = torch.tensor([1 / (255 * deviation) for deviation in std])
-        shift = torch.tensor([-centre / deviation for centre, deviation in zip(mean, std, strict=True)])
-        self._scale = scale.expand(height, width, channels).contiguous().to(device)
-        self._shift = shift.expand(height, width, channels).contiguous().to(device)
+        self._normalise = Normalisation(mean, std, (height, width), device)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, index: Tensor) -> Tensor:
-        """The images at positions `index` (int64 `[N]`, on the device) as they are.
-
-        Returns:
-            float32 `[N, C, H, W]` in channels_last memory, normalised.
-        """
-        return self.inputs(self.gather(index, Augmentation(), seed=0, epoch=0))
-
-    def batches(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """`batch` of each of these groups of positions."""
-        return map(self.batch, parts)
-
     @property
     def positions(self) -> int:
-        """Pixels of an image."""
         return self.images.shape[1] * self.images.shape[2]
 
     def gather(self, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int, number: int = 0) -> Tensor:
-        """Random views of the images at positions `index`, uint8 `[N, H, W, C]`; see `augment`."""
+        """uint8 `[N, H, W, C]`; see `augment`.
+
+        Raises:
+            ValueError: the augmentation is one of single images, which `StreamedImages` makes.
+        """
+        if augmentation.per_image:
+            raise ValueError("resized crops, colour jitter and RandAugment are made by StreamedImages alone")
         return augment(self.images, index, augmentation, seed=seed, epoch=epoch, number=number)
 
     def inputs(self, gathered: Tensor) -> Tensor:
-        """What a network gets of `gather`'s result, or of a part of it: float32 `[N, C, H, W]`, as `batch` returns."""
-        return torch.addcmul(self._shift, gathered.float(), self._scale).permute(0, 3, 1, 2)
+        """float32 `[N, C, H, W]` in channels_last memory, normalised."""
+        return self._normalise(gathered)
 
     def labels_of(self, index: Tensor) -> Tensor:
-        """The labels `[N]` of the images at these positions."""
         return self.labels[index]
 
 
-class ResidentSequences:
+class ResidentSequences(_Resident):
     """Sequences and labels of one split on a device.
 
     Attributes:
@@ -95,75 +166,20 @@ class ResidentSequences:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def batch(self, index: Tensor) -> Tensor:
-        """The sequences `[N, L]`, int64, at positions `index` (int64 `[N]`, on the device)."""
-        return self.tokens[index]
-
-    def batches(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """`batch` of each of these groups of positions."""
-        return map(self.batch, parts)
-
     @property
     def positions(self) -> int:
-        """Tokens of a sequence."""
         return self.tokens.shape[1]
 
     def gather(self, index: Tensor, augmentation: Augmentation, *, seed: int, epoch: int, number: int = 0) -> Tensor:
-        """The same as `batch`: nothing is done to sequences."""
+        """int64 `[N, L]`: nothing is done to sequences."""
         assert not augmentation.changes, "refused in preflight"
-        return self.batch(index)
+        return self.tokens[index]
 
     def inputs(self, gathered: Tensor) -> Tensor:
-        """What a network gets: the sequences."""
         return gathered
 
     def labels_of(self, index: Tensor) -> Tensor:
-        """The labels of the sequences at these positions, `[N]`, or `[N * L]`."""
         return self._labels[index].flatten()
 
 
 Resident = ResidentImages | ResidentSequences
-
-
-def epoch_order(num_samples: int, *, seed: int, epoch: int) -> Tensor:
-    """The order of the training set in an epoch: a permutation of `range(num_samples)`, int64 on the CPU."""
-    return _permutation(num_samples, mix("order", seed, epoch))
-
-
-def grouped_order(labels: Tensor, per_class: int, *, seed: int, epoch: int) -> Tensor:
-    """The order of an epoch in which images of one class follow each other in groups of `per_class`.
-
-    Which images are in a group, and the order of the groups, are drawn anew for each epoch. What a class has beyond
-    whole groups comes last.
-
-    Args:
-        labels: int64 `[M]`, on the CPU.
-        per_class: images in a group, at least 2.
-        seed: of the order.
-        epoch: from 0.
-
-    Returns:
-        A permutation of `range(M)`, int64 `[M]`.
-    """
-    shuffled = _permutation(len(labels), mix("order", seed, epoch, per_class))
-    by_class, ranks = sorted_by_class(labels, shuffled)
-    counts = labels.bincount()
-    whole = ranks < (counts - counts % per_class)[labels[by_class]]
-    groups = by_class[whole].view(-1, per_class)
-    groups = groups[_permutation(len(groups), mix("groups", seed, epoch, per_class))]
-    rest = by_class[~whole]
-    return torch.cat([groups.flatten(), rest[_permutation(len(rest), mix("rest", seed, epoch, per_class))]])
-
-
-def _permutation(size: int, seed: int) -> Tensor:
-    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-
-
-def batches(order: Tensor, batch_size: int) -> tuple[Tensor, ...]:
-    """Cuts an order into batches of `batch_size`, the last one possibly smaller.
-
-    A last batch of a single image is dropped: BatchNorm cannot train on one value per channel.
-    """
-    cut = torch.split(order, batch_size)
-    leftover = len(cut) > 1 and batch_size > 1 and len(cut[-1]) == 1
-    return cut[:-1] if leftover else cut

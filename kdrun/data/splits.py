@@ -13,14 +13,15 @@ from torch import Tensor
 
 from kdrun.seeds import mix
 
+from .encoded import EncodedSet
 from .errors import DataError
 from .randomness import uniform32
 
 CONTENT_HASH = "content-sha256"
-"""The prefix of the identities that `identity` returns."""
+"""The prefix of the identities of data in memory."""
 
-NOT_DECODED = "not-decoded"
-"""Their prefix where images have not been decoded."""
+FILES_HASH = "files-sha256"
+"""The prefix of the identities of encoded images."""
 
 Loader = TypeVar("Loader", bound=Callable[..., "Splits"])
 
@@ -53,6 +54,18 @@ class ImageSet:
     def content(self) -> tuple[Tensor, Tensor]:
         return self.images, self.labels
 
+    @property
+    def image_size(self) -> int:
+        return self.images.shape[1]
+
+    def name(self, position: int) -> str:
+        """The place of an image, for messages."""
+        return f"image {position}"
+
+    def pixels(self, position: int, *, whole: bool = False) -> Tensor:
+        """An image, uint8 `[H, W, C]`."""
+        return self.images[position]
+
 
 @dataclass(frozen=True)
 class SequenceSet:
@@ -83,7 +96,7 @@ class SequenceSet:
         return self.tokens, self.labels
 
 
-Examples = ImageSet | SequenceSet
+Examples = ImageSet | SequenceSet | EncodedSet
 
 
 @dataclass(frozen=True)
@@ -102,13 +115,13 @@ class Splits:
     tensor([2, 2])
 
     Attributes:
-        undecoded: where the images have no data (a dry run), their provisional identity; else None.
+        left_out: how many training and test images are left out because they cannot be read; None where none may be.
     """
 
     train: Examples
     test: Examples
     class_names: tuple[str, ...]
-    undecoded: str | None = None
+    left_out: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -255,11 +268,15 @@ def check_images(splits: Splits, *, num_classes: int, in_channels: int, image_si
     """
     _check_class_names(splits, num_classes)
     for name, split in (("training", splits.train), ("test", splits.test)):
-        if not isinstance(split, ImageSet):
-            raise DataError(f"the {name} set has no images, but dataset.image_size={image_size} needs some")
         expected = (len(split), image_size, image_size, in_channels)
         options = f"dataset.image_size={image_size} and dataset.in_channels={in_channels} with {len(split)} labels"
-        _check_tensor(f"{name} images", split.images, torch.uint8, expected, options)
+        if isinstance(split, EncodedSet):
+            if (split.form.image_size, split.form.in_channels) != (image_size, in_channels):
+                raise DataError(f"{name} images: are decoded to {split.form}, not to {options}")
+        elif isinstance(split, ImageSet):
+            _check_tensor(f"{name} images", split.images, torch.uint8, expected, options)
+        else:
+            raise DataError(f"the {name} set has no images, but dataset.image_size={image_size} needs some")
         _check_labels(name, split, expected[:1], num_classes, "1 label per image")
     if int(splits.train.labels.bincount().count_nonzero()) < 2:
         raise DataError("all training images belong to one class; there is nothing to learn")
@@ -307,18 +324,18 @@ def _check_range(what: str, values: Tensor, option: str, count: int) -> None:
 
 
 def identity(splits: Splits) -> str:
-    """`content-sha256:...` over the decoded images (or tokens), the labels and the class names of both.
+    """The SHA-256 of both sets' images (or tokens) and labels, in order, and of the class names.
 
-    Of images without data it is `not-decoded:...`, which no run has.
+    `content-sha256:...` is over pixels or tokens, `files-sha256:...` over the SHA-256 of each encoded image: the same
+    whatever the images' names and container, and known without decoding them.
     """
-    if splits.undecoded is not None:
-        return splits.undecoded
     digest = hashlib.sha256(repr(splits.class_names).encode())
     for split in (splits.train, splits.test):
         for tensor in split.content:
             digest.update(repr(tuple(tensor.shape)).encode())
             digest.update(tensor.contiguous().numpy().data.cast("B"))
-    return f"{CONTENT_HASH}:{digest.hexdigest()}"
+    is_encoded = any(isinstance(split, EncodedSet) for split in (splits.train, splits.test))
+    return f"{FILES_HASH if is_encoded else CONTENT_HASH}:{digest.hexdigest()}"
 
 
 def claimed_where(claims: Callable[[Path], bool]) -> Callable[[Loader], Loader]:
@@ -329,6 +346,17 @@ def claimed_where(claims: Callable[[Path], bool]) -> Callable[[Loader], Loader]:
         return loader
 
     return mark
+
+
+def streamable(loader: Loader) -> Loader:
+    """Marks a loader whose splits are encoded, so that they can be streamed."""
+    vars(loader)["streamable"] = True
+    return loader
+
+
+def is_streamable(loader: Callable[..., Splits]) -> bool:
+    """Whether a loader is marked by `streamable`."""
+    return getattr(loader, "streamable", False)
 
 
 def claims_identity(loader: Callable[..., Splits], root: Path) -> bool:

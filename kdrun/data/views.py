@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
+from kdrun.distributed import Part
+from kdrun.mixed import Mixed
 from kdrun.spec.augmentation import Augmentation
 
-from .resident import Resident, batches, epoch_order, grouped_order
-
-BATCHES_AT_ONCE = 32
-"""Batches whose views are made by one set of operations, at most: on a GPU each operation costs a launch."""
-
-POSITIONS_AT_ONCE = 2**22
-"""Pixels (or tokens) of the views made at once, unless one batch has more. `augment` takes about 30 bytes for each, so
-at most 130 MB."""
-
-POSITIONS_AT_ONCE_CPU = 2**18
-"""The same on a CPU, where the intermediate results should stay in the cache."""
+from .division import Division
+from .mixing import join_views
+from .order import epoch_order, grouped_order
+from .resident import Resident
+from .streamed import StreamedImages
 
 
 class TrainingViews:
-    """Batches of random views of a resident training set; its length is the number of steps of an epoch.
-
-    The views of up to `BATCHES_AT_ONCE` batches are made at once; they do not depend on it.
+    """Batches of random views of a training set; its length is the number of steps of an epoch.
 
     Args:
         examples: the training set.
         augmentation: the law of the views.
-        batch_size: examples per step; the last step of an epoch may have fewer, but never a single one.
+        batch_size: examples per step, of all ranks; the last step of an epoch may have fewer, but never a single one.
         seed: of order and views.
         views: of each example in a batch, at least 1: N examples then are `views * N` rows, view by view.
-        per_class: examples of one class that follow each other, see `grouped_order`; 1 is the order without groups.
+        per_class: examples of one class that follow each other, on one rank, see `grouped_order`; 1: without groups.
     """
 
     def __init__(
         self,
-        examples: Resident,
+        examples: Resident | StreamedImages,
         augmentation: Augmentation,
         *,
         batch_size: int,
@@ -48,39 +42,31 @@ class TrainingViews:
     ) -> None:
         self._examples = examples
         self._augmentation = augmentation
-        self._batch_size = batch_size
         self._seed = seed
         self.num_views = views
         self._per_class = per_class
         self._classes = examples.labels.cpu() if per_class > 1 else None
-        cut = batches(torch.arange(len(examples)), batch_size)
-        self._steps, self._used = len(cut), sum(map(len, cut))
-        limit = POSITIONS_AT_ONCE_CPU if examples.labels.device.type == "cpu" else POSITIONS_AT_ONCE
-        self._at_once = max(1, min(BATCHES_AT_ONCE, limit // (batch_size * examples.positions)))
+        unit = math.lcm(per_class, 2 if augmentation.mixes else 1)
+        self._division = Division(len(examples), batch_size, unit=unit, views=views)
 
     def __len__(self) -> int:
-        return self._steps
+        return len(self._division)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yields views `[N, ...]`, labels `[N]` (of language models `[N * L]`) and positions in the training set `[N]`.
+    def part(self, step: int) -> Part | None:
+        """The part of the batch of a step that this rank computes; None where it computes all of it."""
+        return self._division.part(step)
 
-        Epochs count from 0. Of several views N is that of all of them; labels and positions are repeated.
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Mixed | None]]:
+        """Yields views `[N, ...]`, labels `[N]` (language models: `[N * L]`), positions `[N]`, second labels.
+
+        Epochs count from 0. Of several views N is that of all of them; see `mixing.join_views`. Of a batch that is
+        divided over the ranks they are those of this rank's part.
         """
-        size, examples = self._batch_size, self._examples
-        order = self._order(epoch)[: self._used].to(examples.labels.device)
-        for positions in order.split(size * self._at_once):
-            gathered = [
-                examples.gather(positions, self._augmentation, seed=self._seed, epoch=epoch, number=number).split(size)
-                for number in range(self.num_views)
-            ]
-            labels = examples.labels_of(positions)
-            rows = len(labels) // len(positions)  # of an example
-            for *parts, y, index in zip(*gathered, labels.split(size * rows), positions.split(size), strict=True):
-                views = [examples.inputs(part) for part in parts]
-                if self.num_views == 1:
-                    yield views[0], y, index
-                else:
-                    yield torch.cat(views), y.repeat(self.num_views), index.repeat(self.num_views)
+        examples, parts = self._examples, self._division.own(self._order(epoch))
+        where = {"seed": self._seed, "epoch": epoch}
+        for gathered, y, index in examples.views(parts, self._augmentation, **where, count=self.num_views):
+            views = [examples.inputs(part) for part in gathered]
+            yield join_views(views, y, index, self._augmentation, **where)
 
     def _order(self, epoch: int) -> Tensor:
         if self._classes is None:

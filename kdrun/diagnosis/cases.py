@@ -108,10 +108,12 @@ def shrunk(spec: Spec, device: torch.device) -> Spec:
 
 
 def _shrunk(spec: Spec, batch: int) -> Spec:
+    size = min(spec.recipe.batch_size, batch)
     stages = {"stage1_epochs": 1} if spec.stage1_epochs else {}
     recipe = replace(
         spec.recipe,
-        batch_size=min(spec.recipe.batch_size, batch),
+        batch_size=size,
+        accumulate=2 if spec.recipe.accumulate > 1 and size % 2 == 0 and size > 2 else 1,
         epochs=EPOCHS,
         warmup_epochs=min(spec.recipe.warmup_epochs, 1),
         evaluate_every=1,

@@ -11,7 +11,7 @@ from typing import Any
 from kdrun.files import try_lock
 
 CONSEQUENCES = {
-    "locks": "runs are not guarded against a second command",
+    "locks": "runs are guarded by signs of life only, searches cannot be shared",
     "hard_links": "checkpoints are copied instead",
     "atomic_rename": "a kill can lose files",
     "fsync": "a crash of the machine can lose files",

@@ -116,7 +116,7 @@ class RunChecks:
         """Trains all cases in groups and compares each with its reference; logits are cached."""
         if len(cases) == 1:  # with a second member of another learning rate
             (only,) = cases
-            recipe = replace(only.spec.recipe, lr=only.spec.recipe.lr / 2)
+            recipe = replace(only.spec.recipe, lr=only.spec.recipe.lr / 2, min_lr=only.spec.recipe.min_lr / 2)
             cases = [only, Case("", replace(only.spec, recipe=recipe))]
         for case in cases:
             self._store.run(case.spec).remove()
@@ -160,7 +160,7 @@ class RunChecks:
         network, test = runner.network(case.spec), runner.data(case.spec.dataset).test
         precision, bound = case.spec.precision, LOGIT_BOUNDS[case.spec.precision]
         index = torch.arange(len(test), device=test.labels.device)
-        x, generator = test.batch(index), torch.Generator(test.labels.device)
+        (x,), generator = test.batches([index]), torch.Generator(test.labels.device)
         batch = Batch(x, test.labels, index, epoch=0, step=0, progress=0.0, generator=generator)
         expected = predict(network, test, autocast(runner.device, "fp32")).double()
         kinds: dict[str, type[LiveTeacher]] = {}

@@ -15,7 +15,7 @@ import torch
 from kdrun.escaping import printable
 from kdrun.experiment.build import build_method, offered
 from kdrun.experiment.choices import Choices
-from kdrun.experiment.datasets import ResidentSplits
+from kdrun.experiment.datasets import PreparedSplits
 from kdrun.experiment.failures import (
     advice_on_divergence,
     first_line,
@@ -32,7 +32,7 @@ from kdrun.experiment.proof import Proof, keep
 from kdrun.experiment.resume import continue_shorter, newest_checkpoint
 from kdrun.experiment.saving import EpochWriter
 from kdrun.experiment.shares import first_shares, negligible_terms
-from kdrun.experiment.stages import build_stages, optimizer_for, stage_recipes
+from kdrun.experiment.stages import begin_stage, build_stages, stage_recipes
 from kdrun.experiment.steps import make_step
 from kdrun.files import sweep, write_atomically
 from kdrun.log import log, log_file
@@ -193,7 +193,7 @@ class Attempt:
         release_tensors(error)
         lost = is_device_lost(error)
         if is_out_of_memory(error):
-            error = out_of_memory(error, batch_size=self.run.spec.recipe.batch_size, lockstep=self.lockstep)
+            error = out_of_memory(error, recipe=self.run.spec.recipe, lockstep=self.lockstep)
         state = "failed"
         if isinstance(error, DivergedError):
             state, error = "diverged", DivergedError(f"{error}. {advice_on_divergence(self.run.spec)}")
@@ -247,7 +247,7 @@ class Attempt:
 
     def build(
         self,
-        data: ResidentSplits,
+        data: PreparedSplits,
         steps_per_epoch: int,
         progress: TrainingProgress,
         thread: Executor,
@@ -276,8 +276,8 @@ class Attempt:
             method.stage = state["stage"]
         # A batch is never larger than the data, and the learning rate is scaled by the batch that there is.
         batch_size = min(spec.recipe.batch_size, max(2, len(data.train)))
-        recipes = stage_recipes(dataclasses.replace(spec.recipe, batch_size=batch_size), method)
-        training = Training(method, optimizer_for(recipes[method.stage], method.trained()))
+        recipes = stage_recipes(dataclasses.replace(spec.recipe, batch_size=batch_size, accumulate=1), method)
+        training = Training(method, begin_stage(recipes[method.stage], method))
         if state is not None:
             training.load_state_dict(state)
         if choices.compile:
@@ -285,10 +285,14 @@ class Attempt:
 
         writer = self._writer = EpochWriter(self.run, thread)
 
+        def step_of(choices: Choices) -> Step | GuardedStep:
+            size = spec.recipe.micro_batch_size
+            return make_step(training, self._context, choices, self._take_ordinary_steps, micro_batch=size)
+
         def begin_stage2() -> Step | GuardedStep:
             method.begin_stage2()
-            training.optimizer = optimizer_for(recipes[-1], method.trained())
-            return make_step(training, self._context, self.choices, self._take_ordinary_steps)
+            training.optimizer = begin_stage(recipes[-1], method)
+            return step_of(self.choices)
 
         def on_epoch(images_per_second: float) -> None:
             writer.save(training, self.choices)
@@ -300,7 +304,7 @@ class Attempt:
 
         return Member(
             training,
-            make_step(training, self._context, choices, self._take_ordinary_steps),
+            step_of(choices),
             build_stages(recipes, steps_per_epoch),
             begin_stage2,
             self._context,
@@ -320,7 +324,7 @@ class Attempt:
         self._finish_writing()  # the thread writes the status, too
         self.run.write_status("running", choices=dataclasses.asdict(self.choices))
 
-    def finish(self, training: Training, data: ResidentSplits, teachers: list[dict[str, Any]]) -> None:
+    def finish(self, training: Training, data: PreparedSplits, teachers: list[dict[str, Any]]) -> None:
         """Writes the student and the result, after the files of the last epoch."""
         self._finish_writing()
         result = exported(self.run, training, data, teachers, self._context, self.choices, lockstep=self.lockstep)

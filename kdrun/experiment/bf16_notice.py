@@ -62,7 +62,7 @@ def _speeds(spec: Spec, device: torch.device, threads: int) -> list[Speed | None
     speeds = [next((speed for speed in known if network.is_of(speed)), None) for network in networks]
     if all(speeds):
         return speeds
-    trials = [Trial(network, spec.student, spec.dataset, spec.recipe.batch_size, threads) for network in networks]
+    trials = [Trial(network, spec.student, spec.dataset, spec.recipe.micro_batch_size, threads) for network in networks]
     with torch.random.fork_rng(devices=[]):
         try:
             timed, _ = time_networks(trials, device, seconds=TIMING_SECONDS)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
+from kdrun.distributed import num_ranks
 from kdrun.methods import Method as Method
 from kdrun.methods import shipped_methods
 from kdrun.methods.base import Needs, Pair, TrainingSet
@@ -193,30 +194,68 @@ def offered(spec: Spec, device: torch.device, labels: torch.Tensor | None = None
     return found
 
 
-def needs_of(spec: Spec) -> Needs:
-    """What a run's method asks of its teacher and of its batches, with its options; no data is loaded."""
+def examined_method(spec: Spec) -> Method:
+    """A run's method with its options, without a student; no data is loaded."""
     with without_data():
-        return build_method(spec.method, nn.Identity(), offered(spec, torch.device("meta"))).needs
+        return build_method(spec.method, nn.Identity(), offered(spec, torch.device("meta")))
+
+
+def needs_of(spec: Spec) -> Needs:
+    """What a run's method asks of its teacher and of its batches, with its options."""
+    return examined_method(spec).needs
 
 
 def check_batches(spec: Spec, needs: Needs) -> None:
-    """Whether a run's batches can be what its method asks for.
+    """Whether a run's batches can be what its method and its augmentation ask for.
 
     Raises:
-        ValueError: groups of one class in batches that cut them, or of examples that are not of one class.
+        ValueError: groups of one class, or pairs that are mixed, in batches that cut them; groups of examples that are
+            not of one class; or micro-batches on several ranks.
     """
-    size, groups = spec.recipe.batch_size, needs.per_class
+    recipe, groups = spec.recipe, needs.per_class
     name = method_class(spec.method).name
-    if size % groups:
+    if recipe.accumulate > 1 and num_ranks() > 1:
         raise ValueError(
-            f"recipe.batch_size={size}: must be a multiple of {groups}: method {name} asks for groups of {groups} "
+            f"recipe.accumulate={recipe.accumulate}: is for one device; with {num_ranks()} ranks must be 1"
+        )
+    size = f"recipe.batch_size={recipe.batch_size}"
+    parts = f"{size} / recipe.accumulate={recipe.accumulate}" if recipe.accumulate > 1 else size
+    if recipe.micro_batch_size % groups:
+        raise ValueError(
+            f"{parts}: must be a multiple of {groups}: method {name} asks for groups of {groups} "
             f"{spec.dataset.example}s of one class"
         )
+    if recipe.augmentation.mixes and recipe.batch_size % 2:
+        raise ValueError(f"{size}: must be even: images are mixed in pairs (mixup, cutmix)")
     if groups > 1 and spec.dataset.labels_each > 1:
         raise ValueError(
             f"dataset={spec.dataset.name}: has a label for every token, and method {name} asks for groups of "
             f"{spec.dataset.example}s of one class"
         )
+
+
+def check_labels(spec: Spec, method: Method) -> None:
+    """Whether a method's objective is defined for the labels that the recipe makes.
+
+    Raises:
+        ValueError: labels are smoothed or mixed, and its objective uses the class of an image.
+    """
+    recipe, problems = spec.recipe, []
+    if recipe.label_smoothing > 0 and method.label_kind == "hard":
+        problems.append(
+            f"label_smoothing={recipe.label_smoothing:g}: smooths the hard term (CE), and the objective of method "
+            f"{method.name} has none; must be 0"
+        )
+    alphas = {name: getattr(recipe.augmentation, name) for name in ("mixup_alpha", "cutmix_alpha")}
+    if recipe.augmentation.mixes and method.label_kind != "mixed":
+        problems += [
+            f"augmentation.{name}={alpha:g}: gives images two labels, and the objective of method {method.name} uses "
+            f"the class of an image; must be 0"
+            for name, alpha in alphas.items()
+            if alpha > 0
+        ]
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 def check_tasks(spec: Spec, needs: Needs) -> None:

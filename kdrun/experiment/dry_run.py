@@ -16,7 +16,6 @@ from typing import Literal
 import torch
 
 from kdrun.experiment.build import needs_of
-from kdrun.experiment.datasets import NOT_DECODED
 from kdrun.experiment.sizes import size_of, threads_for
 from kdrun.experiment.speeds import Network, Speed, known_speeds
 from kdrun.experiment.timing import Trial, time_networks
@@ -97,12 +96,10 @@ class Estimator:
     def line(self, spec: Spec, *, role: str) -> str:
         """The estimate in words."""
         cost = self.estimate(spec)
-        datasets = [run.dataset for run in (spec, *spec.all_before())]
-        has_id = not any(data.identity.startswith(NOT_DECODED) for data in datasets)
         epochs, steps = counted(spec.epochs_trained, "epoch"), counted(cost.steps, "step")
         return (
             f"{role} {spec.student.name} {method_class(spec.method).name} on {spec.dataset.name} "
-            f"({spec.run_id if has_id else 'run id not known'}): "
+            f"({spec.run_id}): "
             f"{cost.params:,} parameters, {cost.macs / 1e6:.2f} M MACs per {spec.dataset.example}, "
             f"{epochs} of {steps} at {1000 * cost.step_seconds:.0f} ms: "
             f"about {duration(cost.seconds)} on {self._device.type}"
@@ -132,7 +129,7 @@ class Estimator:
             threads = self._threads_of(spec)
             for run in (spec, *spec.teachers):
                 network = Network.of(spec, run.student, run.dataset)
-                trial = Trial(network, run.student, run.dataset, spec.recipe.batch_size, threads)
+                trial = Trial(network, run.student, run.dataset, spec.recipe.micro_batch_size, threads)
                 trials.setdefault((network, threads), trial)
         kept = {threads: known_speeds(self._device, threads) for _, threads in trials}
         found = {key: speed for key in trials if (speed := _kept(key[0], kept[key[1]]))}

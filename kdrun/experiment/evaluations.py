@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kdrun.data import DataError, Examples
-from kdrun.experiment.datasets import load_splits, make_resident
+from kdrun.experiment.datasets import prepare, settled_splits
 from kdrun.metrics import classification_metrics, expected_calibration_error
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Component, Spec
@@ -59,7 +59,8 @@ class Evaluation(ABC):
         """Evaluates a finished run.
 
         Args:
-            runner: has the run: `network(spec)`, `answers(spec, examples)`, `device`, `data_root`.
+            runner: has the run: `network(spec)`, `answers(spec, examples)`, `runtime`, `device`,
+                `data_root`.
             spec: of the run.
 
         Returns:
@@ -106,8 +107,8 @@ class OnTestSet(Evaluation):
         return test
 
     def evaluate(self, runner: Runner, spec: Spec) -> dict[str, Any]:
-        test = self.examples(load_splits(spec.dataset, runner.data_root).test)
-        examples = make_resident(test, spec.dataset, runner.device)
+        test = self.examples(settled_splits(spec.dataset, runner.runtime).test)
+        examples = prepare(test, spec.dataset, runner.runtime)
         logits, labels = runner.answers(spec, examples), examples.labels
         metrics = classification_metrics(logits, labels)
         figures = {"top-1": metrics["top1"], "ECE": metrics["ece"]}

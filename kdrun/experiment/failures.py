@@ -39,11 +39,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def out_of_memory(error: BaseException, *, batch_size: int, lockstep: int) -> MemoryError:
+def out_of_memory(error: BaseException, *, recipe: Recipe, lockstep: int) -> MemoryError:
     """The same failure with advice, and without the traceback that refers to tensors."""
     together = f", or runtime.sweep=one_by_one ({lockstep} students were trained together)" if lockstep > 1 else ""
     return MemoryError(
-        f"out of memory ({first_line(error)}). Try a smaller recipe.batch_size (it is {batch_size}){together}."
+        f"out of memory ({first_line(error)}). Try a smaller recipe.batch_size (it is {recipe.batch_size}), a larger "
+        f"recipe.accumulate (it is {recipe.accumulate}){together}."
     )
 
 

@@ -10,7 +10,7 @@ import torch
 
 from kdrun.experiment.build import build_student
 from kdrun.experiment.choices import Choices
-from kdrun.experiment.datasets import ResidentSplits
+from kdrun.experiment.datasets import PreparedSplits
 from kdrun.experiment.environment import environment, peak_memory_bytes, versions
 from kdrun.experiment.shares import recorded_shares
 from kdrun.experiment.sizes import size_of
@@ -21,6 +21,7 @@ from kdrun.models.cost import num_parameters
 from kdrun.store import checkpoint
 from kdrun.store.result import accuracies, describe
 from kdrun.store.run import Run
+from kdrun.training.averaging import ATTRIBUTE, averaged, averaged_name
 from kdrun.training.evaluation import evaluate
 from kdrun.training.trainer import Training
 
@@ -30,7 +31,7 @@ CPU = torch.device("cpu")
 def exported(
     run: Run,
     training: Training,
-    data: ResidentSplits,
+    data: PreparedSplits,
     teachers: list[dict[str, Any]],
     context: AbstractContextManager[None],
     choices: Choices,
@@ -42,6 +43,21 @@ def exported(
     Raises:
         RuntimeError: a network that was not trained here has outputs that are not finite.
     """
+    with averaged(training.method):
+        return _exported(run, training, data, teachers, context, choices, lockstep=lockstep)
+
+
+def _exported(
+    run: Run,
+    training: Training,
+    data: PreparedSplits,
+    teachers: list[dict[str, Any]],
+    context: AbstractContextManager[None],
+    choices: Choices,
+    *,
+    lockstep: int,
+) -> dict[str, Any]:
+    """See `exported`."""
     spec, student, device = run.spec, training.method.delivered(), data.test.labels.device
     # Without an epoch (weights from elsewhere, stop_epoch=0) nothing has been evaluated yet.
     untrained = {} if training.rows else data.evaluated()
@@ -62,6 +78,7 @@ def exported(
         },
         **accuracies(training.rows, metrics),
         "shares": recorded_shares(training.rows),
+        **({} if data.left_out is None else {"left_out": dict(zip(("train", "test"), data.left_out, strict=True))}),
         **_features(training.method),
         "train": {
             "seconds": training.seconds,
@@ -89,8 +106,9 @@ def restored_weights(run: Run) -> bytes | None:
         return None
     student = build_student(spec.student, spec.dataset)
     prefix = "student."
-    own = {name.removeprefix(prefix): value for name, value in state["method"].items() if name.startswith(prefix)}
-    student.load_state_dict(own)
+    tensors = state["method"]
+    own = {name: tensors.get(f"{ATTRIBUTE}.{averaged_name(name)}", tensors[name]) for name in tensors}
+    student.load_state_dict({name.removeprefix(prefix): own[name] for name in own if name.startswith(prefix)})
     content = checkpoint.as_safetensors(student)
     return content if sha256(content) == recorded else None
 

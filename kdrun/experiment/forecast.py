@@ -16,11 +16,18 @@ class Forecast:
     """Predicts seconds from the MACs of a run's steps.
 
     A run takes as many seconds per MAC as the command's trained runs of its network, else as all its trained runs.
+
+    Args:
+        devices: number of groups that are trained at a time.
+
+    Attributes:
+        trained: the groups trained so far: their runs, each with its number of epochs, and the seconds that they took.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, devices: int = 1) -> None:
+        self._devices = devices
         self._pending: dict[str, Spec] = {}
-        self._groups: list[tuple[list[tuple[Spec, int]], float]] = []
+        self.trained: list[tuple[list[tuple[Spec, int]], float]] = []
         self._macs_per_epoch: dict[str, float] = {}
 
     def expect(self, spec: Spec) -> None:
@@ -43,7 +50,7 @@ class Forecast:
         before, begun = [len(rows) for _, rows in runs], time.monotonic()
         yield
         trained = [(spec, len(rows) - done) for (spec, rows), done in zip(runs, before, strict=True)]
-        self._groups.append((trained, time.monotonic() - begun))
+        self.trained.append((trained, time.monotonic() - begun))
 
     def left(self, under_way: Collection[str] = ()) -> float | None:
         """The seconds of the pending runs but those under way, which are given by their run_ids.
@@ -55,7 +62,7 @@ class Forecast:
             return None  # and no size of a network is computed
         seconds: defaultdict[str, float] = defaultdict(float)
         macs: defaultdict[str, float] = defaultdict(float)
-        for runs, taken in self._groups:
+        for runs, taken in self.trained:
             works = [epochs * self._work(spec) for spec, epochs in runs]
             for (spec, _), work in zip(runs, works, strict=True):
                 seconds[spec.student.target] += taken * work / (sum(works) or 1)
@@ -64,7 +71,8 @@ class Forecast:
             return None
         mean = sum(seconds.values()) / sum(macs.values())
         rates = {network: seconds[network] / work for network, work in macs.items() if work}
-        return sum(spec.epochs_trained * self._work(spec) * rates.get(spec.student.target, mean) for spec in specs)
+        total = sum(spec.epochs_trained * self._work(spec) * rates.get(spec.student.target, mean) for spec in specs)
+        return total / self._devices
 
     def _work(self, spec: Spec) -> float:
         """MACs of an epoch: the student's forward pass and two gradients, and its teachers' forward passes."""

@@ -19,6 +19,9 @@ SHARE_OF_MEMORY = 0.5
 BYTES_PER_PARAMETER = 16
 """Weight, gradient and two moments of the optimiser, in float32."""
 
+BYTES_PER_AVERAGED_PARAMETER = 4
+"""Its moving average, where the recipe has one."""
+
 BYTES_PER_SAVED_PARAMETER = 12
 """Weight and two moments in the copy that is being written, in the host's memory."""
 
@@ -100,9 +103,11 @@ def member_bytes(spec: Spec, device: torch.device) -> int:
     with without_data():
         student = build_student(spec.student, data)
     size = BYTES_PER_PARAMETER + (BYTES_PER_SAVED_PARAMETER if device.type == "cpu" else 0)
+    if spec.recipe.ema_decay is not None:
+        size += BYTES_PER_AVERAGED_PARAMETER * (2 if device.type == "cpu" else 1)
     kept = size * num_parameters(student)
     if device.type == "cuda":
-        kept += needs_of(spec).views * spec.recipe.batch_size * saved_bytes(student, data.shape, data.dtype)
+        kept += needs_of(spec).views * spec.recipe.micro_batch_size * saved_bytes(student, data.shape, data.dtype)
     return kept
 
 

@@ -10,10 +10,8 @@ batches and precision, on the same kind of device, with the same threads, memory
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,12 @@ from torch import Tensor
 
 from kdrun.experiment.choices import Choices
 from kdrun.experiment.environment import device_name
-from kdrun.files import sha256, sweep, write_json
+from kdrun.files import remove_tree, sha256, sweep, write_json
 from kdrun.log import log
 from kdrun.methods import Needs
 from kdrun.spec.spec import Spec
 from kdrun.store import checkpoint
+from kdrun.store.cleaning import size_of
 from kdrun.store.run import Run
 
 CPU = torch.device("cpu")
@@ -40,7 +39,7 @@ def replay_key(spec: Spec, needs: Needs, teacher: Run, device: torch.device, cho
         "teacher": teacher.spec.run_id,
         "weights": teacher.result()["student"]["weights_sha256"],
         "dataset": vars(spec.dataset),
-        "augmentation": dataclasses.asdict(spec.recipe.augmentation),
+        "augmentation": spec.recipe.augmentation.changed(),
         "batch_size": spec.recipe.batch_size,
         "views": needs.views,
         "per_class": needs.per_class,
@@ -75,15 +74,13 @@ class LogitCache:
         Returns:
             Whether they fit now.
         """
-        sizes = {
-            path.parent: sum(file.stat().st_size for file in path.parent.iterdir())
-            for path in sorted(self._directory.glob("*/key.json"), key=lambda path: path.stat().st_mtime)
-        }
+        paths = sorted(self._directory.glob("*/key.json"), key=_last_use)
+        sizes = {path.parent: size_of(path.parent) for path in paths}
         for directory in [directory for directory in sizes if directory != keep]:
             if sum(sizes.values()) + size <= self.limit_bytes:
                 break
             log.info("%s, unused for the longest time, makes room for other teachers' logits", directory)
-            shutil.rmtree(directory)
+            remove_tree(directory)
             del sizes[directory]
         return sum(sizes.values()) + size <= self.limit_bytes
 
@@ -140,6 +137,14 @@ class CachedLogits:
 
     def _path(self, epoch: int) -> Path:
         return self._directory / f"{epoch + 1:04}.pt"
+
+
+def _last_use(key: Path) -> float:
+    """When a recording was last used; 0 where another process has removed it."""
+    try:
+        return key.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _is_epoch(kept: dict[str, Any]) -> bool:

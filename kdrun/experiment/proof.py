@@ -24,13 +24,15 @@ from kdrun.experiment.build import build_method, build_student, conversion, offe
 from kdrun.experiment.choices import Choices, cache_home
 from kdrun.experiment.environment import cpu_name, cuda_versions, device_name
 from kdrun.experiment.failures import first_line
-from kdrun.experiment.stages import optimizer_for, stage_recipes
+from kdrun.experiment.stages import begin_stage, stage_recipes
 from kdrun.experiment.steps import make_step
 from kdrun.experiment.timing import random_examples
 from kdrun.files import DamagedError, read_record, sha256, write_record
 from kdrun.log import log
 from kdrun.methods.base import Batch, Method, Needs
+from kdrun.mixed import Mixed
 from kdrun.seeds import mix, seed_global_generators
+from kdrun.spec.augmentation import Augmentation
 from kdrun.spec.spec import Recipe, Spec
 from kdrun.training.cuda_graphs import WARM_UP_STEPS, GraphedTeacher, NotCapturableError
 from kdrun.training.precision import autocast, on_device, synchronize, use_nchw_on_small_maps
@@ -55,6 +57,12 @@ NOISE_FACTOR = 4.0
 
 LARGEST_BOUND = 0.9
 """... but never more than this: a way that does nothing differs by 1."""
+
+OF_A_STEP = (
+    *("batch_size", "accumulate", "optimizer", "nesterov", "decay_norm_and_bias", "clip_norm", "max_norm", "ema_decay"),
+    "label_smoothing",
+)
+"""Fields of a recipe that decide what a step computes, learning rates and weight decay apart."""
 
 NOT_FINITE = 1e30
 """Stands for a difference that is not a finite number."""
@@ -214,8 +222,8 @@ def _trained(
     for recipe in stage_recipes(spec.recipe, method):
         if recipe is spec.recipe and method.stage1_epochs:
             method.begin_stage2()
-        training = Training(method, optimizer_for(recipe, method.trained()))
-        step = make_step(training, context, choices, mode=mode)
+        training = Training(method, begin_stage(recipe, method))
+        step = make_step(training, context, choices, micro_batch=spec.recipe.micro_batch_size, mode=mode)
         teacher = _teacher(spec, teachers, method.needs, device, precision, captured=choices.cuda_graphs)
         method.train()
         before = _state(method)
@@ -280,7 +288,19 @@ def _batch(spec: Spec, method: Method, number: int, device: torch.device) -> Bat
     y, index = y.repeat(needs.views), index.repeat(needs.views)
     generator = torch.Generator(device)
     generator.manual_seed(seed)
-    return Batch(x, y, index, epoch=0, step=number, progress=0.0, generator=generator, views=needs.views)
+    mixed = Mixed(y.roll(1), torch.rand(y.shape, device=device)) if spec.recipe.augmentation.mixes else None
+    return Batch(
+        x,
+        y,
+        index,
+        epoch=0,
+        step=number,
+        progress=0.0,
+        generator=generator,
+        views=needs.views,
+        mixed=mixed,
+        label_smoothing=spec.recipe.label_smoothing,
+    )
 
 
 def _teacher(
@@ -349,9 +369,11 @@ def _directory() -> Path:
 def _name(spec: Spec, choices: Choices, device: torch.device) -> str:
     """The name of a proof's file: a hash of what a step is computed from and with, without learning rate and seed."""
     recipe = spec.recipe
-    steps = {name: getattr(recipe, name) for name in ("batch_size", "optimizer", "nesterov", "clip_norm", "max_norm")}
+    steps = {name: getattr(recipe, name) for name in OF_A_STEP}
+    law = Augmentation(mixup_alpha=1.0) if recipe.augmentation.mixes else Augmentation()
+    bare_recipe = Recipe(**steps, augmentation=law)
     teachers = tuple(Spec(each.dataset, each.student, spec.method) for each in spec.teachers)
-    bare = Spec(spec.dataset, spec.student, spec.method, Recipe(**steps), precision=spec.precision, teachers=teachers)
+    bare = Spec(spec.dataset, spec.student, spec.method, bare_recipe, precision=spec.precision, teachers=teachers)
     key = {
         "spec": bare.canonical(),
         "choices": dataclasses.asdict(choices),

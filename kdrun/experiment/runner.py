@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Literal
@@ -13,11 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kdrun.data import Resident, TrainingViews
+from kdrun.data import TrainingViews
 from kdrun.experiment.attempt import Attempt, Outcome, Request
 from kdrun.experiment.build import needs_of
 from kdrun.experiment.choices import Choices, choose, recorded_choices, small_maps_in_nchw
-from kdrun.experiment.datasets import ResidentSplits, load_resident
+from kdrun.experiment.datasets import Prepared, PreparedSplits, prepare_splits
 from kdrun.experiment.environment import free_memory, reset_peak_memory
 from kdrun.experiment.forecast import Forecast
 from kdrun.experiment.lockstep import check_lockstep, lockstep_groups
@@ -30,6 +30,7 @@ from kdrun.experiment.sizes import threads_for
 from kdrun.experiment.speeds import keep_speed
 from kdrun.experiment.teachers import load_teacher, teacher_source
 from kdrun.log import counted, log
+from kdrun.spec.augmentation import Augmentation
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
@@ -48,11 +49,11 @@ class Runner:
 
     def __init__(self, store: Store, runtime: Runtime, *, weight_files: Mapping[str, Path] | None = None) -> None:
         self.store = store
-        self._runtime = runtime
+        self.runtime = runtime
         self._weight_files = weight_files or {}
         self._all_threads = torch.get_num_threads()
         self._known_choices: dict[str, Choices] = {}
-        self._data: tuple[DatasetSpec, ResidentSplits] | None = None
+        self._data: tuple[DatasetSpec, Augmentation, PreparedSplits] | None = None
         self._assessed: set[str] = set()
         self._announced: dict[str, Spec] = {}
         self._trained: list[Run] = []
@@ -68,7 +69,7 @@ class Runner:
 
     def execute_all(
         self, requests: Sequence[Request], *, before: int = 0, total: int | None = None
-    ) -> Iterator[tuple[Request, Outcome | Exception]]:
+    ) -> Generator[tuple[Request, Outcome | Exception], None, None]:
         """Executes runs in groups that share views and teacher (`runtime.sweep`).
 
         Args:
@@ -79,24 +80,44 @@ class Runner:
         Yields:
             Each request, numbered, with its outcome or its failure, as its group ends.
         """
+        for group in self.groups(requests, before=before, total=total):
+            yield from zip(group, self.execute_group(group), strict=True)
+
+    def groups(
+        self, requests: Sequence[Request], *, before: int = 0, total: int | None = None, at_least: int = 1
+    ) -> list[list[Request]]:
+        """Announces and numbers runs, and divides them into groups, in lockstep finished runs first.
+
+        Args:
+            requests: the runs.
+            before: as of `execute_all`.
+            total: as of `execute_all`.
+            at_least: number of unfinished groups, as far as there are as many runs: larger ones are halved.
+        """
         self.announce(request.spec for request in requests)
         by_id = {request.spec.run_id: request for request in requests}
         specs = [request.spec for request in by_id.values()]
         groups = [[spec] for spec in specs]
-        if self._runtime.sweep == "lockstep":
+        if self.runtime.sweep == "lockstep":
             missing = [spec for spec in specs if not self.store.run(spec).finished]
-            groups = [[spec] for spec in specs if spec not in missing]
-            groups += lockstep_groups(missing, self._ordinary, self._runtime.device)
-        number = itertools.count(before + 1)
-        for group in groups:
-            members = [
-                dataclasses.replace(by_id[spec.run_id], number=next(number), total=total or len(specs))
-                for spec in group
-            ]
-            ended = self.execute_together(members)
-            if any(isinstance(end, Exception) for end in ended):
-                free_memory(self._runtime.device)
-            yield from zip(members, ended, strict=True)
+            together = lockstep_groups(missing, self._ordinary, self.runtime.device)
+            while len(together) < min(at_least, len(missing)):
+                largest = max(together, key=len)
+                half, place = (len(largest) + 1) // 2, together.index(largest)
+                together[place : place + 1] = [largest[:half], largest[half:]]
+            groups = [[spec] for spec in specs if spec not in missing] + together
+        number, total = itertools.count(before + 1), total or len(specs)
+        return [
+            [dataclasses.replace(by_id[spec.run_id], number=next(number), total=total) for spec in group]
+            for group in groups
+        ]
+
+    def execute_group(self, requests: Sequence[Request]) -> list[Outcome | Exception]:
+        """As `execute_together`; frees the memory of failed runs."""
+        ended = self.execute_together(requests)
+        if any(isinstance(end, Exception) for end in ended):
+            free_memory(self.runtime.device)
+        return ended
 
     def execute_together(self, requests: Sequence[Request]) -> list[Outcome | Exception]:
         """Executes runs of the same views, and of the same teacher if they have one, in lockstep.
@@ -110,7 +131,7 @@ class Runner:
         """
         check_lockstep([(request.spec, self._ordinary(request.spec)) for request in requests])
         self.announce(request.spec for request in requests)
-        device = self._runtime.device
+        device = self.runtime.device
         attempts = [Attempt(request, self.store.run(request.spec), device) for request in requests]
         for attempt in attempts:
             with attempt.isolated_failure():  # a damaged result
@@ -142,7 +163,7 @@ class Runner:
         assert examples is not None, "preflight requires a held-out split"
         return self.answers(spec, examples), examples.labels
 
-    def answers(self, spec: Spec, examples: Resident) -> Tensor:
+    def answers(self, spec: Spec, examples: Prepared) -> Tensor:
         """The logits `[N, K]`, float32, of a finished run's network on any examples."""
         return predict(self.network(spec), examples, autocast(self.device, spec.precision))
 
@@ -162,20 +183,24 @@ class Runner:
             small_maps_nchw=self._ordinary(spec).small_maps_nchw,
         )
 
-    def data(self, dataset: DatasetSpec) -> ResidentSplits:
-        """A dataset on the device; the last one is kept, since the runs of a sweep share it."""
-        if self._data is None or self._data[0] != dataset:
+    def data(self, dataset: DatasetSpec, augmentation: Augmentation | None = None) -> PreparedSplits:
+        """A dataset for training with an augmentation, or for evaluation; the last one is kept for the next run."""
+        if self._data is not None and self._data[0] == dataset and augmentation in (None, self._data[1]):
+            return self._data[2]
+        if self._data is not None:
+            self._data[2].close()
             self._data = None  # free the old one first
-            self._data = (dataset, load_resident(dataset, self.data_root, self.device))
-        return self._data[1]
+        augmentation = augmentation or Augmentation()
+        self._data = (dataset, augmentation, prepare_splits(dataset, self.runtime, augmentation))
+        return self._data[2]
 
     @property
     def device(self) -> torch.device:
-        return self._runtime.device
+        return self.runtime.device
 
     @property
     def data_root(self) -> Path:
-        return self._runtime.data_root
+        return self.runtime.data_root
 
     def plan(self, specs: Sequence[Spec]) -> str:
         """The numbers of runs and of their teachers, and how many of them are finished."""
@@ -197,10 +222,8 @@ class Runner:
                     log.info("taught by %s", teacher.run.origin())
                 self._report_weakness(teacher, [attempt.run.spec for attempt in taught])
             except Exception as error:  # recorded in the teacher's log and status
-                place = self.store.run(spec).directory
-                failure = RuntimeError(f"its teacher {place} failed: {type(error).__name__}: {error}")
                 for attempt in taught:
-                    attempt.ended = failure
+                    attempt.ended = self.failed_before(attempt.run.spec, spec, error)
                 break
         return teachers
 
@@ -221,16 +244,22 @@ class Runner:
             try:
                 self.execute(start)
             except Exception as error:
-                place = self.store.run(start).directory
-                attempt.ended = RuntimeError(f"{place}, where it starts, failed: {type(error).__name__}: {error}")
+                attempt.ended = self.failed_before(attempt.run.spec, start, error)
+
+    def failed_before(self, spec: Spec, earlier: Spec, error: Exception) -> RuntimeError:
+        """The failure of a run whose teacher, or the run that it starts from, has failed."""
+        place = self.store.run(earlier).directory
+        what = f"its teacher {place}" if earlier in spec.teachers else f"{place}, where it starts,"
+        return RuntimeError(f"{what} failed: {type(error).__name__}: {error}")
 
     def _train(self, attempts: Sequence[Attempt], teachers: Mapping[str, Outcome]) -> None:
         """Trains opened attempts; a failure of what they share ends them all."""
-        spec, device = attempts[0].run.spec, self._runtime.device
+        spec, device = attempts[0].run.spec, self.runtime.device
         for attempt in attempts:
             attempt.lockstep = len(attempts)
-        with _shared_failure(attempts), writing_thread() as thread:
-            data = self.data(spec.dataset)
+        with _shared_failure(attempts), writing_thread() as thread, contextlib.ExitStack() as stack:
+            data = self.data(spec.dataset, spec.recipe.augmentation)
+            stack.callback(data.close)
             views = _views(data, spec)
             torch.set_num_threads(self._ordinary(spec).threads)
             progress = TrainingProgress(
@@ -261,7 +290,7 @@ class Runner:
     def _build(
         self,
         attempts: Sequence[Attempt],
-        data: ResidentSplits,
+        data: PreparedSplits,
         steps_per_epoch: int,
         progress: TrainingProgress,
         thread: Executor,
@@ -282,7 +311,7 @@ class Runner:
         return members
 
     def _teacher_source(
-        self, members: Mapping[Attempt, Member], teachers: Mapping[str, Outcome], data: ResidentSplits
+        self, members: Mapping[Attempt, Member], teachers: Mapping[str, Outcome], data: PreparedSplits
     ) -> TeacherSource | None:
         """The teacher, or the teachers, of a group; None without. Their failure ends the attempts that they teach."""
         taught = {attempt: member for attempt, member in members.items() if attempt.run.spec.teachers}
@@ -294,7 +323,7 @@ class Runner:
                 needs = [member.training.method.needs for member in taught.values()]
                 runs = [teachers[teacher.run_id].run for teacher in specs[0].teachers]
                 choices = next(iter(taught)).choices
-                return teacher_source(runs, specs, needs, data, self._runtime, choices)
+                return teacher_source(runs, specs, needs, data, self.runtime, choices)
         return None
 
     def announce(self, specs: Iterable[Spec]) -> None:
@@ -307,7 +336,7 @@ class Runner:
 
     def _drop_checkpoints(self) -> None:
         """Drops the checkpoints of runs trained here, except those from which an announced run will continue."""
-        if self._runtime.keep == "all":
+        if self.runtime.keep == "all":
             return
         for run in self._trained:
             longer = (spec for spec in self._announced.values() if begins(run.spec, spec))
@@ -317,12 +346,12 @@ class Runner:
     def _ordinary(self, spec: Spec) -> Choices:
         """A run's recorded choices, else new ones, without fast ways; cached, since counting MACs is slow."""
         if spec.run_id not in self._known_choices:
-            recorded, device = recorded_choices(self.store.run(spec)), self._runtime.device
+            recorded, device = recorded_choices(self.store.run(spec)), self.runtime.device
             self._known_choices[spec.run_id] = (
                 recorded.ordinary
                 if recorded
                 else Choices(
-                    self._runtime.threads or threads_for(spec, device, self._all_threads),
+                    self.runtime.threads or threads_for(spec, device, self._all_threads),
                     small_maps_nchw=small_maps_in_nchw(spec, device),
                 )
             )
@@ -332,7 +361,7 @@ class Runner:
         """A run's recorded choices, else new ones."""
         torch.set_num_threads(self._ordinary(spec).threads)
         recorded = recorded_choices(self.store.run(spec), to_train=True)
-        return recorded or proved(spec, choose(spec, self._runtime), self._runtime.device)
+        return recorded or proved(spec, choose(spec, self.runtime), self.runtime.device)
 
 
 def _pending(attempts: Iterable[Attempt]) -> list[Attempt]:
@@ -350,7 +379,7 @@ def _shared_failure(attempts: Sequence[Attempt]) -> Iterator[None]:
             attempt.fail(error)
 
 
-def _views(data: ResidentSplits, spec: Spec) -> TrainingViews:
+def _views(data: PreparedSplits, spec: Spec) -> TrainingViews:
     """The batches that the members of a group share."""
     needs = needs_of(spec)
     return TrainingViews(

@@ -13,6 +13,7 @@ import torch
 from kdrun.training.precision import resolve_device
 
 MOST_THREADS = 1024
+MOST_WORKERS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class Computation:
         sweep: `lockstep` trains runs that share their views and their teacher together, `one_by_one` each alone.
         compile: `torch.compile` of the student: off, auto or on.
         cuda_graphs: capture of whole steps on CUDA: off, auto or on.
+        workers: processes that read images where these are streamed, 0 to `MOST_WORKERS`; 0 is the run's own process,
+            None is `kdrun.data.default_processes`.
         replay_gb: how many gigabytes (10^9 bytes) of teachers' logits are kept for later runs; 0 keeps none.
         keep: what a finished run keeps of its training: `weights` alone, or `all`, its checkpoints too.
 
@@ -35,6 +38,7 @@ class Computation:
     sweep: Literal["lockstep", "one_by_one"] = "lockstep"
     compile: Literal["off", "auto", "on"] = "auto"
     cuda_graphs: Literal["off", "auto", "on"] = "auto"
+    workers: int | None = None
     replay_gb: float = 10.0
     keep: Literal["weights", "all"] = "weights"
 
@@ -42,6 +46,8 @@ class Computation:
         problems = []
         if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
             problems.append(f"threads={self.threads}: must be null, or from 1 to {MOST_THREADS}")
+        if self.workers is not None and not 0 <= self.workers <= MOST_WORKERS:
+            problems.append(f"workers={self.workers}: must be null, or from 0 to {MOST_WORKERS}")
         if not 0 <= self.replay_gb < math.inf:
             problems.append(f"replay_gb={self.replay_gb}: must be a finite number of gigabytes, at least 0")
         if problems:
@@ -53,9 +59,12 @@ class Runtime(Computation):
     """The settings that all runs of a command share.
 
     Attributes:
-        device: of the computation.
+        device: of the computation; the first of `devices`, if there are any.
+        devices: on which the runs of a command are executed side by side; empty is one after the other on `device`.
         data_root: directory of datasets, also of downloads.
         output_root: directory of runs, sweeps, tables and recorded logits.
+        places: options of the dataset's loader that say where the data is, beside `data_root`, by name.
+        resident: whether encoded images are decoded into memory; `auto` where they fit.
         auto_device: whether the device was left to the rule (`resolve_device`).
         auto_precision: whether the runs' precision was left to the rule (`resolve_precision`).
     """
@@ -63,6 +72,9 @@ class Runtime(Computation):
     device: torch.device
     data_root: Path
     output_root: Path
+    devices: tuple[torch.device, ...] = ()
+    places: tuple[tuple[str, str | None], ...] = ()
+    resident: bool | Literal["auto"] = "auto"
     auto_device: bool = field(default=False, compare=False)
     auto_precision: bool = field(default=False, compare=False)
 

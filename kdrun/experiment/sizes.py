@@ -46,4 +46,4 @@ def size_of(network: Component, data: DatasetSpec) -> Size:
 def threads_for(spec: Spec, device: torch.device, available: int) -> int:
     """The CPU threads for a run, by the size of its step: see `resolve_threads`."""
     macs = sum(size_of(run.student, run.dataset).macs for run in (spec, *spec.teachers))
-    return resolve_threads(macs * needs_of(spec).views * spec.recipe.batch_size, device, available)
+    return resolve_threads(macs * needs_of(spec).views * spec.recipe.micro_batch_size, device, available)

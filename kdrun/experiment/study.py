@@ -40,7 +40,8 @@ class SharedStudy:
         with self._alone():
             try:
                 self.study = optuna.create_study(
-                    storage=JournalStorage(JournalFileBackend(str(directory / JOURNAL))),
+                    # Optuna's lock is a link to the journal, and expires by its time: it must lead there.
+                    storage=JournalStorage(JournalFileBackend(str(directory.absolute() / JOURNAL))),
                     pruner=optuna.pruners.MedianPruner(),
                     study_name=directory.name,
                     direction="maximize",

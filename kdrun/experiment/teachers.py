@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdrun.data import Resident
+from kdrun.data import StreamedImages
 from kdrun.experiment.build import build_student, check_tasks, conversion
 from kdrun.experiment.choices import Choices
-from kdrun.experiment.datasets import ResidentSplits, load_test
+from kdrun.experiment.datasets import Prepared, PreparedSplits, prepare, settled_splits
 from kdrun.experiment.logit_cache import LogitCache, replay_key
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.weights import load_weights
 from kdrun.files import DamagedError, read_record, sweep, write_record
-from kdrun.log import log
+from kdrun.log import counted, log
 from kdrun.methods import Needs
 from kdrun.methods.base import together
 from kdrun.metrics import num_correct
@@ -37,7 +37,7 @@ TOLERANCE = 1.0
 """Points of top-1 by which it may differ there from its result."""
 
 
-def probe_top1(model: nn.Module, test: Resident, context: Any) -> float:
+def probe_top1(model: nn.Module, test: Prepared, context: Any) -> float:
     """Top-1 in percent on the first 1,000 test examples, or on all where there are fewer."""
     logits = predict(model, test, context, limit=PROBE_EXAMPLES)
     return 100 * num_correct(logits, test.labels[: len(logits)]).item() / len(logits)
@@ -58,7 +58,7 @@ def recorded_weights(run: Run) -> dict[str, Tensor]:
 
 
 def load_teacher(
-    run: Run, test: Callable[[], Resident], device: torch.device, precision: str, *, small_maps_nchw: bool
+    run: Run, test: Callable[[], Prepared], device: torch.device, precision: str, *, small_maps_nchw: bool
 ) -> nn.Module:
     """The network a finished run trained, on the device.
 
@@ -106,7 +106,7 @@ def teacher_source(
     teachers: Sequence[Run],
     students: Sequence[Spec],
     needs: Sequence[Needs],
-    data: ResidentSplits,
+    data: PreparedSplits,
     runtime: Runtime,
     choices: Choices,
 ) -> TeacherSource:
@@ -129,7 +129,7 @@ def _source(
     teacher: Run,
     student: Spec,
     needs: Needs,
-    data: ResidentSplits,
+    data: PreparedSplits,
     runtime: Runtime,
     choices: Choices,
     *,
@@ -140,8 +140,10 @@ def _source(
     seen, known = student.dataset, teacher.spec.dataset
     same_task, same_views = seen.same_task(known), seen.same_views(known)
 
-    def test() -> Resident:
-        return data.test if same_task and same_views else load_test(known, runtime.data_root, device)
+    def test() -> Prepared:
+        if same_task and same_views:
+            return data.test
+        return prepare(settled_splits(known, runtime).test, known, runtime)
 
     model = load_teacher(teacher, test, device, student.precision, small_maps_nchw=choices.small_maps_nchw)
     kind = GraphedTeacher if choices.cuda_graphs else LiveTeacher
@@ -161,8 +163,17 @@ def _source(
     if not replays(needs):
         log.info("teacher %s is not cached: the method uses its features or weights", teacher.directory)
         return live
+    num_rows = needs.views * len(data.train)
+    kept_epochs = epochs if isinstance(data.train, StreamedImages) else 1
+    size = kept_epochs * num_rows * len(seen.outputs) * (2 if student.precision == "bf16" else 4)
+    if size > 1e9 * runtime.replay_gb:
+        log.info(
+            "teacher %s is not cached: its logits of %s take %.1f GB, runtime.replay_gb=%g is the limit",
+            *(teacher.directory, counted(kept_epochs, "epoch"), size / 1e9, runtime.replay_gb),
+        )
+        return live
     cache = LogitCache(runtime.output_root, 1e9 * runtime.replay_gb)
     cached = cache.recording(replay_key(student, needs, teacher, device, choices))
     if count := cached.num_kept(epochs):
         log.info("teacher %s: logits of %d/%d epochs found in the cache", teacher.directory, count, epochs)
-    return ReplayTeacher(live, cached, num_rows=needs.views * len(data.train))
+    return ReplayTeacher(live, cached, num_rows=num_rows)

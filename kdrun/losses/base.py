@@ -104,10 +104,34 @@ def check_logits(logits: Tensor, labels: Tensor | None = None) -> None:
 
 
 @full_precision
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy H(q, p) of logits `[N, K]` with the hard labels `[N]`, in nats."""
+def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy H(q, p) of logits `[N, K]` with the labels `[N]`, in nats.
+
+    With `label_smoothing` s in [0, 1] the target q is `(1 - s)` times the label's one-hot vector plus `s / K`.
+    """
     check_logits(logits, labels)
-    return F.cross_entropy(logits, labels)
+    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+
+@full_precision
+def mixed_cross_entropy(
+    logits: Tensor, labels: Tensor, others: Tensor, weight: Tensor, *, label_smoothing: float = 0.0
+) -> Tensor:
+    """Mean cross-entropy with two labels of each image (mixup: Zhang et al. 2018; cutmix: Yun et al. 2019).
+
+    Args:
+        logits: `[N, K]`.
+        labels: `[N]`, int64.
+        others: the second labels, `[N]`, int64.
+        weight: of the first label, `[N]`, in [0, 1]; that of the second is `1 - weight`.
+        label_smoothing: of the mixture, see `cross_entropy`.
+    """
+    check_logits(logits, labels)
+    check_logits(logits, others)
+    first, second = (
+        F.cross_entropy(logits, each, reduction="none", label_smoothing=label_smoothing) for each in (labels, others)
+    )
+    return (weight * first + (1 - weight) * second).mean()
 
 
 def kl(log_target: Tensor, logits: Tensor, kl_reduction: str) -> Tensor:

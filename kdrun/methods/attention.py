@@ -31,6 +31,8 @@ class AT(Distillation):
     label = "AT"
     knowledge = "feature"
     needs = Needs(logits=True, any_task=True)
+    label_kind = "mixed"
+    whole_batch = False
 
     def __init__(
         self,

@@ -14,13 +14,15 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from kdrun import losses
-from kdrun.methods.facts import INJECTED, Facts, Knowledge, Options, added
+from kdrun.distributed import Part
+from kdrun.methods.facts import INJECTED, Facts, Knowledge, LabelKind, Options, added
+from kdrun.mixed import Mixed
 from kdrun.taps import Outline, tapped
 
 
@@ -129,13 +131,16 @@ class Batch:
 
     Attributes:
         x: images `[N, C, H, W]`, float32, normalised; or sequences of tokens `[N, L]`, int64.
-        y: labels `[N]`, int64.
+        y: labels `[N]`, int64; of a mixed image that of its own, unmixed image.
         index: positions `[N]` in the training set, int64.
         epoch: counted from 0 over the whole run.
         step: counted from 0 within the epoch.
         progress: completed share of the schedule of the method's stage, in [0, 1).
         generator: on the device of x, seeded from (seed, epoch, step): for a method's own draws.
         views: of each image, see `Needs.views`: `batch.x.chunk(batch.views)` has one view of all images each.
+        mixed: the second labels of images mixed in pairs; None where images are not mixed.
+        label_smoothing: the recipe's, in [0, 1).
+        divided: what these rows are of a batch that is divided over ranks; None where they are all of it.
     """
 
     x: Tensor
@@ -146,6 +151,24 @@ class Batch:
     progress: float
     generator: torch.Generator
     views: int = 1
+    mixed: Mixed | None = None
+    label_smoothing: float = 0.0
+    divided: Part | None = None
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """The hard term: the mean cross-entropy of logits `[N, K]` with the labels, smoothed and mixed as they are.
+
+        With smoothing of `s` the target is `(1 - s) q + s / K`, q the label or the mixture of two.
+        """
+        if self.mixed is None:
+            return losses.cross_entropy(logits, self.y, label_smoothing=self.label_smoothing)
+        return losses.mixed_cross_entropy(logits, self.y, *self.mixed, label_smoothing=self.label_smoothing)
+
+    def part(self, images: slice) -> Self:
+        """The batch of some of its images, with all their views."""
+        cut = functools.partial(part_of, images=images, views=self.views, count=len(self.index) // self.views)
+        mixed = self.mixed and Mixed(*map(cut, self.mixed))
+        return dataclasses.replace(self, x=cut(self.x), y=cut(self.y), index=cut(self.index), mixed=mixed)
 
 
 @dataclass(frozen=True)
@@ -165,6 +188,22 @@ class TeacherOutput:
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     members: Tensor | None = None
     same_task: bool = True
+
+    def part(self, images: slice, views: int, count: int) -> TeacherOutput:
+        """The output for some of the batch's `count` images, with all their views."""
+        cut = functools.partial(part_of, images=images, views=views, count=count)
+        return dataclasses.replace(
+            self,
+            logits=cut(self.logits),
+            features={tap: cut(feature) for tap, feature in self.features.items()},
+            members=None if self.members is None else torch.stack([cut(member) for member in self.members]),
+        )
+
+
+def part_of(rows: Tensor, *, images: slice, views: int, count: int) -> Tensor:
+    """The rows of some images of a batch, whose rows are view by view and image by image; an image can have several."""
+    found: Tensor = rows.unflatten(0, (views, count, -1))[:, images].flatten(0, 2)
+    return found
 
 
 NO_TEACHER = TeacherOutput(torch.empty(0, 0))
@@ -221,15 +260,24 @@ class Method(Facts, nn.Module, ABC):
     Attributes:
         needs: requirements of the teacher and the batches; complete once the method is built.
         taps: the student's, whose features `objective` gets.
+        label_kind: the labels for which the objective is defined. `hard`: one class each. `smoothed`: its hard term is
+            `Batch.cross_entropy`, which the recipe can smooth; other terms may use the class, `Batch.y`. `mixed`: it
+            uses labels in `Batch.cross_entropy` alone, so images can be mixed in pairs.
         stage: 0, or 1 once the second of two stages has begun.
         stage1_epochs: length of a first stage before the one of `recipe.epochs`; 0 where there is none. A method that
             can have two stages has an option of this name.
         notices: what the user should know of the method as it is built, one line each.
         doubtful: terms whose share of the gradient is a notice as soon as it is measured.
+        whole_batch: whether `objective` must see all images of a batch. False where it is a mean over the images, each
+            of which needs nothing of the others and draws nothing from `Batch.generator`: then each of several ranks
+            computes it on its own images. Else the outputs of all ranks are gathered, and each computes all of it.
+            Every class says so itself: it is not inherited.
     """
 
     needs: Needs = Needs()
+    whole_batch: bool = True
     taps: tuple[str, ...] = ()
+    label_kind: LabelKind = "hard"
     notices: tuple[str, ...] = ()
     stage: int = 0
     stage1_epochs: int = 0
@@ -237,6 +285,8 @@ class Method(Facts, nn.Module, ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "whole_batch" not in vars(cls):
+            cls.whole_batch = True
         if "name" in vars(cls) and "label" not in vars(cls):
             cls.label = cls.name
 
@@ -336,6 +386,7 @@ class Distillation(Method):
 
     knowledge: ClassVar[Knowledge] = "response"
     needs = Needs(logits=True)
+    label_kind: LabelKind = "smoothed"
     term: ClassVar[str] = ""
     alone: ClassVar[tuple[str, ...]] = ("weight", "hard_weight")
     hard_weight: float = 1.0
@@ -349,7 +400,7 @@ class Distillation(Method):
                 setattr(self, name, value)
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
-        ce = losses.cross_entropy(student.logits, batch.y)
+        ce = batch.cross_entropy(student.logits)
         term = self.distill(student, batch, NO_TEACHER if teacher is None else teacher)
         name = self.term or self.name
         return Objective.of(student.logits, {"ce": ce, name: term}, {"ce": self.hard_weight, name: self.weight})

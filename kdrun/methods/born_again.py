@@ -45,6 +45,8 @@ class BornAgain(Distillation):
         losses.check_choice("variant", variant, VARIANTS)
         self.generation = generation
         self.variant = variant
+        self.label_kind = "smoothed" if variant == "cwtm" else "mixed"
+        self.whole_batch = variant != "kd"  # cwtm divides by a sum over the images, dkpp draws
 
     def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         if self.variant == "cwtm":

@@ -25,6 +25,7 @@ class DIST(Distillation):
 
     name = "dist"
     label = "DIST"
+    label_kind = "mixed"
 
     def __init__(
         self,

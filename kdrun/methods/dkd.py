@@ -26,6 +26,7 @@ class DKD(Distillation):
 
     name = "dkd"
     label = "DKD"
+    whole_batch = False
 
     def __init__(
         self,

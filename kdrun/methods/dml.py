@@ -33,6 +33,8 @@ class DML(Method):
     label = "DML"
     knowledge = "response"
     scheme = "online"
+    label_kind = "mixed"
+    whole_batch = False
 
     def __init__(
         self, student: nn.Module, pair: Pair, *, num_networks: int = 2, temperature: float = 1.0, weight: float = 1.0
@@ -47,7 +49,7 @@ class DML(Method):
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
         answers = [student.logits, *(peer(batch.x) for peer in self.others)]
-        hard = [losses.cross_entropy(logits, batch.y) for logits in answers]
+        hard = [batch.cross_entropy(logits) for logits in answers]
         mutual = [self._mutual(k, answers) for k in range(len(answers))]
         terms = {"ce": torch.stack(hard).sum(), "dml": torch.stack(mutual).sum()}
         objective = Objective.of(student.logits, terms, {"ce": 1.0, "dml": self.weight})

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 Knowledge = Literal["labels", "response", "feature", "relation"]
 Scheme = Literal["offline", "online", "self"]
+LabelKind = Literal["hard", "smoothed", "mixed"]
 INJECTED = ("student", "pair", "training")
 """Parameters of a constructor that are no options: the program supplies them."""
 Options = Mapping[str, Any]

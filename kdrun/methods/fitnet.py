@@ -44,10 +44,12 @@ class FitNet(Distillation):
     label = "FitNet"
     knowledge = "feature"
     needs = Needs(logits=True, any_task=True)
+    label_kind = "mixed"
     term = "hint"
     of_one_stage = ("weight",)
     of_two_stages = (*STAGE1_OPTIONS, "temperature", "kd_weight_start", "kd_weight_end")
     alone = (*Distillation.alone, "stage1_epochs", *of_two_stages)
+    whole_batch = False
 
     def __init__(
         self,
@@ -106,7 +108,7 @@ class FitNet(Distillation):
         if self.stage == 0:
             hint = losses.hint_loss(*self._features(student, teacher), reduction="half_sum")
             return Objective.of(student.logits, {"hint": hint}, {"hint": 1.0})
-        ce = losses.cross_entropy(student.logits, batch.y)
+        ce = batch.cross_entropy(student.logits)
         soft = losses.soft_target_loss(student.logits, teacher.logits, temperature=self.temperature)
         kl = soft / self.temperature**2  # the paper's lambda weighs it without T^2
         kd_weight = self.kd_weight_start + (self.kd_weight_end - self.kd_weight_start) * batch.progress

@@ -44,8 +44,10 @@ class FSP(Distillation):
     label = "FSP"
     knowledge = "feature"
     needs = Needs(logits=True, any_task=True)
+    label_kind = "mixed"
     of_two_stages = STAGE1_OPTIONS
     alone = (*Distillation.alone, "stage1_epochs", *of_two_stages)
+    whole_batch = False
 
     def __init__(
         self,
@@ -96,7 +98,7 @@ class FSP(Distillation):
             assert teacher is not None, "needs was not met"
             fsp = self.distill(student, batch, teacher)
             return Objective.of(student.logits, {"fsp": fsp}, {"fsp": self.weight})
-        ce = losses.cross_entropy(student.logits, batch.y)
+        ce = batch.cross_entropy(student.logits)
         return Objective.of(student.logits, {"ce": ce}, {"ce": self.hard_weight})
 
     @property

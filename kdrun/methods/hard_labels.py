@@ -23,6 +23,8 @@ class CE(Method):
 
     name = "ce"
     label = "CE"
+    label_kind = "mixed"
+    whole_batch = False
 
     def __init__(self, student: nn.Module, *, scale: float = 1.0) -> None:
         super().__init__(student)
@@ -30,7 +32,7 @@ class CE(Method):
         self.scale = scale
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
-        ce = losses.cross_entropy(student.logits, batch.y)
+        ce = batch.cross_entropy(student.logits)
         return Objective.of(student.logits, {"ce": ce}, {"ce": self.scale})
 
     @classmethod
@@ -51,6 +53,7 @@ class LSR(Method):
 
     name = "lsr"
     label = "LSR"
+    whole_batch = False
 
     def __init__(
         self, student: nn.Module, *, epsilon: float = 0.1, spread: str = "uniform", scale: float = 1.0

@@ -81,7 +81,9 @@ class KD(SoftTargets):
 
     name = "kd"
     label = "KD"
+    label_kind = "mixed"
     term = "kd"
+    whole_batch = False
 
     def __init__(
         self,
@@ -131,6 +133,7 @@ class TfKDSelf(KD):
     label = "Tf-KD_self"
     scheme = "self"
     needs = Needs(logits=True, own_architecture=True)
+    whole_batch = False
 
 
 class TAKD(KD):
@@ -142,6 +145,7 @@ class TAKD(KD):
     name = "takd"
     label = "TAKD"
     needs = Needs(logits=True, assistant=True)
+    whole_batch = False
 
 
 class KDUniform(KD):
@@ -154,6 +158,7 @@ class KDUniform(KD):
     label = "KD, uniform"
     scheme = "self"
     needs = Needs()
+    whole_batch = False
 
     def target_logits(self, logits: Tensor, teacher: TeacherOutput) -> Tensor:
         return torch.zeros_like(logits)

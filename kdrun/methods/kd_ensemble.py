@@ -25,7 +25,9 @@ class KDEnsemble(SoftTargets):
     name = "kd_ensemble"
     label = "KD, ensemble"
     needs = Needs(logits=True, several=True)
+    label_kind = "mixed"
     of_teachers = ("num_teachers",)
+    whole_batch = False
 
     def __init__(
         self,

@@ -22,6 +22,8 @@ class LogitMatching(Blend):
 
     name = "logit_matching"
     label = "logit matching"
+    label_kind = "mixed"
+    whole_batch = False
 
     def __init__(
         self,

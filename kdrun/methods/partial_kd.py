@@ -26,6 +26,8 @@ class KDTopK(SoftTargets):
 
     name = "kd_topk"
     label = "KD-topk"
+    label_kind = "mixed"
+    whole_batch = False
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class KDPt(SoftTargets):
 
     name = "kd_pt"
     label = "KD-pt"
+    whole_batch = False
 
     def distill(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput) -> Tensor:
         return losses.true_class_loss(student.logits, teacher.logits, batch.y, temperature=self.temperature)
@@ -83,6 +86,7 @@ class KDSim(SoftTargets):
     name = "kd_sim"
     label = "KD-sim"
     needs = Needs(logits=True, weights=True)
+    whole_batch = False
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class RKD(Distillation):
     label = "RKD"
     knowledge = "relation"
     needs = Needs(logits=True, any_task=True)
+    label_kind = "mixed"
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class SimilarityPreserving(Distillation):
     label = "SP"
     knowledge = "relation"
     needs = Needs(logits=True, any_task=True)
+    label_kind = "mixed"
 
     def __init__(
         self,

@@ -104,8 +104,10 @@ class Sum(Method):
                     f"is {term.default_weight()!r}; they must agree, and options that change it be named in `alone`: "
                     f"in a sum the weight is terms.{name}.weight"
                 )
+        self.whole_batch = any(term.whole_batch for _, term in self._terms())
         self.taps = tuple(dict.fromkeys(tap for _, term in self._terms() for tap in term.taps))
         self.needs = dataclasses.replace(together([term.needs for _, term in self._terms()]), logits=True)
+        self.label_kind = "mixed" if all(term.label_kind == "mixed" for _, term in self._terms()) else "smoothed"
         self.notices = tuple(f"{name}: {line}" for name, term in self._terms() for line in term.notices)
 
     @classmethod
@@ -117,7 +119,7 @@ class Sum(Method):
         return [(name, term) for name, term in self.terms.items() if isinstance(term, Distillation)]
 
     def objective(self, student: StudentOutput, batch: Batch, teacher: TeacherOutput | None) -> Objective:
-        values = {"ce": losses.cross_entropy(student.logits, batch.y)}
+        values = {"ce": batch.cross_entropy(student.logits)}
         for name, term in self._terms():
             values[name] = term.distill(student, batch, NO_TEACHER if teacher is None else teacher)
         return Objective.of(student.logits, values, {"ce": self.hard_weight, **self.weights})

@@ -35,6 +35,7 @@ class TfKDReg(Blend):
     scheme = "self"
     needs = Needs()
     term = "virtual_teacher"
+    whole_batch = False
 
     def __init__(
         self,

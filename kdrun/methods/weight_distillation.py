@@ -40,6 +40,7 @@ class WeightDistillation(KD):
     label = "weight distillation"
     knowledge = "feature"
     needs = Needs(logits=True, weights=True)
+    whole_batch = False
 
     def __init__(
         self, student: nn.Module, pair: Pair, *, stage1_epochs: int, temperature: float = 4.0, alpha: float = 0.9

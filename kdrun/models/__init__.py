@@ -17,12 +17,14 @@ modules of this package by its name.
     mobilenetv2         inverted residuals                         mobilenet.py   PyTorch's
     shufflenetv2        channel split and shuffle                  shufflenet.py  PyTorch's
     densenet121         dense connectivity                         densenet.py    PyTorch's
+    imagenet_resnet18,  torchvision's, for images of 224x224       imagenet.py    torchvision's
+      34, 50, ..._resnext101_32x8d, ..._densenet121, ..._mobilenetv2, ..._shufflenetv2
     googlenet           Inception with BatchNorm                   inception.py   PyTorch's
 
     lstm                LSTM on tokens                             sequence.py    PyTorch's, embeddings N(0, 0.1)
     transformer         BERT's, GPT's and universal Transformers   sequence.py    N(0, 0.05)
 
-All but the mlp and RepDistiller's (three stages, or VGG) are the networks of the Tf-KD release (Yuan
+All but the mlp, RepDistiller's (three stages, or VGG) and torchvision's are the networks of the Tf-KD release (Yuan
 et al. 2020) for 32x32 images: no early downsampling. They take 1 or more channels and any images of 8x8 and more (cnn
 and mlp: of `image_size`, which they are built for); in train mode at least 2 images.
 

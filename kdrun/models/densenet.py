@@ -36,12 +36,23 @@ def densenet121(num_classes: int, in_channels: int = 3) -> nn.Sequential:
         ValueError: `num_classes` below 2, or `in_channels` below 1.
     """
     check_shape(num_classes, in_channels)
+    return dense_network(num_classes, nn.Conv2d(in_channels, 2 * GROWTH, 3, padding=1, bias=False))
+
+
+def dense_network(num_classes: int, stem: nn.Module, *, transition_act: type[nn.Module] | None = None) -> nn.Sequential:
+    """The blocks of DenseNet-121 behind a stem of `2 * GROWTH` channels.
+
+    Args:
+        num_classes: K.
+        stem: the first layers.
+        transition_act: activation between a transition's BatchNorm and its convolution; None is none.
+    """
     channels = 2 * GROWTH
-    network = named(stem=nn.Conv2d(in_channels, channels, 3, padding=1, bias=False))
+    network = named(stem=stem)
     for i, depth in enumerate((6, 12, 24, 16)):
         stage = nn.Sequential()
         if i > 0:
-            stage.add_module("transition", _transition(channels))
+            stage.add_module("transition", _transition(channels, transition_act))
             channels //= 2
         for j in range(depth):
             stage.add_module(f"dense{j + 1}", DenseLayer(channels))
@@ -53,9 +64,10 @@ def densenet121(num_classes: int, in_channels: int = 3) -> nn.Sequential:
     return network
 
 
-def _transition(channels: int) -> nn.Sequential:
+def _transition(channels: int, activation: type[nn.Module] | None) -> nn.Sequential:
     return named(
         norm=nn.BatchNorm2d(channels),
+        **({} if activation is None else {"act": activation()}),
         conv=nn.Conv2d(channels, channels // 2, 1, bias=False),
         pool=nn.AvgPool2d(2),
     )

@@ -40,9 +40,9 @@ def basic_block(in_channels: int, out_channels: int, stride: int) -> Residual:
     return Residual(branch, in_channels, out_channels, stride)
 
 
-def bottleneck(in_channels: int, out_channels: int, stride: int, *, groups: int = 1) -> Residual:
-    """1x1, 3x3 (strided, grouped) and 1x1 convolution; inside, each group has a quarter of the output's channels."""
-    inner = groups * out_channels // 4
+def bottleneck(in_channels: int, out_channels: int, stride: int, *, groups: int = 1, group_width: int = 64) -> Residual:
+    """1x1, 3x3 (strided, grouped), 1x1 convolution; inside, each group has `group_width` channels per 256 outside."""
+    inner = groups * group_width * out_channels // 256
     branch = nn.Sequential(
         conv_bn(in_channels, inner, 1, activation=nn.ReLU),
         conv_bn(inner, inner, 3, stride=stride, groups=groups, activation=nn.ReLU),

@@ -11,6 +11,7 @@ networks; before it come `embedding`, `layers` and, in a Transformer, `norm`.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdrun.distributed import drawn_for_all
 from kdrun.models.layers import MOST_LAYERS, check_count, check_dropout
 
 PADDING = 0
@@ -244,7 +246,9 @@ class Block(nn.Module):
             layer(y).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
         rate = self.attention_dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(query, key, value, seen, rate, is_causal=seen is None)
+        attend = functools.partial(F.scaled_dot_product_attention, dropout_p=rate, is_causal=seen is None)
+        given = (query, key, value) if seen is None else (query, key, value, seen)
+        y = drawn_for_all(attend, *given) if rate else attend(*given)
         x = x + self.dropout(self.output(y.transpose(1, 2).flatten(2)))
         added: Tensor = self.dropout(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
         return x + added

@@ -24,25 +24,27 @@ class ShuffleUnit(nn.Module):
     """Half the channels pass, half go through a 1x1, a 3x3 depthwise and a 1x1 convolution; then both are shuffled.
 
     Where the number of channels changes, both ways get all the channels and halve the image (`shortcut` with a 3x3
-    depthwise and a 1x1 convolution). All convolutions have a bias, as released.
+    depthwise and a 1x1 convolution). As released with Yuan et al. all convolutions have a bias, and the first one on a
+    way that halves the image keeps the channels; torchvision's are `lean`: no biases, half of the output's channels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, lean: bool = False) -> None:
         super().__init__()
         half = out_channels // 2
         self.downsamples = in_channels != out_channels
-        inner = in_channels if self.downsamples else half
+        inner = in_channels if self.downsamples and not lean else half
+        bias = not lean
         stride = 2 if self.downsamples else 1
         self.branch = named(
-            reduce=conv_bn(inner, inner, 1, bias=True, activation=nn.ReLU),
-            depthwise=conv_bn(inner, inner, 3, stride=stride, groups=inner, bias=True),
-            expand=conv_bn(inner, half, 1, bias=True, activation=nn.ReLU),
+            reduce=conv_bn(in_channels if self.downsamples else half, inner, 1, bias=bias, activation=nn.ReLU),
+            depthwise=conv_bn(inner, inner, 3, stride=stride, groups=inner, bias=bias),
+            expand=conv_bn(inner, half, 1, bias=bias, activation=nn.ReLU),
         )
         self.shortcut: nn.Module = nn.Identity()
         if self.downsamples:
             self.shortcut = named(
-                depthwise=conv_bn(inner, inner, 3, stride=stride, groups=inner, bias=True),
-                expand=conv_bn(inner, half, 1, bias=True, activation=nn.ReLU),
+                depthwise=conv_bn(in_channels, in_channels, 3, stride=stride, groups=in_channels, bias=bias),
+                expand=conv_bn(in_channels, half, 1, bias=bias, activation=nn.ReLU),
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,15 +61,18 @@ def shufflenetv2(num_classes: int, in_channels: int = 3) -> nn.Sequential:
     check_shape(num_classes, in_channels)
     return named(
         stem=conv_bn(in_channels, 24, 3, bias=True),
-        layer1=_stage(24, 116, units=4),
-        layer2=_stage(116, 232, units=8),
-        layer3=_stage(232, 464, units=4),
+        **shuffle_stages(),
         head=conv_bn(464, 1024, 1, bias=True, activation=nn.ReLU),
         pool=GlobalAverage(),
         classifier=nn.Linear(1024, num_classes),
     )
 
 
-def _stage(in_channels: int, out_channels: int, *, units: int) -> nn.Sequential:
-    others = (ShuffleUnit(out_channels, out_channels) for _ in range(units - 1))
-    return nn.Sequential(ShuffleUnit(in_channels, out_channels), *others)
+def shuffle_stages(*, lean: bool = False) -> dict[str, nn.Sequential]:
+    """`layer1` to `layer3`, each of which halves the image; from 24 to 464 channels."""
+    stages, channels = {}, 24
+    for number, (width, units) in enumerate(((116, 4), (232, 8), (464, 4))):
+        others = (ShuffleUnit(width, width, lean=lean) for _ in range(units - 1))
+        stages[f"layer{number + 1}"] = nn.Sequential(ShuffleUnit(channels, width, lean=lean), *others)
+        channels = width
+    return stages

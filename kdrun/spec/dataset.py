@@ -6,9 +6,11 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kdrun.spec.augmentation import Augmentation
+from kdrun.spec.signature import enforce
 
 if TYPE_CHECKING:
     import torch
@@ -172,6 +174,9 @@ class ImageDatasetSpec(DatasetSpec):
         dustbin: whether a specialist has outputs for its classes and one for all the others; else it has all K.
         test_split: the directory of the test images, where a loader has several and the user names one.
         special_seed: of the draw of these others.
+        resize_size: of the shorter side of an image before its centre is cut out, where a loader reads files; None is
+            `image_size`.
+        skip_corrupt: whether images that cannot be read are left out, where a loader reads files.
     """
 
     target: str
@@ -191,12 +196,14 @@ class ImageDatasetSpec(DatasetSpec):
     test_split: str | None = None
     source: Source | None = None
     special_seed: int = 0
+    resize_size: int | None = None
+    skip_corrupt: bool = False
 
     example: ClassVar[str] = "image"
     task: ClassVar[tuple[str, ...]] = (
         *("target", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size"),
     )
-    views: ClassVar[tuple[str, ...]] = ("in_channels", "image_size", "mean", "std")
+    views: ClassVar[tuple[str, ...]] = ("in_channels", "image_size", "resize_size", "mean", "std")
 
     def __post_init__(self) -> None:
         special = self.special is None or (self._are_classes(self.special) and len(self.special) < self.num_classes)
@@ -205,6 +212,11 @@ class ImageDatasetSpec(DatasetSpec):
             *self._common_rules(),
             ("in_channels", self.in_channels in (1, 3), "1 or 3"),
             ("image_size", 8 <= self.image_size <= LARGEST_IMAGE, f"at least 8 and at most {LARGEST_IMAGE}"),
+            (
+                "resize_size",
+                self.resize_size is None or self.image_size <= self.resize_size <= LARGEST_IMAGE,
+                f"null, or at least image_size={self.image_size} and at most {LARGEST_IMAGE}",
+            ),
             ("mean", len(self.mean) == self.in_channels, "one number per channel"),
             ("std", len(self.std) == self.in_channels and min(self.std) > 0, "one number above 0 per channel"),
             (
@@ -252,6 +264,14 @@ class ImageDatasetSpec(DatasetSpec):
                 f"crop_padding={augmentation.crop_padding}: must be smaller than the images, which are "
                 f"{self.image_size} x {self.image_size} pixels"
             )
+        if self.in_channels == 1:
+            no_effect = [
+                f"color_jitter.{name}={value:g}: has no effect on images of one channel: must be 0"
+                for name, value in vars(augmentation.color_jitter).items()
+                if name in ("saturation", "hue") and value
+            ]
+            if no_effect:
+                raise ValueError("\n".join(no_effect))
 
 
 @dataclass(frozen=True)
@@ -317,21 +337,15 @@ class SequenceDatasetSpec(DatasetSpec):
         return dataclasses.replace(self, source=None)
 
     def check_augmentation(self, augmentation: Augmentation) -> None:
-        changed = [name for name, value in vars(augmentation).items() if value != getattr(Augmentation(), name)]
-        if changed:
-            name = changed[0]
-            value, none = getattr(augmentation, name), getattr(Augmentation(), name)
-            raise ValueError(f"{name}={value!r}: is of images, and {self.name} has sequences: must be {none!r}")
+        changed, none = augmentation.changed(), Augmentation()
+        lines = [
+            f"{name}={value!r}: is of images, and {self.name} has sequences: must be {attrgetter(name)(none)!r}"
+            for name, value in changed.items()
+        ]
+        if lines:
+            raise ValueError("\n".join(lines))
 
 
 def kind_of(values: Mapping[str, Any]) -> type[ImageDatasetSpec | SequenceDatasetSpec]:
     """The class that a dataset's plain values describe: sequences have a vocabulary."""
     return SequenceDatasetSpec if "num_tokens" in values else ImageDatasetSpec
-
-
-def enforce(instance: Any, *rules: tuple[str, bool, str]) -> None:
-    """Raises one `ValueError` with a line for each (field, holds, what is allowed) that does not hold."""
-    broken = [(name, getattr(instance, name), allowed) for name, holds, allowed in rules if not holds]
-    if broken:
-        shown = [(name, list(value) if isinstance(value, tuple) else value, allowed) for name, value, allowed in broken]
-        raise ValueError("\n".join(f"{name}={value!r}: must be {allowed}" for name, value, allowed in shown))

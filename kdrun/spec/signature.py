@@ -174,3 +174,11 @@ def _describe(annotation: Any) -> str:
     if arguments:
         return " or ".join(_describe(argument) for argument in arguments)
     return getattr(annotation, "__name__", str(annotation))
+
+
+def enforce(instance: Any, *rules: tuple[str, bool, str]) -> None:
+    """Raises one `ValueError` with a line for each (field, holds, what is allowed) that does not hold."""
+    broken = [(name, getattr(instance, name), allowed) for name, holds, allowed in rules if not holds]
+    if broken:
+        shown = [(name, list(value) if isinstance(value, tuple) else value, allowed) for name, value, allowed in broken]
+        raise ValueError("\n".join(f"{name}={value!r}: must be {allowed}" for name, value, allowed in shown))

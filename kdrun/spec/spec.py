@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from kdrun.limits import MOST_EPOCHS
 from kdrun.spec.augmentation import Augmentation
-from kdrun.spec.dataset import DatasetSpec, Source, enforce, kind_of
+from kdrun.spec.dataset import DatasetSpec, Source, kind_of
+from kdrun.spec.signature import enforce
 
-OPTIMIZERS = ("sgd", "adam")
+OPTIMIZERS = ("sgd", "adam", "adamw")
 
 SEMANTICS = 2
 """Raised when a default, or the meaning of a field, changes: results of different semantics are different runs.
@@ -65,11 +66,19 @@ class Recipe:
         lr: learning rate at `lr_batch_size`; it is scaled in proportion to `batch_size`, or to the number of training
             examples where that is smaller.
         lr_batch_size: None takes `lr` as it is.
-        optimizer: `sgd` or `adam`.
-        momentum: in [0, 1); Adam's beta1.
+        optimizer: `sgd`, `adam` or `adamw`.
+        momentum: in [0, 1); beta1 of Adam and AdamW.
         nesterov: SGD only.
-        weight_decay: L2 penalty on all parameters, at least 0.
-        schedule: `steps`: constant between milestones; or `cosine`: half a cosine down to 0 after the warm-up.
+        weight_decay: L2 penalty on all parameters, at least 0; AdamW's is decoupled from the gradient.
+        decay_norm_and_bias: whether `weight_decay` applies to parameters of one dimension, those of normalisation
+            layers and biases; without it they have none, in every optimiser.
+        label_smoothing: s in [0, 1) of the hard term, whose target is `(1 - s) q + s / K`.
+        accumulate: micro-batches that a step's batch is cut into, whose gradients are added up; at least 1. BatchNorm
+            and methods on relations see one micro-batch at a time.
+        ema_decay: in (0, 1): what is evaluated and delivered is the exponential moving average of the weights, see
+            `kdrun.training.averaging`; None is the weights themselves.
+        schedule: `steps`: constant between milestones; or `cosine`: half a cosine down to `min_lr` after the warm-up.
+        min_lr: learning rate at the end of `cosine`, from 0 to less than `lr`; it is not scaled.
         milestones: increasing shares of the epochs, in (0, 1), where the learning rate is multiplied by `gamma`.
         gamma: in (0, 1].
         warmup_epochs: linear, per iteration; from 0 to `epochs`.
@@ -87,7 +96,12 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
+    decay_norm_and_bias: bool = True
+    label_smoothing: float = 0.0
+    accumulate: int = 1
+    ema_decay: float | None = None
     schedule: Literal["steps", "cosine"] = "steps"
+    min_lr: float = 0.0
     milestones: tuple[float, ...] = (0.3, 0.6, 0.8)
     gamma: float = 0.2
     warmup_epochs: int = 1
@@ -112,6 +126,19 @@ class Recipe:
                 f"null or at least 1 and at most {MOST_IN_A_BATCH}",
             ),
             ("optimizer", self.optimizer in OPTIMIZERS, " or ".join(OPTIMIZERS)),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 to less than 1"),
+            (
+                "accumulate",
+                self.accumulate == 1
+                or (1 < self.accumulate < self.batch_size and not self.batch_size % self.accumulate),
+                f"1, or a divisor of batch_size={self.batch_size} with at least 2 examples in each part",
+            ),
+            ("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "null or more than 0 and less than 1"),
+            (
+                "min_lr",
+                self.min_lr == 0 or (self.schedule == "cosine" and 0 < self.min_lr < self.lr),
+                "0, or with schedule=cosine less than lr",
+            ),
             ("momentum", 0 <= self.momentum < 1, "from 0 to less than 1"),
             ("nesterov", not self.nesterov or self.momentum > 0, "false where momentum is 0"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
@@ -134,6 +161,16 @@ class Recipe:
     def evaluates(self, epoch: int) -> bool:
         """Whether an epoch (from 1) that is not the last one is evaluated."""
         return self.evaluate_every is not None and epoch % self.evaluate_every == 0
+
+    @property
+    def has_hard_labels(self) -> bool:
+        """Whether an image has one label, which is not smoothed."""
+        return self.label_smoothing == 0 and not self.augmentation.mixes
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Examples that a step computes at a time."""
+        return self.batch_size // self.accumulate
 
     @property
     def scaled_lr(self) -> float:
@@ -285,7 +322,7 @@ class Spec:
             node = fields[part]
             fields[part] = Component(node["target"], as_tuples(node.get("options", {})), node.get("source"))
         recipe = as_tuples(fields.get("recipe", {}))
-        recipe["augmentation"] = Augmentation(**recipe.get("augmentation", {}))
+        recipe["augmentation"] = Augmentation.from_plain(recipe.get("augmentation", {}))
         fields["recipe"] = Recipe(**recipe)
         fields["teachers"] = tuple(cls.from_canonical(teacher) for teacher in fields.get("teachers", ()))
         if "start" in fields:

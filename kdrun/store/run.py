@@ -43,6 +43,7 @@ from kdrun.files import (
 from kdrun.log import log
 from kdrun.memory import free_bytes
 from kdrun.spec.spec import Spec
+from kdrun.store.heartbeat import DEAD_SECONDS, beating, is_beating, renew, touch
 from kdrun.store.result import RESULT_SCHEMA
 
 if TYPE_CHECKING:
@@ -53,6 +54,12 @@ REMOVED = ".removed-"
 
 ROW_LIMIT = 2**16
 """Bytes of a row of `metrics.jsonl`, at most; most have some hundred."""
+
+CLAIM_SECONDS = 2.0
+"""Longer than it takes to find a run free and to write a status."""
+
+POLL_SECONDS = 2.0
+"""Between two looks at the signs of life of another process."""
 
 STATES = ("finished", "running", "stale", "interrupted", "failed", "diverged")
 
@@ -224,14 +231,13 @@ class Run:
         read where `status.json` is absent or damaged.
         """
         recorded: dict[str, Any] | None = self.status().get("choices")
-        if recorded is None:
-            from kdrun.store.checkpoint import CheckpointError
+        for path in (self.last_checkpoint, self.previous_checkpoint):
+            if recorded is None and path.exists():
+                from kdrun.store.checkpoint import CheckpointError
 
-            for path in (self.last_checkpoint, self.previous_checkpoint):
                 # A damaged one is reported when it is to be resumed from.
                 with contextlib.suppress(OSError, CheckpointError):
-                    if recorded is None and path.exists():
-                        recorded = self.load_checkpoint(path, "cpu")["choices"]
+                    recorded = self.load_checkpoint(path, "cpu")["choices"]
         if recorded is not None and not recorded.get("conv_plan", True):
             del recorded["conv_plan"]  # of older runs: empty, it changed nothing
         return recorded
@@ -244,17 +250,33 @@ class Run:
         state: str = self.status().get("state", "running")
         return "stale" if state == "running" and not self._held() else state
 
+    @property
+    def _lock_path(self) -> Path:
+        return self.directory / ".lock"
+
     def _held(self) -> bool:
-        """Whether a process has the lock; on a file system without locks, whether its process may be alive."""
-        path = self.directory / ".lock"
+        """Whether a process has the run."""
+        path = self._lock_path
         if not path.exists():
             return False
         with open_regular(path) as file, naming(path):
             locked = try_lock(file.fileno(), shared=True)
-        if locked is not None:
-            return not locked
+        return self._is_taken(locked)
+
+    def _is_taken(self, locked: bool | None) -> bool:
+        """Whether another process has the run, after `try_lock` on its lock file has returned `locked`.
+
+        A lock is exact among the processes of one host. Whether it reaches other hosts depends on the file system, so
+        a process of another host that should be running has the run as long as it beats; without locks any process.
+        """
+        if locked is False:
+            return True
         status = self.status()
-        return status.get("host") != socket.gethostname() or _is_alive(status["pid"])
+        if status.get("state") != "running":
+            return False
+        if status.get("host") == socket.gethostname() and (locked or not _is_alive(status["pid"])):
+            return False
+        return is_beating(self._lock_path)
 
     def remove(self) -> bool:
         """Removes the run with all its files, unless it is gone; False where a process holds it.
@@ -262,7 +284,7 @@ class Run:
         Raises:
             OSError: something of it cannot be removed.
         """
-        lock = self.directory / ".lock"
+        lock = self._lock_path
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:
@@ -270,7 +292,7 @@ class Run:
                 raise
             return True
         try:
-            if self._try_lock(descriptor) is False:
+            if self._is_taken(self._try_lock(descriptor)):
                 return False
             # Renamed first, so that a command which starts the same run meanwhile makes a new directory.
             removed = Path(tempfile.mkdtemp(prefix=REMOVED, dir=self.directory.parents[2]))
@@ -335,20 +357,34 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self, waiting: Any) -> Iterator[None]:
-        """Holds the run for this process; a dead holder's lock is free at once.
+        """Holds the run for this process; a dead holder's lock is free at once on its host, and for other hosts at the
+        latest after `DEAD_SECONDS`.
 
         Args:
             waiting: called with the holder's status every 30 seconds while another process has it.
         """
         descriptor = self._locked(waiting)
         try:
-            yield
+            with beating(descriptor):
+                yield
         finally:
             os.close(descriptor)
 
     def _try_lock(self, descriptor: int) -> bool | None:
-        with naming(self.directory / ".lock"):
+        with naming(self._lock_path):
             return try_lock(descriptor)
+
+    def _is_claimed(self, descriptor: int) -> bool:
+        """Claims a free run where there are no locks; False if another process has done so in the same seconds.
+
+        Of several processes that find it free at the same time, the last one to write its status has it.
+        """
+        _warn_of_no_locks(self.directory.parents[2])
+        touch(descriptor)
+        self.write_status("running")
+        time.sleep(CLAIM_SECONDS)
+        status = self.status()
+        return (status.get("host"), status.get("pid")) == (socket.gethostname(), os.getpid())
 
     def _locked(self, waiting: Any) -> int:
         """Waits for the lock; returns its open file. A directory that `kdrun rm` removed meanwhile is made again."""
@@ -356,21 +392,22 @@ class Run:
         while True:
             self.directory.mkdir(parents=True, exist_ok=True)
             try:
-                descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             except FileNotFoundError:
                 if self.directory.is_dir():
                     raise
                 continue  # it was removed again
             try:
-                while (locked := self._try_lock(descriptor)) is False:
+                while self._is_taken(locked := self._try_lock(descriptor)) or not (
+                    locked or self._is_claimed(descriptor)
+                ):
                     if time.monotonic() - reported > 30 or not reported:
                         waiting(self.status())
                         reported = time.monotonic()
-                    time.sleep(0.2)
-                if locked is None:
-                    _warn_of_no_locks(self.directory.parents[2])
+                    time.sleep(0.2 if locked is False else POLL_SECONDS)
+                renew(self.directory)  # the run may have been finished by another host
                 with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(descriptor), os.stat(self.directory / ".lock")):
+                    if os.path.samestat(os.fstat(descriptor), os.stat(self._lock_path)):
                         return descriptor
             except BaseException:
                 os.close(descriptor)
@@ -381,9 +418,10 @@ class Run:
 @functools.cache
 def _warn_of_no_locks(directory: Path) -> None:
     log.warning(
-        "%s: this file system has no locks (flock): runs are not guarded against a second kdrun command on them at the "
-        "same time; start one at a time, or set runtime.output_root to another file system",
+        "%s: this file system has no locks (flock): a run is guarded by signs of life of its process, which counts as "
+        "dead after %.0f s without one (also if it is suspended, or a server does not answer)",
         directory,
+        DEAD_SECONDS,
     )
 
 

@@ -52,6 +52,8 @@ def scaled(spec: Spec) -> Spec | None:
     if weights is None:
         return None
     if weights.is_smoothing:
+        if not spec.recipe.has_hard_labels:
+            return None
         return _taught_by(spec, "kdrun.methods.LSR", epsilon=weights.epsilon, scale=weights.scale)
     return _taught_by(spec, "kdrun.methods.CE", scale=weights.scale)
 
@@ -59,7 +61,7 @@ def scaled(spec: Spec) -> Spec | None:
 def matched_lsr(spec: Spec) -> Spec | None:
     """Label smoothing at the matched epsilon, at the scale of the baseline."""
     weights = effective_weights(spec)
-    if weights is None or weights.epsilon is None:
+    if weights is None or weights.epsilon is None or not spec.recipe.has_hard_labels:
         return None
     return _taught_by(spec, "kdrun.methods.LSR", epsilon=weights.epsilon)
 

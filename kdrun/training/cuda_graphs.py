@@ -11,12 +11,14 @@ import logging
 import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kdrun.methods.base import Batch, Method, TeacherOutput
+from kdrun.mixed import Mixed
 from kdrun.training.step import EpochMeans, Step
 from kdrun.training.teacher import LiveTeacher
 
@@ -45,6 +47,7 @@ class GraphedStep(Step):
         method: owns the student; on a CUDA device.
         optimizer: over the method's parameters, not yet stepped or restored from a checkpoint.
         autocast: the context in which the method computes.
+        micro_batch: see `Step`.
         compiled: see `Step`; what is captured is then the compiled student.
         has_shares: see `Step`.
     """
@@ -55,10 +58,11 @@ class GraphedStep(Step):
         optimizer: torch.optim.Optimizer,
         autocast: AbstractContextManager[None],
         *,
+        micro_batch: int | None = None,
         compiled: str | None = None,
         has_shares: bool | None = None,
     ) -> None:
-        super().__init__(method, optimizer, autocast, compiled=compiled, has_shares=has_shares)
+        super().__init__(method, optimizer, autocast, micro_batch=micro_batch, compiled=compiled, has_shares=has_shares)
         device = next(method.parameters()).device
         self._stream = torch.cuda.Stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -82,7 +86,7 @@ class GraphedStep(Step):
 
     def __call__(self, batch: Batch, teacher: TeacherOutput | None, *, first: bool) -> None:
         """Moves the weights by one step of the optimiser, and counts the step's metrics; see `Step`."""
-        given = [batch.x, batch.y, batch.index, *_changing(teacher)]
+        given = [batch.x, batch.y, batch.index, *(batch.mixed or ()), *_changing(teacher)]  # as `_static` takes them
         self._stream.wait_stream(torch.cuda.current_stream(batch.x.device))
         with torch.cuda.stream(self._stream):
             for tensor in given:  # its memory is not used again before this stream has read it
@@ -98,18 +102,17 @@ class GraphedStep(Step):
             super().__call__(batch, teacher, first=first)
             self._warm_up_steps += is_full
             if self._graph is None and self._warm_up_steps >= WARM_UP_STEPS and is_full:
-                self._capture(given, teacher, batch.views)
+                self._capture(given, teacher, batch)
 
-    def _capture(self, given: list[Tensor], teacher: TeacherOutput | None, views: int) -> None:
+    def _capture(self, given: list[Tensor], teacher: TeacherOutput | None, batch: Batch) -> None:
         """Records a step without taking it: from the next one on it is replayed."""
         self._inputs = [tensor.clone() for tensor in given]
-        x, y, index, *answers = self._inputs
-        batch: Any = _StaticBatch(x, y, index, views)
-        static = None if teacher is None else _replaced(teacher, answers)
+        static: Any
+        static, answer = _static(self._inputs, batch, teacher)
         self.optimizer.zero_grad(set_to_none=True)  # so that gradients are allocated in the graph's own memory
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):
-            super().__call__(batch, static, first=False)
+            super().__call__(static, answer, first=False)
         self._graph = graph
         _captured.add(self)
 
@@ -139,14 +142,33 @@ def _replaced(teacher: TeacherOutput, tensors: Sequence[Tensor]) -> TeacherOutpu
     return dataclasses.replace(teacher, logits=logits, members=members, features=features)
 
 
-class _StaticBatch:
-    """The parts of a batch that can be captured: tensors in the same memory at every step, and the number of views."""
+def _static(
+    inputs: Sequence[Tensor], batch: Batch, teacher: TeacherOutput | None
+) -> tuple[_StaticBatch, TeacherOutput | None]:
+    """What a captured step computes: a batch and a teacher's output in the memory of these inputs."""
+    x, y, index, *rest = inputs
+    mixed = None
+    if batch.mixed is not None:
+        mixed, rest = Mixed(*rest[:2]), rest[2:]
+    return (
+        _StaticBatch(x, y, index, batch.views, mixed, batch.label_smoothing),
+        None if teacher is None else _replaced(teacher, rest),
+    )
 
-    def __init__(self, x: Tensor, y: Tensor, index: Tensor, views: int) -> None:
-        self.x = x
-        self.y = y
-        self.index = index
-        self.views = views
+
+@dataclass(frozen=True)
+class _StaticBatch:
+    """The parts of a batch that can be captured: tensors in the same memory at every step, and constants."""
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    views: int
+    mixed: Mixed | None
+    label_smoothing: float
+
+    cross_entropy = Batch.cross_entropy
+    part = Batch.part
 
     def __getattr__(self, name: str) -> Any:
         raise NotCapturableError(

@@ -1,4 +1,4 @@
-"""Evaluation: logits of a model on a resident split."""
+"""Evaluation: logits of a model on a split, divided over the ranks where there are several."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrun import stopping
+from kdrun.distributed import part_of, summed
 from kdrun.metrics import classification_metrics
 from kdrun.training.folding import folded
 
@@ -39,9 +40,13 @@ def predict(
 
     The model is handed back in the mode it came in.
     """
+    return _logits(model, images, autocast, torch.arange(min(len(images), limit or len(images))))
+
+
+def _logits(model: nn.Module, images: EvalImages, autocast: AbstractContextManager[None], positions: Tensor) -> Tensor:
     was_training = model.training
     model.eval()
-    positions = torch.arange(min(len(images), limit or len(images)), device=images.labels.device)
+    positions = positions.to(images.labels.device)
     size = CUDA_BATCH_SIZE if positions.is_cuda else BATCH_SIZE
     logits = []
     with autocast:
@@ -52,7 +57,18 @@ def predict(
     return torch.cat(logits)
 
 
-def evaluate(model: nn.Module, images: EvalImages, autocast: AbstractContextManager[None]) -> dict[str, float]:
-    """The metrics of a model, its BatchNorm folded, on a split (`kdrun.metrics.classification_metrics`)."""
-    each = len(images.labels) // len(images)
-    return classification_metrics(predict(folded(model), images, autocast), images.labels, labels_each=each)
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, images: EvalImages, autocast: AbstractContextManager[None], *, divided: bool = False
+) -> dict[str, float]:
+    """The metrics of a model, its BatchNorm folded, on a split (`kdrun.metrics.classification_metrics`).
+
+    With `divided` every rank computes a part of the images; all of them call it, and get the same metrics.
+    """
+    part = part_of(len(images)) if divided else None
+    if part is None:
+        logits = predict(folded(model), images, autocast)
+    else:
+        own = _logits(folded(model), images, autocast, torch.arange(part.start, part.stop))
+        logits = summed(part.placed(own))
+    return classification_metrics(logits, images.labels, labels_each=len(images.labels) // len(images))

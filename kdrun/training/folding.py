@@ -8,6 +8,10 @@ import itertools
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from kdrun.training.batch_norm import OF_THE_WHOLE_BATCH
+
+FOLDED = (nn.BatchNorm2d, *OF_THE_WHOLE_BATCH)
+
 
 def folded(model: nn.Module) -> nn.Module:
     """A copy of a network for inference: in eval mode, without gradients, BatchNorm folded into convolutions.
@@ -22,7 +26,7 @@ def folded(model: nn.Module) -> nn.Module:
         names = list(sequence._modules)
         for first, second in itertools.pairwise(names):
             conv, bn = getattr(sequence, first), getattr(sequence, second)
-            if type(conv) is nn.Conv2d and type(bn) is nn.BatchNorm2d and bn.track_running_stats:
+            if type(conv) is nn.Conv2d and type(bn) in FOLDED and bn.track_running_stats:
                 setattr(sequence, first, fuse_conv_bn_eval(conv, bn))
                 setattr(sequence, second, nn.Identity())
     return bare

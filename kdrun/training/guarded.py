@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdrun import stopping
 from kdrun.methods.base import Batch, TeacherOutput
+from kdrun.seeds import global_generators
 from kdrun.training.cuda_graphs import restore_generator
 from kdrun.training.precision import synchronize
 from kdrun.training.step import EpochMeans, Step, uncompile_network
@@ -91,7 +92,7 @@ class _State:
         step.optimizer.load_state_dict(self._optimizer)
         step.continue_from(self._progress)
         self._generator.set_state(self._drawn)
-        for generator, state in zip(_generators(self._device), self._random, strict=True):
+        for generator, state in zip(global_generators(self._device), self._random, strict=True):
             generator.set_state(state)
 
 
@@ -100,12 +101,4 @@ def _tensors(step: Step) -> list[Tensor]:
 
 
 def _random_state(device: torch.device) -> list[Tensor]:
-    return [generator.get_state() for generator in _generators(device)]
-
-
-def _generators(device: torch.device) -> list[torch.Generator]:
-    """The global generators that a step on this device draws from."""
-    if device.type != "cuda":
-        return [torch.default_generator]
-    index = device.index if device.index is not None else torch.cuda.current_device()
-    return [torch.default_generator, torch.cuda.default_generators[index]]
+    return [generator.get_state() for generator in global_generators(device)]

@@ -5,32 +5,47 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 
 def build_optimizer(
-    name: str, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, nesterov: bool, weight_decay: float
+    name: str,
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    decay_norm_and_bias: bool = True,
 ) -> torch.optim.Optimizer:
-    """SGD or Adam over all the parameters alike (biases and BatchNorm decay too, as in the Tf-KD code).
+    """SGD, Adam or AdamW.
 
     Args:
-        name: `sgd` or `adam`; Adam takes `momentum` as its beta1.
+        name: `sgd`, `adam` or `adamw`; the last two take `momentum` as their beta1, beta2 is 0.999.
         parameters: what to train.
         lr: learning rate of the first step.
         momentum: in [0, 1).
         nesterov: SGD only.
-        weight_decay: L2 penalty that is added to the gradient, in Adam too.
+        weight_decay: L2 penalty that is added to the gradient, in Adam too; in AdamW `lr * weight_decay * weight` is
+            taken from the weight instead (Loshchilov and Hutter 2019).
+        decay_norm_and_bias: whether parameters of one dimension, biases and those of BatchNorm and LayerNorm, decay
+            like the others, as in the Tf-KD code; or not at all (timm's rule).
     """
     trained = list(parameters)
+    groups: list[dict[str, Any]] = [{"params": trained}]
+    if not decay_norm_and_bias:
+        matrices, vectors = ([each for each in trained if (each.ndim > 1) is is_matrix] for is_matrix in (True, False))
+        both = ({"params": matrices}, {"params": vectors, "weight_decay": 0.0})
+        groups = [group for group in both if group["params"]]
     fused = trained[0].device.type in ("cpu", "cuda")
+    common: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
     if name == "sgd":
-        return torch.optim.SGD(
-            trained, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=fused
-        )
-    assert name == "adam", name
-    return torch.optim.Adam(trained, lr=lr, betas=(momentum, 0.999), weight_decay=weight_decay, fused=fused)
+        return torch.optim.SGD(groups, momentum=momentum, nesterov=nesterov, **common)
+    kind: type[torch.optim.Adam] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    return kind(groups, betas=(momentum, 0.999), **common)
 
 
 def bound_norms(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
@@ -67,23 +82,25 @@ Schedule = Callable[[int], float]
 
 @dataclass(frozen=True)
 class CosineSchedule:
-    """Linear warm-up, then half a cosine down to 0 at the end (Loshchilov and Hutter 2017, without restarts).
+    """Linear warm-up, then half a cosine down to `min_lr` at the end (Loshchilov and Hutter 2017, without restarts).
 
     Attributes:
         lr: the highest learning rate, at the end of the warm-up.
         total_steps: steps of the whole schedule, whether or not a run stops earlier.
         warmup_steps: step i of the warm-up (from 0) has `lr * (i + 1) / warmup_steps`.
+        min_lr: the lowest learning rate after the warm-up, at the end.
     """
 
     lr: float
     total_steps: int
     warmup_steps: int = 0
+    min_lr: float = 0.0
 
     def __call__(self, step: int) -> float:
         if step < self.warmup_steps:
             return self.lr * (step + 1) / self.warmup_steps
         passed = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * passed))
+        return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * passed))
 
 
 @dataclass(frozen=True)

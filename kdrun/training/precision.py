@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 PRECISIONS = ("auto", "fp32", "bf16")
 SMALL_STEP_MACS = 1_000_000_000
+
+MOST_DEVICES = 64
+"""Processes that execute runs side by side, at most."""
 
 BF16_CAPABILITY = (8, 0)
 """The compute capability from which CUDA devices have arithmetic in bf16 (Ampere)."""
@@ -38,6 +43,25 @@ def resolve_device(name: str) -> torch.device:
     if (device.index or 0) >= available[device.type]:
         raise ValueError(f"{name!r} is not available on this machine ({available[device.type]} {device.type} devices)")
     return device
+
+
+def resolve_devices(names: Literal["all"] | Sequence[int | str]) -> tuple[torch.device, ...]:
+    """The devices of these names, of one kind; a number is that of a CUDA device, and `all` is every CUDA device.
+
+    A device that is named twice computes two runs at a time.
+
+    Raises:
+        ValueError: none or too many, a device that this machine does not have, or devices of several kinds.
+    """
+    if names == "all" and not torch.cuda.is_available():
+        raise ValueError("'all' is every CUDA device, and this machine has none")
+    chosen = range(torch.cuda.device_count()) if names == "all" else names
+    if not 0 < len(chosen) <= MOST_DEVICES:
+        raise ValueError(f"a list of {len(chosen)} devices: must have at least 1 and at most {MOST_DEVICES}")
+    devices = tuple(resolve_device(f"cuda:{name}" if isinstance(name, int) else name) for name in chosen)
+    if len(kinds := sorted({device.type for device in devices})) > 1:
+        raise ValueError(f"devices of several kinds ({', '.join(kinds)}): runs side by side must compute alike")
+    return devices
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
@@ -121,7 +145,7 @@ def prepare_device(device: torch.device) -> None:
     """
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, at the first product of matrices
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device.index or 0)  # which takes no device without a number
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

@@ -19,8 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from kdrun import stopping
+from kdrun.distributed import Part
 from kdrun.methods.base import Batch, Method, TeacherOutput
+from kdrun.mixed import Mixed
 from kdrun.seeds import mix, seed_global_generators
+from kdrun.training.averaging import averaged
 from kdrun.training.evaluation import EvalImages, evaluate
 from kdrun.training.guarded import GuardedStep
 from kdrun.training.precision import synchronize
@@ -28,6 +31,9 @@ from kdrun.training.step import Step
 from kdrun.training.teacher import TeacherSource
 
 Row = dict[str, Any]
+
+Metrics = dict[str, dict[str, float]]
+"""Values by split and name."""
 
 Timing = tuple[float, int]
 """Seconds, and the images (or tokens) that were computed in them."""
@@ -44,8 +50,15 @@ class TrainingViews(Protocol):
 
     def __len__(self) -> int: ...
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yields `x [N, C, H, W]`, labels `[N]`, index `[N]`."""
+    def part(self, step: int) -> Part | None:
+        """The part of the batch of a step (from 0) that this rank computes; None where it computes all of it."""
+        ...
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Mixed | None]]:
+        """Yields `x [N, C, H, W]`, labels `[N]`, index `[N]`, and the second labels where images are mixed.
+
+        Of a batch that is divided over the ranks they are the rows of this rank's part.
+        """
         ...
 
 
@@ -121,11 +134,13 @@ class Stage:
         first_epoch: of the run, from 0.
         epochs: length of its schedule.
         learning_rate: as a function of the step, counted from the stage's beginning.
+        label_smoothing: of the hard term.
     """
 
     first_epoch: int
     epochs: int
     learning_rate: Callable[[int], float]
+    label_smoothing: float = 0.0
 
 
 class Owner(Protocol):
@@ -191,7 +206,9 @@ class Member:
         seed_global_generators(seed, batch.x.device)
         batch.generator.manual_seed(seed)
         position = (batch.epoch - self.stage.first_epoch) * steps + batch.step
-        own = dataclasses.replace(batch, progress=position / (self.stage.epochs * steps))
+        own = dataclasses.replace(
+            batch, progress=position / (self.stage.epochs * steps), label_smoothing=self.stage.label_smoothing
+        )
         self.step.set_lr(self.stage.learning_rate(position))
         self.step(own, teacher if self.training.method.asks else None, first=batch.step == 0)
         self.busy_seconds += time.perf_counter() - begun
@@ -214,20 +231,17 @@ class Member:
         bad_step = trained.first_bad_step
         _check_finite(trained.means, lr, f"epoch {epoch + 1}" + (f", step {bad_step}" if bad_step else ""))
         due = epoch + 1 == self.stop_epoch or self.evaluates(epoch + 1)
-        started = time.perf_counter()
-        evaluated = self._evaluated(method.delivered()) if due else {}
-        if due:
-            examples = sum(len(split) for split in self.splits.values())
-            self.training.timings.evaluations.append((time.perf_counter() - started, examples))
+        evaluated, peers = self._evaluate_all() if due else ({}, {})
+        method.delivered()  # a generated student is saved as the weights themselves make it
         _check_finite(trained.shares, lr, f"the gradient of epoch {epoch + 1}, step 1")
         row: Row = {"epoch": epoch + 1, "lr": lr, "train": trained.means, **evaluated}
         if trained.shares:
             row["shares"] = trained.shares
         if len(self.stages) > 1:
             row["stage"] = method.stage + 1
-        if due and (peers := method.peers()):
-            row["peers"] = {name: self._evaluated(peer) for name, peer in peers.items()}
-        for metrics in (evaluated, *row.get("peers", {}).values()):
+        if peers:
+            row["peers"] = peers
+        for metrics in (evaluated, *peers.values()):
             for values in metrics.values():  # the last step's weights are the first that are evaluated
                 _check_finite(values, lr, f"the last step of epoch {epoch + 1}")
         self.training.rows.append(row)
@@ -237,9 +251,19 @@ class Member:
             self.training.timings.steps.append((own_seconds, trained.images))
         self.on_epoch(trained.images / seconds)
 
-    def _evaluated(self, network: nn.Module) -> dict[str, dict[str, float]]:
+    def _evaluate_all(self) -> tuple[Metrics, dict[str, Metrics]]:
+        """The metrics of the student, and of its peers by name; all with averaged weights where an average is kept."""
+        method = self.training.method
+        with averaged(method):
+            started = time.perf_counter()
+            evaluated = self._evaluated(method.delivered())
+            examples = sum(len(split) for split in self.splits.values())
+            self.training.timings.evaluations.append((time.perf_counter() - started, examples))
+            return evaluated, {name: self._evaluated(peer) for name, peer in method.peers().items()}
+
+    def _evaluated(self, network: nn.Module) -> Metrics:
         """A network's metrics by split."""
-        return {name: evaluate(network, split, self.autocast) for name, split in self.splits.items()}
+        return {name: evaluate(network, split, self.autocast, divided=True) for name, split in self.splits.items()}
 
 
 def fit(
@@ -272,9 +296,16 @@ def fit(
                 with member.owner.isolated_failure():
                     member.begin_epoch(epoch)
             source = teacher if any(member.training.method.asks for member in due) else None
-            for step, (x, y, index) in enumerate(views.epoch(epoch)):
+            for step, (x, y, index, mixed) in enumerate(views.epoch(epoch)):
                 generator = torch.Generator(x.device)
-                batch = Batch(x, y, index, epoch, step, progress=0.0, generator=generator, views=views.num_views)
+                batch = Batch(
+                    *(x, y, index, epoch, step),
+                    progress=0.0,
+                    generator=generator,
+                    views=views.num_views,
+                    mixed=mixed,
+                    divided=views.part(step),
+                )
                 output = source(batch) if source is not None else None
                 step_seed = mix(seed, "step", epoch, step)
                 for member in due:

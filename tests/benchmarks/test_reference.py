@@ -93,7 +93,7 @@ def kdruns_steps(name: str, pair: Pair, precision: str = "fp32") -> tuple[list[t
     before = weights(student)
     steps = ours.kd_steps(student, teacher, pair, views, Choices(threads=1), precision=precision, device=CPU)
     losses = [step.end_epoch().means["loss"] for step in itertools.islice(steps, 3)]
-    return [(x.contiguous(), y) for x, y, _ in views.epoch(0)], losses, weights(student) - before
+    return [(x.contiguous(), y) for x, y, *_ in views.epoch(0)], losses, weights(student) - before
 
 
 @pytest.mark.parametrize("captured", [False, True])

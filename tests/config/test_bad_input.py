@@ -31,7 +31,7 @@ TOGETHER = [
         "recipe.augmentation.flip=maybe": "recipe.augmentation.flip='maybe': must be true or false",
         "recipe.milestones=0.5": "must be a list, each item a finite number",
         "recipe.evaluate_every=last": "recipe.evaluate_every='last': must be an integer or null",
-        "recipe.optimizer=adamw": "recipe.optimizer='adamw': must be sgd or adam",
+        "recipe.optimizer=lion": "recipe.optimizer='lion': must be sgd or adam or adamw",
         "recipe.schedule=cos": "recipe.schedule='cos': must be one of steps, cosine",
         "student=mlp student.hidden=[a]": "student.hidden[0]='a': must be an integer",
         "runtime.output_root=null": "runtime.output_root=None: must be text",
@@ -51,6 +51,9 @@ TOGETHER = [
         "recipe.lr=0": "recipe.lr=0.0: must be more than 0",
         "recipe.lr_batch_size=0": "must be null or at least 1",
         "recipe.max_norm=0": "recipe.max_norm=0.0: must be null or more than 0",
+        "recipe.ema_decay=1": "recipe.ema_decay=1.0: must be null or more than 0 and less than 1",
+        "recipe.label_smoothing=1": "recipe.label_smoothing=1.0: must be from 0 to less than 1",
+        "recipe.min_lr=0.01": "recipe.min_lr=0.01: must be 0, or with schedule=cosine less than lr",
         "recipe.clip_norm=0": "recipe.clip_norm=0.0: must be null or more than 0",
         "recipe.evaluate_every=0": "must be null or at least 1",
         "recipe.momentum=1": "recipe.momentum=1.0: must be from 0 to less than 1",
@@ -70,6 +73,7 @@ TOGETHER = [
         "teacher.seeds=[]": "must be null or at least one seed",
     },
     {
+        "recipe.accumulate=3": "recipe.accumulate=3: must be 1, or a divisor of batch_size=64",
         "recipe.augmentation.crop_padding=-1": "must be a whole number of pixels",
         "teacher.method=lsr teacher.method.epsilon=3": "teacher.method.epsilon=3.0: must be a finite number",
         "seed=4294967296": "must be from 0 to 4294967295",
@@ -81,6 +85,21 @@ TOGETHER = [
         "teacher.seeds=[4294967296]": "teacher.seeds=4294967296: must be from 0 to 4294967295",
     },
     {"recipe.augmentation.rotation=200": "recipe.augmentation.rotation=200.0: must be from 0 to 180 degrees"},
+    {
+        f"recipe.augmentation.{option}": f"recipe.augmentation.{refused}: must be {allowed}"
+        for option, refused, allowed in (
+            ("crop_scale=[0.5,0.1]", "crop_scale=[0.5, 0.1]", "null or [least, largest], in (0, 1]"),
+            ("crop_ratio=[1]", "crop_ratio=[1.0]", "[least, largest], from 0.001 to 1000"),
+            ("color_jitter.hue=0.6", "color_jitter.hue=0.6", "from 0 to 0.5"),
+            ("color_jitter.contrast=-1", "color_jitter.contrast=-1.0", "from 0 to 100"),
+            ("rand_augment.num_ops=17", "rand_augment.num_ops=17", "from 0 to 16"),
+            ("rand_augment.magnitude=31", "rand_augment.magnitude=31", "at least 0 and below num_magnitude_bins"),
+            ("random_erasing.p=2", "random_erasing.p=2.0", "from 0 to 1"),
+            ("random_erasing.scale=[0.1,1.5]", "random_erasing.scale=[0.1, 1.5]", "[least, largest], in (0, 1]"),
+            ("mixup_alpha=-0.2", "mixup_alpha=-0.2", "from 0 to 100"),
+            ("cutmix_alpha=true", "cutmix_alpha=True", "a finite number"),
+        )
+    },
     {  # names: the nearest spelling, and what is allowed
         "stuent=cnn": "no such key; did you mean student?",
         "student=resnet81": "no such option; did you mean resnet8?",
@@ -88,7 +107,7 @@ TOGETHER = [
         "teacher.method=lsrr": "did you mean lsr?",
         "recipe=fashion": "no such option; did you mean fashion_mnist?",
         "experiment=tfkd": "no such option; Allowed: ",
-        "recipe.augmentation.shear=3": "no such key in recipe.augmentation; Allowed: crop_padding, flip, rotation",
+        "recipe.augmentation.shear=3": "no such key in recipe.augmentation; Allowed: color_jitter, crop_padding, ",
         "teacher.recipe.bach_size=3": "no such key in teacher.recipe; did you mean batch_size?",
         "runtime.prescision=bf16": "no such key in runtime; did you mean precision?",
         "teacher.trained_on=cifr100": "no such option; did you mean cifar100?",
@@ -122,6 +141,14 @@ BAD = [
     # ranges
     ("recipe.nesterov=true recipe.momentum=0", "recipe.nesterov=True: must be false where momentum is 0"),
     ("recipe.augmentation.crop_padding=8", "recipe.augmentation.crop_padding=8: must be smaller than the images"),
+    (
+        "method=ce recipe.augmentation.mixup_alpha=0.2 recipe.batch_size=31",
+        "recipe.batch_size=31: must be even: images are mixed in pairs",
+    ),
+    (
+        "recipe.augmentation.color_jitter.hue=0.1",
+        "recipe.augmentation.color_jitter.hue=0.1: has no effect on images of one channel: must be 0",
+    ),
     ("method=tfkd_reg method.variant=publish", "method.variant='publish': must be one of paper, released"),
     ("student.dropout=1", "student.dropout=1.0: must be a probability"),
     ("stop_epoch=21", "stop_epoch=21: must be an integer from 0 to 20, or a fraction"),

@@ -13,7 +13,7 @@ from kdrun.config.composition import config_directory, papers_directory
 from kdrun.data import Augmentation
 from kdrun.methods import shipped_methods
 from kdrun.spec.components import METHOD_INJECTED, all_options, resolve, set_by_dataset
-from kdrun.spec.spec import Component, Recipe
+from kdrun.spec.spec import Component, Recipe, as_tuples
 
 ROOTS = [config_directory(), *sorted(papers_directory().glob("*/conf"))]
 NEEDS_DATA = "folder"
@@ -49,8 +49,9 @@ def takes_sequences(student: str) -> bool:
 
 @pytest.mark.parametrize("option", [name for name in options("student") if not takes_sequences(name)])
 def test_every_network_can_be_student_and_teacher(job, option):
-    """On MNIST: 8x8 pixels are too few for convolutions without padding."""
-    checked = job(f"student={option}", f"teacher={option}", "dataset=mnist")
+    """On MNIST: 8x8 pixels are too few for convolutions without padding; and networks for ImageNet on ImageNet."""
+    dataset = "imagenet" if option.startswith("imagenet_") else "mnist"
+    checked = job(f"student={option}", f"teacher={option}", f"dataset={dataset}")
     assert checked.spec.student.target == read("student", option)["_target_"]
     assert checked.spec.teachers[0].student == checked.spec.student
 
@@ -87,7 +88,7 @@ def test_folder_is_described_by_what_it_holds(job, tmp_path):
                 Image.new("RGB", (10, 12), (shade, shade, i)).save(tmp_path / split / name / f"{i}.png")
     words = ("dataset=folder", f"dataset.root={tmp_path}", "dataset.image_size=8", "method=ce")
     found = job(*words).spec.dataset
-    assert found.identity.startswith("content-sha256:")
+    assert found.identity.startswith("files-sha256:")
     assert (found.num_classes, found.train_size, found.test_size, found.image_size) == (2, 4, 4, 8)
     Image.new("RGB", (10, 12), (0, 0, 0)).save(tmp_path / "train" / "dark" / "1.png")
     assert job(*words).spec.dataset.identity != found.identity
@@ -98,9 +99,9 @@ def test_every_recipe_has_the_keys_of_the_library(composed, job, option):
     words = ("dataset=cifar100", "teacher=resnet18", f"recipe={option}")
     recipe = OmegaConf.to_container(composed(*words).recipe)
     assert sorted(leaves(recipe)) == sorted(RECIPE_LEAVES)
-    augmentation = Augmentation(**recipe.pop("augmentation"))
-    milestones = tuple(recipe.pop("milestones"))
-    assert job(*words).spec.recipe == Recipe(**recipe, milestones=milestones, augmentation=augmentation)
+    recipe = as_tuples(recipe)
+    augmentation = Augmentation.from_plain(recipe.pop("augmentation"))
+    assert job(*words).spec.recipe == Recipe(**recipe, augmentation=augmentation)
 
 
 @pytest.mark.parametrize(("group", "injected"), [("method", lambda _: METHOD_INJECTED), ("student", set_by_dataset)])
@@ -134,7 +135,12 @@ OTHER_VALUES = {
     "momentum": 0.8,
     "nesterov": True,
     "weight_decay": 0.01,
+    "decay_norm_and_bias": False,
+    "label_smoothing": 0.1,
+    "accumulate": 2,
+    "ema_decay": 0.99,
     "schedule": "cosine",
+    "min_lr": 0.001,
     "milestones": [0.5],
     "gamma": 0.5,
     "warmup_epochs": 3,
@@ -144,6 +150,20 @@ OTHER_VALUES = {
     "augmentation.crop_padding": 2,
     "augmentation.flip": True,
     "augmentation.rotation": 5.0,
+    "augmentation.crop_scale": [0.1, 0.9],
+    "augmentation.crop_ratio": [0.5, 2.0],
+    "augmentation.color_jitter.brightness": 0.1,
+    "augmentation.color_jitter.contrast": 0.2,
+    "augmentation.color_jitter.saturation": 0.3,
+    "augmentation.color_jitter.hue": 0.4,
+    "augmentation.rand_augment.num_ops": 2,
+    "augmentation.rand_augment.magnitude": 5,
+    "augmentation.rand_augment.num_magnitude_bins": 11,
+    "augmentation.random_erasing.p": 0.1,
+    "augmentation.random_erasing.scale": [0.1, 0.2],
+    "augmentation.random_erasing.ratio": [0.5, 2.0],
+    "augmentation.mixup_alpha": 0.2,
+    "augmentation.cutmix_alpha": 1.0,
 }
 
 

@@ -8,9 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from kdrun.data import DataError, ImageSet, Splits, folder, select, tiny_imagenet
+from kdrun import data
+from kdrun.data import DataError, ImageSet, Splits, decode, select, tiny_imagenet
 
 # --- folders of images ----------------------------------------------------------------------------------------------
+
+
+def folder(root: Path, **options) -> Splits:
+    """A folder's images in memory."""
+    return decode(data.folder(root, **options))
 
 
 def write_image(path: Path) -> None:
@@ -40,7 +46,7 @@ def test_images_that_are_no_files_of_their_size_are_named(tree, monkeypatch):
     with pytest.raises(DataError) as raised:
         folder(tree, image_size=12, in_channels=3)
     lines = str(raised.value).splitlines()
-    assert lines[0] == "4 of 12 images cannot be read:"
+    assert lines[0] == "4 of 12 images cannot be read (dataset.skip_corrupt=true leaves them out):"
     assert f"  {names['fifo']}: is a FIFO; must be a regular file" in lines
     assert f"  {names['device']}: is a character device; must be a regular file" in lines
     assert f"  {names['endless']}: has {2**42} bytes; at most 16000 are read" in lines

@@ -13,9 +13,18 @@ from kdrun.data.loaders import cifar, mnist
 from kdrun.data.loaders import digits as digits_module
 
 FOLDER = Path(__file__).parents[2] / "conf" / "dataset"
-IMAGES = ("cifar10", "cifar100", "digits", "fashion_mnist", "folder", "mnist", "synthetic", "tiny_imagenet")
+IMAGES = (
+    *("cifar10", "cifar100", "digits", "fashion_mnist", "folder", "hf", "imagenet", "mnist", "synthetic"),
+    *("tiny_imagenet", "wds"),
+)
 KEYS = ["_target_", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size", "mean", "std"]
-FURTHER = {"folder": ["test_split"]}
+CONVERSION = ["resize_size", "skip_corrupt"]
+FURTHER = {
+    "folder": [*CONVERSION, "test_split"],
+    "imagenet": CONVERSION,
+    "hf": ["path", "train_split", "test_split", "image_column", "label_column", *CONVERSION],
+    "wds": ["train_shards", "test_shards", *CONVERSION],
+}
 
 
 def read(name: str) -> dict:

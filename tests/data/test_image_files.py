@@ -15,12 +15,21 @@ import yaml
 from PIL import Image
 from torchvision import transforms
 
-from kdrun import memory
+from kdrun import data, memory
 from kdrun.config.data_facts import check_dataset
 from kdrun.config.findings import Findings
-from kdrun.data import DataError, check_images, claims_identity, decoding, folder, identity, tiny_imagenet
+from kdrun.data import DataError, Splits, check_images, claims_identity, decode, digests, encoded, identity
 from kdrun.data.loaders import tiny_imagenet as tiny_module
 from kdrun.data.pixels import extensions
+
+
+def folder(root: Path, **options) -> Splits:
+    """A folder's images in memory."""
+    return decode(data.folder(root, **options))
+
+
+def tiny_imagenet(*where) -> Splits:
+    return decode(data.tiny_imagenet(*where))
 
 
 def write_image(path: Path, size: tuple[int, int] = (12, 12), mode: str = "RGB", seed: int = 0) -> Image.Image:
@@ -81,7 +90,7 @@ def no_decoding(patch) -> None:
     def broken(*args, **options):
         raise AssertionError("decoded again")
 
-    patch.setattr(decoding, "read_square", broken)
+    patch.setattr(encoded, "read_square", broken)
 
 
 def test_the_second_load_decodes_nothing(tree, data_home, monkeypatch):
@@ -122,15 +131,30 @@ def test_a_changed_image_is_decoded_again_though_its_size_and_time_are_the_same(
     assert torch.equal(second.train.images[2], as_torchvision_does(path, 12, "RGB"))
 
 
-def test_a_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
+def test_a_file_is_read_once_until_it_changes(tmp_path, data_home, monkeypatch):
+    """By one process, and by another one if its last change was not just before it was read."""
     (path := tmp_path / "file").write_bytes(b"one")
-    read, opened = [], decoding.sha256_of
-    monkeypatch.setattr(decoding, "sha256_of", lambda path, limit: read.append(path) or opened(path, limit))
+    files = encoded.Files(tmp_path, ["file", "gone"])
+    read, opened = [], encoded.read_regular
+    monkeypatch.setattr(encoded, "read_regular", lambda path, limit: read.append(path) or opened(path, limit))
+    monkeypatch.setattr(digests, "_listings", {})
     for content, count in ((b"one", 1), (b"three", 2)):
         path.write_bytes(content) if content != b"one" else None
-        assert [decoding.file_digests([path]) for _ in range(2)] == [[hashlib.sha256(content).hexdigest()]] * 2
+        for _ in range(2):
+            expected = [hashlib.sha256(content).digest(), bytes(32)]
+            assert [bytes(row) for row in digests.digests_of(files)] == expected
         assert len(read) == count
-    assert decoding.file_digests([tmp_path / "gone"]) == [""]
+    assert not (data_home / "listings").exists()
+    digests._listings.clear()
+    monkeypatch.setattr(digests, "_FRESH_NS", 0)
+    for count in (3, 3):
+        digests.digests_of(files)
+        digests._listings.clear()
+        assert len(read) == count
+    (listing,) = (data_home / "listings").iterdir()
+    damage(listing, "pixel")
+    assert bytes(digests.digests_of(files)[0]) == hashlib.sha256(b"three").digest()
+    assert len(read) == 4
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(tree, data_home, caplog):
@@ -149,16 +173,17 @@ def damage(path: Path, how: str) -> None:
             del content[-10:]
         case "pixel":
             content[header + 5] ^= 1
-        case "label":
-            content[content.index(b"train_labels")] ^= 1
+        case "name":
+            content[content.index(b"images")] ^= 1
         case "digest":
-            content[content.index(b"content-sha256:") + 20] ^= 1
+            place = content.index(b"sha256") + 12
+            content[place] = ord("1") if content[place] == ord("0") else ord("0")
         case "empty":
             content.clear()
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ["cut", "pixel", "label", "digest", "empty"])
+@pytest.mark.parametrize("how", ["cut", "pixel", "name", "digest", "empty"])
 def test_a_damaged_cache_is_noticed_and_made_again(tree, data_home, monkeypatch, caplog, how):
     first = folder(tree, image_size=12, in_channels=3)
     (cached,) = (data_home / "decoded").iterdir()
@@ -179,13 +204,6 @@ def test_the_cache_has_the_permissions_of_any_new_file(tree, data_home):
         os.umask(before)
     (cached,) = (data_home / "decoded").iterdir()
     assert stat.S_IMODE(cached.stat().st_mode) == 0o664
-
-
-def test_images_that_take_more_memory_than_is_free_are_refused_before_they_are_read(tree, monkeypatch):
-    monkeypatch.setattr(decoding, "free_bytes", lambda: 2_000_000_000)
-    monkeypatch.setattr(decoding, "file_digests", None)
-    with pytest.raises(DataError, match=r"image_size=20000: 6 decoded .* 7\.2 GB .* 2\.0 GB"):
-        folder(tree, image_size=20_000, in_channels=3)
 
 
 def test_free_memory_is_what_the_control_groups_leave(tmp_path, monkeypatch):
@@ -423,7 +441,7 @@ def test_tiny_imagenet_sorted_by_class_is_the_same_dataset(tiny, target):
     ],
 )
 def test_a_tiny_imagenet_that_cannot_be_read_is_refused_before_it_is_decoded(tiny, monkeypatch, spoil, told):
-    monkeypatch.setattr(tiny_module, "decode", lambda *args, **options: pytest.fail("decoded"))
+    monkeypatch.setattr(tiny_module, "encoded_splits", lambda *args: pytest.fail("listed"))
     spoil(tiny)
     with pytest.raises(DataError, match=told):
         tiny_imagenet(tiny.parent)
@@ -469,13 +487,13 @@ def swap_labels(place: Path) -> None:
 def test_the_official_identity_is_of_verified_bytes_alone(tiny, monkeypatch, no_network):
     """Of what kdrun unpacked and nothing changed since; two swapped labels pass all counts, and are another dataset."""
     by_hand = tiny_imagenet(tiny.parent)
-    assert not claims_identity(tiny_imagenet, tiny.parent)
+    assert not claims_identity(data.tiny_imagenet, tiny.parent)
     zipped(tiny, monkeypatch)
     official = f"md5:{tiny_module.ARCHIVE.md5}"
-    assert claims_identity(tiny_imagenet, tiny.parent), "it will be unpacked"
+    assert claims_identity(data.tiny_imagenet, tiny.parent), "it will be unpacked"
     for _ in range(2):
         assert identity(tiny_imagenet(tiny.parent, official)) == identity(by_hand)
-        assert claims_identity(tiny_imagenet, tiny.parent)
+        assert claims_identity(data.tiny_imagenet, tiny.parent)
     image = tiny / "train/n01/images/n01_0.JPEG"
     whole = image.read_bytes()
     image.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -496,7 +514,7 @@ def test_a_tiny_imagenet_unpacked_by_hand_is_told_and_has_the_identity_of_its_co
     node = yaml.safe_load((Path(__file__).parents[2] / "conf/dataset/tiny_imagenet.yaml").read_text())
     findings = Findings([])
     found = check_dataset(findings, {**node, "root": str(tiny.parent)})
-    assert found.identity == identity(tiny_imagenet(tiny.parent))
+    assert found.identity == identity(data.tiny_imagenet(tiny.parent))
     assert not findings.problems
     (notice,) = findings.notices
     assert found.identity[:32] in notice

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional
 
-from kdrun.data import DataError, folder
+from kdrun.data import DataError, decode, folder
 from kdrun.data.pixels import read_square
 
 SIZE = 8
@@ -239,13 +239,13 @@ def test_a_file_over_the_limit_names_what_allows_it(tmp_path, data_home, monkeyp
     limit = Image.MAX_IMAGE_PIXELS
     monkeypatch.setenv("KDRUN_MAX_PIXELS", "8998")
     with pytest.raises(DataError, match=r"train/a/0.png: .*9000 pixels.*KDRUN_MAX_PIXELS=PIXELS"):
-        folder(tmp_path / "root", image_size=8, in_channels=1)
+        decode(folder(tmp_path / "root", image_size=8, in_channels=1))
     for wrong in ("0", "-1", "1e9", "many"):
         monkeypatch.setenv("KDRUN_MAX_PIXELS", wrong)
         with pytest.raises(ValueError, match=f"KDRUN_MAX_PIXELS={wrong}: must be"):
-            folder(tmp_path / "root", image_size=8, in_channels=1)
+            decode(folder(tmp_path / "root", image_size=8, in_channels=1))
     monkeypatch.setenv("KDRUN_MAX_PIXELS", "9000")
-    assert len(folder(tmp_path / "root", image_size=8, in_channels=1).train) == 2
+    assert len(decode(folder(tmp_path / "root", image_size=8, in_channels=1)).train) == 2
     assert limit == Image.MAX_IMAGE_PIXELS
 
 

@@ -26,7 +26,9 @@ def test_mix_tells_parts_apart():
 def test_uniform32_equals_the_definition_without_overflow():
     key = mix("some", "key")
     counters = [0, 1, 2, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 123456789]
-    assert uniform32(torch.tensor(counters), key).tolist() == [reference32(counter, key) for counter in counters]
+    expected = [reference32(counter, key) for counter in counters]
+    assert uniform32(torch.tensor(counters), key).tolist() == expected
+    assert [uniform32(counter, key) for counter in counters] == expected
 
 
 def test_every_bit_is_fair_and_reacts_to_every_bit_of_the_counter():

@@ -16,7 +16,7 @@ from kdrun.data import (
     epoch_order,
     grouped_order,
 )
-from kdrun.data import views as views_module
+from kdrun.data import resident as resident_module
 
 MEAN, STD = [0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]
 IMAGES = torch.randint(0, 256, (20, 6, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -93,7 +93,7 @@ def test_an_epoch_visits_every_image_once(resident):
 def test_an_epoch_of_sequences_has_each_with_its_labels_in_the_order_of_the_logits_rows(
     per_token, at_once, monkeypatch
 ):
-    monkeypatch.setattr(views_module, "POSITIONS_AT_ONCE_CPU", at_once * 8 * 3)
+    monkeypatch.setattr(resident_module, "POSITIONS_AT_ONCE_CPU", at_once * 8 * 3)
     tokens = torch.arange(60).view(20, 3)
     labels = 100 + tokens if per_token else LABELS
     resident = ResidentSequences(SequenceSet(tokens, labels), device="cpu")
@@ -103,7 +103,7 @@ def test_an_epoch_of_sequences_has_each_with_its_labels_in_the_order_of_the_logi
     steps = list(views.epoch(2))
     assert len(steps) == len(views) == 3
     order = epoch_order(20, seed=5, epoch=2)
-    for (x, y, index), expected in zip(steps, order.split(8), strict=True):
+    for (x, y, index, _), expected in zip(steps, order.split(8), strict=True):
         assert torch.equal(index, expected)
         assert x.tolist() == [tokens[i].tolist() for i in expected]
         assert y.tolist() == [label for i in expected for label in labels[i].view(-1).tolist()]
@@ -137,7 +137,7 @@ def test_further_views_follow_the_first_which_is_that_of_every_run(resident):
     law = Augmentation(crop_padding=2, flip=True, rotation=15.0)
     one, three = (TrainingViews(resident, law, batch_size=8, seed=5, views=views) for views in (1, 3))
     assert (len(three), three.num_views) == (len(one), 3)
-    for (x, y, index), (views, labels, positions) in zip(one.epoch(2), three.epoch(2), strict=True):
+    for (x, y, index, _), (views, labels, positions, _) in zip(one.epoch(2), three.epoch(2), strict=True):
         first, second, third = views.chunk(3)
         assert torch.equal(first, x)
         assert not torch.equal(second, x)
@@ -150,7 +150,7 @@ def test_further_views_follow_the_first_which_is_that_of_every_run(resident):
 
 def test_grouped_batches_of_several_views(resident):
     views = TrainingViews(resident, Augmentation(crop_padding=1), batch_size=8, seed=5, views=2, per_class=2)
-    _, y, index = next(iter(views.epoch(0)))
+    _, y, index, _ = next(iter(views.epoch(0)))
     assert torch.equal(y[0:8:2], y[1:8:2])
     assert torch.equal(index[:8], grouped_order(LABELS, 2, seed=5, epoch=0)[:8])
 
@@ -160,14 +160,14 @@ def test_grouped_batches_of_several_views(resident):
 @pytest.mark.parametrize("num", [20, 17])
 def test_views_of_many_batches_at_once_are_those_of_each_batch(at_once, num_views, per_class, num, monkeypatch):
     """The last batch is smaller (20 = 8 + 8 + 4), or a dropped single image (17 = 8 + 8 + 1)."""
-    monkeypatch.setattr(views_module, "POSITIONS_AT_ONCE_CPU", at_once * 8 * 36)
+    monkeypatch.setattr(resident_module, "POSITIONS_AT_ONCE_CPU", at_once * 8 * 36)
     law = Augmentation(crop_padding=2, flip=True, rotation=15.0)
     images, labels = IMAGES[:num], LABELS[:num]
     resident = ResidentImages(ImageSet(images, labels), mean=MEAN, std=STD, device="cpu")
     views = TrainingViews(resident, law, batch_size=8, seed=5, views=num_views, per_class=per_class)
     grouped = grouped_order(labels, per_class, seed=5, epoch=2) if per_class > 1 else None
     cut = batches(epoch_order(num, seed=5, epoch=2) if grouped is None else grouped, 8)
-    for (x, y, index), expected in zip(views.epoch(2), cut, strict=True):
+    for (x, y, index, _), expected in zip(views.epoch(2), cut, strict=True):
         alone = [view(resident, expected, law, seed=5, epoch=2, number=number) for number in range(num_views)]
         assert torch.equal(x, torch.cat(alone))
         assert x.stride() == torch.cat(alone).stride(), "the same memory format"
@@ -176,9 +176,9 @@ def test_views_of_many_batches_at_once_are_those_of_each_batch(at_once, num_view
 
 
 def test_batches_of_one_image_keep_every_image(resident, monkeypatch):
-    monkeypatch.setattr(views_module, "POSITIONS_AT_ONCE_CPU", 19 * 36)
+    monkeypatch.setattr(resident_module, "POSITIONS_AT_ONCE_CPU", 19 * 36)
     steps = list(TrainingViews(resident, Augmentation(), batch_size=1, seed=0).epoch(0))
-    assert torch.equal(torch.cat([index for _, _, index in steps]), epoch_order(20, seed=0, epoch=0))
+    assert torch.equal(torch.cat([index for _, _, index, _ in steps]), epoch_order(20, seed=0, epoch=0))
 
 
 class Counted(TorchDispatchMode):
@@ -193,7 +193,7 @@ class Counted(TorchDispatchMode):
 
 def test_operations_per_step(monkeypatch):
     """Of 32 batches at once there are three for each batch beside one set of about a hundred."""
-    monkeypatch.setattr(views_module, "POSITIONS_AT_ONCE_CPU", views_module.POSITIONS_AT_ONCE)
+    monkeypatch.setattr(resident_module, "POSITIONS_AT_ONCE_CPU", resident_module.POSITIONS_AT_ONCE)
     images = torch.randint(0, 256, (1024, 6, 6, 3), dtype=torch.uint8)
     resident = ResidentImages(ImageSet(images, torch.arange(1024) % 4), mean=MEAN, std=STD, device="cpu")
     views = TrainingViews(resident, Augmentation(crop_padding=1, flip=True, rotation=15.0), batch_size=16, seed=0)
@@ -213,7 +213,7 @@ def test_views_are_made_when_they_are_needed_and_never_more_than_the_bound(resid
     monkeypatch.setattr(ResidentImages, "gather", recording)
     law = Augmentation(flip=True)
     for bound, expected in ((5 * 4 * 36, [20]), (5 * 4 * 36 - 1, [16, 4]), (1, [4, 4, 4, 4, 4])):
-        monkeypatch.setattr(views_module, "POSITIONS_AT_ONCE_CPU", bound)
+        monkeypatch.setattr(resident_module, "POSITIONS_AT_ONCE_CPU", bound)
         steps = TrainingViews(resident, law, batch_size=4, seed=0).epoch(0)
         made.clear()
         next(steps)

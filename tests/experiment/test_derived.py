@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from kdrun.experiment.build import build_student
-from kdrun.experiment.datasets import load_resident
+from kdrun.experiment.datasets import prepare_splits
 from kdrun.experiment.derived import Ensemble, compute, kept
+from kdrun.experiment.runtime import Runtime
 from kdrun.files import DamagedError
 from kdrun.store.store import Store
 
@@ -33,7 +34,7 @@ def specs(lab):
 
 def answers(lab, spec, split="test") -> tuple[np.ndarray, np.ndarray]:
     """Logits in float64, and labels, of the network in a run's exported file."""
-    images = getattr(load_resident(spec.dataset, lab.root, CPU), split)
+    images = getattr(prepare_splits(spec.dataset, Runtime(device=CPU, data_root=lab.root, output_root=lab.root)), split)
     network = build_student(spec.student, spec.dataset)
     network.load_state_dict(load_file(lab.run(spec).weights))
     with torch.no_grad():

@@ -74,8 +74,8 @@ def test_memory_that_runs_out_fails_one_of_a_group_says_what_to_try_and_is_free_
     assert len(held) == 1
     said = (str(error) or "MemoryError").splitlines()[0]
     assert str(failed) == (
-        f"out of memory ({said}). Try a smaller recipe.batch_size (it is 16), "
-        "or runtime.sweep=one_by_one (2 students were trained together)."
+        f"out of memory ({said}). Try a smaller recipe.batch_size (it is 16), a larger "
+        "recipe.accumulate (it is 1), or runtime.sweep=one_by_one (2 students were trained together)."
     )
     assert isinstance(failed, MemoryError)
     assert freed == [torch.device("cpu")]
@@ -91,7 +91,7 @@ def test_alone_it_is_not_told_to_go_alone_and_the_sweep_goes_on(lab):
     specs = [lab.taught(temperature=2.0), lab.taught(temperature=8.0)]
     with raising(SHORTAGES["cpu"], temperature=2.0):
         failed, other = lab.execute_all(specs, sweep="one_by_one")
-    assert str(failed).endswith("Try a smaller recipe.batch_size (it is 16).")
+    assert str(failed).endswith("Try a smaller recipe.batch_size (it is 16), a larger recipe.accumulate (it is 1).")
     assert isinstance(other, Outcome)
 
 

@@ -14,6 +14,7 @@ from kdrun.store import checkpoint
 from kdrun.store import run as run_files
 from kdrun.training import precision
 from kdrun.training.trainer import DivergedError
+from tests.experiment.conftest import LAW, RECIPE
 
 
 @contextlib.contextmanager
@@ -61,6 +62,35 @@ def test_interrupted_run_resumes_to_the_same_bits(shared_lab, name, epoch):
     assert outcome.result["test"] == whole.result["test"]
     assert lab.images_trained_on(outcome) == spec.total_epochs * 66, "those of the first process count"
     assert (run.status()["state"], run.status()["started"]) == ("finished", status["started"])
+
+
+ALL_OPTIONS = {
+    **{"optimizer": "adamw", "weight_decay": 0.05, "decay_norm_and_bias": False, "clip_norm": 1.0, "lr": 0.01},
+    **{"schedule": "cosine", "min_lr": 1e-4, "label_smoothing": 0.1, "accumulate": 2, "ema_decay": 0.9},
+    "augmentation": replace(LAW, mixup_alpha=0.8, cutmix_alpha=1.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch", "changes"),
+    [
+        ("kd", 1, {}),
+        pytest.param("dml", 1, {}, marks=pytest.mark.slow),
+        ("weight_distillation", 2, {}),
+        pytest.param("weight_distillation", 2, {"evaluate_every": None}, marks=pytest.mark.slow),
+        pytest.param("fsp", 3, {}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_with_all_options_of_the_recipe_resumes_and_is_alone_as_in_lockstep(lab, name, epoch, changes):
+    lab = replace(lab, recipe=replace(lab.recipe, **ALL_OPTIONS, **changes))
+    spec = lab.every(name)
+    interruption = breaking(method_class(spec.method), KeyboardInterrupt(), epoch=epoch, step=2)
+    with interruption, pytest.raises(KeyboardInterrupt):
+        lab.execute(spec)
+    other = replace(RECIPE, augmentation=lab.recipe.augmentation)
+    together = lab.execute_all([spec, lab.plain("resnet8", recipe=other)], "together")
+    assert [outcome.result["train"]["lockstep"] for outcome in together] == [2, 2]
+    assert lab.bits(lab.execute(spec).run) == lab.bits(together[0].run) == lab.alone(spec)
 
 
 def test_failure_in_the_teacher_resumes_the_teacher(lab, trained):

@@ -15,7 +15,8 @@ from kdrun import log as log_module
 from kdrun.data import DataError
 from kdrun.experiment import runner
 from kdrun.experiment.build import build_student
-from kdrun.experiment.datasets import load_resident
+from kdrun.experiment.datasets import prepare_splits
+from kdrun.experiment.runtime import Runtime
 from kdrun.methods import CE
 from kdrun.metrics import classification_metrics
 from kdrun.seeds import mix
@@ -83,7 +84,7 @@ def metrics_of(state: dict[str, torch.Tensor], spec: Spec, root) -> dict[str, fl
     """Test metrics of these weights, computed anew."""
     network = build_student(spec.student, spec.dataset)
     network.load_state_dict(state)
-    test = load_resident(spec.dataset, root, CPU).test
+    test = prepare_splits(spec.dataset, Runtime(device=CPU, data_root=root, output_root=root)).test
     return classification_metrics(predict(network, test, contextlib.nullcontext()), test.labels)
 
 

@@ -300,6 +300,7 @@ def test_a_file_system_that_lacks_calls_changes_no_bit_and_is_named_once(lab, mo
     monkeypatch.setattr(os, "chmod", lacking(errno.EPERM))
     monkeypatch.setattr(os, "link", lacking(errno.ENOTSUP))
     monkeypatch.setattr(os, "fsync", fsync_of_files)
+    monkeypatch.setattr(run_files, "CLAIM_SECONDS", 0.01)
     outcomes = [lab.execute(lab.plain(seed=seed)) for seed in (0, 1)]
     assert lab.bits(outcomes[0].run) == expected
     assert caplog.text.count("has no locks") == 1
@@ -310,6 +311,7 @@ def test_without_locks_a_run_is_running_while_its_process_is_there(lab, monkeypa
     pid = os.getpid() if alive else 2**22 + 1  # beyond the largest there can be
     run = lab.run(lab.plain())
     monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSYS, "not implemented")))
+    monkeypatch.setattr(run_files, "CLAIM_SECONDS", 0.01)
     with run.lock(lambda _: None):
         monkeypatch.setattr(os, "getpid", lambda: pid)
         run.write_status("running")

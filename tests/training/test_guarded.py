@@ -1,7 +1,9 @@
 """Fast ways to compute a step that fail, and which steps are captured; without a GPU."""
 
 import contextlib
+import functools
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 
 from kdrun import stopping
 from kdrun.methods import KD, Batch, TeacherOutput
+from kdrun.mixed import Mixed
 from kdrun.training import cuda_graphs
 from kdrun.training.cuda_graphs import GraphedStep
 from kdrun.training.guarded import GuardedStep
@@ -43,7 +46,7 @@ class Fails(Step):
         raise OSError("no compiler")
 
 
-def trained(make_step, *, optimizer: str = "sgd", epochs: int = 2):
+def trained(make_step, *, optimizer: str = "sgd", epochs: int = 2, mixes: bool = False):
     """A student with BatchNorm and dropout; what is left of it after some epochs."""
     torch.manual_seed(0)
     student = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
@@ -57,6 +60,8 @@ def trained(make_step, *, optimizer: str = "sgd", epochs: int = 2):
             x, y = torch.randn(size, 6), torch.randint(3, (size,))
             generator = torch.Generator().manual_seed(number)
             batch = Batch(x, y, y, epoch, number, progress=0.0, generator=generator)
+            if mixes:
+                batch = replace(batch, mixed=Mixed(y.roll(1), torch.rand(size)), label_smoothing=0.1)
             step.set_lr(0.1 / (epoch + 1))
             step(batch, TeacherOutput(torch.randn(size, 3)), first=number == 0)
         means.append(step.end_epoch())
@@ -129,12 +134,11 @@ def no_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, _: None)
 
-    def capture(self, given, teacher, views):
+    def capture(self, given, teacher, batch):
         sizes.append(len(given[1]))
         self._inputs = [tensor.clone() for tensor in given]
-        x, y, index, *answers = self._inputs
-        batch, static = cuda_graphs._StaticBatch(x, y, index, views), cuda_graphs._replaced(teacher, answers)
-        self._graph = SimpleNamespace(replay=lambda: Step.__call__(self, batch, static, first=False))
+        static, answer = cuda_graphs._static(self._inputs, batch, teacher)
+        self._graph = SimpleNamespace(replay=lambda: Step.__call__(self, static, answer, first=False))
 
     monkeypatch.setattr(GraphedStep, "_capture", capture)
     return sizes
@@ -151,3 +155,12 @@ def test_a_step_of_full_size_is_captured(no_cuda):
     assert_same(trained(graphed, epochs=3), trained(Step, epochs=3))
     assert no_cuda == [SIZES[0]]
     assert captured[0].settled
+
+
+def test_mixed_and_smoothed_labels_in_micro_batches_are_captured(no_cuda):
+    """Each replay has its own second labels and their weights."""
+    graphed, plain = (functools.partial(kind, micro_batch=4) for kind in (GraphedStep, Step))
+    found = trained(graphed, epochs=3, mixes=True)
+    assert_same(found, trained(plain, epochs=3, mixes=True))
+    assert no_cuda == [SIZES[0]]
+    assert found[0] != trained(plain, epochs=3)[0]

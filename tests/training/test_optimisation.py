@@ -185,3 +185,42 @@ def test_gradients_are_scaled_together_to_the_norm(clip_norm, factor):
         clipped = factor * np.array(gradient)
         np.testing.assert_allclose(weight.grad.numpy(), clipped, rtol=1e-6)
         np.testing.assert_allclose(weight.detach().numpy(), 1 - 0.5 * (clipped + 0.1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_decay_of_norms_and_biases_is_that_of_torch_on_groups(name, everywhere):
+    """The parameters of one dimension in a group of their own, with or without the decay."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 4), nn.LayerNorm(4))
+    twin = copy.deepcopy(model)
+    options = {"lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 0.05}
+    ours = build_optimizer(name, model.parameters(), **options, decay_norm_and_bias=everywhere)
+    bare = [module for module in twin.modules() if isinstance(module, nn.BatchNorm2d | nn.LayerNorm)]
+    norms = {id(parameter) for module in bare for parameter in module.parameters()}
+    biases = {id(parameter) for key, parameter in twin.named_parameters() if key.endswith("bias")}
+    free = [parameter for parameter in twin.parameters() if id(parameter) in norms | biases]
+    rest = [parameter for parameter in twin.parameters() if id(parameter) not in norms | biases]
+    momentum = {"momentum": 0.9} if name == "sgd" else {"betas": (0.9, 0.999)}
+    decay = 0.05 if everywhere else 0.0
+    groups = [{"params": rest, "weight_decay": 0.05}, {"params": free, "weight_decay": decay}]
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    theirs = kinds[name](groups, lr=0.1, **momentum)
+    for step in range(3):
+        for network in (model, twin):
+            generator = torch.Generator().manual_seed(step)
+            for parameter in network.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+        ours.step()
+        theirs.step()
+    for here, there in zip(model.parameters(), twin.parameters(), strict=True):
+        assert_close(here, there, rtol=1e-6, atol=1e-7)
+
+
+def test_a_cosine_ends_at_the_lowest_learning_rate():
+    recipe = Recipe(epochs=10, schedule="cosine", min_lr=0.02, warmup_epochs=2)
+    schedule = schedule_for(recipe, STEPS)
+    assert schedule(2 * STEPS) == pytest.approx(0.1)
+    assert schedule(6 * STEPS) == pytest.approx(0.06)
+    assert schedule(10 * STEPS) == pytest.approx(0.02)
+    assert schedule(0) == pytest.approx(0.1 / (2 * STEPS)), "the warm-up begins below it"

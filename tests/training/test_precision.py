@@ -179,7 +179,7 @@ class WithoutWaiting:
     def __len__(self) -> int:
         return len(self.views)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def epoch(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]]:
         batches = self.views.epoch(epoch)
         yield next(batches)
         torch.cuda.set_sync_debug_mode("error")

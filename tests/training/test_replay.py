@@ -57,7 +57,7 @@ def taught(teacher, epochs: range, seed: int = 0) -> list[Tensor]:
     """What a teacher says about every batch of these epochs."""
     said = []
     for epoch in epochs:
-        for step, (x, y, index) in enumerate(views(seed).epoch(epoch)):
+        for step, (x, y, index, _) in enumerate(views(seed).epoch(epoch)):
             batch = Batch(x, y, index, epoch=epoch, step=step, progress=0.0, generator=torch.Generator())
             said.append(teacher(batch).logits)
         teacher.end_epoch()
@@ -81,7 +81,7 @@ def test_an_interrupted_epoch_is_not_recorded():
     shelf = Shelf()
     teacher = ReplayTeacher(live(), shelf, 26)
     with contextlib.suppress(StopIteration):
-        x, y, index = next(views().epoch(0))
+        x, y, index, _ = next(views().epoch(0))
         teacher(Batch(x, y, index, epoch=0, step=0, progress=0.0, generator=torch.Generator()))
     assert shelf.epochs == {}
     taught(teacher, range(1))

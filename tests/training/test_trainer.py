@@ -120,7 +120,7 @@ def test_loop_is_the_textbook_one(images):
 
     step = 0
     for epoch in range(2):
-        for x, y, _ in views.epoch(epoch):
+        for x, y, _, _ in views.epoch(epoch):
             weight, bias = (parameter.requires_grad_() for parameter in parameters)
             loss = F.cross_entropy(x.flatten(1) @ weight.T + bias, y)
             gradients = torch.autograd.grad(loss, [weight, bias])

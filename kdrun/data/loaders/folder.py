@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..decoding import Listing, decode
+from ..decoding import encoded_splits
 from ..downloads import visible_directories
+from ..encoded import Files, Form
 from ..errors import DataError
 from ..image_files import class_directories, composed, describe_left_out, image_files, warn_once
-from ..splits import Splits
+from ..splits import Splits, streamable
 
 _TRAIN_NAMES = ("train", "training")
 _TEST_NAMES = ("test", "val", "valid", "validation")
@@ -19,25 +21,35 @@ _WITHIN = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 """Where a root can have its splits: in itself, or as ImageNet unpacks."""
 
 
-def folder(root: Path, image_size: int, in_channels: int, test_split: str | None = None) -> Splits:
+@streamable
+def folder(
+    root: Path,
+    image_size: int,
+    in_channels: int,
+    resize_size: int | None = None,
+    skip_corrupt: bool = False,
+    test_split: str | None = None,
+) -> Splits:
     """`root/train/CLASS/*.png` and `root/test/CLASS/*.png` (any format that Pillow reads).
 
     The test set is the first of `test/`, `val/`, `valid/` and `validation/` that has a class of the training images.
     Upper case is accepted, and `ILSVRC/Data/CLS-LOC/` of ImageNet within the root. Classes are numbered in the order of
     their sorted names (`kdrun.data.image_files`, which also defines which files count); images may be deeper than one
-    level below their class. Decoded once, then read from a cache (`kdrun.data.decoding`).
+    level below their class.
 
     Args:
         root: of the splits.
         image_size: height and width in pixels.
         in_channels: 1 (grey) or 3 (RGB).
+        resize_size: of the shorter side before the centre is cut out; None is `image_size`.
+        skip_corrupt: whether images that cannot be read are left out.
         test_split: the directory of the test images; None finds it.
 
     Raises:
-        ValueError: `in_channels` is neither 1 nor 3, or `image_size` is not positive.
-        DataError: directories or classes are missing, there is one class only, a class is empty, or images cannot be
-            read.
+        ValueError: `in_channels` is neither 1 nor 3, or a size is out of its range.
+        DataError: directories or classes are missing, there is one class only, or a class is empty.
     """
+    form = Form(image_size, in_channels, resize_size)
     if test_split is not None and test_split.lower() in _TRAIN_NAMES:
         raise DataError(f"dataset.test_split={test_split}: has the training images; must be another directory")
     found = _splits(root, test_split)
@@ -61,12 +73,14 @@ def folder(root: Path, image_size: int, in_channels: int, test_split: str | None
     _check_same_classes(train, class_names, test, tuple(test_classes))
     if len(class_names) < 2:
         raise DataError(f"{train}: has one class only, {class_names[0]}; there is nothing to learn")
-    listing = Listing(root, _labelled(root, classes, left_out), _labelled(root, test_classes, left_out), class_names)
+    splits = [_labelled(root, places, left_out) for places in (classes, test_classes)]
     if left_out:
         count = left_out.total()
         entries = f"{count} {'entry' if count == 1 else 'entries'}"
         warn_once(f"dataset.root={root}: {entries} left out: {describe_left_out(left_out)}")
-    return decode(listing, image_size=image_size, in_channels=in_channels)
+    names, labels = (itertools.chain.from_iterable(column) for column in zip(*splits, strict=True))
+    num_train = len(splits[0][0])
+    return encoded_splits(Files(root, names), list(labels), num_train, class_names, form, skip_corrupt=skip_corrupt)
 
 
 def _splits(root: Path, test_split: str | None) -> tuple[Path, list[Path]] | None:
@@ -106,15 +120,20 @@ def _check_same_classes(train: Path, train_names: Sequence[str], test: Path, tes
         raise DataError("the classes of training and test images differ\n  " + "\n  ".join(lines))
 
 
-def _labelled(root: Path, classes: Mapping[str, Path], left_out: Counter[str]) -> list[tuple[str, int]]:
-    """(path relative to `root`, label) of every image of a split, class by class in sorted order."""
-    labelled = []
-    for label, directory in enumerate(classes.values()):
+def _labelled(root: Path, classes: Mapping[str, Path], left_out: Counter[str]) -> tuple[list[str], list[int]]:
+    """The paths relative to `root` and the labels of a split's images, class by class in sorted order."""
+    from tqdm import tqdm
+
+    names: list[str] = []
+    labels: list[int] = []
+    shown = tqdm(classes.values(), "listing images", unit=" classes", delay=2, leave=False, disable=None)
+    for label, directory in enumerate(shown):
         others: Counter[str] = Counter()
         found = image_files(directory, others)
         if not found:
             raise DataError(f"{directory}: has no images ({describe_left_out(others) or 'no files at all'})")
         left_out.update(others)
         place = directory.relative_to(root).as_posix()
-        labelled += [(f"{place}/{name}", label) for name in found]
-    return labelled
+        names += [f"{place}/{name}" for name in found]
+        labels += [label] * len(found)
+    return names, labels

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from kdrun.files import MIB, read_regular, sha256_of, write_atomically
+from kdrun.files import MIB, read_regular, write_atomically
 
-from ..decoding import Listing, decode
+from ..decoding import encoded_splits
+from ..digests import digests_of
 from ..downloads import Archive, find, reading, unpack_archive, visible_directories
+from ..encoded import Files, Form
 from ..errors import DataError
-from ..pixels import file_limit
-from ..splits import Splits, claimed_where
+from ..splits import Splits, claimed_where, streamable
 
 ARCHIVE = Archive(
     title="Tiny-ImageNet",
@@ -36,12 +39,35 @@ _TEXT_LIMIT = 16 * MIB
 """Bytes of a text file, at most; the largest of the archive, words.txt, has 3 MB."""
 
 
+@dataclass(frozen=True)
+class _Listing:
+    """The image files of a directory.
+
+    Attributes:
+        root: base of the paths.
+        train: (relative path, label) of each training image, in a fixed order.
+        test: likewise.
+        class_names: by label.
+    """
+
+    root: Path
+    train: Sequence[tuple[str, int]]
+    test: Sequence[tuple[str, int]]
+    class_names: tuple[str, ...]
+
+    @functools.cached_property
+    def files(self) -> Files:
+        """Training images first."""
+        return Files(self.root, [name for name, _ in (*self.train, *self.test)])
+
+
 def has_official_bytes(root: Path) -> bool:
     """Whether the data will be that of the official archive: it is yet to be unpacked, or kdrun unpacked it."""
     place = _place(root)
     return place is None or (place / UNPACKED).exists()
 
 
+@streamable
 @claimed_where(has_official_bytes)
 def tiny_imagenet(root: Path, identity: str | None = None) -> Splits:
     """100,000 + 10,000 colour images, 64x64, 200 classes, from `root/tiny-imagenet-200/` or `root` itself.
@@ -66,7 +92,8 @@ def tiny_imagenet(root: Path, identity: str | None = None) -> Splits:
         write_atomically(place / UNPACKED, f"{_digest(listing)}\n")
     elif identity == f"md5:{ARCHIVE.md5}":
         _verify(listing)
-    return decode(listing, image_size=64, in_channels=3)
+    labels = [label for _, label in (*listing.train, *listing.test)]
+    return encoded_splits(listing.files, labels, len(listing.train), listing.class_names, Form(64, 3))
 
 
 def _place(root: Path) -> Path | None:
@@ -77,13 +104,13 @@ def _place(root: Path) -> Path | None:
     return find(root, ARCHIVE.directory, _NEEDED, title=ARCHIVE.title, archive=ARCHIVE.name)
 
 
-def _listing(place: Path) -> Listing:
+def _listing(place: Path) -> _Listing:
     """All images with their labels; refuses what is incomplete, before any is decoded."""
     try:
         ids = sorted(_lines(place / "wnids.txt") or [path.name for path in visible_directories(place / "train")])
         words = dict(line.split("\t", 1) for line in _lines(place / "words.txt")) or {name: name for name in ids}
         test = _test_images(place, ids)
-        listing = Listing(
+        listing = _Listing(
             root=place,
             train=[image for label, name in enumerate(ids) for image in _images(place, f"train/{name}", label)],
             test=sorted(test, key=lambda image: (len(Path(image[0]).name), Path(image[0]).name)),
@@ -128,17 +155,16 @@ def _lines(path: Path) -> list[str]:
         return read_regular(path, _TEXT_LIMIT).decode().splitlines() if path.exists() else []
 
 
-def _digest(listing: Listing) -> str:
+def _digest(listing: _Listing) -> str:
     """SHA-256 of the class names, and of each image's file and label."""
     digest = hashlib.sha256(repr(listing.class_names).encode())
-    for split in (listing.train, listing.test):
-        for path, label in split:
-            content = sha256_of(listing.root / path, file_limit())
-            digest.update(f"{path} {label} {content}\n".encode())
+    contents = digests_of(listing.files).numpy()
+    for (path, label), content in zip((*listing.train, *listing.test), contents, strict=True):
+        digest.update(f"{path} {label} {content.tobytes().hex()}\n".encode())
     return digest.hexdigest()
 
 
-def _verify(listing: Listing) -> None:
+def _verify(listing: _Listing) -> None:
     """Compares images and labels with what the verified archive unpacked to."""
     try:
         expected = read_regular(listing.root / UNPACKED, _TEXT_LIMIT).decode("ascii").strip()
@@ -152,7 +178,7 @@ def _verify(listing: Listing) -> None:
         )
 
 
-def _check_counts(listing: Listing) -> None:
+def _check_counts(listing: _Listing) -> None:
     """Checks the number of classes and of images in each against the official ones."""
     if len(listing.class_names) != NUM_CLASSES:
         raise DataError(f"{listing.root}: has {len(listing.class_names)} classes, expected {NUM_CLASSES}")

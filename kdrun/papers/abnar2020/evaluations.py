@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdrun import stopping
-from kdrun.data import DataError, Examples, ImageSet, ResidentSequences, SequenceSet
+from kdrun.data import DataError, EncodedSet, Examples, ImageSet, ResidentSequences, SequenceSet, decode_set
 from kdrun.experiment.evaluations import Evaluation, OnTestSet
 from kdrun.metrics import expected_calibration_error
 from kdrun.papers.abnar2020 import corruptions
@@ -48,6 +48,8 @@ class _Corrupted(OnTestSet):
         return dataset.example == "image"
 
     def examples(self, test: Examples) -> Examples:
+        if isinstance(test, EncodedSet):
+            test = decode_set(test)
         assert isinstance(test, ImageSet), "the dataset fits"
         return ImageSet(self.change(test.images), test.labels)
 

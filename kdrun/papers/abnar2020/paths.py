@@ -129,8 +129,8 @@ def _representations(runner: Runner, spec: Spec) -> Tensor:
     positions = torch.arange(min(NUM_EXAMPLES, len(test)), device=runner.device)
     found = []
     with tapped(network, [tap]) as seen, autocast(runner.device, spec.precision):
-        for part in positions.split(BATCH_SIZE):
-            network(test.batch(part))
+        for x in test.batches(positions.split(BATCH_SIZE)):
+            network(x)
             found.append(seen[tap].float().cpu())
             stopping.check()
     return torch.cat(found)

@@ -12,6 +12,10 @@ BAD = [
     (f"{SENTENCES} dataset.drop_classes=[0]", "dataset.drop_classes=[0]: is of images, and this dataset has"),
     (f"{SENTENCES} method=kd teacher.dataset.classes=[0]", "teacher.dataset.classes=[0]: is of images, and agreement"),
     (f"{SENTENCES} recipe.augmentation.flip=true", "recipe.augmentation.flip=True: is of images, and agreement has"),
+    (
+        f"{SENTENCES} recipe.augmentation.rand_augment.num_ops=2",
+        "recipe.augmentation.rand_augment.num_ops=2: is of images, and agreement has sequences: must be 0",
+    ),
     (f"{SENTENCES} recipe.augmentation.rotation=9", "recipe.augmentation.rotation=9.0: is of images", "must be 0.0"),
     (f"{SENTENCES} dataset.num_tokens=500", "dataset.num_tokens=500: is what the data has, and agreement cannot"),
     (f"{SENTENCES} dataset.length=1", "dataset.length=1: must be at least 2"),

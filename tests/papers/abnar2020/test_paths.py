@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from kdrun.experiment.build import build_student
-from kdrun.experiment.datasets import load_resident
+from kdrun.experiment.datasets import prepare_splits
 from kdrun.experiment.derived import compute, kept
+from kdrun.experiment.runtime import Runtime
 from kdrun.papers.abnar2020.paths import Paths
 from kdrun.papers.abnar2020.similarity import cka_matrix, similarity_matrix
 from kdrun.seeds import mix, seed_global_generators
@@ -38,7 +39,7 @@ def representation(lab, spec: Spec, network: torch.nn.Module | None = None) -> n
     seen = []
     name = PENULTIMATE[spec.student.name]
     network.get_submodule(name).register_forward_hook(lambda module, inputs, output: seen.append(output))
-    test = load_resident(spec.dataset, lab.root, CPU).test
+    test = prepare_splits(spec.dataset, Runtime(device=CPU, data_root=lab.root, output_root=lab.root)).test
     with torch.no_grad():
         network.eval()(test.batch(torch.arange(len(test))))
     return seen[0].numpy().astype(np.float64)
