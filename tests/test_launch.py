@@ -227,6 +227,7 @@ def test_the_precision_of_jobs_on_other_devices_is_chosen_by_the_user(kdrun, her
         ("hydra/launcher=submitit_local hydra.launcher.timeout_min=1h", "hydra.launcher.timeout_min", "an integer"),
         ("hydra/launcher=joblib hydra.sweep.dir=x", "hydra.sweep.dir=x", "runtime.output_root"),
         ("hydra.launcher.n_jobs=2", "hydra.launcher.n_jobs=2", "no effect"),
+        ("hydra/launcher=joblib runtime.devices=[cpu,cpu]", "runtime.devices", "no effect"),
     ],
 )
 def test_options_of_launchers_are_checked(kdrun, here, typed, named, allowed):

@@ -108,6 +108,8 @@ def has_gpus(search: Search, runtime: Runtime) -> bool:
 def launcher_obstacles(search: Search, runtime: Runtime) -> list[str]:
     """The problems of launching jobs from here: what must be decided before, and a Slurm that does not answer."""
     problems = []
+    if runtime.devices:
+        problems.append(f"runtime.devices: has no effect with {LAUNCHER}={search.launcher}; each job has one device")
     if has_gpus(search, runtime) and runtime.device.type == "cpu":
         if runtime.auto_precision:
             problems.append("runtime.precision=auto: the jobs have GPUs and this machine has none: bf16 or fp32")
