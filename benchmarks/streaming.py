@@ -9,6 +9,7 @@ ratios, and how much the memory of all processes grows over an epoch. The images
 from __future__ import annotations
 
 import argparse
+import functools
 import resource
 import statistics
 import tempfile
@@ -106,6 +107,11 @@ def measured_ours(root: Path, workers: int) -> tuple[int, list[int]]:
     return count, memory
 
 
+def measured_reference(root: Path, workers: int, backend: str) -> int:
+    """The number of images of an epoch."""
+    return sum(map(len, reference(root, workers, backend=backend)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20_000)
@@ -127,7 +133,7 @@ def main() -> None:
 
         ways: dict[str, Callable[[], int]] = {"kdrun": kdrun}
         for backend in ("pil", "tensor"):
-            ways[backend] = lambda backend=backend: sum(map(len, reference(root, options.workers, backend=backend)))
+            ways[backend] = functools.partial(measured_reference, root, options.workers, backend)
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(options.rounds):
             for name, way in ways.items():
