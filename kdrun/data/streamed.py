@@ -181,7 +181,9 @@ class Workers:
             if "DataLoader worker" not in str(error):
                 raise
             text = str(error).splitlines()[0]
-            raise DataError(f"a process that reads images ended ({text}); out of memory? runtime.workers=0") from error
+            raise DataError(
+                f"a process that reads images ended ({text}); where memory is short, fewer runtime.workers need less"
+            ) from error
 
     def close(self) -> None:
         """Ends the processes; a later stream starts others."""

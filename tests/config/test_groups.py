@@ -16,7 +16,7 @@ from kdrun.spec.components import METHOD_INJECTED, all_options, resolve, set_by_
 from kdrun.spec.spec import Component, Recipe, as_tuples
 
 ROOTS = [config_directory(), *sorted(papers_directory().glob("*/conf"))]
-NEEDS_DATA = "folder"
+NEED_DATA = ("folder", "hf", "wds")
 
 
 def files(group: str) -> dict[str, Path]:
@@ -70,7 +70,7 @@ def test_every_method_passes(job, option):
     assert len(spec.teachers) == (all_options(spec.method).get("num_teachers", 1) if kind.needs.teacher else 0)
 
 
-@pytest.mark.parametrize("option", [name for name in options("dataset") if name != NEEDS_DATA])
+@pytest.mark.parametrize("option", [name for name in options("dataset") if name not in NEED_DATA])
 def test_every_dataset_passes_without_its_data_and_brings_its_recipe(job, composed, option):
     of_sequences = "num_tokens" in read("dataset", option)
     networks = ("lstm", "transformer_seq") if of_sequences else ("mobilenetv2", "resnet18")
