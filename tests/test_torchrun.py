@@ -95,7 +95,7 @@ def assert_run_of_one_process(kdrun, here: Path, printed: str) -> None:
 
 @pytest.mark.parametrize("who", [0, 1])
 def test_a_stopped_run_is_resumed_bit_for_bit(ranks, here, who):
-    words = (*CE, "recipe.epochs=40")
+    words = (*CE, "recipe.epochs=15")
     assert ranks(*words, "runtime.output_root=whole").wait() == [0, 0]
     started = ranks(*words)
     trained(here / "outputs", 2)

@@ -345,16 +345,6 @@ def test_flags_and_overrides_in_any_order_are_one_command(optuna, own, monkeypat
     assert said == [["--multirun", flags[1], words[0], "hydra.sweeper.direction=maximize", *words[1:]]] * 2
 
 
-@pytest.mark.parametrize("words", [("-m", "seed=0,1"), ("table", "tfkd_t1")])
-def test_one_of_several_processes_of_torchrun_runs_nothing(kdrun, here, monkeypatch, words):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    said = kdrun(*words)
-    assert said.code == 2
-    assert "1 problem" in said.err
-    assert "WORLD_SIZE=2: a run is one process on one device; start kdrun without torchrun" in said.err
-    assert list(here.iterdir()) == []
-
-
 def test_a_single_process_of_a_scheduler_is_no_torchrun(kdrun, monkeypatch):
     for name, value in {"WORLD_SIZE": "1", "SLURM_NTASKS": "4"}.items():
         monkeypatch.setenv(name, value)

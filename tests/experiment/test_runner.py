@@ -53,7 +53,7 @@ def test_result_has_schema_1(finished):
     assert result["train"]["seconds"] * result["train"]["images_per_second"] == pytest.approx(3 * 66)
     assert set(result["environment"]) == {
         *("torch", "cuda", "device", "threads", "git", "platform"),
-        *("compile", "cuda_graphs", "small_maps_nchw"),
+        *("compile", "cuda_graphs", "small_maps_nchw", "ranks"),
     }
     assert result["environment"]["threads"] == 1
     metrics = (finished.run.directory / "metrics.jsonl").read_bytes()
