@@ -15,11 +15,13 @@ import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import connection
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from kdrun import stopping
 from kdrun.spec.augmentation import Augmentation
@@ -166,6 +168,7 @@ class Workers:
             results = iter(self._loader)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _notice_deaths_in_next(results)
         while (made := self._next(results)) is not None:
             if isinstance(made, str):
                 raise DataError(made)
@@ -177,12 +180,13 @@ class Workers:
         """The next result; None after the last one."""
         try:
             return next(results, None)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except Exception as error:  # what it is depends on where the process was
+            sentinels = [process.sentinel for process in getattr(results, "_workers", ())]
+            if not connection.wait(sentinels, timeout=1.0):
                 raise
-            text = str(error).splitlines()[0]
             raise DataError(
-                f"a process that reads images ended ({text}); where memory is short, fewer runtime.workers need less"
+                f"a process that reads images ended ({error or type(error).__name__}); where memory is short, fewer "
+                "runtime.workers need less"
             ) from error
 
     def close(self) -> None:
@@ -209,6 +213,16 @@ class Workers:
             generator=torch.Generator(),  # else it would draw from the global one
             **more,
         )
+
+
+def _notice_deaths_in_next(results: Any) -> None:
+    """Removes the processes from the list of torch's handler of SIGCHLD, which raises between any two instructions.
+
+    The loader notices a dead process itself, in `next`, after at most 5 s.
+    """
+    if getattr(results, "_worker_pids_set", False):
+        signal_handling._remove_worker_pids(id(results))  # type: ignore[attr-defined]
+        results._worker_pids_set = False
 
 
 def _close(workers: weakref.ref[Workers]) -> None:
