@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional
 
-from kdrun.data import DataError, decode, folder
+from kdrun.data import DataError, decode, folder, pixels
 from kdrun.data.pixels import read_square
 
 SIZE = 8
@@ -256,3 +256,51 @@ def test_a_truncated_file_is_never_read(name):
     for share in (0.3, 0.5, 0.8, 0.95, 0.99):
         with pytest.raises((DataError, OSError)):
             read(content[: int(share * len(content))])
+
+
+# --- whole images -----------------------------------------------------------------------------------------------------
+
+
+def jpeg(kind: str) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize((117, 83), Image.Resampling.BICUBIC)
+    options: dict = {
+        "quality": 85,
+        "subsampling": {"444": 0, "422": 1}.get(kind, 2),
+        "progressive": kind == "progressive",
+    }
+    if kind in ("L", "CMYK"):
+        image = image.convert(kind)
+    if kind == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        options["exif"] = exif
+    return saved(image, "JPEG", **options)
+
+
+@pytest.mark.parametrize("kind", ["420", "422", "444", "progressive", "L", "CMYK", "turned"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_both_decoders_of_jpeg_give_equal_pixels(kind, mode, monkeypatch):
+    """Torchvision's reads colour JPEGs that are upright; bound: 0."""
+    used = []
+    decode_jpeg = pixels._decode_jpeg
+    monkeypatch.setattr(pixels, "_decode_jpeg", lambda content: used.append(kind) or decode_jpeg(content))
+    content = jpeg(kind)
+    found = pixels.read_whole(content, mode)
+    assert bool(used) == (mode == "RGB" and kind not in ("CMYK", "turned"))
+    monkeypatch.setattr(pixels, "_is_plain_jpeg", lambda content: False)
+    assert torch.equal(found, pixels.read_whole(content, mode))
+    assert found.shape == ((117, 83) if kind == "turned" else (83, 117)) + (len(mode),)
+
+
+def test_a_damaged_jpeg_is_judged_by_pillow_alone(monkeypatch):
+    whole = jpeg("420")
+    for content in (whole[: len(whole) // 2], whole[:-2], whole[:400] + bytes(50) + whole[450:]):
+        ends = []
+        for plain in (pixels._is_plain_jpeg, lambda content: False):
+            monkeypatch.setattr(pixels, "_is_plain_jpeg", plain)
+            try:
+                ends.append(pixels.read_whole(content, "RGB").tolist())
+            except Exception as error:
+                ends.append(type(error))
+        assert ends[0] == ends[1]
