@@ -59,7 +59,14 @@ def test_help_lists_every_group_and_option_at_once(here):
         assert f"{group}: {', '.join(sorted(names))}" in lines
     for text in ("Usage: kdrun", "--dry-run", "-m", "--config-dir", "teacher=none", "$KDRUN_DATA", "result.json"):
         assert text in done.stdout
-    long = ("student:", "teacher:", "method:", "experiment:", "recipe:")  # a line for all of a group's options
+    long = (
+        "student:",
+        "teacher:",
+        "method:",
+        "experiment:",
+        "recipe:",
+        "dataset:",
+    )  # a line for all of a group's options
     assert max(len(line) for line in lines if not line.startswith(long)) <= 120
     assert list(here.iterdir()) == []
 
@@ -322,11 +329,11 @@ def test_a_signal_leaves_a_run_that_the_same_command_resumes(kdrun, here, monkey
     evaluate = trainer.evaluate
     calls = []
 
-    def interrupted(*args):
+    def interrupted(*args, **options):
         calls.append(args)
         if len(calls) == 2:
             signal.raise_signal(signal.SIGUSR1)
-        return evaluate(*args)
+        return evaluate(*args, **options)
 
     monkeypatch.setattr(trainer, "evaluate", interrupted)
     code, _, err = kdrun(*words)

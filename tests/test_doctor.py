@@ -236,7 +236,7 @@ def test_the_version_of_cudnn_is_written_as_in_its_releases(runtime, monkeypatch
 
 def test_facts_name_the_datasets_in_the_data_root(runtime):
     shipped = {path.stem for root in config_directories()[:1] for path in (root / "dataset").glob("*.yaml")}
-    assert set(facts.DIRECTORIES) == shipped - {"digits", "synthetic", "folder"}
+    assert set(facts.DIRECTORIES) == shipped - {"digits", "synthetic", "folder", "hf", "imagenet", "wds"}
     before = facts.facts(runtime, (), {})["data"]
     assert before == {"root": str(runtime.data_root), "exists": False, "readable": False, "datasets": []}
     (runtime.data_root / "cifar-100-python").mkdir(parents=True)

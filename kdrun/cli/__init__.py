@@ -14,8 +14,8 @@ from typing import Any
 from kdrun import redaction
 from kdrun.cli.options import VERBS, late_verb, looks, not_on_ranks, refuse, run_parser, shows
 from kdrun.console import guarded
+from kdrun.place import place
 from kdrun.start import obstacle
-from kdrun.torchrun import place
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

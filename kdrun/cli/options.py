@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdrun.escaping import printable_lines
+from kdrun.place import obstacle, place
 from kdrun.redaction import redacted
-from kdrun.torchrun import obstacle, place
 
 BAD_INPUT = 2
 VERBS = ("table", "search", "summarize", "ls", "show", "rm", "clean", "doctor")

@@ -17,9 +17,9 @@ from kdrun.cli.options import refuse
 from kdrun.cli.runs import checked_jobs, report_notices, run_one
 from kdrun.files import sha256
 from kdrun.log import log, set_up_console
+from kdrun.place import place
 from kdrun.redaction import redacted
 from kdrun.stopping import Stopped
-from kdrun.torchrun import place
 
 if TYPE_CHECKING:
     from kdrun.config.preflight import Job

@@ -28,11 +28,11 @@ from kdrun.config.yaml_files import restart_resolving
 from kdrun.experiment.datasets import data_root, places
 from kdrun.experiment.runtime import Runtime
 from kdrun.files import expanded, is_dry_run
+from kdrun.place import place
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.signature import bind, construct
 from kdrun.spec.spec import Spec
 from kdrun.store.store import Store
-from kdrun.torchrun import place
 from kdrun.training.precision import resolve_devices, resolve_precision
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import torch
 
 from kdrun.experiment.build import build_method, build_student, offered, without_data
+from kdrun.place import place
 from kdrun.spec.spec import Recipe, Spec
 from kdrun.store.store import Store
-from kdrun.torchrun import place
 from kdrun.training.distributed import distribute
 from kdrun.training.precision import resolve_device
 

@@ -18,9 +18,9 @@ from kdrun.experiment.build import build_student, needs_of, without_data
 from kdrun.experiment.runtime import Runtime
 from kdrun.files import expanded
 from kdrun.models.cost import saved_bytes
+from kdrun.place import place
 from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
-from kdrun.torchrun import place
 
 MIN_STEPS_TO_CAPTURE = 200
 """A capture takes about as long as this number of steps of a small network."""

@@ -17,6 +17,7 @@ from kdrun.experiment.member import build_member
 from kdrun.experiment.runner import Runner, training_views
 from kdrun.experiment.steps import fail
 from kdrun.experiment.teachers import teacher_source
+from kdrun.place import place
 from kdrun.spec.spec import Spec
 from kdrun.store.run import Run
 from kdrun.training.trainer import fit
@@ -78,7 +79,7 @@ def _finished(run: Run) -> Run:
     while not run.finished:
         if time.monotonic() > deadline:
             raise FileNotFoundError(
-                f"{run.directory}: finished on rank 0, not visible here (node {torchrun.place().node}); "
+                f"{run.directory}: finished on rank 0, not visible here (node {place().node}); "
                 "runtime.output_root must be one directory that all nodes share"
             )
         time.sleep(torchrun.POLL_SECONDS)

@@ -32,6 +32,7 @@ from kdrun.experiment.speeds import keep_speed
 from kdrun.experiment.teachers import load_teacher, teacher_source
 from kdrun.files import sha256
 from kdrun.log import counted, log
+from kdrun.place import place
 from kdrun.spec.augmentation import Augmentation
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Spec
@@ -385,12 +386,12 @@ class Runner:
     def _recorded(self, spec: Spec, *, to_train: bool = False) -> Choices | None:
         """A run's recorded choices; None where it was never begun, or on another number of ranks."""
         recorded = recorded_choices(self.store.run(spec), to_train=to_train)
-        ranks = torchrun.place().ranks
+        ranks = place().ranks
         if recorded is None or recorded.ranks == ranks:
             return recorded
         if to_train:
-            place, began = self.store.run(spec).directory, counted(recorded.ranks, "rank")
-            log.info("%s: began on %s, continues on %d: equal up to rounding", place, began, ranks)
+            directory, began = self.store.run(spec).directory, counted(recorded.ranks, "rank")
+            log.info("%s: began on %s, continues on %d: equal up to rounding", directory, began, ranks)
         return None
 
 

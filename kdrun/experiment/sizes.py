@@ -10,9 +10,9 @@ import torch
 
 from kdrun.experiment.build import examined, needs_of, network_key, without_weights
 from kdrun.models.cost import num_macs, num_parameters
+from kdrun.place import place
 from kdrun.spec.dataset import DatasetSpec
 from kdrun.spec.spec import Component, Spec
-from kdrun.torchrun import place
 from kdrun.training.precision import resolve_threads
 
 

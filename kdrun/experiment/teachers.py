@@ -21,10 +21,10 @@ from kdrun.log import counted, log
 from kdrun.methods import Needs
 from kdrun.methods.base import together
 from kdrun.metrics import num_correct
+from kdrun.place import place
 from kdrun.spec.spec import Spec
 from kdrun.store.checkpoint import CheckpointError, read_weights
 from kdrun.store.run import Run
-from kdrun.torchrun import place
 from kdrun.training.cuda_graphs import GraphedTeacher
 from kdrun.training.evaluation import predict
 from kdrun.training.precision import autocast, on_device, use_nchw_on_small_maps

@@ -221,7 +221,7 @@ def test_absurd_learning_rate_diverges_and_never_fails_otherwise(lab, lr):
 
 def test_a_resumed_run_remembers_the_best_epoch_before_the_interruption(lab, monkeypatch):
     said = iter([90.0, 70.0, 80.0])
-    monkeypatch.setattr("kdrun.training.trainer.evaluate", lambda *_: {"top1": next(said), "nll": 1.0})
+    monkeypatch.setattr("kdrun.training.trainer.evaluate", lambda *_, **__: {"top1": next(said), "nll": 1.0})
     with breaking(CE, KeyboardInterrupt(), epoch=1, step=2), pytest.raises(KeyboardInterrupt):
         lab.execute(lab.plain())
     outcome = lab.execute(lab.plain())

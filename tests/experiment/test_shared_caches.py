@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from kdrun.data import folder, identity
+from kdrun.data.decoding import decode
 from kdrun.experiment import proof
 from kdrun.experiment.choices import Choices
 from kdrun.experiment.logit_cache import LogitCache
@@ -25,7 +26,7 @@ data = ImageDatasetSpec("kdrun.data.synthetic", "none", 4, 1, 8, 64, 40, (0.5,),
 spec = Spec(data, Component("kdrun.models.cnn"), Component("kdrun.methods.CE"))
 print("ready", flush=True)
 sys.stdin.readline()
-print(identity(folder(root / "images", image_size=8, in_channels=1)))
+print(identity(decode(folder(root / "images", image_size=8, in_channels=1))))
 cpu, done = torch.device("cpu"), proof.Proof(True, "agrees")
 for number in range(40):
     choices = Choices(number + 1, compile=True)

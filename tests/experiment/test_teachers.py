@@ -108,7 +108,7 @@ def test_the_test_set_chooses_nothing_that_teaches_or_is_handed_on(lab, monkeypa
     honest = lab.execute(lab.taught(teacher=poor), "honest").run
     said = iter([90.0, 10.0, 80.0, 30.0, 20.0])  # of two epochs of the teacher, three of the student
     found = {"nll": 1.0, "confidence": 0.5}
-    monkeypatch.setattr("kdrun.training.trainer.evaluate", lambda *_: {"top1": next(said), **found})
+    monkeypatch.setattr("kdrun.training.trainer.evaluate", lambda *_, **__: {"top1": next(said), **found})
     student = lab.execute(lab.taught(teacher=poor))
     assert student.result["test"]["best"]["epoch"] == 1
     assert (student.result["test"]["last"]["epoch"], student.result["test"]["last"]["top1"]) == (3, 20.0)

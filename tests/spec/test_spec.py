@@ -231,11 +231,13 @@ def test_every_field_changes_the_weights(lab):
         **{"schedule": "cosine", "clip_norm": 0.1, "max_norm": 0.5, "augmentation": Augmentation()},
     }
     seen = {"evaluate_every"}  # changes what is known of the weights only, see test_evaluation_schedule
+    of_ranks = {"batch_norm", "ranks"}  # see training/test_ranks
     lowest = dataclasses.replace(lab.recipe, schedule="cosine", min_lr=0.1)
-    assert {*recipes, "min_lr"} | seen == {field.name for field in dataclasses.fields(Recipe)}
+    assert {*recipes, "min_lr"} | seen | of_ranks == {field.name for field in dataclasses.fields(Recipe)}
     datasets = {"mean": (0.4,), "std": (0.2,), "train_fraction": 0.5, "val_fraction": 0.2, "classes": (0, 1, 2)}
     data = {"target", "identity", "num_classes", "in_channels", "image_size", "train_size", "test_size", "test_split"}
     data |= {"source"}  # of a loader of the user's own
+    data |= {"resize_size", "skip_corrupt"}  # of image files, see data/test_image_files and config/test_residence
     special = {"special": (0,), "dustbin": False}  # with a dustbin it would need another teacher, see test_start
     drawn = {**special, "special_seed": 1}
     assert set(datasets) | set(drawn) | data == {field.name for field in dataclasses.fields(ImageDatasetSpec)}

@@ -58,7 +58,7 @@ def test_of_many_runs_only_the_possible_beginnings_are_read(tmp_path, monkeypatc
     An older run records no memory layout: it is channels_last.
     """
     whole = dataclasses.replace(SPEC, recipe=Recipe(epochs=9, evaluate_every=2))
-    store, choices, read = Store(tmp_path), {"threads": 1, "small_maps_nchw": False}, []
+    store, choices, read = Store(tmp_path), {"threads": 1, "small_maps_nchw": False, "ranks": 1}, []
     beginnings = [dataclasses.replace(whole, stop_epoch=epoch) for epoch in (2, 4, 5, 6, 8)]
     others = [dataclasses.replace(spec, seed=1) for spec in beginnings]
     for spec in [*beginnings, *others, SPEC, dataclasses.replace(whole, stop_epoch=0)]:

@@ -128,12 +128,12 @@ def test_fp32_means_fp32_and_algorithms_are_deterministic():
 
 def test_the_device_of_a_run_is_the_current_one(monkeypatch, tmp_path):
     """Graphs are captured, and libraries choose their algorithms, on the current device, whatever tensors are on."""
-    current: list[torch.device] = []
+    current: list[int] = []
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     second = torch.device("cuda:1")
     Runner(Store(tmp_path), Runtime(device=second, data_root=tmp_path, output_root=tmp_path))
-    assert (current, os.environ["CUBLAS_WORKSPACE_CONFIG"]) == ([second], ":4096:8")
+    assert (current, os.environ["CUBLAS_WORKSPACE_CONFIG"]) == ([1], ":4096:8")
 
 
 @pytest.mark.parametrize(
