@@ -23,7 +23,7 @@ from kdrun.config.search import PLUGINS, Search
 from kdrun.experiment.attempt import Request
 from kdrun.spec.dataset import ImageDatasetSpec
 from kdrun.spec.spec import Component, Recipe, Spec
-from kdrun.stopping import SIGNALS
+from kdrun.stopping import SIGNALS, Stopped
 from kdrun.store.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -121,6 +121,16 @@ def test_summarize_writes_the_same_summary_and_labels_a_partial_one(sweeps, kdru
     assert (directory / "summary.md").read_text().startswith("Partial")
     errors = [Path(job["run"]).name for job in json.loads((directory / "sweep.json").read_text()) if job["error"]]
     assert errors == [gone.name]
+
+
+def test_a_sweep_whose_teachers_are_not_trained_yet_can_be_summarized(kdrun, here, monkeypatch):
+    def stopped(*_: object) -> None:
+        raise Stopped(signal.SIGINT)
+
+    monkeypatch.setattr(Jobs, "_execute_wave", stopped)
+    assert kdrun(*SWEEP, *ONE_JOB)[0] == 128 + signal.SIGINT
+    code, out, _ = kdrun("summarize", str(directory_of(Path("outputs"))))
+    assert (code, out[0]) == (0, "4 runs: 4 not begun")
 
 
 def test_summarize_refuses_what_is_no_sweep(kdrun, here):

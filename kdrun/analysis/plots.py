@@ -278,7 +278,7 @@ def finish_curves(axes: Axes, groups: Sequence[Group]) -> None:
 
     axes.set(xlabel="epoch", ylabel="test top-1 (%)")
     axes.set_ylim(_accuracy_limits([list(group.curve("test", "top1").values()) for group in groups]))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def accuracy_against(path: Path, key: str, groups: Sequence[Group], teachers: Sequence[Group], title: str) -> None:

@@ -25,7 +25,7 @@ from kdrun.experiment.runner import Runner
 from kdrun.experiment.runtime import Runtime
 from kdrun.experiment.sizes import threads_for
 from kdrun.files import DamagedError
-from kdrun.log import log, set_up_console
+from kdrun.log import counted, log, set_up_console
 from kdrun.spec.spec import Spec
 from kdrun.stopping import Stopped
 from kdrun.store.run import Run
@@ -93,6 +93,7 @@ class Jobs:
         for request in numbered:
             if request.spec.run_id not in missing:
                 _report(request, store.run(request.spec), before=True)
+        self._write_requests([request for wave in waves for request in wave])
         for wave in waves:
             ready = [request for request in wave if all(store.run(spec).finished for spec in request.spec.before)]
             if ready:
@@ -105,15 +106,22 @@ class Jobs:
             request.spec.run_id: errors[request.spec.run_id] for request in numbered if request.spec.run_id in errors
         }
 
-    def _execute_wave(self, requests: Sequence[Request]) -> None:
-        """Executes runs that need none of each other."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+    def _write_requests(self, requests: Sequence[Request]) -> None:
+        """Writes all requests before the first job: `kdrun summarize` reads the specs of waiting runs from them."""
+        if requests:
+            self.directory.mkdir(parents=True, exist_ok=True)
         for request in requests:
             write_request(self.directory, request)
+
+    def _execute_wave(self, requests: Sequence[Request]) -> None:
+        """Executes runs that need none of each other."""
         options, threads, at_once = self._settled([request.spec for request in requests])
         on_gpu = has_gpus(self.search, self.runtime)
         task = Task(self.directory, os.getcwd(), self.runtime, self.weight_files, threads, on_gpu)
-        log.info("%s=%s: %d runs, logs in %s", LAUNCHER, self.search.launcher, len(requests), self.directory)
+        teachers = sum(request.role == "teacher" for request in requests)
+        counts = ((teachers, "teacher"), (len(requests) - teachers, "run"))
+        listed = ", ".join(counted(count, noun) for count, noun in counts if count)
+        log.info("%s=%s: %s; logs in %s", LAUNCHER, self.search.launcher, listed, self.directory)
         with hydra_session(), self._reporting(requests):
             launcher = hydra_launcher(self.search.launcher, options, task, self.directory)
             try:

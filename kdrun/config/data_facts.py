@@ -72,8 +72,8 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
     name = target.rpartition(".")[2]
     if node.get("identity") not in (None, found["identity"]):
         findings.notices.append(
-            f"{path}={name}: what is in {data_root(node)} is not known to be the official data; "
-            f"its identity is that of its content, {found['identity'][:32]}"
+            f"{path}={name}: {data_root(node)} is not verified as the official data; "
+            f"its identity is a hash of its content, {found['identity'][:32]}..."
         )
     kind, aside = kind_of(found), ["_target_", "root", "resident", "drop_classes", *PLACES]
     if kind is not ImageDatasetSpec:

@@ -194,12 +194,15 @@ def _missing_keys(node: Any, path: str = "") -> Iterator[str]:
 _NOT_PARSED = re.compile(
     r"(\w*(?:Parse|Parser|Scanner|Composer|Constructor)Error) raised while resolving interpolation"
 )
+_NO_GROUP = re.compile(r"node `([\w.]+)` is not a container and thus cannot contain `(\w+)`")
 
 
 def _unresolved(error: OmegaConfBaseException) -> str:
     """The problem of an interpolation, without any part of text that cannot be parsed, such as a variable's value."""
     if found := _NOT_PARSED.match(str(error)):
         return f"{error.full_key}: the text of its interpolation cannot be parsed ({found[1]})"
+    if found := _NO_GROUP.search(str(error)):
+        return f"{found[1]}: must be a group of options, each set by itself: {found[1]}.{found[2]}=VALUE"
     return "; ".join(str(error).split("\n")[:2])
 
 

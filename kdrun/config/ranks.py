@@ -66,7 +66,7 @@ def _unfit(spec: Spec, ranks: int) -> Iterator[str]:
     recipe = spec.recipe
     if recipe.batch_norm == "per_rank" and recipe.ranks != ranks:
         if recipe.ranks is None:
-            yield "batch_norm=per_rank: is for several ranks (torchrun --nproc_per_node=N -m kdrun ...), here is one"
+            yield "batch_norm=per_rank: needs several ranks (torchrun --nproc_per_node=N -m kdrun ...), else global"
         else:
             yield f"ranks={recipe.ranks}: this run has {ranks}; must be null, or the number of ranks"
     if recipe.batch_size % ranks:

@@ -179,7 +179,8 @@ def _is_resident(splits: Splits, runtime: Runtime, augmentation: Augmentation) -
     needed, free = sum(len(part) * part.form.nbytes for part in parts), free_bytes()
     if runtime.device.type == "cuda":
         free = min(free, torch.cuda.mem_get_info(runtime.device)[0])
-    sizes = f"decoded images take {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
+    form = ".1f" if needed >= 1e9 else ".1g"
+    sizes = f"decoded images take {needed / 1e9:{form}} GB of memory, and {free / 1e9:.1f} GB are free"
     if runtime.resident is True and needed > free:
         raise DataError(f"dataset.resident=true: {sizes}")
     if runtime.resident is True:

@@ -166,7 +166,7 @@ def _describe(annotation: Any) -> str:
         return names[annotation]
     arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is typing.Literal:
-        return f"one of {', '.join(map(str, arguments))}"
+        return f"{'one of ' if len(arguments) > 1 else ''}{', '.join(map(str, arguments))}"
     if typing.get_origin(annotation) is tuple:
         return f"a list, each item {_describe(arguments[0])}"
     if typing.get_origin(annotation) is collections.abc.Mapping:

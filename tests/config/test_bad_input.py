@@ -158,7 +158,7 @@ BAD = [
     ("method.temperature=${method.temperature}", "Recursive interpolation detected", "method.temperature"),
     ("seed=${oc.env:KDRUN_NOT_SET}", "Environment variable 'KDRUN_NOT_SET' not found", "seed"),
     ("seed=${read:afile}", "Unsupported interpolation type read", "seed"),
-    ("recipe.augmentation=none", "recipe.augmentation", "is not a container"),
+    ("recipe.augmentation=none", "recipe.augmentation:", "recipe.augmentation.crop_padding=VALUE"),
     # datasets
     ("dataset.classes=[seven,8]", "dataset.classes=['seven', 8]: seven: no such class"),
     ("dataset.classes=[1,1]", "dataset.classes=[1, 1]", "each once"),

@@ -70,6 +70,8 @@ def _expanded(pattern: str) -> list[str]:
         from braceexpand import braceexpand
     except ImportError as error:
         raise DataError(f"dataset=wds: needs the package braceexpand: pip install 'kdrun[wds]' ({error})") from error
+    if "*" in pattern or "?" in pattern:
+        raise DataError(f"dataset=wds: {pattern}: wildcards are not expanded; must be like train-{{000..009}}.tar")
     return list(braceexpand(pattern))
 
 
