@@ -63,14 +63,15 @@ def _run_or_show(options: argparse.Namespace, words: Sequence[str]) -> int:
             raise ConfigError([f"table {definition.name} cannot be run: {definition.unavailable}; use --render-only"])
         if options.published is not None and not os.path.isdir(options.published):
             raise ConfigError([f"--published {options.published}: no such directory"])
-        table = compose_table(
-            definition,
-            overrides,
-            num_seeds=options.seeds,
-            patterns=() if options.rows is None else options.rows.split(","),
-            controls=not options.no_controls,
-            extra=options.config_dir,
-        )
+        with dry_run() if options.render_only else contextlib.nullcontext():  # its data may be absent
+            table = compose_table(
+                definition,
+                overrides,
+                num_seeds=options.seeds,
+                patterns=() if options.rows is None else options.rows.split(","),
+                controls=not options.no_controls,
+                extra=options.config_dir,
+            )
         if not (search.is_own or options.render_only):
             from kdrun.cli.launchers import launcher_obstacles
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from kdrun.config.findings import Findings
 from kdrun.experiment.datasets import (
-    FILES_HASH,
     PLACES,
     DataError,
     check_images_readable,
@@ -94,9 +93,9 @@ def check_dataset(findings: Findings, node: Any, path: str = "dataset") -> Datas
 
 
 def check_readable(findings: Findings, spec: Spec, runtime: Runtime) -> None:
-    """Checks the images of a run and its teachers where their files identify the data.
+    """Checks the data of a run and its teachers: what cannot be downloaded must be there.
 
-    Those that are to be kept in memory are decoded, and each that cannot be read is a problem.
+    Images that are to be kept in memory are decoded, and each that cannot be read is a problem.
     """
     crop = spec.recipe.augmentation.crop_scale
     if runtime.resident is True and crop is not None:
@@ -106,12 +105,11 @@ def check_readable(findings: Findings, spec: Spec, runtime: Runtime) -> None:
         )
         return
     for run in (spec, *spec.all_before()):
-        if run.dataset.identity.startswith(FILES_HASH):
-            try:
-                check_images_readable(run.dataset, runtime, run.recipe.augmentation)
-            except DataError as error:
-                findings.problems.append(f"dataset: {error}")
-                return
+        try:
+            check_images_readable(run.dataset, runtime, run.recipe.augmentation)
+        except DataError as error:
+            findings.problems.append(f"dataset: {error}")
+            return
 
 
 def with_indices(selection: Mapping[str, Any], node: Mapping[str, Any], root: Path) -> dict[str, Any]:

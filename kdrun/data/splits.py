@@ -348,6 +348,22 @@ def claimed_where(claims: Callable[[Path], bool]) -> Callable[[Loader], Loader]:
     return mark
 
 
+def never_downloaded(find: Callable[[Path], Path]) -> Callable[[Loader], Loader]:
+    """Marks a loader of data that kdrun cannot download: `find(root)` raises `DataError` where it is absent."""
+
+    def mark(loader: Loader) -> Loader:
+        vars(loader)["find"] = find
+        return loader
+
+    return mark
+
+
+def check_present(loader: Callable[..., Splits], root: Path) -> None:
+    """Raises `DataError` where data that kdrun cannot download is absent."""
+    if find := getattr(loader, "find", None):
+        find(root)
+
+
 def streamable(loader: Loader) -> Loader:
     """Marks a loader whose splits are encoded, so that they can be streamed."""
     vars(loader)["streamable"] = True

@@ -14,6 +14,7 @@ import torch
 
 from kdrun.data import (
     CONTENT_HASH,
+    FILES_HASH,
     EncodedSet,
     Examples,
     ImageSet,
@@ -24,6 +25,7 @@ from kdrun.data import (
     StreamedImages,
     Workers,
     check_images,
+    check_present,
     check_sequences,
     claims_identity,
     composed,
@@ -34,7 +36,6 @@ from kdrun.data import (
     relabelled,
     select,
 )
-from kdrun.data import FILES_HASH as FILES_HASH  # how config reaches it
 from kdrun.data import DataError as DataError
 from kdrun.data import is_streamable as is_streamable
 from kdrun.experiment.build import call_with
@@ -155,12 +156,16 @@ def settled_splits(dataset: DatasetSpec, runtime: Runtime, augmentation: Augment
 
 @functools.cache
 def check_images_readable(dataset: DatasetSpec, runtime: Runtime, augmentation: Augmentation) -> None:
-    """Decodes images that are to be in memory, once a process: damaged ones are found before a run begins.
+    """Whether data that cannot be downloaded is there; where its files identify it, that the images can be read.
+
+    Those that are to be in memory are decoded, once a process.
 
     Raises:
-        kdrun.data.DataError: some cannot be read, or they take more memory than is free.
+        kdrun.data.DataError: absent, some images cannot be read, or they take more memory than is free.
     """
-    settled_splits(dataset, runtime, augmentation)
+    check_present(resolve(dataset.target), runtime.data_root)
+    if dataset.identity.startswith(FILES_HASH):
+        settled_splits(dataset, runtime, augmentation)
 
 
 def _is_resident(splits: Splits, runtime: Runtime, augmentation: Augmentation) -> tuple[bool, str]:

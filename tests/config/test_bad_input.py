@@ -261,6 +261,7 @@ BAD = [
     ("ls gone", "gone: no such directory"),
     ("seed=1 show taps --all", "show: a verb must be the first word: kdrun show ..."),
     ("dataset=folder dataset.root=afile", "dataset.root=afile: needs a directory train/"),
+    ("dataset=imagenet student=imagenet_resnet18 method=ce dataset.root=absent", "dataset.root=absent: needs train/"),
     ("teacher=mlp teacher.checkpoint=.", "teacher.checkpoint=.: is a directory"),
     ("teacher=mlp teacher.checkpoint=afile", "teacher.checkpoint: afile cannot be read as weights"),
     ("+api_key=abc", "api_key: no such option"),

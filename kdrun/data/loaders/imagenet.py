@@ -15,7 +15,7 @@ from ..decoding import encoded_splits
 from ..downloads import reading, visible_directories
 from ..encoded import Files, Form
 from ..errors import DataError
-from ..splits import Splits, claimed_where, streamable
+from ..splits import Splits, claimed_where, never_downloaded, streamable
 
 NUM_IMAGES = {"train": 1_281_167, "val": 50_000}
 WORDNET_IDS_SHA256 = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
@@ -43,8 +43,22 @@ def is_official(root: Path) -> bool:
     return counts == NUM_IMAGES
 
 
+def _found(root: Path) -> Path:
+    """As `_place`; raises `DataError` where there is none."""
+    place = _place(root)
+    if place is None:
+        raise DataError(
+            f"dataset.root={root}: needs train/ with a directory of images for each WordNet id (n01440764, ...) and "
+            "val/. ImageNet is not downloaded: its terms are accepted at https://image-net.org, which has "
+            "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz; "
+            "torchvision.datasets.ImageNet(root) unpacks them"
+        )
+    return place
+
+
 @streamable
 @claimed_where(is_official)
+@never_downloaded(_found)
 def imagenet(
     root: Path,
     image_size: int = 224,
@@ -69,14 +83,7 @@ def imagenet(
         ValueError: a size out of its range.
         DataError: absent, incomplete, or with other classes in its validation set.
     """
-    form, place = Form(image_size, in_channels, resize_size), _place(root)
-    if place is None:
-        raise DataError(
-            f"dataset.root={root}: needs train/ with a directory of images for each WordNet id (n01440764, ...) and "
-            "val/. ImageNet is not downloaded: its terms are accepted at https://image-net.org, which has "
-            "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz; "
-            "torchvision.datasets.ImageNet(root) unpacks them"
-        )
+    form, place = Form(image_size, in_channels, resize_size), _found(root)
     ids = _wordnet_ids(place)
     train = [
         (f"train/{name}/{file}", label) for label, name in enumerate(ids) for file in _files(place / "train" / name)
