@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -222,4 +223,16 @@ def few_images(path: str, spec: Spec) -> list[str]:
         f"{path}recipe.batch_size={batch_size}: there are about {examples} {spec.dataset.example}s to train on, fewer "
         "than one batch; an epoch is one step on all of them"
         + (", and recipe.lr is scaled by their number" if spec.recipe.lr_batch_size is not None else "")
+    ]
+
+
+def long_average(path: str, spec: Spec) -> list[str]:
+    """A notice where the average of the weights spans more steps than a run has; arguments as of `few_images`."""
+    decay = spec.recipe.ema_decay
+    steps = spec.epochs_trained * math.ceil(spec.dataset.num_train_examples / spec.recipe.batch_size)
+    if decay is None or steps == 0 or steps * (1 - decay) >= 1:
+        return []
+    return [
+        f"{path}recipe.ema_decay={decay}: the average spans about {1 / (1 - decay):.0f} steps, and the run has {steps}; "
+        "the weights that are evaluated stay close to the initial ones"
     ]

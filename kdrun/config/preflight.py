@@ -15,7 +15,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.config.compose import ConfigError, last_choices
-from kdrun.config.data_facts import check_dataset, check_readable, few_images
+from kdrun.config.data_facts import check_dataset, check_readable, few_images, long_average
 from kdrun.config.evaluations import read_evaluations, unfit
 from kdrun.config.findings import Findings
 from kdrun.config.parts import check_methods, check_networks, check_parts
@@ -134,9 +134,8 @@ def _job(findings: Findings, config: DictConfig) -> Job | None:
     findings.problems += unfit_for_ranks(spec, Store(settled.output_root))
     if not (was_trained or findings.problems or is_dry_run()):
         check_readable(findings, spec, settled)
-    findings.notices += few_images("", spec)
-    for each in spec.teachers:
-        findings.notices += few_images("teacher.", each)
+    for path, each in (("", spec), *(("teacher.", teacher) for teacher in spec.teachers)):
+        findings.notices += few_images(path, each) + long_average(path, each)
     return Job(
         spec=spec,
         config=None if was_trained else masked_yaml(config),

@@ -106,6 +106,12 @@ def test_fewer_images_than_a_batch_are_told_and_trained_on(kdrun, job):
     assert told in said.out + said.err
 
 
+def test_an_average_longer_than_the_run_is_told(job):
+    """Of 23 steps an epoch: 1 / (1 - decay) steps are 20, 25 and 100."""
+    notices = [job("method=ce", "recipe.epochs=1", f"recipe.ema_decay={decay}").notices for decay in (0.95, 0.96, 0.99)]
+    assert [sum("recipe.ema_decay" in text for text in each) for each in notices] == [0, 1, 1]
+
+
 def test_a_single_image_ends_before_training_and_says_why(kdrun):
     said = kdrun(
         "dataset=synthetic", "dataset.train_size=8", "dataset.num_classes=8", "dataset.classes=[3]", "method=ce"
