@@ -233,6 +233,6 @@ def long_average(path: str, spec: Spec) -> list[str]:
     if decay is None or steps == 0 or steps * (1 - decay) >= 1:
         return []
     return [
-        f"{path}recipe.ema_decay={decay}: the average spans about {1 / (1 - decay):.0f} steps, and the run has {steps}; "
+        f"{path}recipe.ema_decay={decay}: the average spans about {1 / (1 - decay):.0f} steps, the run has {steps}; "
         "the weights that are evaluated stay close to the initial ones"
     ]
