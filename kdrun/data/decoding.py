@@ -63,8 +63,8 @@ def encoded_splits(
 
 
 def _readable(images: EncodedSet) -> Tensor:
-    """Which images can be decoded, bool `[N]`; known from an earlier command where their content is the same."""
-    digests, path = digests_of(images.store), _cached("readable", images)
+    """Which images can be decoded, bool `[N]`; known from an earlier command with the same content and limit."""
+    digests, path = digests_of(images.store), _cached(f"readable {file_limit()}", images)
     known = read_tensors(path)
     if known is None:
         results = _decoded(images, digests, "checking images")
@@ -149,11 +149,20 @@ def _decoded(images: EncodedSet, digests: Tensor, what: str) -> Iterator[tuple[T
 
 
 def _decode_one(images: EncodedSet, position: int, digest: bytes) -> tuple[Tensor, bool] | str:
-    """One image and whether it has more frames, or the reason why it cannot be read."""
+    """One image and whether it has more frames, or the reason why it cannot be read.
+
+    Raises:
+        DataError: its content is not that of the digest: it has changed, or a disk or network fails now.
+    """
     try:
         content = images.read(position)
-        if hashlib.sha256(content).digest() != digest:
-            return "changed while it was read"
+    except OSError as error:
+        if any(digest):
+            raise DataError(f"{images.name(position)}: was read before, and cannot be now: {reason(error)}") from error
+        return reason(error)
+    if hashlib.sha256(content).digest() != digest:
+        raise DataError(f"{images.name(position)}: changed while it was read")
+    try:
         return images.square(content)
     except Exception as error:  # a damaged file makes Pillow's plug-ins raise nearly anything; it is reported by file
         return reason(error)
