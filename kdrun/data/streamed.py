@@ -7,6 +7,7 @@ epoch, position, number of the view), and batches arrive in the order in which t
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import itertools
 import os
@@ -172,27 +173,29 @@ class Workers:
             yield made
             assert number == self._stream, "another stream has begun"
 
-    @staticmethod
-    def _next(results: Iterator[list[Tensor] | str]) -> list[Tensor] | str | None:
+    def _next(self, results: Iterator[list[Tensor] | str]) -> list[Tensor] | str | None:
         """The next result; None after the last one."""
         try:
             return next(results, None)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:  # the last two where it ended while it sent an image
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
-            text = str(error).splitlines()[0]
+            self.close()  # so that torch's signal handler raises nothing later, while the failure is recorded
+            text = (str(error) or type(error).__name__).splitlines()[0]
             raise DataError(f"a process that reads images ended ({text}); out of memory? runtime.workers=0") from error
 
     def close(self) -> None:
         """Ends the processes; a later stream starts others."""
-        loader, self._loader = self._loader, None
-        iterator: Any = None if loader is None else loader._iterator
+        iterator: Any = None if self._loader is None else self._loader._iterator
         if iterator is not None and self._processes:
-            atexit.unregister(self._at_exit)
-            iterator._shutdown_workers()  # otherwise they end with the last reference to it, which a traceback may have
+            with contextlib.suppress(RuntimeError):  # torch's signal handler raises it where a process was killed
+                # Otherwise they end with the last reference to it, which a traceback may have.
+                iterator._shutdown_workers()
             for process in iterator._workers:
                 process.kill()  # one that does not answer
                 process.join()
+            atexit.unregister(self._at_exit)  # not before: one that is left would never end
+        self._loader = None
 
     def _started(self) -> DataLoader[Any]:
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # the user's number

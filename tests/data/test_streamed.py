@@ -142,8 +142,22 @@ def test_a_killed_worker_ends_the_stream_with_an_error(images):
     next(batches)
     ours = processes(workers)
     os.kill(ours[0].pid, signal.SIGKILL)
-    with pytest.raises((DataError, RuntimeError), match="DataLoader worker"):  # torch raises it between any two steps
+    expected = "DataLoader worker|that reads images ended"
+    with pytest.raises((DataError, RuntimeError), match=expected):  # torch raises its own between any two steps
         list(batches)
+    workers.close()
+    assert all(process.exitcode is not None for process in ours)
+
+
+def test_an_error_of_torch_in_closing_leaves_no_process(images, monkeypatch):
+    workers = Workers([images], 2, pinned=False)
+    next(streamed(workers).batches(torch.arange(NUM).split(1)))
+    ours = processes(workers)
+
+    def fail() -> None:
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    monkeypatch.setattr(workers._loader._iterator, "_shutdown_workers", fail)
     workers.close()
     assert all(process.exitcode is not None for process in ours)
 
