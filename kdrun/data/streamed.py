@@ -28,7 +28,7 @@ from kdrun.spec.augmentation import Augmentation
 from .augmentation import augment_each
 from .decoding import reason
 from .encoded import EncodedSet
-from .errors import DataError
+from .errors import ChangedError, DataError
 from .image_views import view
 from .normalisation import Normalisation
 from .pixels import pixel_limit
@@ -108,6 +108,8 @@ def _made(images: EncodedSet | ImageSet, positions: Sequence[int], views: Views 
 def _pixels(images: EncodedSet | ImageSet, position: int, *, whole: bool = False) -> Tensor:
     try:
         return images.pixels(position, whole=whole)
+    except ChangedError:
+        raise
     except Exception as error:  # a damaged file makes Pillow's plug-ins raise nearly anything
         place = images.name(position)
         raise DataError(

@@ -114,6 +114,8 @@ def _column(part: Any, option: str, name: str | None, kind: str, path: str) -> s
 class _Rows:
     """A column of encoded images of several splits, in Arrow's memory-mapped files."""
 
+    digests: Tensor | None = None
+
     def __init__(self, path: str, parts: Sequence[Any], column: str) -> None:
         import datasets
         import pyarrow

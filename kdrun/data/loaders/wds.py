@@ -143,6 +143,8 @@ def _example(shard: Path, key: str, image: tuple[int, int] | None, label: bytes 
 class _Members:
     """Files in uncompressed tar files."""
 
+    digests: Tensor | None = None
+
     def __init__(self, root: Path, shards: Sequence[Path], members: Sequence[Tensor], num_train: int) -> None:
         self.key = os.path.abspath(root)
         self._shards = [os.path.abspath(shard) for shard in shards]
