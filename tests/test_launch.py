@@ -133,6 +133,15 @@ def test_a_sweep_whose_teachers_are_not_trained_yet_can_be_summarized(kdrun, her
     assert (code, out[0]) == (0, "4 runs: 4 not begun")
 
 
+def test_summarize_names_a_request_of_another_run(sweeps, kdrun, tmp_path):
+    shutil.copytree(sweeps / "joblib", tmp_path / "copy")
+    first, second, *_ = sorted((directory_of(tmp_path / "copy") / "jobs").glob("*.json"))
+    first.write_bytes(second.read_bytes())
+    code, _, err = kdrun("summarize", str(directory_of(tmp_path / "copy")))
+    assert code == 1
+    assert f"jobs/{first.name} is not whole" in err
+
+
 def test_summarize_refuses_what_is_no_sweep(kdrun, here):
     assert kdrun("summarize", "outputs/sweeps/none")[0] == 2
     assert list(here.iterdir()) == []

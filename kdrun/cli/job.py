@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from kdrun.experiment.attempt import Request
 from kdrun.experiment.runner import Runner
 from kdrun.experiment.runtime import Runtime
-from kdrun.files import read_json, write_json
+from kdrun.files import DamagedError, read_json, write_json
 from kdrun.log import set_up_console
 from kdrun.spec.spec import Spec
 from kdrun.stopping import DeviceLost
@@ -75,9 +75,21 @@ def write_request(directory: Path, request: Request) -> None:
 
 
 def read_request(directory: Path, run_id: str) -> Request:
-    """Reads a file of `write_request`."""
-    fields = read_json(request_path(directory, run_id))
-    return Request(**{**fields, "spec": Spec.from_canonical(fields["spec"])})
+    """Reads a file of `write_request`.
+
+    Raises:
+        DamagedError: it is of another kdrun, or has another run than its name.
+    """
+    path = request_path(directory, run_id)
+    fields = read_json(path)
+    try:
+        request = Request(**{**fields, "spec": Spec.from_canonical(fields["spec"])})
+        found = request.spec.run_id
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise DamagedError(f"{path} is no request of this kdrun ({type(error).__name__}: {error})") from error
+    if found != run_id:
+        raise DamagedError(f"{path} is not whole: it has the run {found}")
+    return request
 
 
 def request_path(directory: Path, run_id: str) -> Path:

@@ -146,12 +146,15 @@ def _is_default(options: argparse.Namespace, problems: Sequence[str]) -> bool:
 
 def not_shared(jobs: Sequence[Job]) -> list[str]:
     """A problem for each setting that the jobs of kdrun's own sweep must share and do not."""
+    from kdrun.experiment.datasets import PLACES
     from kdrun.experiment.runtime import Runtime
 
     problems = []
     for what in (field.name for field in dataclasses.fields(Runtime)):
         if len({getattr(job.runtime, what) for job in jobs}) > 1:
-            key = "dataset.root" if what == "data_root" else f"runtime.{what}"
+            place = f"place of the data (of dataset: {', '.join(PLACES)})"
+            of_data = {"data_root": "dataset.root", "places": place, "resident": "dataset.resident"}
+            key = of_data.get(what, f"runtime.{what}")
             problems.append(f"the jobs of a sweep must share one {key}")
     if len({job.evaluation for job in jobs}) > 1:
         problems.append("the jobs of a sweep must share one evaluation")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kdrun.cli.execution import reporting_damage
 from kdrun.cli.options import refuse
-from kdrun.files import read_json
+from kdrun.files import DamagedError, read_json
 
 if TYPE_CHECKING:
     from kdrun.analysis.aggregate import SweepRun
@@ -61,7 +61,8 @@ def read_sweep(directory: Path) -> list[SweepRun]:
     """The runs of a sweep, by its `sweep.json` and the requests or specs of the runs.
 
     Raises:
-        DamagedError: one of these files is damaged, or none has a run's spec.
+        DamagedError: one of these files is damaged.
+        RuntimeError: a spec is of another kdrun.
         OSError: one of them cannot be read.
     """
     from kdrun.analysis.aggregate import SweepRun
@@ -70,10 +71,14 @@ def read_sweep(directory: Path) -> list[SweepRun]:
     from kdrun.cli.launch import JOBS
     from kdrun.store.store import Store, read_spec
 
-    store = Store(directory.parent.parent)
-    runs = []
-    for record in read_json(directory / "sweep.json"):
-        place = store.root.joinpath("runs", *Path(record["run"]).parts[-3:])
+    store, path = Store(directory.parent.parent), directory / "sweep.json"
+    runs, records = [], read_json(path)
+    try:
+        places = [Path(record["run"]).parts[-3:] for record in records]
+    except (KeyError, TypeError) as error:
+        raise DamagedError(f"{path} has no list of runs ({type(error).__name__}: {error})") from error
+    for record, parts in zip(records, places, strict=True):
+        place = store.root.joinpath("runs", *parts)
         jobs, run_id = directory / JOBS, place.name.rpartition("-")[2]
         has_request = request_path(jobs, run_id).exists()
         spec = read_request(jobs, run_id).spec if has_request else read_spec(place / "spec.json")

@@ -12,7 +12,7 @@ from kdrun.config.findings import Findings
 from kdrun.config.parts import Parts, check_parts, method_of_node
 from kdrun.config.schema import Selection, TeacherOptions
 from kdrun.experiment.build import Method
-from kdrun.experiment.datasets import data_root
+from kdrun.experiment.datasets import PLACES, data_root
 from kdrun.experiment.weights import own_weights
 from kdrun.files import expanded
 from kdrun.spec.components import all_options, method_class, student_component
@@ -186,7 +186,15 @@ def _dataset(
     """The teachers' dataset: the run's, or another in the same root."""
     if trained_on is None:
         return dataset
-    return check_dataset(findings, _dataset_node(node, trained_on), "teacher.trained_on")
+    theirs, run = _dataset_node(node, trained_on), node.get("dataset")
+    if isinstance(theirs, Mapping) and isinstance(run, Mapping):
+        others = [f"{name}={theirs[name]}" for name in PLACES if theirs.get(name) not in (None, run.get(name))]
+        if others:
+            findings.problems.append(
+                f"teacher.trained_on: {', '.join(others)}: must be as for dataset: a command reads from one place"
+            )
+            return None
+    return check_dataset(findings, theirs, "teacher.trained_on")
 
 
 def _dataset_node(node: Mapping[str, Any], trained_on: Any) -> Any:

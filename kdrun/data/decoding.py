@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,10 +14,9 @@ from torch import Tensor
 
 from kdrun.files import UnfitFileError, is_dry_run, sha256
 
-from .digests import digests_of
 from .downloads import data_home
 from .encoded import EncodedSet, Form, ImageStore
-from .errors import DataError
+from .errors import ChangedError, DataError
 from .image_files import warn_once
 from .pixels import file_limit, pixel_limit
 from .splits import ImageSet, Splits
@@ -63,11 +61,11 @@ def encoded_splits(
 
 
 def _readable(images: EncodedSet) -> Tensor:
-    """Which images can be decoded, bool `[N]`; known from an earlier command where their content is the same."""
-    digests, path = digests_of(images.store), _cached("readable", images)
+    """Which images can be decoded, bool `[N]`; known from an earlier command with the same content and limit."""
+    path = _cached(f"readable {file_limit()}", images)
     known = read_tensors(path)
     if known is None:
-        results = _decoded(images, digests, "checking images")
+        results = _decoded(images, "checking images")
         reasons = {position: result for position, result in enumerate(results) if isinstance(result, str)}
         known = {"readable": torch.tensor([position not in reasons for position in range(len(images))])}
         if not is_dry_run():
@@ -116,7 +114,7 @@ def decode_set(images: EncodedSet) -> ImageSet:
     num_cut = 0
     if not sys.stderr.isatty():
         logger.info("decoding %d images of %s, once", number, images.store.key)
-    for position, result in enumerate(_decoded(images, images.content[0], "decoding images")):
+    for position, result in enumerate(_decoded(images, "decoding images")):
         if isinstance(result, str):
             unreadable.append(f"{images.name(position)}: {result}")
         else:
@@ -138,23 +136,22 @@ def _listed(lines: Sequence[str]) -> str:
     return "\n".join(f"  {line}" for line in (*lines[:_REPORTED_AT_MOST], *more))
 
 
-def _decoded(images: EncodedSet, digests: Tensor, what: str) -> Iterator[tuple[Tensor, bool] | str]:
-    """`_decode_one` of each image, in threads, with a progress bar; `digests` are of the images."""
+def _decoded(images: EncodedSet, what: str) -> Iterator[tuple[Tensor, bool] | str]:
+    """`_decode_one` of each image, in threads, with a progress bar; raises `ChangedError`."""
     from tqdm import tqdm
 
-    rows, number = digests.numpy(), len(images)
+    number = len(images)
     with pixel_limit(), ThreadPoolExecutor() as pool:
-        found = pool.map(lambda position: _decode_one(images, position, rows[position].tobytes()), range(number))
+        found = pool.map(lambda position: _decode_one(images, position), range(number))
         yield from tqdm(found, what, total=number, disable=None)
 
 
-def _decode_one(images: EncodedSet, position: int, digest: bytes) -> tuple[Tensor, bool] | str:
+def _decode_one(images: EncodedSet, position: int) -> tuple[Tensor, bool] | str:
     """One image and whether it has more frames, or the reason why it cannot be read."""
     try:
-        content = images.read(position)
-        if hashlib.sha256(content).digest() != digest:
-            return "changed while it was read"
-        return images.square(content)
+        return images.square(images.read(position))
+    except ChangedError:
+        raise
     except Exception as error:  # a damaged file makes Pillow's plug-ins raise nearly anything; it is reported by file
         return reason(error)
 

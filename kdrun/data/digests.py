@@ -46,7 +46,8 @@ _listings: dict[str, Listing] = {}
 def digests_of(store: ImageStore) -> Tensor:
     """The SHA-256 of each image's content, uint8 `[N, 32]`; zeros for an image that cannot be read.
 
-    Images whose state is that of an earlier call or command are not read again. Listings are kept in `listings/` under
+    Images whose state is that of an earlier call or command are not read again. The store gets those of its first call:
+    content that is read later must have them. Listings are kept in `listings/` under
     the data home (`data_home`); a dry run writes none.
     """
     states, path = store.states(), _path(store)
@@ -62,6 +63,8 @@ def digests_of(store: ImageStore) -> Tensor:
     _listings[store.key] = known
     for key in list(_listings)[:-_NUM_KEPT]:
         del _listings[key]
+    if store.digests is None:
+        store.digests = known.digests
     return known.digests
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor
 from kdrun.files import read_regular
 
 from .digests import digests_of
+from .errors import ChangedError
 from .pixels import file_limit, read_square, read_whole
 
 _MODES = {1: "L", 3: "RGB"}
@@ -25,9 +27,11 @@ class ImageStore(Protocol):
 
     Attributes:
         key: names the store among others on this machine.
+        digests: uint8 `[N, 32]`, SHA-256 of each image's content when first listed, see `digests_of`; None before.
     """
 
     key: str
+    digests: Tensor | None
 
     def __len__(self) -> int: ...
 
@@ -133,8 +137,25 @@ class EncodedSet:
         return self.store.name(int(self.index[position]))
 
     def read(self, position: int) -> bytes:
-        """The content of an image file."""
-        return self.store.read(int(self.index[position]))
+        """The content of an image file.
+
+        Raises:
+            OSError: it cannot be read.
+            ChangedError: it could be read, or was another, when the store was listed.
+        """
+        place, digests = int(self.index[position]), self.store.digests
+        if digests is None:
+            return self.store.read(place)
+        digest = digests[place].numpy().tobytes()
+        try:
+            content = self.store.read(place)
+        except OSError as error:
+            if any(digest):
+                raise ChangedError(f"{self.name(position)}: was read before, and cannot be now: {error}") from error
+            raise
+        if hashlib.sha256(content).digest() != digest:
+            raise ChangedError(f"{self.name(position)}: has changed since the command started")
+        return content
 
     def pixels(self, position: int, *, whole: bool = False) -> Tensor:
         """An image decoded, uint8 `[size, size, C]`; whole, `[H, W, C]`, where asked for.
@@ -157,6 +178,8 @@ class Files:
     Their names are one `bytes`: of a list of a million strings, every process would soon have its own copy, since
     reading a string writes its reference count.
     """
+
+    digests: Tensor | None = None
 
     def __init__(self, root: Path, names: Iterable[str]) -> None:
         encoded = [os.fsencode(name) for name in names]

@@ -29,7 +29,7 @@ from kdrun.spec.augmentation import Augmentation
 from .augmentation import augment_each
 from .decoding import reason
 from .encoded import EncodedSet
-from .errors import DataError
+from .errors import ChangedError, DataError
 from .image_views import view
 from .normalisation import Normalisation
 from .pixels import pixel_limit
@@ -109,6 +109,8 @@ def _made(images: EncodedSet | ImageSet, positions: Sequence[int], views: Views 
 def _pixels(images: EncodedSet | ImageSet, position: int, *, whole: bool = False) -> Tensor:
     try:
         return images.pixels(position, whole=whole)
+    except ChangedError:
+        raise
     except Exception as error:  # a damaged file makes Pillow's plug-ins raise nearly anything
         place = images.name(position)
         raise DataError(
@@ -175,8 +177,7 @@ class Workers:
             yield made
             assert number == self._stream, "another stream has begun"
 
-    @staticmethod
-    def _next(results: Iterator[list[Tensor] | str]) -> list[Tensor] | str | None:
+    def _next(self, results: Iterator[list[Tensor] | str]) -> list[Tensor] | str | None:
         """The next result; None after the last one."""
         try:
             return next(results, None)
@@ -184,6 +185,7 @@ class Workers:
             sentinels = [process.sentinel for process in getattr(results, "_workers", ())]
             if not connection.wait(sentinels, timeout=1.0):
                 raise
+            self.close()
             raise DataError(
                 f"a process that reads images ended ({error or type(error).__name__}); where memory is short, fewer "
                 "runtime.workers need less"
@@ -191,14 +193,14 @@ class Workers:
 
     def close(self) -> None:
         """Ends the processes; a later stream starts others."""
-        loader, self._loader = self._loader, None
-        iterator: Any = None if loader is None else loader._iterator
+        iterator: Any = None if self._loader is None else self._loader._iterator
         if iterator is not None and self._processes:
-            atexit.unregister(self._at_exit)
             iterator._shutdown_workers()  # otherwise they end with the last reference to it, which a traceback may have
             for process in iterator._workers:
                 process.kill()  # one that does not answer
                 process.join()
+            atexit.unregister(self._at_exit)  # not before: one that is left would never end
+        self._loader = None
 
     def _started(self) -> DataLoader[Any]:
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # the user's number

@@ -177,6 +177,7 @@ BAD = [
     ("method=fitnet teacher.trained_on=cifar100", "method fitnet compares", "at, crd, fitnet, fsp, rkd, sp, sum"),
     ("method=at teacher.trained_on=cifar100 teacher.trained_on.mean=[0]", "teacher.trained_on.mean=[0.0]: must be one"),
     ("method=at teacher.trained_on=mnist teacher.trained_on.num_classes=5", "trained_on.num_classes=5: is what"),
+    ("method=at teacher.trained_on=wds teacher.trained_on.train_shards=a.tar", "train_shards=a.tar, "),
     ("teacher.also.b=cnn", "teacher.also=['b']: method kd takes one teacher"),
     # taps, stages, and what networks must have for them
     ("method=at method.student_taps=[layer9]", "method.student_taps='layer9': cnn has no such tap; did you mean layer"),

@@ -53,6 +53,30 @@ def test_images_that_are_no_files_of_their_size_are_named(tree, monkeypatch):
     assert f"  {names['large']}: has 16001 bytes; at most 16000 are read" in lines
 
 
+def left_out(tree: Path) -> tuple[int, int] | None:
+    return data.folder(tree, image_size=12, in_channels=3, skip_corrupt=True).left_out
+
+
+def test_images_above_the_limit_are_left_out_under_that_limit_alone(tree, monkeypatch):
+    Image.new("RGB", (40, 40)).save(tree / "train" / "ant" / "0.png")
+    monkeypatch.setenv("KDRUN_MAX_PIXELS", "1000")
+    assert left_out(tree) == (1, 0)
+    monkeypatch.delenv("KDRUN_MAX_PIXELS")
+    assert left_out(tree) == (0, 0)
+
+
+def test_an_image_that_cannot_be_read_for_a_moment_is_not_left_out(tree, monkeypatch):
+    def fail(*_: object) -> bytes:
+        raise OSError("too many open files")
+
+    data.identity(data.folder(tree, image_size=12, in_channels=3))
+    with monkeypatch.context() as patched:
+        patched.setattr(data.encoded.Files, "read", fail)
+        with pytest.raises(DataError, match="was read before"):
+            left_out(tree)
+    assert left_out(tree) == (0, 0)
+
+
 def test_text_files_of_tiny_imagenet_that_are_no_files_are_named(tmp_path, data_home):
     for split in ("train", "val"):
         (tmp_path / "tiny-imagenet-200" / split / "n01").mkdir(parents=True)

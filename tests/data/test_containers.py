@@ -120,3 +120,26 @@ def test_what_is_wrong_with_a_dataset_of_hugging_face_is_named(tree):
             hf(place, **FORM, **options)
     with pytest.raises(DataError, match="cannot be loaded without a download"):
         hf("nobody/nothing", **FORM)
+
+
+def test_a_label_or_image_that_is_not_clear_is_named(tree):
+    root = tree.parent
+    for names, label in ((("1.png",), b"9" * 19), (("1.png",), b"0" * 20 + b"1"), (("1.png", "1.jpg"), b"0")):
+        with tarfile.open(root / "a.tar", "w") as shard:
+            for name, data in (*((name, b"image") for name in names), ("1.cls", label)):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                shard.addfile(member, io.BytesIO(data))
+        with pytest.raises(DataError, match=r"a\.tar: 1 "):
+            wds(root, **FORM, train_shards="a.tar", test_shards="a.tar")
+
+
+def test_splits_of_a_dataset_of_hugging_face_have_the_same_classes_in_one_order(tree):
+    datasets = pytest.importorskip("datasets")
+    parts, image = datasets.DatasetDict(), {"bytes": images(tree, "test")[0][0], "path": None}
+    for split, names in (("train", CLASSES), ("test", CLASSES[::-1])):
+        features = datasets.Features({"picture": datasets.Image(), "kind": datasets.ClassLabel(names=list(names))})
+        parts[split] = datasets.Dataset.from_list([{"picture": image, "kind": label} for label in (0, 1)], features)
+    parts.save_to_disk(tree.parent / "others")
+    with pytest.raises(DataError, match="kind in test"):
+        hf(str(tree.parent / "others"), **FORM)

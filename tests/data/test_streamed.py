@@ -148,6 +148,36 @@ def test_a_killed_worker_ends_the_stream_with_an_error(images):
     assert all(process.exitcode is not None for process in ours)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_image_that_changes_after_it_was_listed_is_an_error(tmp_path, data_home, number):
+    for name, colour in (("0.png", 10), ("1.png", 20)):
+        Image.new("RGB", (SIZE, SIZE), (colour, 0, 0)).save(tmp_path / name)
+    found = encoded_splits(Files(tmp_path, ["0.png", "1.png"]), [0, 1], 2, (), Form(SIZE, 3)).train
+    workers = Workers([found], number, pinned=False)
+    batches = StreamedImages(found, workers, torch.arange(2), **NORM)
+    assert len(found.content) == 2  # which lists them
+    for _ in range(2):
+        assert len(list(batches.batches([torch.tensor([0, 1])]))) == 1
+        Image.new("RGB", (SIZE, SIZE), (20, 0, 0)).save(tmp_path / "1.png")  # the same
+    Image.new("RGB", (SIZE, SIZE), (21, 0, 0)).save(tmp_path / "1.png")
+    with pytest.raises(DataError, match=r"1\.png: has changed"):
+        list(batches.batches([torch.tensor([0, 1])]))
+    workers.close()
+
+
+def test_an_error_of_torch_in_closing_leaves_no_process(images, monkeypatch):
+    workers = Workers([images], 2, pinned=False)
+    next(streamed(workers).batches(torch.arange(NUM).split(1)))
+    ours = processes(workers)
+
+    def fail() -> None:
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    monkeypatch.setattr(workers._loader._iterator, "_shutdown_workers", fail)
+    workers.close()
+    assert all(process.exitcode is not None for process in ours)
+
+
 def test_an_unreadable_image_is_named(images, tmp_path):
     for name, content in (("0.png", b"no image"), ("1.jpg", images.read(1)[:-200])):
         (tmp_path / name).write_bytes(content)

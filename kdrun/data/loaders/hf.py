@@ -60,7 +60,14 @@ def hf(
     if missing := [name for name in (image_column, label_column) if name not in parts[1].column_names]:
         raise DataError(f"dataset.path={path}: {test_split} has no column {', '.join(missing)}")
     labels = [value for part in parts for value in part[label_column][:]]
-    names = getattr(parts[0].features[label_column], "names", None)
+    names, others = (getattr(part.features[label_column], "names", None) for part in parts)
+    if names != others:
+        raise DataError(
+            f"dataset.path={path}: the classes of {label_column} in {test_split} are not those of {train_split} in the "
+            "same order"
+        )
+    if None in labels:
+        raise DataError(f"dataset.path={path}: {label_column} is empty in row {labels.index(None)}")
     if names is None:
         values = sorted(set(labels))
         numbers = {value: number for number, value in enumerate(values)}
@@ -106,6 +113,8 @@ def _column(part: Any, option: str, name: str | None, kind: str, path: str) -> s
 
 class _Rows:
     """A column of encoded images of several splits, in Arrow's memory-mapped files."""
+
+    digests: Tensor | None = None
 
     def __init__(self, path: str, parts: Sequence[Any], column: str) -> None:
         import datasets

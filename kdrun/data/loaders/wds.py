@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kdrun.files import is_dry_run, open_regular, sha256
+from kdrun.spec.dataset import MOST_CLASSES
 
 from ..decoding import encoded_splits
 from ..downloads import data_home, reading
@@ -25,7 +26,7 @@ from ..tensor_files import read_tensors, write_tensors
 
 CLASS_NAMES = "classes.txt"
 _LABEL_LIMIT = 20
-"""Characters of a label, at most."""
+"""Bytes of a `.cls` file, at most."""
 
 
 @streamable
@@ -120,9 +121,11 @@ def _indexed(shard: Path) -> Iterator[tuple[int, int, int]]:
                             yield _example(shard, key, image, label)
                         key, image, label = f"{directory}/{stem}", None, None
                     if f".{extension.lower()}" in extensions():
+                        if image is not None:
+                            raise DataError(f"{shard}: {key.lstrip('/')} has several images")
                         image = (member.offset_data, member.size)
                     elif extension == "cls":
-                        label = opened.extractfile(member).read(_LABEL_LIMIT)  # type: ignore[union-attr]
+                        label = opened.extractfile(member).read(_LABEL_LIMIT + 1)  # type: ignore[union-attr]
         except tarfile.TarError as error:
             raise DataError(f"{shard}: is no tar file, or a compressed or damaged one ({error})") from error
     if key:
@@ -130,13 +133,19 @@ def _indexed(shard: Path) -> Iterator[tuple[int, int, int]]:
 
 
 def _example(shard: Path, key: str, image: tuple[int, int] | None, label: bytes | None) -> tuple[int, int, int]:
-    if image is None or label is None or not label.strip().isdigit():
-        raise DataError(f"{shard}: {key.lstrip('/')} needs an image and, in .cls, a label that is a number from 0")
+    is_number = label is not None and len(label) <= _LABEL_LIMIT and label.strip().isdigit()
+    if image is None or label is None or not is_number or int(label) >= MOST_CLASSES:
+        raise DataError(
+            f"{shard}: {key.lstrip('/')} needs an image and, in .cls, a label that is a number from 0 to "
+            f"{MOST_CLASSES - 1}"
+        )
     return (*image, int(label))
 
 
 class _Members:
     """Files in uncompressed tar files."""
+
+    digests: Tensor | None = None
 
     def __init__(self, root: Path, shards: Sequence[Path], members: Sequence[Tensor], num_train: int) -> None:
         self.key = os.path.abspath(root)
