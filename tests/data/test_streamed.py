@@ -165,19 +165,6 @@ def test_an_image_that_changes_after_it_was_listed_is_an_error(tmp_path, data_ho
     workers.close()
 
 
-def test_an_error_of_torch_in_closing_leaves_no_process(images, monkeypatch):
-    workers = Workers([images], 2, pinned=False)
-    next(streamed(workers).batches(torch.arange(NUM).split(1)))
-    ours = processes(workers)
-
-    def fail() -> None:
-        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
-
-    monkeypatch.setattr(workers._loader._iterator, "_shutdown_workers", fail)
-    workers.close()
-    assert all(process.exitcode is not None for process in ours)
-
-
 def test_an_unreadable_image_is_named(images, tmp_path):
     for name, content in (("0.png", b"no image"), ("1.jpg", images.read(1)[:-200])):
         (tmp_path / name).write_bytes(content)
