@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -154,7 +153,10 @@ def settled_splits(dataset: DatasetSpec, runtime: Runtime, augmentation: Augment
     return decode(splits) if is_resident else splits
 
 
-@functools.cache
+_READABLE: set[str] = set()
+"""What `check_images_readable` has found readable in this process."""
+
+
 def check_images_readable(dataset: DatasetSpec, runtime: Runtime, augmentation: Augmentation) -> None:
     """Whether data that cannot be downloaded is there; where its files identify it, that the images can be read.
 
@@ -163,9 +165,13 @@ def check_images_readable(dataset: DatasetSpec, runtime: Runtime, augmentation: 
     Raises:
         kdrun.data.DataError: absent, some images cannot be read, or they take more memory than is free.
     """
+    key = repr((dataset, runtime, augmentation))
+    if key in _READABLE:
+        return
     check_present(resolve(dataset.target), runtime.data_root)
     if dataset.identity.startswith(FILES_HASH):
         settled_splits(dataset, runtime, augmentation)
+    _READABLE.add(key)
 
 
 def _is_resident(splits: Splits, runtime: Runtime, augmentation: Augmentation) -> tuple[bool, str]:

@@ -125,7 +125,7 @@ def test_bad_devices_are_bad_input(kdrun, here, monkeypatch):
         "[]": "a list of 0 devices",
         "[cpu,meta]": "'meta' is no device",
         f"[{torch.cuda.device_count()}]": "is not available on this machine",
-        "some": "must be one of all or a list",
+        "some": "must be all or a list",
         "[cpu,0.5]": "runtime.devices",
     }.items():
         code, _, err = kdrun("-m", *SMALL, "method=ce", "seed=0,1", f"runtime.devices={given}")
