@@ -156,9 +156,16 @@ def drawn_for_all(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     Args:
         function: of tensors of N rows, to one of N rows, none of which depends on another.
         tensors: of this rank's rows.
+
+    Raises:
+        ValueError: their first dimension is not that of the batch.
     """
     if _part is None:
         return function(*tensors)
+    own = _part.views * (_part.stop - _part.start)
+    if any(len(tensor) % own for tensor in tensors):
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in tensors)
+        raise ValueError(f"dropout of {shapes}: on several ranks the first dimension must be the batch's, {own} rows")
     _check_draws()
     result = _part.cut(function(*(_part.placed(tensor) for tensor in tensors)))
     if _states is not None:
