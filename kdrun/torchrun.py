@@ -64,7 +64,7 @@ def _store() -> PrefixStore:
 
 
 def post(key: str, value: Any) -> None:
-    """Leaves a JSON value for the other ranks; nothing where there are none."""
+    """Sends a JSON value to the other ranks, if there are any."""
     if place().ranks > 1:
         _store().set(key, json.dumps(value))
 
@@ -96,12 +96,12 @@ def _wait(is_over: Callable[[], bool]) -> None:
 
 
 def post_task(task: dict[str, Any]) -> None:
-    """Leaves the next thing that all other ranks are to do."""
+    """Sends the next task to all other ranks."""
     post(f"task/{next(_tasks)}", task)
 
 
 def tasks() -> Iterator[dict[str, Any]]:
-    """What rank 0 leaves with `post_task`, one after the other, without end."""
+    """The tasks of `post_task`, in order, without end."""
     for number in itertools.count():
         yield fetch(f"task/{number}")
 

@@ -93,8 +93,7 @@ class _Decoder:
 def _made(images: EncodedSet | ImageSet, positions: Sequence[int], views: Views | None) -> list[Tensor]:
     if views is None:
         return [torch.stack([_pixels(images, position) for position in positions])]
-    law, *where = views.augmentation, views.seed, views.epoch
-    named = dict(zip(("seed", "epoch"), where, strict=True))
+    law, named = views.augmentation, {"seed": views.seed, "epoch": views.epoch}
     if not law.per_image:
         squares, index = torch.stack([_pixels(images, position) for position in positions]), torch.tensor(positions)
         return [augment_each(squares, index, law, number=number, **named) for number in range(views.count)]

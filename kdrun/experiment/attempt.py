@@ -41,6 +41,7 @@ from kdrun.spec.spec import Spec
 from kdrun.stopping import DeviceLost, Stopped
 from kdrun.store.run import Run
 from kdrun.store.store import Store
+from kdrun.training.averaging import averaged
 from kdrun.training.precision import autocast
 from kdrun.training.trainer import DivergedError, Member, Row, Training
 
@@ -306,7 +307,8 @@ class Attempt:
     def finish(self, training: Training, data: PreparedSplits, teachers: list[dict[str, Any]]) -> None:
         """Writes the student and the result, after the files of the last epoch."""
         self._finish_writing()
-        result = exported(self.run, training, data, teachers, self._context, self.choices, lockstep=self.lockstep)
+        with averaged(training.method):
+            result = exported(self.run, training, data, teachers, self._context, self.choices, lockstep=self.lockstep)
         result = self.run.write_result(result, training.rows)
         for term in negligible_terms(training.rows, training.method.doubtful):
             self.report(f"{self.title}: {term}")

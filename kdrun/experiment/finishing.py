@@ -21,7 +21,7 @@ from kdrun.models.cost import num_parameters
 from kdrun.store import checkpoint
 from kdrun.store.result import accuracies, describe
 from kdrun.store.run import Run
-from kdrun.training.averaging import ATTRIBUTE, averaged, averaged_name
+from kdrun.training.averaging import ATTRIBUTE, averaged_name
 from kdrun.training.evaluation import evaluate
 from kdrun.training.trainer import Training
 
@@ -38,26 +38,11 @@ def exported(
     *,
     lockstep: int,
 ) -> dict[str, Any]:
-    """Exports the student, and returns the result.
+    """Exports the student as it stands, and returns the result.
 
     Raises:
         RuntimeError: a network that was not trained here has outputs that are not finite.
     """
-    with averaged(training.method):
-        return _exported(run, training, data, teachers, context, choices, lockstep=lockstep)
-
-
-def _exported(
-    run: Run,
-    training: Training,
-    data: PreparedSplits,
-    teachers: list[dict[str, Any]],
-    context: AbstractContextManager[None],
-    choices: Choices,
-    *,
-    lockstep: int,
-) -> dict[str, Any]:
-    """See `exported`."""
     spec, student, device = run.spec, training.method.delivered(), data.test.labels.device
     # Without an epoch (weights from elsewhere, stop_epoch=0) nothing has been evaluated yet.
     untrained = {} if training.rows else data.evaluated()
